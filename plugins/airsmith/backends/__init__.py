@@ -1,0 +1,27 @@
+"""Accelerator families: each decides image, stages and how a batch is spread. Imports neither airflow nor torch."""
+
+from __future__ import annotations
+
+from airsmith.backends.base import Backend
+from airsmith.backends.cpu import CPU
+from airsmith.contracts.errors import AirsmithError, ErrorKind
+
+_BACKENDS = {backend.name: backend for backend in (CPU,)}
+
+
+def get_backend(name: str) -> Backend:
+    """The backend of this name.
+
+    :raises AirsmithError: `bad_recipe` where this version of Airsmith has none.
+    """
+    backend = _BACKENDS.get(name)
+    if backend is None:
+        raise AirsmithError(
+            ErrorKind.BAD_RECIPE,
+            f"backend.name is {name!r}, which this version of Airsmith does not run.",
+            f"Use one of {', '.join(sorted(_BACKENDS))}.",
+        )
+    return backend
+
+
+__all__ = ["Backend", "get_backend"]

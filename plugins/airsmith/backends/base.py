@@ -1,0 +1,51 @@
+"""What a backend decides."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One accelerator family.
+
+    :param train_image: name of the image that holds the training's libraries.
+    :param optional_stages: stages that this backend adds to those every recipe has.
+    :param precisions: what the accelerator computes in.
+    :param refused_methods: training methods that it cannot run, with the reason.
+    :param has_devices: whether its pods ask the cluster for a device.
+    """
+
+    name: str
+    train_image: str
+    optional_stages: frozenset[str] = frozenset()
+    precisions: tuple[str, ...] = ("float32", "bfloat16", "float16")
+    refused_methods: Mapping[str, str] = field(default_factory=dict)
+    has_devices: bool = True
+
+    def data_parallel_size(self, recipe: Recipe) -> int:
+        """How many workers each take a share of every batch."""
+        return recipe.backend.devices * recipe.backend.nodes
+
+    def check(self, recipe: Recipe) -> None:
+        """Refuse what this backend cannot run.
+
+        :raises AirsmithError: `bad_recipe`, naming the field, the reason and what works.
+        """
+        if recipe.method.name in self.refused_methods:
+            reason = self.refused_methods[recipe.method.name]
+            raise AirsmithError(
+                ErrorKind.BAD_RECIPE,
+                f"method.name is {recipe.method.name!r}, which backend.name {self.name!r} cannot run: {reason}.",
+                "Set method.name to 'lora' or 'full', or choose another backend.",
+            )
+        if recipe.training.precision not in self.precisions:
+            raise AirsmithError(
+                ErrorKind.BAD_RECIPE,
+                f"training.precision is {recipe.training.precision!r}, which backend.name {self.name!r} does not compute in.",
+                f"Use one of {', '.join(self.precisions)}.",
+            )

@@ -1,0 +1,86 @@
+"""The cache check: whether what a stage would make is there already. Airflow asks before it starts a pod, the pod asks again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from airsmith.artifacts.layout import artifact_folder, model_version_folder
+from airsmith.artifacts.read import open_artifact
+from airsmith.artifacts.store import Store
+from airsmith.contracts.digests import stage_digest
+from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.contracts.pointers import StagePointer
+from airsmith.contracts.run import Run
+from airsmith.contracts.spec import RunSpec
+from airsmith.contracts.stages import STAGES, ArtifactType, output_type
+from airsmith.recipe.sources import source_kind
+from airsmith.registry import find_version_by_digest, get_version
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a stage has made or would make.
+
+    :param location: its path in the store.
+    :param found: whether it is there, complete.
+    """
+
+    type: str
+    digest: str
+    location: str
+    found: bool
+    properties: dict[str, str] = field(default_factory=dict)
+    metrics: dict[str, float | int | str | bool | None] = field(default_factory=dict)
+
+
+def look_up_output(run: Run, spec: RunSpec, stage: str) -> Output:
+    """Compute a stage's digest from its inputs' pointers, and look for its output.
+
+    :raises AirsmithError: `not_found`, naming the upstream stage that has not run.
+    """
+    contract = STAGES[stage]
+    pointers = run.input_pointers(contract)
+    digest = stage_digest(contract, spec, pointers)
+    if stage == "mirror_model" and source_kind(spec.recipe.model.id) == "registry":
+        return _registered_model(run.store, spec.recipe.model.id)
+    if stage == "merge" and spec.recipe.method.name == "full":
+        return _same_as(pointers["train"])
+    kind = output_type(contract, spec.recipe)
+    if kind == ArtifactType.MODEL_VERSION:
+        return _model_version(run.store, spec.recipe.name, digest)
+    return _artifact(run.store, kind, digest, artifact_folder(kind, digest))
+
+
+def _artifact(store: Store, kind: str, digest: str, folder: str) -> Output:
+    artifact = open_artifact(store, folder)
+    if artifact is None:
+        return Output(kind, digest, folder, found=False)
+    return Output(kind, digest, folder, True, dict(artifact.manifest.properties), dict(artifact.manifest.metrics))
+
+
+def _registered_model(store: Store, model_id: str) -> Output:
+    """A base that is a version of our own registry needs no copy."""
+    _, name, number = model_id.split("/")
+    version = get_version(store, name, int(number))
+    found = _artifact(store, ArtifactType.MODEL, version.model.rsplit("/", 1)[-1], version.model)
+    if not found.found:
+        raise AirsmithError(
+            ErrorKind.NOT_FOUND,
+            f"Model {model_id} points to {version.model}, which is not in the store.",
+            "Choose another version, or restore the artifact.",
+        )
+    return found
+
+
+def _same_as(pointer: StagePointer) -> Output:
+    """A fully trained model needs no merge."""
+    return Output(pointer.type, pointer.digest, pointer.location, True, dict(pointer.properties), dict(pointer.metrics))
+
+
+def _model_version(store: Store, name: str, digest: str) -> Output:
+    version = find_version_by_digest(store, name, digest)
+    if version is None:
+        return Output(ArtifactType.MODEL_VERSION, digest, f"models/{name}", found=False)
+    location = model_version_folder(name, version.version)
+    properties = {"version": str(version.version)}
+    return Output(ArtifactType.MODEL_VERSION, digest, location, True, properties, dict(version.metrics))

@@ -1,0 +1,90 @@
+"""Digests that address artifacts and checkpoints. Computed here alone, so that Airflow and the pods agree."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.contracts.pointers import StagePointer
+from airsmith.contracts.spec import RunSpec
+from airsmith.contracts.stages import NOT_DETERMINING, Input, StageContract
+from airsmith.recipe import Recipe
+
+_PLACEMENT_FIELDS = ("backend.devices", "backend.nodes", "backend.instance_type")
+
+
+def canonical_digest(value: Any) -> str:
+    """sha256 of a value's canonical JSON, in hex."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def recipe_digest(recipe: Recipe) -> str:
+    """Digest of the whole resolved recipe."""
+    return canonical_digest(recipe.model_dump(mode="json"))
+
+
+def stage_digest(contract: StageContract, spec: RunSpec, pointers: Mapping[str, StagePointer]) -> str:
+    """Digest of a stage's output.
+
+    :param pointers: the upstream stages' pointers by stage name.
+    :raises AirsmithError: `not_found`, naming the stage whose output is missing.
+    """
+    return canonical_digest(_determinants(contract, spec, pointers, ignored=NOT_DETERMINING.get(contract.name, ())))
+
+
+def checkpoint_key(contract: StageContract, spec: RunSpec, pointers: Mapping[str, StagePointer]) -> str:
+    """Digest of what determines the weights at a step: the stage's digest without where it runs."""
+    ignored = NOT_DETERMINING.get(contract.name, ()) + _PLACEMENT_FIELDS
+    return canonical_digest(_determinants(contract, spec, pointers, ignored))
+
+
+def _determinants(
+    contract: StageContract, spec: RunSpec, pointers: Mapping[str, StagePointer], ignored: tuple[str, ...]
+) -> dict[str, Any]:
+    return {
+        "stage": contract.name,
+        "version": contract.version,
+        "fields": _selected_fields(contract.recipe_fields, spec.recipe, ignored),
+        "inputs": {source.stage: _input_digest(contract, source, pointers) for source in contract.inputs},
+        "toolchain": {name: spec.toolchain_version(contract.name, name) for name in contract.toolchain},
+    }
+
+
+def _selected_fields(paths: tuple[str, ...], recipe: Recipe, ignored: tuple[str, ...]) -> dict[str, Any]:
+    flat = flatten(recipe.model_dump(mode="json"))
+    return {
+        path: value
+        for path, value in flat.items()
+        if any(_lies_under(path, declared) for declared in paths) and not any(_lies_under(path, field) for field in ignored)
+    }
+
+
+def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Turn nested mappings into one of dotted paths; an empty mapping stays a value."""
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        path = f"{prefix}{key}"
+        if isinstance(item, Mapping) and item:
+            flat.update(flatten(item, f"{path}."))
+        else:
+            flat[path] = item
+    return flat
+
+
+def _lies_under(path: str, declared: str) -> bool:
+    return path == declared or path.startswith(f"{declared}.")
+
+
+def _input_digest(contract: StageContract, source: Input, pointers: Mapping[str, StagePointer]) -> str:
+    pointer = pointers.get(source.stage)
+    if pointer is None:
+        raise AirsmithError(
+            ErrorKind.NOT_FOUND,
+            f"Stage {contract.name} needs the output of {source.stage}, which this run does not have.",
+            f"Run {source.stage} first.",
+        )
+    return pointer.properties[source.property] if source.property else pointer.digest

@@ -1,0 +1,58 @@
+"""What a stage leaves in its run's folder: a pointer to its output, and its state while it works."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+StageState = Literal["running", "done", "cached", "failed", "interrupted"]
+
+
+class StagePointer(BaseModel):
+    """`stages/<stage>.json`: where the output of a stage lies. Written last, so that it is there only when all is well."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    stage: str
+    type: str
+    digest: str
+    location: str
+    """Path in the store: an artifact's folder, a model version's folder or an endpoint's file."""
+    properties: dict[str, str] = {}
+    """Declared properties of the output, so that a downstream digest needs no further read."""
+    metrics: dict[str, float | int | str | bool | None] = {}
+    cached: bool
+    started_at: datetime
+    seconds: float
+
+
+class StageStatus(BaseModel):
+    """`status/<stage>.json`: what a stage is doing, for people who watch. Nothing depends on it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    stage: str
+    state: StageState
+    started_at: datetime
+    seconds: float = 0.0
+    error: str = ""
+    hint: str = ""
+
+
+class Progress(BaseModel):
+    """`progress.json`: how far the training is."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    stage: str
+    step: int
+    total_steps: int
+    epoch: float | None = None
+    loss: float | None = None
+    eval_loss: float | None = None
+    learning_rate: float | None = None
+    tokens_per_second: float | None = None
+    eta_seconds: float | None = None
+    updated_at: datetime

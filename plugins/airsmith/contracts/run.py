@@ -1,0 +1,126 @@
+"""A run's folder in the store: the one place that knows the names of its files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from airsmith.artifacts.layout import split_run_uri
+from airsmith.artifacts.store import Store
+from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.contracts.pointers import Progress, StagePointer, StageStatus
+from airsmith.contracts.spec import RunSpec
+from airsmith.contracts.stages import STAGES, StageContract
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One execution of a recipe.
+
+    :param store: the store that holds the run and every artifact.
+    :param path: the run's folder in it.
+    """
+
+    store: Store
+    path: str
+
+    @classmethod
+    def open(cls, uri: str) -> Run:
+        """Open a run by its folder's URI, for example `s3://bucket/prefix/runs/<dag>/<run>`."""
+        store_uri, path = split_run_uri(uri)
+        return cls(Store.open(store_uri), path)
+
+    @property
+    def uri(self) -> str:
+        """URI of the run's folder."""
+        return f"{self.store.uri}/{self.path}"
+
+    def write_spec(self, spec: RunSpec) -> None:
+        """Write the spec. A cleared run is resolved anew, hence no conditional put."""
+        self.write("spec.json", spec.model_dump_json(indent=2).encode())
+
+    def read_spec(self) -> RunSpec:
+        """Read the spec.
+
+        :raises AirsmithError: `not_found` where `resolve` did not write one.
+        """
+        return self._read_model("spec.json", RunSpec)
+
+    def write_pointer(self, pointer: StagePointer) -> None:
+        """Point to a stage's output."""
+        self.write(f"stages/{pointer.stage}.json", pointer.model_dump_json(indent=2).encode())
+
+    def pointer(self, stage: str) -> StagePointer | None:
+        """Where a stage's output lies, or None while it has none."""
+        return self._read_if_there(f"stages/{stage}.json", StagePointer)
+
+    def input_pointers(self, contract: StageContract) -> dict[str, StagePointer]:
+        """The pointers of a stage's inputs that are there."""
+        found = {source.stage: self.pointer(source.stage) for source in contract.inputs}
+        return {stage: pointer for stage, pointer in found.items() if pointer is not None}
+
+    def write_status(self, status: StageStatus) -> None:
+        """Say what a stage is doing."""
+        self.write(f"status/{status.stage}.json", status.model_dump_json().encode())
+
+    def statuses(self) -> dict[str, StageStatus]:
+        """What the stages that have begun are doing, in the order of the pipeline."""
+        found = {}
+        for stage in STAGES:
+            status = self._read_if_there(f"status/{stage}.json", StageStatus)
+            if status is not None:
+                found[stage] = status
+        return found
+
+    def write_progress(self, progress: Progress) -> None:
+        """Say how far the training is."""
+        self.write("progress.json", progress.model_dump_json().encode())
+
+    def progress(self) -> Progress | None:
+        """How far the training is, or None before it begins."""
+        return self._read_if_there("progress.json", Progress)
+
+    def write_metrics(self, part: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Write one part of the metrics; objects cannot be appended to, so each part is a file of its own."""
+        self.write(f"metrics/{part}.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """All rows of the metrics, by step; of a step that a resumed training repeated, the last one."""
+        rows: dict[int, dict[str, Any]] = {}
+        for info in sorted(self.store.list(f"{self.path}/metrics"), key=lambda info: (info.modified, info.path)):
+            for line in self.store.read(info.path).decode().splitlines():
+                row = json.loads(line)
+                rows[row["step"]] = {**rows.get(row["step"], {}), **row}
+        return [rows[step] for step in sorted(rows)]
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file of the run's folder."""
+        self.store.write(f"{self.path}/{name}", data)
+
+    def read(self, name: str) -> bytes:
+        """Read a file of the run's folder."""
+        return self.store.read(f"{self.path}/{name}")
+
+    def _read_if_there(self, name: str, model: type[_Model]) -> _Model | None:
+        try:
+            return self._read_model(name, model)
+        except AirsmithError as error:
+            if error.kind is ErrorKind.NOT_FOUND:
+                return None
+            raise
+
+    def _read_model(self, name: str, model: type[_Model]) -> _Model:
+        try:
+            return model.model_validate_json(self.read(name))
+        except ValidationError as error:
+            raise AirsmithError(
+                ErrorKind.VERIFICATION_FAILED,
+                f"{self.uri}/{name} is not a {model.__name__} of this version of Airsmith: {error.errors()[0]['msg']}.",
+                "Start a new run with one version of Airsmith in Airflow and in the stages.",
+            ) from error

@@ -1,0 +1,74 @@
+"""`spec.json`: everything a run was told, written once by `resolve` and read by every stage with the same class."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from pydantic import BaseModel, ConfigDict
+
+from airsmith.recipe import Recipe
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class StagePlan(_Frozen):
+    """One stage of a run: which image it runs in and whether it holds an accelerator."""
+
+    stage: str
+    image: str
+    needs_accelerator: bool = False
+    runs_in_worker: bool = False
+
+
+class BatchPlan(_Frozen):
+    """How the recipe's total batch is spread: total = per device × devices × accumulation."""
+
+    per_device_train_batch_size: int
+    gradient_accumulation_steps: int
+    data_parallel_size: int
+
+
+class Plan(_Frozen):
+    """What the recipe means on its backend."""
+
+    backend: str
+    stages: tuple[StagePlan, ...]
+    batch: BatchPlan
+
+    def stage(self, name: str) -> StagePlan:
+        """The plan of one stage."""
+        return next(plan for plan in self.stages if plan.stage == name)
+
+    def has(self, name: str) -> bool:
+        """Whether the run has a stage of this name."""
+        return any(plan.stage == name for plan in self.stages)
+
+
+class RunSpec(_Frozen):
+    """A run, fully decided.
+
+    :ivar recipe: the merged recipe with the Hub revisions pinned to commits.
+    :ivar changed_fields: dotted paths that differ from the recipe's file.
+    :ivar bundle_version: commit of the DAG bundle, where the bundle has one.
+    :ivar images: digest per image name, where the runtime has images.
+    :ivar toolchains: versions of distributions per image name.
+    """
+
+    dag_id: str
+    run_id: str
+    recipe: Recipe
+    recipe_file: str
+    changed_fields: tuple[str, ...] = ()
+    recipe_digest: str
+    plan: Plan
+    airsmith_version: str
+    bundle_version: str | None = None
+    images: dict[str, str] = {}
+    toolchains: dict[str, dict[str, str]] = {}
+    created_at: datetime
+
+    def toolchain_version(self, stage: str, distribution: str) -> str:
+        """Version of a distribution in the image that runs a stage."""
+        return self.toolchains.get(self.plan.stage(stage).image, {}).get(distribution, "unknown")

@@ -1,0 +1,143 @@
+"""What each stage reads and makes: the one place that decides when a result may be reused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from airsmith.recipe import Recipe
+
+
+class ArtifactType:
+    """Types of what stages make. The first six are artifacts; a version and an endpoint are kept by the registry."""
+
+    BASE_MODEL = "base_model"
+    DATASET = "dataset"
+    TOKENS = "tokens"
+    ADAPTER = "adapter"
+    MODEL = "model"
+    EVALUATION = "evaluation"
+    SMOKE_REPORT = "smoke_report"
+    MODEL_VERSION = "model_version"
+    ENDPOINT = "endpoint"
+
+
+@dataclass(frozen=True)
+class Input:
+    """A stage whose output is read.
+
+    :param stage: the upstream stage.
+    :param property: the declared property of its output that counts for the digest; the whole output where empty.
+    """
+
+    stage: str
+    property: str = ""
+
+
+@dataclass(frozen=True)
+class StageContract:
+    """What determines a stage's output.
+
+    :param version: raised by hand when the stage's code makes a different output from the same input.
+    :param output: type of what it makes.
+    :param recipe_fields: dotted paths of the recipe; a group's path means all its fields.
+    :param inputs: upstream stages.
+    :param toolchain: distributions whose version changes the output.
+    """
+
+    name: str
+    version: int
+    output: str
+    recipe_fields: tuple[str, ...]
+    inputs: tuple[Input, ...] = ()
+    toolchain: tuple[str, ...] = ()
+
+
+TOKENIZER = "tokenizer_digest"
+"""Property of a base model: digest of the files that a tokenizer is made of."""
+
+_TRAINING_TOOLCHAIN = ("torch", "transformers", "peft", "accelerate")
+
+_CONTRACTS = (
+    StageContract(
+        "mirror_model",
+        version=1,
+        output=ArtifactType.BASE_MODEL,
+        recipe_fields=("model.id", "model.revision", "model.exclude", "model.trust_remote_code"),
+    ),
+    StageContract(
+        "mirror_dataset",
+        version=1,
+        output=ArtifactType.DATASET,
+        recipe_fields=("dataset.id", "dataset.revision"),
+    ),
+    StageContract(
+        "tokenize",
+        version=1,
+        output=ArtifactType.TOKENS,
+        recipe_fields=("dataset",),
+        inputs=(Input("mirror_model", property=TOKENIZER), Input("mirror_dataset")),
+        toolchain=("transformers", "tokenizers", "datasets"),
+    ),
+    StageContract(
+        "train",
+        version=1,
+        output=ArtifactType.ADAPTER,
+        recipe_fields=("model.dtype", "model.trust_remote_code", "method", "training", "backend"),
+        inputs=(Input("mirror_model"), Input("tokenize")),
+        toolchain=_TRAINING_TOOLCHAIN,
+    ),
+    StageContract(
+        "merge",
+        version=1,
+        output=ArtifactType.MODEL,
+        recipe_fields=("model.dtype", "model.trust_remote_code", "dataset.chat_template"),
+        inputs=(Input("mirror_model"), Input("train")),
+        toolchain=_TRAINING_TOOLCHAIN,
+    ),
+    StageContract(
+        "evaluate",
+        version=1,
+        output=ArtifactType.EVALUATION,
+        recipe_fields=("model.dtype", "model.trust_remote_code", "evaluate"),
+        inputs=(Input("mirror_model"), Input("tokenize"), Input("merge")),
+        toolchain=_TRAINING_TOOLCHAIN,
+    ),
+    StageContract(
+        "register",
+        version=1,
+        output=ArtifactType.MODEL_VERSION,
+        recipe_fields=("name",),
+        inputs=(Input("mirror_model"), Input("tokenize"), Input("train"), Input("merge"), Input("evaluate")),
+    ),
+    StageContract(
+        "deploy",
+        version=1,
+        output=ArtifactType.ENDPOINT,
+        recipe_fields=("name", "serve", "model.trust_remote_code"),
+        inputs=(Input("merge"), Input("register")),
+    ),
+    StageContract(
+        "smoke_test",
+        version=1,
+        output=ArtifactType.SMOKE_REPORT,
+        recipe_fields=("name", "serve"),
+        inputs=(Input("evaluate"), Input("deploy")),
+    ),
+)
+
+STAGES: Mapping[str, StageContract] = {contract.name: contract for contract in _CONTRACTS}
+"""Every stage by name, in an order in which each follows its inputs."""
+
+NOT_DETERMINING: Mapping[str, tuple[str, ...]] = {
+    "train": ("backend.queue", "backend.priority", "backend.resources", "training.logging_steps", "training.save_total_limit"),
+    "evaluate": (),
+}
+"""Fields under a declared group that leave a stage's output as it is."""
+
+
+def output_type(contract: StageContract, recipe: Recipe) -> str:
+    """Type of a stage's output for this recipe: training every parameter makes a model, not an adapter."""
+    if contract.name == "train" and recipe.method.name == "full":
+        return ArtifactType.MODEL
+    return contract.output

@@ -1,0 +1,77 @@
+"""Which stages a recipe needs on its backend, in what order, and how its batch is spread."""
+
+from __future__ import annotations
+
+from airsmith.backends import Backend, get_backend
+from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.contracts.spec import BatchPlan, Plan, StagePlan
+from airsmith.recipe import Recipe
+
+LIGHT_IMAGE = "cpu"
+"""The image without torch, for stages that move bytes."""
+
+_ALWAYS = ("mirror_model", "mirror_dataset", "tokenize", "train", "merge", "evaluate", "register")
+_WHEN_SERVED = ("deploy", "smoke_test")
+_ORDER = (
+    "mirror_model", "mirror_dataset", "tokenize", "compile", "train", "consolidate", "merge",
+    "evaluate", "register", "deploy", "smoke_test",
+)  # fmt: skip
+
+
+def stage_names(recipe: Recipe) -> tuple[str, ...]:
+    """The stages of a recipe, in the order in which they may run one by one.
+
+    :raises AirsmithError: `bad_recipe` where no backend of that name exists.
+    """
+    wanted = {*_ALWAYS, *get_backend(recipe.backend.name).optional_stages, *(_WHEN_SERVED if recipe.serve.enabled else ())}
+    return tuple(stage for stage in _ORDER if stage in wanted)
+
+
+def make_plan(recipe: Recipe) -> Plan:
+    """Decide a run.
+
+    :raises AirsmithError: `bad_recipe` where the backend cannot run the recipe or the batch does not divide.
+    """
+    backend = get_backend(recipe.backend.name)
+    backend.check(recipe)
+    return Plan(
+        backend=backend.name,
+        stages=tuple(_plan_stage(stage, recipe, backend) for stage in stage_names(recipe)),
+        batch=solve_batch(recipe, backend.data_parallel_size(recipe)),
+    )
+
+
+def solve_batch(recipe: Recipe, data_parallel_size: int) -> BatchPlan:
+    """Spread the total batch: the largest per-device share that divides it, and accumulation for the rest.
+
+    :raises AirsmithError: `bad_recipe` where it does not divide, proposing the nearest batches that do.
+    """
+    total = recipe.training.total_train_batch_size
+    if total % data_parallel_size:
+        below = total - total % data_parallel_size
+        nearest = [str(batch) for batch in (below, below + data_parallel_size) if batch > 0]
+        raise AirsmithError(
+            ErrorKind.BAD_RECIPE,
+            f"training.total_train_batch_size {total} does not divide by {data_parallel_size} devices "
+            "(backend.devices × backend.nodes).",
+            f"Use {' or '.join(nearest)}.",
+        )
+    share = total // data_parallel_size
+    most = min(share, recipe.training.max_per_device_train_batch_size)
+    per_device = next(size for size in range(most, 0, -1) if share % size == 0)
+    return BatchPlan(
+        per_device_train_batch_size=per_device,
+        gradient_accumulation_steps=share // per_device,
+        data_parallel_size=data_parallel_size,
+    )
+
+
+def _plan_stage(stage: str, recipe: Recipe, backend: Backend) -> StagePlan:
+    if stage in ("compile", "train"):
+        return StagePlan(stage=stage, image=backend.train_image, needs_accelerator=backend.has_devices)
+    if stage == "evaluate":
+        evaluator = get_backend(recipe.evaluate_backend)
+        return StagePlan(stage=stage, image=evaluator.train_image, needs_accelerator=evaluator.has_devices)
+    if stage in ("tokenize", "merge"):
+        return StagePlan(stage=stage, image=get_backend("cpu").train_image)
+    return StagePlan(stage=stage, image=LIGHT_IMAGE, runs_in_worker=stage == "deploy")

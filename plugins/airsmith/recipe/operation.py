@@ -1,0 +1,110 @@
+"""Where a recipe runs, how its result is judged, and where it is served."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import model_validator
+from typing_extensions import Self
+
+from airsmith.recipe.fields import RecipeSection, recipe_field
+
+BackendName = Literal["cpu", "cuda", "rocm", "neuron_xla", "neuron_native"]
+
+KUBERNETES_QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$"
+KUBERNETES_NAME = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
+
+
+class Resources(RecipeSection):
+    """What the training pod asks for, where the backend's own choice does not fit."""
+
+    cpu: str | None = recipe_field(None, description="CPU request, a Kubernetes quantity.", form="absent", pattern=KUBERNETES_QUANTITY)
+    memory: str | None = recipe_field(
+        None, description="Memory request and limit, a Kubernetes quantity.", form="absent", pattern=KUBERNETES_QUANTITY
+    )
+    ephemeral_storage: str | None = recipe_field(
+        None, description="Scratch disk request, a Kubernetes quantity.", form="absent", pattern=KUBERNETES_QUANTITY
+    )
+
+
+class Backend(RecipeSection):
+    """The accelerator, and how much of it. Fixed when the DAG is parsed."""
+
+    name: BackendName = recipe_field("cpu", description="Accelerator family.", form="absent")
+    instance_type: str | None = recipe_field(
+        None, description="Cloud instance type, for example `p5.48xlarge`; any that fits when empty.", form="absent"
+    )
+    devices: int = recipe_field(1, description="Devices per node that train together.", form="absent", ge=1, le=128)
+    nodes: int = recipe_field(1, description="Nodes that train together.", form="absent", ge=1, le=1024)
+    resources: Resources = recipe_field(
+        description="Resources of the training pod.", default_factory=Resources, form="absent"
+    )
+    queue: str | None = recipe_field(
+        None, description="Kueue LocalQueue that admits the training pod.", form="absent", pattern=KUBERNETES_NAME
+    )
+    priority: str | None = recipe_field(
+        None, description="Kueue WorkloadPriorityClass of the training pod.", form="absent", pattern=KUBERNETES_NAME
+    )
+
+    @model_validator(mode="after")
+    def _priority_needs_a_queue(self) -> Self:
+        if self.priority is not None and self.queue is None:
+            raise ValueError("backend.priority orders a queue, but backend.queue is empty: set backend.queue or remove backend.priority")
+        return self
+
+
+class Evaluate(RecipeSection):
+    """How base and tuned model are compared on the validation split."""
+
+    max_examples: int | None = recipe_field(
+        200, description="Most validation examples that are answered; all when empty.", unit="examples", ge=1
+    )
+    max_new_tokens: int = recipe_field(64, description="Longest answer.", unit="tokens", ge=1, le=32_768)
+    backend: BackendName | None = recipe_field(
+        None, description="Accelerator family for the evaluation; the training's when empty.", form="absent"
+    )
+
+
+class Serve(RecipeSection):
+    """The endpoint that the tuned model is deployed to."""
+
+    enabled: bool = recipe_field(True, description="Whether the run ends with a served model.", form="absent")
+    name: str | None = recipe_field(None, description="Endpoint's name; the recipe's when empty.", pattern=KUBERNETES_NAME)
+    engine: Literal["auto", "vllm", "transformers"] = recipe_field(
+        "auto", description="Inference server; `auto` is vLLM where it is installed."
+    )
+    mode: Literal["merged", "adapter"] = recipe_field(
+        "merged", description="Serve the merged weights, or the base with the adapter beside it (vLLM only)."
+    )
+
+
+class SecretReference(RecipeSection):
+    """Where a secret lies. The secret itself never stands in a recipe."""
+
+    airflow_connection: str | None = recipe_field(
+        None, description="Id of an Airflow connection whose password is the secret.", form="absent"
+    )
+    environment: str | None = recipe_field(
+        None, description="Name of an environment variable of the worker.", form="absent", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$"
+    )
+    kubernetes_secret: str | None = recipe_field(
+        None, description="Kubernetes Secret and key, written `name/key`.", form="absent", pattern=r"^[-a-z0-9.]+/[-._A-Za-z0-9]+$"
+    )
+
+    @model_validator(mode="after")
+    def _exactly_one_place(self) -> Self:
+        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                "a secret is referenced by exactly one of airflow_connection, environment and kubernetes_secret, "
+                f"but {' and '.join(given) or 'none'} is given"
+            )
+        return self
+
+
+class Secrets(RecipeSection):
+    """References to what a run must know and nobody may read."""
+
+    hf_token: SecretReference | None = recipe_field(
+        None, description="Token for gated and private Hub repositories.", form="absent"
+    )

@@ -1,0 +1,71 @@
+"""The recipe: what to fine-tune and how."""
+
+from __future__ import annotations
+
+from pydantic import model_validator
+from typing_extensions import Self
+
+from airsmith.recipe.fields import RecipeSection, recipe_field
+from airsmith.recipe.operation import KUBERNETES_NAME, Backend, BackendName, Evaluate, Secrets, Serve
+from airsmith.recipe.sources import DatasetSource, ModelSource
+from airsmith.recipe.training import Method, Training
+
+ON_DATASET_UPDATE = "dataset_updated"
+"""The `schedule` that starts a run whenever the dataset's asset is updated."""
+
+
+class Recipe(RecipeSection):
+    """One fine-tuning, from base model to endpoint. The same names serve file, trigger form, CLI and reference."""
+
+    name: str = recipe_field(
+        description="Name of the tuned model in the registry; the file's stem when absent.",
+        form="absent",
+        pattern=KUBERNETES_NAME,
+    )
+    description: str = recipe_field("", description="One or two sentences for the DAG's page and the model card.", form="absent")
+    schedule: str | None = recipe_field(
+        None,
+        description="When runs start by themselves: never (empty), a cron expression, or `dataset_updated`.",
+        form="absent",
+        examples=["0 3 * * 1", ON_DATASET_UPDATE],
+    )
+    model: ModelSource = recipe_field(description="The base model.")
+    dataset: DatasetSource = recipe_field(description="The examples.")
+    method: Method = recipe_field(description="What is trained.", default_factory=Method)
+    training: Training = recipe_field(description="The optimisation.", default_factory=Training)
+    backend: Backend = recipe_field(description="The accelerator.", default_factory=Backend, form="absent")
+    evaluate: Evaluate = recipe_field(description="The comparison of base and tuned model.", default_factory=Evaluate)
+    serve: Serve = recipe_field(description="The endpoint.", default_factory=Serve)
+    secrets: Secrets = recipe_field(description="References to secrets.", default_factory=Secrets, form="absent")
+
+    @model_validator(mode="after")
+    def _has_held_out_examples(self) -> Self:
+        if not self.dataset.has_validation:
+            raise ValueError(
+                "dataset.validation_split and dataset.validation_fraction are both empty, but base and tuned model are "
+                "compared on held-out examples: set one of them, for example validation_fraction: 0.05"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _adapter_mode_is_servable(self) -> Self:
+        if self.serve.mode != "adapter":
+            return self
+        if self.method.name == "full":
+            raise ValueError("serve.mode is 'adapter', but method.name 'full' trains no adapter: set serve.mode to 'merged'")
+        if self.serve.engine == "transformers":
+            raise ValueError("serve.mode is 'adapter', which serve.engine 'transformers' cannot: set serve.engine to 'vllm'")
+        for name in ("modules_to_save", "use_dora"):
+            if getattr(self.method, name):
+                raise ValueError(f"serve.mode is 'adapter', but no engine serves method.{name}: set serve.mode to 'merged'")
+        return self
+
+    @property
+    def endpoint_name(self) -> str:
+        """Name of the endpoint that a run of this recipe deploys to."""
+        return self.serve.name or self.name
+
+    @property
+    def evaluate_backend(self) -> BackendName:
+        """Accelerator family that the evaluation runs on."""
+        return self.evaluate.backend or self.backend.name

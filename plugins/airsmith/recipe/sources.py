@@ -1,0 +1,160 @@
+"""Where the model and the data come from."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import field_validator, model_validator
+from typing_extensions import Self
+
+from airsmith.recipe.fields import RecipeSection, recipe_field
+
+SourceKind = Literal["hub", "store", "registry"]
+
+PICKLED_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+OTHER_FRAMEWORKS = ("*.h5", "*.msgpack", "*.onnx", "*.gguf", "onnx/*", "original/*")
+
+
+def source_kind(source_id: str) -> SourceKind:
+    """Say what a model or dataset id names: a Hub repository, a folder in an object store or our own registry's version."""
+    if "://" in source_id:
+        return "store"
+    if source_id.startswith("models/") and source_id.count("/") == 2:
+        return "registry"
+    return "hub"
+
+
+class ModelSource(RecipeSection):
+    """The base model to fine-tune."""
+
+    id: str = recipe_field(
+        description="Hub id (`owner/name`), store URI (`s3://bucket/prefix`, `file:///dir`) "
+        "or a version of the registry (`models/<name>/<n>`).",
+        form="open",
+        min_length=1,
+        examples=["HuggingFaceTB/SmolLM2-135M-Instruct", "s3://models/llama-3.1-8b", "models/ticket-triage/3"],
+    )
+    revision: str = recipe_field(
+        "main",
+        description="Branch, tag or commit on the Hub; each run is pinned to the commit that it names at that moment.",
+        form="open",
+        min_length=1,
+    )
+    exclude: tuple[str, ...] = recipe_field(
+        PICKLED_WEIGHTS + OTHER_FRAMEWORKS,
+        description="Globs of files that are not copied. Pickled weights are refused whatever stands here.",
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = recipe_field(
+        "auto", description="Data type that the weights are loaded in; `auto` keeps the checkpoint's own."
+    )
+    trust_remote_code: bool = recipe_field(
+        False, description="Allow Python code that the model's repository brings to run in the stages' processes."
+    )
+
+    @field_validator("id")
+    @classmethod
+    def _is_a_known_source(cls, value: str) -> str:
+        return _checked_source(value)
+
+
+class DatasetSource(RecipeSection):
+    """The examples, and how they become tokens."""
+
+    id: str = recipe_field(
+        description="Hub id (`owner/name`) or store URI (`s3://bucket/prefix`, `file:///dir`) of a folder of files.",
+        form="open",
+        min_length=1,
+        examples=["databricks/databricks-dolly-15k", "s3://data/tickets"],
+    )
+    revision: str = recipe_field(
+        "main",
+        description="Branch, tag or commit on the Hub; each run is pinned to the commit that it names at that moment.",
+        form="open",
+        min_length=1,
+    )
+    subset: str | None = recipe_field(None, description="Configuration of a dataset that has several (`name` in datasets).")
+    split: str = recipe_field("train", description="Split to train on.", min_length=1)
+    format: Literal["messages", "prompt-completion", "instruction"] = recipe_field(
+        "messages", description="Shape of an example: a list of chat messages, a prompt with its completion, or instruction columns."
+    )
+    columns: dict[str, str] = recipe_field(
+        description="Which column plays which part where the names differ: `messages`; `prompt`, `completion`; "
+        "or `instruction`, `input`, `output`.",
+        default_factory=dict,
+    )
+    chat_template: str | None = recipe_field(
+        None,
+        description="Jinja chat template, as text or as a file beside the recipe; needed where the tokenizer has none. "
+        "It is shipped with the tuned model.",
+    )
+    validation_split: str | None = recipe_field(None, description="Split to validate on. Excludes validation_fraction.")
+    validation_fraction: float | None = recipe_field(
+        None, description="Share of the training split that is held out, drawn by `seed`. Excludes validation_split.", gt=0, lt=1
+    )
+    seed: int = recipe_field(42, description="Seed of the hold-out and of the packing order.", ge=0, le=2**32 - 1)
+    max_length: int = recipe_field(
+        2048, description="Longest row that the model sees.", unit="tokens", form="open", ge=8, le=1_048_576
+    )
+    overflow: Literal["drop", "split", "truncate"] = recipe_field(
+        "drop", description="What happens to an example longer than max_length; always counted and reported."
+    )
+    packing: Literal["none", "isolated", "across_samples"] = recipe_field(
+        "none",
+        description="Put several examples into one row: not at all, each seeing only itself, or each seeing those before it.",
+    )
+    max_leakage_fraction: float = recipe_field(
+        0.0, description="Largest share of validation examples that may also stand in the training split.", ge=0, le=1
+    )
+
+    @field_validator("id")
+    @classmethod
+    def _is_a_known_source(cls, value: str) -> str:
+        if source_kind(value) == "registry":
+            raise ValueError(f"dataset.id {value!r} names a model version: give a Hub id or a store URI")
+        return _checked_source(value)
+
+    @model_validator(mode="after")
+    def _columns_fit_the_format(self) -> Self:
+        parts = COLUMN_PARTS[self.format]
+        unknown = sorted(set(self.columns) - set(parts))
+        if unknown:
+            raise ValueError(
+                f"dataset.columns has {', '.join(unknown)}, which dataset.format {self.format!r} does not use: "
+                f"map {', '.join(parts)} only"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_way_to_validate(self) -> Self:
+        if self.validation_split is not None and self.validation_fraction is not None:
+            raise ValueError("dataset.validation_split and dataset.validation_fraction exclude each other: remove one")
+        if self.validation_split == self.split:
+            raise ValueError(
+                f"dataset.validation_split and dataset.split are both {self.split!r}: "
+                "name another split or use validation_fraction"
+            )
+        return self
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether some examples are held out."""
+        return self.validation_split is not None or self.validation_fraction is not None
+
+
+COLUMN_PARTS = {
+    "messages": ("messages",),
+    "prompt-completion": ("prompt", "completion"),
+    "instruction": ("instruction", "input", "output"),
+}
+"""Parts of an example per format. `input` may be empty or absent."""
+
+
+def _checked_source(value: str) -> str:
+    kind = source_kind(value)
+    if kind == "store" and not value.startswith(("s3://", "file:///")):
+        raise ValueError(f"{value!r} is no store Airsmith knows: use s3://bucket/prefix or file:///dir")
+    if kind == "registry" and not value.rsplit("/", 1)[1].isdigit():
+        raise ValueError(f"{value!r} names no version of the registry: write models/<name>/<n>, for example models/demo/3")
+    if kind == "hub" and (value.startswith(("/", ".")) or value.count("/") > 1 or " " in value):
+        raise ValueError(f"{value!r} is neither a Hub id (owner/name) nor a store URI; a local folder is file:///dir")
+    return value

@@ -1,0 +1,1 @@
+"""Deploy a model version to an endpoint, and talk to it."""
