@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from airsmith.artifacts.layout import artifact_folder, model_version_folder
-from airsmith.artifacts.read import open_artifact
+from airsmith.artifacts.read import Artifact, open_artifact
 from airsmith.artifacts.store import Store
 from airsmith.contracts.digests import stage_digest
 from airsmith.contracts.errors import AirsmithError, ErrorKind
@@ -32,6 +32,14 @@ class Output:
     properties: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, float | int | str | bool | None] = field(default_factory=dict)
 
+    @classmethod
+    def of_artifact(cls, artifact: Artifact) -> Output:
+        """A published artifact as a stage's output."""
+        manifest = artifact.manifest
+        return cls(
+            manifest.type, manifest.digest, artifact.folder, True, dict(manifest.properties), dict(manifest.metrics)
+        )
+
 
 def look_up_output(run: Run, spec: RunSpec, stage: str) -> Output:
     """Compute a stage's digest from its inputs' pointers, and look for its output.
@@ -53,9 +61,7 @@ def look_up_output(run: Run, spec: RunSpec, stage: str) -> Output:
 
 def _artifact(store: Store, kind: str, digest: str, folder: str) -> Output:
     artifact = open_artifact(store, folder)
-    if artifact is None:
-        return Output(kind, digest, folder, found=False)
-    return Output(kind, digest, folder, True, dict(artifact.manifest.properties), dict(artifact.manifest.metrics))
+    return Output(kind, digest, folder, found=False) if artifact is None else Output.of_artifact(artifact)
 
 
 def _registered_model(store: Store, model_id: str) -> Output:

@@ -1,0 +1,1 @@
+"""The code that runs inside task pods: one module per stage, each with `run(context) -> Output`."""

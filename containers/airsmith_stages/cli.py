@@ -1,0 +1,32 @@
+"""`airsmith-stage <stage> --run <URI of the run's folder>`: one stage of one run, as a pod or a local process runs it."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+
+from airsmith.contracts.run import Run
+from airsmith.contracts.stages import STAGES
+from airsmith_stages.failures import exit_code_of
+from airsmith_stages.frame import run_stage
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the stage that the command line names."""
+    options = _parser().parse_args(arguments)
+    # Airflow reads a line's level from this prefix.
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    return exit_code_of(lambda: run_stage(options.stage, Run.open(options.run)))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="airsmith-stage", description=__doc__)
+    parser.add_argument("stage", choices=[name for name in STAGES if name != "deploy"])
+    parser.add_argument("--run", required=True, help="URI of the run's folder, for example s3://bucket/prefix/runs/<dag>/<run>")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

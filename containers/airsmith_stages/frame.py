@@ -1,0 +1,175 @@
+"""What every stage does around its own work: find inputs, check the cache, work, publish, point to the output."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Protocol
+
+from airsmith.artifacts.publish import ArtifactWriter, write_artifact
+from airsmith.artifacts.read import Artifact, open_artifact
+from airsmith.contracts.cache import Output, look_up_output
+from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.contracts.pointers import StagePointer, StageStatus
+from airsmith.contracts.run import Run
+from airsmith.contracts.spec import RunSpec
+from airsmith.contracts.stages import STAGES, StageContract
+
+log = logging.getLogger("airsmith")
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """What a stage's code is given.
+
+    :param wanted: the output to make: its type, digest and folder.
+    :param pointers: where the inputs lie, by upstream stage.
+    :param scratch: an empty folder on the local disk, removed at the end.
+    """
+
+    run: Run
+    spec: RunSpec
+    contract: StageContract
+    wanted: Output
+    pointers: Mapping[str, StagePointer]
+    scratch: Path
+
+    def input(self, stage: str) -> Artifact:
+        """The output of an upstream stage.
+
+        :raises AirsmithError: `not_found` where its artifact is gone.
+        """
+        pointer = self.pointers[stage]
+        artifact = open_artifact(self.run.store, pointer.location)
+        if artifact is None:
+            raise AirsmithError(
+                ErrorKind.NOT_FOUND,
+                f"The output of {stage}, {self.run.store.uri}/{pointer.location}, is gone from the store.",
+                f"Clear {stage} so that it is made again.",
+            )
+        return artifact
+
+    def fetch(self, stage: str, names: Iterable[str] | None = None) -> Path:
+        """Copy an upstream stage's files, all or some, to the local disk, verified."""
+        return self.input(stage).download(self.scratch / "inputs" / stage, names)
+
+    def write_output(self) -> AbstractContextManager[ArtifactWriter]:
+        """Begin the artifact that this stage makes; leaving without `publish` leaves nothing behind."""
+        return write_artifact(
+            self.run.store,
+            self.wanted.location,
+            type=self.wanted.type,
+            digest=self.wanted.digest,
+            inputs={stage: pointer.digest for stage, pointer in self.pointers.items()},
+            versions={"airsmith": self.spec.airsmith_version, **_installed(self.contract.toolchain)},
+        )
+
+
+class StageModule(Protocol):
+    """A module of this package that holds a stage."""
+
+    def run(self, context: StageContext) -> Output:
+        """Do the stage's work and return what it made, published."""
+
+
+def run_stage(stage: str, run: Run) -> StagePointer:
+    """Run one stage of a run to its pointer.
+
+    :raises AirsmithError: with the kind that says what to do about it; nothing half-published stays.
+    """
+    with _told_status(stage, run) as clock:
+        spec = run.read_spec()
+        wanted = look_up_output(run, spec, stage)
+        if wanted.found:
+            log.info("%s: reusing %s/%s", stage, run.store.uri, wanted.location)
+            return clock.finish(wanted, cached=True)
+        _check_toolchain(stage, spec)
+        return clock.finish(_work(stage, run, spec, wanted), cached=False)
+
+
+def _work(stage: str, run: Run, spec: RunSpec, wanted: Output) -> Output:
+    module: StageModule = importlib.import_module(f"airsmith_stages.{stage}")
+    contract = STAGES[stage]
+    with tempfile.TemporaryDirectory(prefix=f"airsmith-{stage}-", dir=os.environ.get("AIRSMITH_SCRATCH")) as scratch:
+        return module.run(StageContext(run, spec, contract, wanted, run.input_pointers(contract), Path(scratch)))
+
+
+def _installed(distributions: Iterable[str]) -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in distributions}
+
+
+def _check_toolchain(stage: str, spec: RunSpec) -> None:
+    """The digest was computed for the versions in the spec: another version here would make it a lie."""
+    for name, version in _installed(STAGES[stage].toolchain).items():
+        planned = spec.toolchain_version(stage, name)
+        if planned != version:
+            raise AirsmithError(
+                ErrorKind.INTERNAL,
+                f"Stage {stage} was planned for {name} {planned}, but {version} is installed where it runs.",
+                "Start a new run; on a cluster, build the images and their list of versions together.",
+            )
+
+
+@dataclass(frozen=True)
+class _Clock:
+    run: Run
+    stage: str
+    started_at: datetime
+    begun: float
+
+    def seconds(self) -> float:
+        return round(time.monotonic() - self.begun, 3)
+
+    def finish(self, output: Output, *, cached: bool) -> StagePointer:
+        pointer = StagePointer(
+            stage=self.stage,
+            type=output.type,
+            digest=output.digest,
+            location=output.location,
+            properties=output.properties,
+            metrics=output.metrics,
+            cached=cached,
+            started_at=self.started_at,
+            seconds=self.seconds(),
+        )
+        self.run.write_pointer(pointer)
+        self.tell("cached" if cached else "done")
+        return pointer
+
+    def tell(self, state: str, error: AirsmithError | None = None) -> None:
+        status = StageStatus.model_validate(
+            {
+                "stage": self.stage,
+                "state": state,
+                "started_at": self.started_at,
+                "seconds": self.seconds(),
+                "error": error.message if error else "",
+                "hint": error.hint if error else "",
+            }
+        )
+        self.run.write_status(status)
+
+
+@contextmanager
+def _told_status(stage: str, run: Run) -> Iterator[_Clock]:
+    """Keep the stage's status file true; a store that fails while a failure is told changes nothing about that failure."""
+    clock = _Clock(run, stage, datetime.now(timezone.utc), time.monotonic())
+    clock.tell("running")
+    try:
+        yield clock
+    except BaseException as failure:
+        error = failure if isinstance(failure, AirsmithError) else AirsmithError(ErrorKind.INTERNAL, repr(failure))
+        try:
+            clock.tell("interrupted" if error.kind is ErrorKind.INTERRUPTED else "failed", error)
+        except AirsmithError as unheard:
+            log.warning("The status of %s could not be written: %s", stage, unheard)
+        raise
