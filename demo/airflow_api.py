@@ -1,0 +1,100 @@
+"""The few calls of Airflow's REST API that the demo makes."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+PASSWORDS_FILE = "simple_auth_manager_passwords.json.generated"
+"""Where the simple auth manager keeps the login that it made up, in AIRFLOW_HOME."""
+
+
+@dataclass(frozen=True)
+class Login:
+    """User and password of the Airflow UI."""
+
+    username: str
+    password: str
+
+    @classmethod
+    def read(cls, airflow_home: Path) -> Login:
+        """The login that Airflow generated at its first start."""
+        passwords = json.loads((airflow_home / PASSWORDS_FILE).read_text())
+        return cls("admin", passwords["admin"])
+
+
+class AirflowApi:
+    """Airflow's REST API behind one login.
+
+    :param address: for example `http://127.0.0.1:8080`.
+    """
+
+    def __init__(self, address: str, login: Login) -> None:
+        self._client = httpx.Client(base_url=address, timeout=30)
+        token = self._client.post("/auth/token", json={"username": login.username, "password": login.password})
+        token.raise_for_status()
+        self._client.headers["Authorization"] = f"Bearer {token.json()['access_token']}"
+
+    def wait_for_dag(self, dag_id: str, timeout_seconds: float) -> None:
+        """Wait until the DAG file is parsed.
+
+        :raises TimeoutError: with Airflow's import errors, where it is not there in time.
+        """
+
+        def is_there() -> bool:
+            return self._client.get(f"/api/v2/dags/{dag_id}").status_code == 200
+
+        if not wait_until(is_there, timeout_seconds):
+            raise TimeoutError(f"Airflow shows no DAG {dag_id}. Its import errors: {self._import_errors() or 'none'}")
+
+    def trigger(self, dag_id: str) -> str:
+        """Start a run with the recipe as it is.
+
+        :returns: the run's id.
+        """
+        self._checked(self._client.patch(f"/api/v2/dags/{dag_id}", json={"is_paused": False}))
+        answer = self._checked(self._client.post(f"/api/v2/dags/{dag_id}/dagRuns", json={"logical_date": None}))
+        return str(answer.json()["dag_run_id"])
+
+    def run_state(self, dag_id: str, run_id: str) -> str:
+        """State of a run: `queued`, `running`, `success` or `failed`."""
+        return str(self._checked(self._client.get(f"/api/v2/dags/{dag_id}/dagRuns/{run_id}")).json()["state"])
+
+    def failed_tasks(self, dag_id: str, run_id: str) -> list[str]:
+        """Ids of the tasks that failed themselves."""
+        answer = self._checked(self._client.get(f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances"))
+        return [task["task_id"] for task in answer.json()["task_instances"] if task["state"] == "failed"]
+
+    def _import_errors(self) -> str:
+        errors = self._client.get("/api/v2/importErrors").json().get("import_errors", [])
+        return "; ".join(error["stack_trace"].strip().splitlines()[-1] for error in errors)
+
+    @staticmethod
+    def _checked(response: httpx.Response) -> httpx.Response:
+        if response.is_error:
+            raise RuntimeError(f"Airflow answered {response.status_code} to {response.request.url}: {response.text[:500]}")
+        return response
+
+
+def is_healthy(address: str) -> bool:
+    """Whether Airflow's API server, scheduler and DAG processor all say that they are well."""
+    try:
+        health = httpx.get(f"{address}/api/v2/monitor/health", timeout=5).json()
+    except (httpx.HTTPError, ValueError):
+        return False
+    return all(health.get(part, {}).get("status") == "healthy" for part in ("metadatabase", "scheduler", "dag_processor"))
+
+
+def wait_until(holds: Callable[[], bool], timeout_seconds: float, poll_seconds: float = 0.25) -> bool:
+    """Ask again and again until it holds or the time is over."""
+    deadline = time.monotonic() + timeout_seconds
+    while time.monotonic() < deadline:
+        if holds():
+            return True
+        time.sleep(poll_seconds)
+    return holds()

@@ -1,0 +1,78 @@
+"""Processes that outlive the one that starts them: known by pid and start time, so that a recycled pid is never signalled."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import psutil
+from pydantic import BaseModel, ConfigDict
+
+_START_TIME_TOLERANCE_SECONDS = 0.05
+
+
+class DetachedProcess(BaseModel):
+    """A process in a session of its own.
+
+    :ivar pid: its id, and that of its process group.
+    :ivar started_at: seconds since the epoch, as the kernel has it.
+    :ivar log: file that takes its output.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    pid: int
+    started_at: float
+    log: str
+
+
+def start_detached(
+    command: Sequence[str], *, log: Path, cwd: Path | None = None, environment: Mapping[str, str] | None = None
+) -> DetachedProcess:
+    """Start a process that its parent's end leaves alone, its output in a log file."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command,
+            cwd=cwd,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            close_fds=True,
+        )
+    return DetachedProcess(pid=process.pid, started_at=psutil.Process(process.pid).create_time(), log=str(log))
+
+
+def is_alive(process: DetachedProcess) -> bool:
+    """Whether this very process still runs."""
+    found = _find(process)
+    return found is not None and found.status() != psutil.STATUS_ZOMBIE
+
+
+def stop_group(process: DetachedProcess, *, first_signal: int = signal.SIGTERM, grace_seconds: float = 30) -> None:
+    """Ask the process to end, and kill what is left of its group after the grace."""
+    found = _find(process)
+    if found is None:
+        return
+    members = [found, *found.children(recursive=True)]
+    found.send_signal(first_signal)
+    _, left = psutil.wait_procs(members, timeout=grace_seconds)
+    if left:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        psutil.wait_procs(left, timeout=grace_seconds)
+
+
+def _find(process: DetachedProcess) -> psutil.Process | None:
+    try:
+        found = psutil.Process(process.pid)
+        same = abs(found.create_time() - process.started_at) < _START_TIME_TOLERANCE_SECONDS
+    except psutil.NoSuchProcess:
+        return None
+    return found if same else None

@@ -1,0 +1,170 @@
+"""The progress of a run: its stages, and a bar with loss and time left while it trains."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timezone
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.contracts.pointers import Progress, StageStatus
+from airsmith.contracts.run import Run
+
+POLL_SECONDS = 0.5
+
+_MARKS = {
+    "waiting": ("·", "dim"),
+    "running": ("▶", "cyan"),
+    "done": ("✓", "green"),
+    "cached": ("✓", "green"),
+    "failed": ("✗", "red"),
+    "interrupted": ("‖", "yellow"),
+}
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A run at one moment: its stages in order, what those that have begun are doing, and the training's progress."""
+
+    stages: tuple[str, ...]
+    statuses: dict[str, StageStatus]
+    progress: Progress | None
+
+    def state(self, stage: str) -> str:
+        """State of a stage, `waiting` before it begins."""
+        return self.statuses[stage].state if stage in self.statuses else "waiting"
+
+    @property
+    def finished(self) -> bool:
+        """Whether every stage has its output."""
+        return all(self.state(stage) in ("done", "cached") for stage in self.stages)
+
+    @property
+    def stuck(self) -> bool:
+        """Whether a stage has failed and none works any more; a retry may still change that."""
+        states = {self.state(stage) for stage in self.stages}
+        return bool(states & {"failed", "interrupted"}) and "running" not in states
+
+
+def take_snapshot(run: Run) -> Snapshot | None:
+    """Look at a run once; None before `resolve` has written its spec."""
+    try:
+        spec = run.read_spec()
+    except AirsmithError as error:
+        if error.kind is ErrorKind.NOT_FOUND:
+            return None
+        raise
+    return Snapshot(tuple(plan.stage for plan in spec.plan.stages), run.statuses(), run.progress())
+
+
+def watch(run: Run, console: Console, ended: Callable[[], bool] | None = None) -> bool:
+    """Show a run until it ends: drawn anew in a terminal, one line per change where output goes to a file.
+
+    :param ended: asks whoever drives the run whether it is over; without it the run is over when a stage has failed.
+    :returns: whether every stage has its output.
+    """
+    show = _watch_live if console.is_terminal else _watch_lines
+    return show(run, console, ended)
+
+
+def _watch_live(run: Run, console: Console, ended: Callable[[], bool] | None) -> bool:
+    with Live(console=console, refresh_per_second=4, transient=False) as live:
+        while True:
+            over = _is_over(ended)
+            snapshot = take_snapshot(run)
+            if snapshot is not None:
+                live.update(render(snapshot), refresh=True)
+            if over or (snapshot is not None and _decided(snapshot, ended)):
+                return snapshot is not None and snapshot.finished
+            time.sleep(POLL_SECONDS)
+
+
+def _watch_lines(run: Run, console: Console, ended: Callable[[], bool] | None) -> bool:
+    told: dict[str, str] = {}
+    tenth = -1
+    while True:
+        over = _is_over(ended)
+        snapshot = take_snapshot(run)
+        if snapshot is not None:
+            for stage in snapshot.stages:
+                if snapshot.state(stage) != told.get(stage, "waiting"):
+                    told[stage] = snapshot.state(stage)
+                    console.print(_stage_line(snapshot.statuses[stage]), soft_wrap=True)
+            if snapshot.progress is not None and snapshot.state("train") == "running":
+                reached = 10 * snapshot.progress.step // max(1, snapshot.progress.total_steps)
+                if reached > tenth:
+                    tenth = reached
+                    console.print(f"train: {progress_line(snapshot.progress)}", soft_wrap=True)
+        if over or (snapshot is not None and _decided(snapshot, ended)):
+            return snapshot is not None and snapshot.finished
+        time.sleep(POLL_SECONDS)
+
+
+def _is_over(ended: Callable[[], bool] | None) -> bool:
+    return ended() if ended is not None else False
+
+
+def _decided(snapshot: Snapshot, ended: Callable[[], bool] | None) -> bool:
+    return snapshot.finished or (ended is None and snapshot.stuck)
+
+
+def render(snapshot: Snapshot) -> RenderableType:
+    """Draw a run: one line per stage, then the training's bar, then what went wrong."""
+    table = Table.grid(padding=(0, 2))
+    for stage in snapshot.stages:
+        mark, style = _MARKS[snapshot.state(stage)]
+        status = snapshot.statuses.get(stage)
+        table.add_row(Text(mark, style), Text(stage, style), Text(_duration(status), "dim"), _detail(stage, snapshot))
+    problems = [
+        Text(f"{status.stage}: {status.error} {status.hint}", "red")
+        for status in snapshot.statuses.values()
+        if status.state == "failed"
+    ]
+    return Group(table, *problems)
+
+
+def _detail(stage: str, snapshot: Snapshot) -> RenderableType:
+    if stage == "train" and snapshot.progress is not None and snapshot.state(stage) == "running":
+        row = Table.grid(padding=(0, 1))
+        bar = ProgressBar(total=max(1, snapshot.progress.total_steps), completed=snapshot.progress.step, width=30)
+        row.add_row(bar, Text(progress_line(snapshot.progress)))
+        return row
+    return Text("reused" if snapshot.state(stage) == "cached" else "", "dim")
+
+
+def progress_line(progress: Progress) -> str:
+    """Step, loss, speed and time left in one line."""
+    parts = [f"{progress.step}/{progress.total_steps}"]
+    if progress.loss is not None:
+        parts.append(f"loss {progress.loss:.4f}")
+    if progress.eval_loss is not None:
+        parts.append(f"validation {progress.eval_loss:.4f}")
+    if progress.tokens_per_second:
+        parts.append(f"{progress.tokens_per_second:,.0f} tok/s")
+    if progress.eta_seconds is not None:
+        minutes, seconds = divmod(round(progress.eta_seconds), 60)
+        parts.append(f"ETA {minutes}:{seconds:02d}")
+    return "  ".join(parts)
+
+
+def _stage_line(status: StageStatus) -> str:
+    if status.state == "failed":
+        return f"{status.stage}: failed after {status.seconds:.1f} s: {status.error} {status.hint}"
+    if status.state == "running":
+        return f"{status.stage}: running"
+    return f"{status.stage}: {status.state} in {status.seconds:.1f} s"
+
+
+def _duration(status: StageStatus | None) -> str:
+    if status is None:
+        return ""
+    if status.state == "running":
+        return f"{(datetime.now(timezone.utc) - status.started_at).total_seconds():.0f} s"
+    return f"{status.seconds:.1f} s"
