@@ -7,11 +7,9 @@ import importlib.metadata
 import logging
 import os
 import tempfile
-import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Protocol
 
@@ -19,7 +17,8 @@ from airsmith.artifacts.publish import ArtifactWriter, write_artifact
 from airsmith.artifacts.read import Artifact, open_artifact
 from airsmith.contracts.cache import Output, look_up_output
 from airsmith.contracts.errors import AirsmithError, ErrorKind
-from airsmith.contracts.pointers import StagePointer, StageStatus
+from airsmith.contracts.pointers import StagePointer
+from airsmith.contracts.recording import recorded_stage
 from airsmith.contracts.run import Run
 from airsmith.contracts.spec import RunSpec
 from airsmith.contracts.stages import STAGES, StageContract
@@ -86,14 +85,14 @@ def run_stage(stage: str, run: Run) -> StagePointer:
 
     :raises AirsmithError: with the kind that says what to do about it; nothing half-published stays.
     """
-    with _told_status(stage, run) as clock:
+    with recorded_stage(stage, run) as record:
         spec = run.read_spec()
         wanted = look_up_output(run, spec, stage)
         if wanted.found:
             log.info("%s: reusing %s/%s", stage, run.store.uri, wanted.location)
-            return clock.finish(wanted, cached=True)
+            return record.finish(wanted, cached=True)
         _check_toolchain(stage, spec)
-        return clock.finish(_work(stage, run, spec, wanted), cached=False)
+        return record.finish(_work(stage, run, spec, wanted), cached=False)
 
 
 def _work(stage: str, run: Run, spec: RunSpec, wanted: Output) -> Output:
@@ -117,59 +116,3 @@ def _check_toolchain(stage: str, spec: RunSpec) -> None:
                 f"Stage {stage} was planned for {name} {planned}, but {version} is installed where it runs.",
                 "Start a new run; on a cluster, build the images and their list of versions together.",
             )
-
-
-@dataclass(frozen=True)
-class _Clock:
-    run: Run
-    stage: str
-    started_at: datetime
-    begun: float
-
-    def seconds(self) -> float:
-        return round(time.monotonic() - self.begun, 3)
-
-    def finish(self, output: Output, *, cached: bool) -> StagePointer:
-        pointer = StagePointer(
-            stage=self.stage,
-            type=output.type,
-            digest=output.digest,
-            location=output.location,
-            properties=output.properties,
-            metrics=output.metrics,
-            cached=cached,
-            started_at=self.started_at,
-            seconds=self.seconds(),
-        )
-        self.run.write_pointer(pointer)
-        self.tell("cached" if cached else "done")
-        return pointer
-
-    def tell(self, state: str, error: AirsmithError | None = None) -> None:
-        status = StageStatus.model_validate(
-            {
-                "stage": self.stage,
-                "state": state,
-                "started_at": self.started_at,
-                "seconds": self.seconds(),
-                "error": error.message if error else "",
-                "hint": error.hint if error else "",
-            }
-        )
-        self.run.write_status(status)
-
-
-@contextmanager
-def _told_status(stage: str, run: Run) -> Iterator[_Clock]:
-    """Keep the stage's status file true; a store that fails while a failure is told changes nothing about that failure."""
-    clock = _Clock(run, stage, datetime.now(timezone.utc), time.monotonic())
-    clock.tell("running")
-    try:
-        yield clock
-    except BaseException as failure:
-        error = failure if isinstance(failure, AirsmithError) else AirsmithError(ErrorKind.INTERNAL, repr(failure))
-        try:
-            clock.tell("interrupted" if error.kind is ErrorKind.INTERRUPTED else "failed", error)
-        except AirsmithError as unheard:
-            log.warning("The status of %s could not be written: %s", stage, unheard)
-        raise
