@@ -44,6 +44,11 @@ class DemoHouse:
         return self.state / "hub"
 
     @property
+    def store(self) -> str:
+        """URI of the demo's store."""
+        return f"file://{self.state / 'store'}"
+
+    @property
     def stages_python(self) -> Path:
         """Interpreter of the stages' virtual environment."""
         return self.checkout / ".venvs" / "stages" / "bin" / "python"
@@ -55,23 +60,34 @@ class DemoHouse:
 
 
 class Servers(BaseModel):
-    """`servers.json`: what runs for the demo, so that a later command finds it."""
+    """`servers.json`: what runs for the demo, so that a later command finds it.
 
-    hub_address: str
-    hub: DetachedProcess
+    :ivar hub: the local Hub, or None where the recipe needs the real one.
+    """
+
+    hub: DetachedProcess | None
     airflow_address: str
     airflow: DetachedProcess
 
+    @property
+    def running(self) -> bool:
+        """Whether all of them are there and well."""
+        hub_is_well = self.hub is None or is_alive(self.hub)
+        return hub_is_well and is_alive(self.airflow) and is_healthy(self.airflow_address)
 
-def ensure_servers(house: DemoHouse) -> Servers:
-    """Start the local Hub and Airflow unless both still run."""
+
+def ensure_servers(house: DemoHouse, *, local_hub: bool) -> Servers:
+    """Start Airflow, and the local Hub where it is wanted, unless they still run.
+
+    :param local_hub: whether Airflow's tasks pull from the local Hub or from the real one.
+    """
     servers = read_servers(house)
-    if servers is not None and is_alive(servers.hub) and is_alive(servers.airflow) and is_healthy(servers.airflow_address):
+    if servers is not None and (servers.hub is not None) == local_hub and servers.running:
         return servers
     stop_servers(house)
-    hub_address, hub = _start_hub(house)
+    hub_address, hub = _start_hub(house) if local_hub else (None, None)
     airflow_address, airflow = _start_airflow(house, hub_address)
-    servers = Servers(hub_address=hub_address, hub=hub, airflow_address=airflow_address, airflow=airflow)
+    servers = Servers(hub=hub, airflow_address=airflow_address, airflow=airflow)
     _servers_file(house).write_text(servers.model_dump_json(indent=2))
     _wait_for_airflow(house, servers)
     return servers
@@ -94,9 +110,9 @@ def stop_servers(house: DemoHouse) -> list[str]:
     stopped = []
     # `airflow standalone` ends its four processes on SIGINT, not on SIGTERM.
     for name, process, end in (("Airflow", servers.airflow, signal.SIGINT), ("the local Hub", servers.hub, signal.SIGTERM)):
-        if is_alive(process):
+        if process is not None and is_alive(process):
             stopped.append(name)
-        stop_group(process, first_signal=end, grace_seconds=30)
+            stop_group(process, first_signal=end, grace_seconds=30)
     _servers_file(house).unlink()
     return stopped
 
@@ -122,11 +138,11 @@ def _start_hub(house: DemoHouse) -> tuple[str, DetachedProcess]:
     return address, process
 
 
-def _start_airflow(house: DemoHouse, hub_address: str) -> tuple[str, DetachedProcess]:
+def _start_airflow(house: DemoHouse, hub_address: str | None) -> tuple[str, DetachedProcess]:
     house.airflow_home.mkdir(parents=True, exist_ok=True)
     port = _free_port(8080)
     command = [str(house.airflow_bin / "airflow"), "standalone"]
-    environment = {**os.environ, **_airflow_environment(house, port), **airsmith_environment(house, hub_address)}
+    environment = {**os.environ, **_airflow_environment(house, port), **_airsmith_environment(house, hub_address)}
     process = start_detached(command, log=house.state / "airflow.log", cwd=house.checkout, environment=environment)
     return f"http://127.0.0.1:{port}", process
 
@@ -148,11 +164,11 @@ def _airflow_environment(house: DemoHouse, port: int) -> dict[str, str]:
     }
 
 
-def airsmith_environment(house: DemoHouse, hub_address: str) -> dict[str, str]:
-    """Airsmith's settings for the demo: all on this machine."""
+def _airsmith_environment(house: DemoHouse, hub_address: str | None) -> dict[str, str]:
+    hub = {"AIRSMITH_HUB_ENDPOINT": hub_address} if hub_address else {}
     return {
-        "AIRSMITH_STORE": f"file://{house.state / 'store'}",
-        "AIRSMITH_HUB_ENDPOINT": hub_address,
+        **hub,
+        "AIRSMITH_STORE": house.store,
         "AIRSMITH_LOCAL__STAGES_PYTHON": str(house.stages_python),
         "AIRSMITH_LOCAL__STATE_DIR": str(house.state),
     }
