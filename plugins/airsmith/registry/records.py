@@ -1,0 +1,101 @@
+"""The registry's records: versions of a model, its champion, and endpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Optional
+
+from pydantic import BaseModel, ConfigDict
+
+from airsmith.artifacts.manifest import Metric
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class ModelVersionDraft(_Record):
+    """A version before it has its number.
+
+    :ivar digest: digest of what made it; the same digest is registered once.
+    :ivar model: path in the store of the merged model's artifact.
+    :ivar adapter: path of the adapter's artifact, where there is one.
+    :ivar base_model: path of the base model's artifact.
+    :ivar base: where the base came from: its id and revision.
+    :ivar evaluation: path of the evaluation's artifact.
+    """
+
+    digest: str
+    model: str
+    adapter: Optional[str] = None
+    base_model: str
+    base: Mapping[str, str]
+    evaluation: Optional[str] = None
+    recipe_digest: str
+    metrics: Mapping[str, Metric] = {}
+    versions: Mapping[str, str] = {}
+
+
+class ModelVersion(ModelVersionDraft):
+    """A registered version of a model; it never changes."""
+
+    name: str
+    version: int
+    created_at: datetime
+
+
+class ChampionEvent(_Record):
+    """One promotion of the past."""
+
+    version: int
+    reason: str
+    promoted_at: datetime
+
+
+class Champion(_Record):
+    """Which version of a model is the one to use."""
+
+    name: str
+    version: int
+    reason: str
+    promoted_at: datetime
+    history: tuple[ChampionEvent, ...] = ()
+
+
+class ServerProcess(_Record):
+    """The process that serves an endpoint on this machine."""
+
+    pid: int
+    started_at: float
+    log: str
+
+
+class Deployment(_Record):
+    """What an endpoint serves.
+
+    :ivar model_name: what requests name in `model`.
+    :ivar model_uri: path in the store of the served artifact.
+    :ivar deployment: unique id of this start of a server.
+    """
+
+    engine: str
+    address: str
+    model_name: str
+    version: Optional[int] = None
+    model_uri: str
+    deployment: str
+    process: Optional[ServerProcess] = None
+
+
+class Endpoint(Deployment):
+    """A served model, and those that were served there before, the newest last."""
+
+    name: str
+    history: tuple[Deployment, ...] = ()
+    updated_at: datetime
+
+    @property
+    def previous(self) -> Optional[Deployment]:
+        """What was served before this."""
+        return self.history[-1] if self.history else None
