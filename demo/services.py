@@ -12,7 +12,8 @@ from pathlib import Path
 import httpx
 from pydantic import BaseModel
 
-from airsmith.runtimes.detached import DetachedProcess, is_alive, start_detached, stop_group
+from airsmith.registry import ServerProcess
+from airsmith.runtimes.detached import is_alive, start_detached, stop_group
 from demo.airflow_api import is_healthy, wait_until
 
 AIRFLOW_START_SECONDS = 180
@@ -65,9 +66,9 @@ class Servers(BaseModel):
     :ivar hub: the local Hub, or None where the recipe needs the real one.
     """
 
-    hub: DetachedProcess | None
+    hub: ServerProcess | None
     airflow_address: str
-    airflow: DetachedProcess
+    airflow: ServerProcess
 
     @property
     def running(self) -> bool:
@@ -121,7 +122,7 @@ def _servers_file(house: DemoHouse) -> Path:
     return house.state / "servers.json"
 
 
-def _start_hub(house: DemoHouse) -> tuple[str, DetachedProcess]:
+def _start_hub(house: DemoHouse) -> tuple[str, ServerProcess]:
     address = f"http://127.0.0.1:{_free_port(8090)}"
     port = address.rsplit(":", 1)[1]
     command = [str(house.stages_python), "-m", "demo.hub", "--root", str(house.hub_root), "--port", port]
@@ -138,7 +139,7 @@ def _start_hub(house: DemoHouse) -> tuple[str, DetachedProcess]:
     return address, process
 
 
-def _start_airflow(house: DemoHouse, hub_address: str | None) -> tuple[str, DetachedProcess]:
+def _start_airflow(house: DemoHouse, hub_address: str | None) -> tuple[str, ServerProcess]:
     house.airflow_home.mkdir(parents=True, exist_ok=True)
     port = _free_port(8080)
     command = [str(house.airflow_bin / "airflow"), "standalone"]

@@ -19,7 +19,7 @@ log = logging.getLogger("airsmith")
 
 @dataclass(frozen=True)
 class StageRecord:
-    """One attempt at a stage, for whoever runs it: the stage's own process, or Airflow where the output is there already.
+    """One attempt at a stage, kept by the stage's own process, or by Airflow where the output is there already.
 
     :param started_at: when the attempt began.
     :param begun: the same moment on the monotonic clock.

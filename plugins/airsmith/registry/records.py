@@ -64,7 +64,12 @@ class Champion(_Record):
 
 
 class ServerProcess(_Record):
-    """The process that serves an endpoint on this machine."""
+    """A server's process on this machine.
+
+    :ivar pid: its id, and that of its process group.
+    :ivar started_at: seconds since the epoch, as the kernel has it; a recycled pid has another.
+    :ivar log: file that takes its output.
+    """
 
     pid: int
     started_at: float

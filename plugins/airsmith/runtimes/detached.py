@@ -10,29 +10,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import psutil
-from pydantic import BaseModel, ConfigDict
+
+from airsmith.registry import ServerProcess
 
 _START_TIME_TOLERANCE_SECONDS = 0.05
 
 
-class DetachedProcess(BaseModel):
-    """A process in a session of its own.
-
-    :ivar pid: its id, and that of its process group.
-    :ivar started_at: seconds since the epoch, as the kernel has it.
-    :ivar log: file that takes its output.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    pid: int
-    started_at: float
-    log: str
-
-
 def start_detached(
     command: Sequence[str], *, log: Path, cwd: Path | None = None, environment: Mapping[str, str] | None = None
-) -> DetachedProcess:
+) -> ServerProcess:
     """Start a process that its parent's end leaves alone, its output in a log file."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
@@ -46,16 +32,16 @@ def start_detached(
             start_new_session=True,
             close_fds=True,
         )
-    return DetachedProcess(pid=process.pid, started_at=psutil.Process(process.pid).create_time(), log=str(log))
+    return ServerProcess(pid=process.pid, started_at=psutil.Process(process.pid).create_time(), log=str(log))
 
 
-def is_alive(process: DetachedProcess) -> bool:
+def is_alive(process: ServerProcess) -> bool:
     """Whether this very process still runs."""
     found = _find(process)
     return found is not None and found.status() != psutil.STATUS_ZOMBIE
 
 
-def stop_group(process: DetachedProcess, *, first_signal: int = signal.SIGTERM, grace_seconds: float = 30) -> None:
+def stop_group(process: ServerProcess, *, first_signal: int = signal.SIGTERM, grace_seconds: float = 30) -> None:
     """Ask the process to end, and kill what is left of its group after the grace."""
     found = _find(process)
     if found is None:
@@ -69,7 +55,7 @@ def stop_group(process: DetachedProcess, *, first_signal: int = signal.SIGTERM, 
         psutil.wait_procs(left, timeout=grace_seconds)
 
 
-def _find(process: DetachedProcess) -> psutil.Process | None:
+def _find(process: ServerProcess) -> psutil.Process | None:
     try:
         found = psutil.Process(process.pid)
         same = abs(found.create_time() - process.started_at) < _START_TIME_TOLERANCE_SECONDS
