@@ -77,7 +77,9 @@ class AirflowApi:
     @staticmethod
     def _checked(response: httpx.Response) -> httpx.Response:
         if response.is_error:
-            raise RuntimeError(f"Airflow answered {response.status_code} to {response.request.url}: {response.text[:500]}")
+            raise RuntimeError(
+                f"Airflow answered {response.status_code} to {response.request.url}: {response.text[:500]}"
+            )
         return response
 
 
@@ -87,7 +89,9 @@ def is_healthy(address: str) -> bool:
         health = httpx.get(f"{address}/api/v2/monitor/health", timeout=5).json()
     except (httpx.HTTPError, ValueError):
         return False
-    return all(health.get(part, {}).get("status") == "healthy" for part in ("metadatabase", "scheduler", "dag_processor"))
+    return all(
+        health.get(part, {}).get("status") == "healthy" for part in ("metadatabase", "scheduler", "dag_processor")
+    )
 
 
 def wait_until(holds: Callable[[], bool], timeout_seconds: float, poll_seconds: float = 0.25) -> bool:

@@ -1,4 +1,4 @@
-"""The two servers behind the demo: the local Hub and Airflow. They outlive the command and are stopped by `make stop`."""
+"""The servers behind the demo: the local Hub and Airflow. They outlive the command; `make stop` ends them."""
 
 from __future__ import annotations
 
@@ -110,7 +110,10 @@ def stop_servers(house: DemoHouse) -> list[str]:
         return []
     stopped = []
     # `airflow standalone` ends its four processes on SIGINT, not on SIGTERM.
-    for name, process, end in (("Airflow", servers.airflow, signal.SIGINT), ("the local Hub", servers.hub, signal.SIGTERM)):
+    for name, process, end in (
+        ("Airflow", servers.airflow, signal.SIGINT),
+        ("the local Hub", servers.hub, signal.SIGTERM),
+    ):
         if process is not None and is_alive(process):
             stopped.append(name)
             stop_group(process, first_signal=end, grace_seconds=30)

@@ -1,4 +1,4 @@
-"""`airsmith-stage <stage> --run <URI of the run's folder>`: one stage of one run, as a pod or a local process runs it."""
+"""`airsmith-stage <stage> --run <URI of a run's folder>`: one stage of one run, as a pod or a local process runs it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="airsmith-stage", description=__doc__)
     parser.add_argument("stage", choices=[name for name in STAGES if name != "deploy"])
-    parser.add_argument("--run", required=True, help="URI of the run's folder, for example s3://bucket/prefix/runs/<dag>/<run>")
+    parser.add_argument(
+        "--run", required=True, help="URI of the run's folder, for example s3://bucket/prefix/runs/<dag>/<run>"
+    )
     return parser
 
 

@@ -55,11 +55,15 @@ def as_airsmith_error(failure: BaseException) -> AirsmithError:
         )
     if isinstance(failure, KeyboardInterrupt):
         return AirsmithError(ErrorKind.INTERRUPTED, "The stage was interrupted from the keyboard.", "Run it again.")
-    return AirsmithError(ErrorKind.INTERNAL, f"{type(failure).__name__}: {failure}", "See the traceback above in the log.")
+    return AirsmithError(
+        ErrorKind.INTERNAL, f"{type(failure).__name__}: {failure}", "See the traceback above in the log."
+    )
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
-    raise AirsmithError(ErrorKind.INTERRUPTED, "The stage was told to stop (SIGTERM).", "It starts anew when it is run again.")
+    raise AirsmithError(
+        ErrorKind.INTERRUPTED, "The stage was told to stop (SIGTERM).", "It starts anew when it is run again."
+    )
 
 
 def _tell(error: AirsmithError) -> None:

@@ -75,7 +75,9 @@ class ArtifactWriter:
         files = sorted(path for path in local.rglob("*") if path.is_file())
         return [self.add_file(f"{prefix}{path.relative_to(local).as_posix()}", path) for path in files]
 
-    def publish(self, *, metrics: Mapping[str, Metric] | None = None, properties: Mapping[str, str] | None = None) -> Artifact:
+    def publish(
+        self, *, metrics: Mapping[str, Metric] | None = None, properties: Mapping[str, str] | None = None
+    ) -> Artifact:
         """Make the artifact valid. Where another attempt was faster, its artifact is used and this one removed.
 
         :raises AirsmithError: `verification_failed` where the store does not hold what was written.

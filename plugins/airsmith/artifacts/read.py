@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +75,7 @@ class Artifact:
                 for chunk in self.stream(name):
                     file.write(chunk)
             partial.chmod(0o644)
-            os.replace(partial, target)
+            partial.replace(target)
         return local_dir
 
     def verify_sizes(self) -> None:

@@ -12,7 +12,9 @@ from obstore.exceptions import BaseError, PermissionDeniedError, Unauthenticated
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 
 _OS_ERROR = re.compile(r"os error (\d+)")
-_DENIED = re.compile(r"AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch|status: 40[13]|\b40[13] (Forbidden|Unauthorized)")
+_DENIED = re.compile(
+    r"AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch|status: 40[13]|\b40[13] (Forbidden|Unauthorized)"
+)
 
 
 @contextmanager
@@ -45,7 +47,9 @@ def _translated(failure: Exception, uri: str, path: str) -> AirsmithError:
             "Give this user the right to read and write the store's folder.",
         )
     if "NoSuchBucket" in text:
-        return AirsmithError(ErrorKind.NOT_FOUND, f"The bucket of {uri} does not exist.", "Create it, or correct AIRSMITH_STORE.")
+        return AirsmithError(
+            ErrorKind.NOT_FOUND, f"The bucket of {uri} does not exist.", "Create it, or correct AIRSMITH_STORE."
+        )
     if isinstance(failure, FileNotFoundError):
         return AirsmithError(ErrorKind.NOT_FOUND, f"There is no {path} in the store {uri}.", "")
     if isinstance(failure, (PermissionDeniedError, UnauthenticatedError)) or _DENIED.search(text):

@@ -46,6 +46,7 @@ class Backend:
         if recipe.training.precision not in self.precisions:
             raise AirsmithError(
                 ErrorKind.BAD_RECIPE,
-                f"training.precision is {recipe.training.precision!r}, which backend.name {self.name!r} does not compute in.",
+                f"training.precision is {recipe.training.precision!r}, "
+                f"which backend.name {self.name!r} does not compute in.",
                 f"Use one of {', '.join(self.precisions)}.",
             )

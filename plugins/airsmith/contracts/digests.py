@@ -59,7 +59,8 @@ def _selected_fields(paths: tuple[str, ...], recipe: Recipe, ignored: tuple[str,
     return {
         path: value
         for path, value in flat.items()
-        if any(_lies_under(path, declared) for declared in paths) and not any(_lies_under(path, field) for field in ignored)
+        if any(_lies_under(path, declared) for declared in paths)
+        and not any(_lies_under(path, field) for field in ignored)
     }
 
 

@@ -11,7 +11,7 @@ StageState = Literal["running", "done", "cached", "failed", "interrupted"]
 
 
 class StagePointer(BaseModel):
-    """`stages/<stage>.json`: where the output of a stage lies. Written last, so that it is there only when all is well."""
+    """`stages/<stage>.json`: where a stage's output lies. Written last, so that it is there only when all is well."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

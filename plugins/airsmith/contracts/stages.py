@@ -130,7 +130,13 @@ STAGES: Mapping[str, StageContract] = {contract.name: contract for contract in _
 """Every stage by name, in an order in which each follows its inputs."""
 
 NOT_DETERMINING: Mapping[str, tuple[str, ...]] = {
-    "train": ("backend.queue", "backend.priority", "backend.resources", "training.logging_steps", "training.save_total_limit"),
+    "train": (
+        "backend.queue",
+        "backend.priority",
+        "backend.resources",
+        "training.logging_steps",
+        "training.save_total_limit",
+    ),
     "evaluate": (),
 }
 """Fields under a declared group that leave a stage's output as it is."""

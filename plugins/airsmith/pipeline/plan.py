@@ -23,7 +23,11 @@ def stage_names(recipe: Recipe) -> tuple[str, ...]:
 
     :raises AirsmithError: `bad_recipe` where no backend of that name exists.
     """
-    wanted = {*_ALWAYS, *get_backend(recipe.backend.name).optional_stages, *(_WHEN_SERVED if recipe.serve.enabled else ())}
+    wanted = {
+        *_ALWAYS,
+        *get_backend(recipe.backend.name).optional_stages,
+        *(_WHEN_SERVED if recipe.serve.enabled else ()),
+    }
     return tuple(stage for stage in _ORDER if stage in wanted)
 
 

@@ -1,4 +1,4 @@
-"""How a recipe's fields are declared: bounds and default for validation, words for people, a place in the trigger form."""
+"""How a recipe's fields are declared: bounds and default, words for people, a place in the trigger form."""
 
 from __future__ import annotations
 

@@ -18,7 +18,9 @@ KUBERNETES_NAME = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
 class Resources(RecipeSection):
     """What the training pod asks for, where the backend's own choice does not fit."""
 
-    cpu: str | None = recipe_field(None, description="CPU request, a Kubernetes quantity.", form="absent", pattern=KUBERNETES_QUANTITY)
+    cpu: str | None = recipe_field(
+        None, description="CPU request, a Kubernetes quantity.", form="absent", pattern=KUBERNETES_QUANTITY
+    )
     memory: str | None = recipe_field(
         None, description="Memory request and limit, a Kubernetes quantity.", form="absent", pattern=KUBERNETES_QUANTITY
     )
@@ -49,7 +51,10 @@ class Backend(RecipeSection):
     @model_validator(mode="after")
     def _priority_needs_a_queue(self) -> Self:
         if self.priority is not None and self.queue is None:
-            raise ValueError("backend.priority orders a queue, but backend.queue is empty: set backend.queue or remove backend.priority")
+            raise ValueError(
+                "backend.priority orders a queue, but backend.queue is empty: "
+                "set backend.queue or remove backend.priority"
+            )
         return self
 
 
@@ -69,7 +74,9 @@ class Serve(RecipeSection):
     """The endpoint that the tuned model is deployed to."""
 
     enabled: bool = recipe_field(True, description="Whether the run ends with a served model.", form="absent")
-    name: str | None = recipe_field(None, description="Endpoint's name; the recipe's when empty.", pattern=KUBERNETES_NAME)
+    name: str | None = recipe_field(
+        None, description="Endpoint's name; the recipe's when empty.", pattern=KUBERNETES_NAME
+    )
     engine: Literal["auto", "vllm", "transformers"] = recipe_field(
         "auto", description="Inference server; `auto` is vLLM where it is installed."
     )
@@ -85,10 +92,16 @@ class SecretReference(RecipeSection):
         None, description="Id of an Airflow connection whose password is the secret.", form="absent"
     )
     environment: str | None = recipe_field(
-        None, description="Name of an environment variable of the worker.", form="absent", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$"
+        None,
+        description="Name of an environment variable of the worker.",
+        form="absent",
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
     )
     kubernetes_secret: str | None = recipe_field(
-        None, description="Kubernetes Secret and key, written `name/key`.", form="absent", pattern=r"^[-a-z0-9.]+/[-._A-Za-z0-9]+$"
+        None,
+        description="Kubernetes Secret and key, written `name/key`.",
+        form="absent",
+        pattern=r"^[-a-z0-9.]+/[-._A-Za-z0-9]+$",
     )
 
     @model_validator(mode="after")

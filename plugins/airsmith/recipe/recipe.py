@@ -22,7 +22,9 @@ class Recipe(RecipeSection):
         form="absent",
         pattern=KUBERNETES_NAME,
     )
-    description: str = recipe_field("", description="One or two sentences for the DAG's page and the model card.", form="absent")
+    description: str = recipe_field(
+        "", description="One or two sentences for the DAG's page and the model card.", form="absent"
+    )
     schedule: str | None = recipe_field(
         None,
         description="When runs start by themselves: never (empty), a cron expression, or `dataset_updated`.",
@@ -52,12 +54,18 @@ class Recipe(RecipeSection):
         if self.serve.mode != "adapter":
             return self
         if self.method.name == "full":
-            raise ValueError("serve.mode is 'adapter', but method.name 'full' trains no adapter: set serve.mode to 'merged'")
+            raise ValueError(
+                "serve.mode is 'adapter', but method.name 'full' trains no adapter: set serve.mode to 'merged'"
+            )
         if self.serve.engine == "transformers":
-            raise ValueError("serve.mode is 'adapter', which serve.engine 'transformers' cannot: set serve.engine to 'vllm'")
+            raise ValueError(
+                "serve.mode is 'adapter', which serve.engine 'transformers' cannot: set serve.engine to 'vllm'"
+            )
         for name in ("modules_to_save", "use_dora"):
             if getattr(self.method, name):
-                raise ValueError(f"serve.mode is 'adapter', but no engine serves method.{name}: set serve.mode to 'merged'")
+                raise ValueError(
+                    f"serve.mode is 'adapter', but no engine serves method.{name}: set serve.mode to 'merged'"
+                )
         return self
 
     @property

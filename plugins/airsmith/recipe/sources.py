@@ -16,7 +16,7 @@ OTHER_FRAMEWORKS = ("*.h5", "*.msgpack", "*.onnx", "*.gguf", "onnx/*", "original
 
 
 def source_kind(source_id: str) -> SourceKind:
-    """Say what a model or dataset id names: a Hub repository, a folder in an object store or our own registry's version."""
+    """Say what an id names: a Hub repository, a folder in an object store or a version of our own registry."""
     if "://" in source_id:
         return "store"
     if source_id.startswith("models/") and source_id.count("/") == 2:
@@ -72,10 +72,13 @@ class DatasetSource(RecipeSection):
         form="open",
         min_length=1,
     )
-    subset: str | None = recipe_field(None, description="Configuration of a dataset that has several (`name` in datasets).")
+    subset: str | None = recipe_field(
+        None, description="Configuration of a dataset that has several (`name` in datasets)."
+    )
     split: str = recipe_field("train", description="Split to train on.", min_length=1)
     format: Literal["messages", "prompt-completion", "instruction"] = recipe_field(
-        "messages", description="Shape of an example: a list of chat messages, a prompt with its completion, or instruction columns."
+        "messages",
+        description="Shape of an example: a list of chat messages, a prompt with its completion, or named columns.",
     )
     columns: dict[str, str] = recipe_field(
         description="Which column plays which part where the names differ: `messages`; `prompt`, `completion`; "
@@ -89,7 +92,10 @@ class DatasetSource(RecipeSection):
     )
     validation_split: str | None = recipe_field(None, description="Split to validate on. Excludes validation_fraction.")
     validation_fraction: float | None = recipe_field(
-        None, description="Share of the training split that is held out, drawn by `seed`. Excludes validation_split.", gt=0, lt=1
+        None,
+        description="Share of the training split that is held out, drawn by `seed`. Excludes validation_split.",
+        gt=0,
+        lt=1,
     )
     seed: int = recipe_field(42, description="Seed of the hold-out and of the packing order.", ge=0, le=2**32 - 1)
     max_length: int = recipe_field(
@@ -100,7 +106,7 @@ class DatasetSource(RecipeSection):
     )
     packing: Literal["none", "isolated", "across_samples"] = recipe_field(
         "none",
-        description="Put several examples into one row: not at all, each seeing only itself, or each seeing those before it.",
+        description="Put several examples into one row: never, each seeing only itself, or each seeing those before it.",
     )
     max_leakage_fraction: float = recipe_field(
         0.0, description="Largest share of validation examples that may also stand in the training split.", ge=0, le=1
@@ -154,7 +160,9 @@ def _checked_source(value: str) -> str:
     if kind == "store" and not value.startswith(("s3://", "file:///")):
         raise ValueError(f"{value!r} is no store Airsmith knows: use s3://bucket/prefix or file:///dir")
     if kind == "registry" and not value.rsplit("/", 1)[1].isdigit():
-        raise ValueError(f"{value!r} names no version of the registry: write models/<name>/<n>, for example models/demo/3")
+        raise ValueError(
+            f"{value!r} names no version of the registry: write models/<name>/<n>, for example models/demo/3"
+        )
     if kind == "hub" and (value.startswith(("/", ".")) or value.count("/") > 1 or " " in value):
         raise ValueError(f"{value!r} is neither a Hub id (owner/name) nor a store URI; a local folder is file:///dir")
     return value

@@ -1,4 +1,4 @@
-"""What is trained and how. Names are those of peft's LoraConfig and transformers' TrainingArguments where they exist."""
+"""What is trained and how, in the names of peft's LoraConfig and transformers' TrainingArguments where they exist."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ class Method(RecipeSection):
         "lora", description="`lora`, `qlora` (LoRA on a 4-bit base) or `full` (every parameter).", form="open"
     )
     r: int = recipe_field(16, description="Rank of the LoRA matrices.", form="open", ge=1, le=1024)
-    lora_alpha: float = recipe_field(32, description="LoRA's scaling numerator: the delta is scaled by alpha / r.", form="open", gt=0)
+    lora_alpha: float = recipe_field(
+        32, description="LoRA's scaling numerator: the delta is scaled by alpha / r.", form="open", gt=0
+    )
     lora_dropout: float = recipe_field(0.0, description="Dropout in front of the LoRA matrices.", ge=0, lt=1)
     target_modules: tuple[str, ...] = recipe_field(
         ("all-linear",),
@@ -30,10 +32,15 @@ class Method(RecipeSection):
         description="Rank per module name or regular expression, where it differs from r.", default_factory=dict
     )
     alpha_pattern: dict[str, float] = recipe_field(
-        description="Alpha per module name or regular expression, where it differs from lora_alpha.", default_factory=dict
+        description="Alpha per module name or regular expression, where it differs from lora_alpha.",
+        default_factory=dict,
     )
-    use_rslora: bool = recipe_field(False, description="Scale by alpha / sqrt(r) (rank-stabilised LoRA) instead of alpha / r.")
-    use_dora: bool = recipe_field(False, description="Weight-decomposed LoRA: the direction by LoRA, the magnitude by a vector.")
+    use_rslora: bool = recipe_field(
+        False, description="Scale by alpha / sqrt(r) (rank-stabilised LoRA) instead of alpha / r."
+    )
+    use_dora: bool = recipe_field(
+        False, description="Weight-decomposed LoRA: the direction by LoRA, the magnitude by a vector."
+    )
     modules_to_save: tuple[str, ...] = recipe_field(
         (), description="Modules trained in full and saved with the adapter, for example `lm_head`."
     )
@@ -47,7 +54,9 @@ class Method(RecipeSection):
     def _full_has_no_lora_settings(self) -> Self:
         if self.name != "full":
             return self
-        defaults = {name: field.get_default(call_default_factory=True) for name, field in type(self).model_fields.items()}
+        defaults = {
+            name: field.get_default(call_default_factory=True) for name, field in type(self).model_fields.items()
+        }
         changed = [name for name in defaults if name != "name" and getattr(self, name) != defaults[name]]
         if changed:
             raise ValueError(
@@ -68,7 +77,11 @@ class Training(RecipeSection):
         gt=0,
     )
     max_steps: int | None = recipe_field(
-        None, description="Optimizer steps in all. Excludes num_train_epochs.", unit="optimizer steps", form="open", ge=1
+        None,
+        description="Optimizer steps in all. Excludes num_train_epochs.",
+        unit="optimizer steps",
+        form="open",
+        ge=1,
     )
     total_train_batch_size: int = recipe_field(
         32,
@@ -84,7 +97,9 @@ class Training(RecipeSection):
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = recipe_field(
         "linear", description="How the learning rate falls after the warm-up."
     )
-    warmup_ratio: float = recipe_field(0.03, description="Share of the steps in which the learning rate rises from 0.", ge=0, lt=1)
+    warmup_ratio: float = recipe_field(
+        0.03, description="Share of the steps in which the learning rate rises from 0.", ge=0, lt=1
+    )
     weight_decay: float = recipe_field(0.0, description="Decoupled weight decay of AdamW.", ge=0, lt=1)
     max_grad_norm: float = recipe_field(1.0, description="Gradient norm above which gradients are scaled down.", gt=0)
     seed: int = recipe_field(42, description="Seed of initialisation, data order and dropout.", ge=0, le=2**32 - 1)
@@ -117,7 +132,9 @@ class Training(RecipeSection):
     def _validation_has_an_interval(self) -> Self:
         for name in ("load_best_model_at_end", "early_stopping_patience"):
             if getattr(self, name) and self.eval_steps is None:
-                raise ValueError(f"training.{name} needs a validation loss: set training.eval_steps or remove training.{name}")
+                raise ValueError(
+                    f"training.{name} needs a validation loss: set training.eval_steps or remove training.{name}"
+                )
         if self.load_best_model_at_end and self.eval_steps and self.save_steps % self.eval_steps:
             raise ValueError(
                 f"training.load_best_model_at_end needs training.save_steps ({self.save_steps}) to be a multiple of "

@@ -23,7 +23,10 @@ def register_version(store: Store, name: str, draft: ModelVersionDraft) -> Model
             if version.digest == draft.digest:
                 return version
         version = ModelVersion(
-            **draft.model_dump(), name=name, version=known[-1].version + 1 if known else 1, created_at=datetime.now(timezone.utc)
+            **draft.model_dump(),
+            name=name,
+            version=known[-1].version + 1 if known else 1,
+            created_at=datetime.now(timezone.utc),
         )
         path = f"{model_version_folder(name, version.version)}/{VERSION_FILE}"
         if store.create(path, version.model_dump_json(indent=2).encode()):

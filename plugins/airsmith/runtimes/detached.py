@@ -1,4 +1,4 @@
-"""Processes that outlive the one that starts them: known by pid and start time, so that a recycled pid is never signalled."""
+"""Processes that outlive their starter, known by pid and start time, so that a recycled pid is never signalled."""
 
 from __future__ import annotations
 

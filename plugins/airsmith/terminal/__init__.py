@@ -1,1 +1,1 @@
-"""What a person sees in a terminal: a run's progress while it goes, its result when it is done. Reads the store alone."""
+"""What a person sees in a terminal: a run's progress and its result. Reads the store alone."""

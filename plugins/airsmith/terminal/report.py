@@ -100,7 +100,10 @@ def _answer_table(report: Report) -> Table:
     for answer in report.answers[:SHOWN_ANSWERS]:
         style = "green" if answer["tuned_correct"] else "red"
         table.add_row(
-            Text(_prompt_text(answer)), Text(_shortened(answer["base"]), "dim"), Text(answer["tuned"], style), Text(answer["expected"])
+            Text(_prompt_text(answer)),
+            Text(_shortened(answer["base"]), "dim"),
+            Text(answer["tuned"], style),
+            Text(answer["expected"]),
         )
     return table
 
@@ -122,7 +125,7 @@ def _loss_curve(rows: list[dict[str, Any]]) -> str:
     for key, label in (("loss", "training"), ("eval_loss", "validation")):
         points = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
         if points:
-            plotext.plot(*map(list, zip(*points)), label=label)
+            plotext.plot(*map(list, zip(*points, strict=True)), label=label)
     return str(plotext.build())
 
 
@@ -142,5 +145,7 @@ def _print_endpoint(report: Report, console: Console) -> None:
     endpoint = read_endpoint(report.run.store, recipe.endpoint_name) if recipe.serve.enabled else None
     if endpoint is None:
         return
-    console.print(f"Chat endpoint {endpoint.name}: {endpoint.address}  (or: airsmith chat {endpoint.name})", soft_wrap=True)
+    console.print(
+        f"Chat endpoint {endpoint.name}: {endpoint.address}  (or: airsmith chat {endpoint.name})", soft_wrap=True
+    )
     console.print(Text(curl_line(endpoint)), soft_wrap=True)

@@ -19,6 +19,8 @@ def find_run(store_uri: str, wanted: str = "") -> Run:
     specs = [info for info in store.list("runs") if info.path.endswith("/spec.json") and wanted in info.path]
     if not specs:
         what = f"run whose name contains {wanted!r}" if wanted else "run"
-        raise AirsmithError(ErrorKind.NOT_FOUND, f"There is no {what} in {store.uri}.", "Start one with `airsmith run RECIPE`.")
+        raise AirsmithError(
+            ErrorKind.NOT_FOUND, f"There is no {what} in {store.uri}.", "Start one with `airsmith run RECIPE`."
+        )
     newest = max(specs, key=lambda info: info.modified)
     return Run(store, newest.path.rsplit("/", 1)[0])
