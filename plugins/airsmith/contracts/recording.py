@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
-from airsmith.contracts.cache import Output
+from airsmith.contracts.cache import Output, look_up_output
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.pointers import StagePointer, StageState, StageStatus
 from airsmith.contracts.run import Run
+from airsmith.contracts.spec import RunSpec
 
 log = logging.getLogger("airsmith")
 
@@ -89,3 +90,13 @@ def recorded_stage(stage: str, run: Run) -> Iterator[StageRecord]:
     except BaseException as failure:
         record.fail(failure if isinstance(failure, AirsmithError) else AirsmithError(ErrorKind.INTERNAL, repr(failure)))
         raise
+
+
+def reuse_output(stage: str, run: Run, spec: RunSpec) -> StagePointer | None:
+    """Point to a stage's output where it is there already; None where the stage has to run.
+
+    :raises AirsmithError: `not_found`, naming the upstream stage that has not run.
+    """
+    with recorded_stage(stage, run) as record:
+        wanted = look_up_output(run, spec, stage)
+        return record.finish(wanted, cached=True) if wanted.found else None

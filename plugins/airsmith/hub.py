@@ -1,0 +1,93 @@
+"""The Hugging Face Hub, as far as both sides need it: what a revision is now, and what its refusals mean."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+from airsmith.contracts.errors import AirsmithError, ErrorKind
+
+RepoType = Literal["model", "dataset"]
+
+TIMEOUT_SECONDS = 10.0
+"""Longest wait for one answer of the Hub."""
+
+
+def pinned_revision(repo_type: RepoType, repo_id: str, revision: str, *, endpoint: str, token: str | None) -> str:
+    """The commit that a branch, tag or commit names now, once it is sure that its files may be read.
+
+    :raises AirsmithError: `not_found`, `access_denied` or `hub_unavailable`, naming the repository and the remedy.
+    """
+    from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_url
+
+    with hub_errors(repo_type, repo_id, revision, endpoint):
+        api = HfApi(endpoint, token=token)
+        info = api.repo_info(repo_id, repo_type=repo_type, revision=revision, timeout=TIMEOUT_SECONDS)
+        if info.sha is None or not info.siblings:
+            raise AirsmithError(
+                ErrorKind.NOT_FOUND,
+                f"The {repo_type} {repo_id} has no files at revision {revision!r} on {endpoint}.",
+                f"Check {repo_type}.id and {repo_type}.revision.",
+            )
+        # A gated repository tells everybody what it holds; only reading a file shows whether one may.
+        first_file = hf_hub_url(
+            repo_id, info.siblings[0].rfilename, repo_type=repo_type, revision=info.sha, endpoint=endpoint
+        )
+        get_hf_file_metadata(first_file, token=api.token, timeout=TIMEOUT_SECONDS, endpoint=endpoint)
+    return str(info.sha)
+
+
+@contextmanager
+def hub_errors(repo_type: RepoType, repo_id: str, revision: str, endpoint: str) -> Iterator[None]:
+    """Turn what the Hub's client raises into errors that name the recipe's field and the remedy."""
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        HTTPError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        yield
+    except GatedRepoError as error:
+        raise AirsmithError(
+            ErrorKind.ACCESS_DENIED,
+            f"The {repo_type} {repo_id} is gated, and the token, if any, has not been granted access.",
+            f"Accept its terms on {endpoint}, and reference a token of that account as secrets.hf_token.",
+        ) from error
+    except RevisionNotFoundError as error:
+        raise AirsmithError(
+            ErrorKind.NOT_FOUND,
+            f"The {repo_type} {repo_id} has no revision {revision!r} on {endpoint}.",
+            f"Set {repo_type}.revision to a branch, tag or commit that exists, for example main.",
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise AirsmithError(
+            ErrorKind.NOT_FOUND,
+            f"There is no {repo_type} {repo_id} on {endpoint}, or it is private.",
+            f"Check {repo_type}.id; for a private one reference a token as secrets.hf_token.",
+        ) from error
+    except HFValidationError as error:
+        raise AirsmithError(
+            ErrorKind.BAD_RECIPE, f"{repo_type}.id {repo_id!r} is no Hub id: {error}.", "Write it as owner/name."
+        ) from error
+    except HTTPError as error:
+        raise _other_error(repo_type, repo_id, endpoint, error) from error
+
+
+def _other_error(repo_type: RepoType, repo_id: str, endpoint: str, error: Exception) -> AirsmithError:
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status in (401, 403):
+        return AirsmithError(
+            ErrorKind.ACCESS_DENIED,
+            f"{endpoint} refused the token for the {repo_type} {repo_id} (HTTP {status}).",
+            "Reference a valid token with read access as secrets.hf_token.",
+        )
+    cause = f"HTTP {status}" if status else str(error) or type(error).__name__
+    return AirsmithError(
+        ErrorKind.HUB_UNAVAILABLE,
+        f"{endpoint} did not answer for the {repo_type} {repo_id}: {cause}.",
+        "Try again later; check the setting hub_endpoint and the network.",
+    )

@@ -1,0 +1,35 @@
+"""The edges between a run's stages, and the groups that the graph shows them in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from airsmith.contracts.stages import STAGES
+
+GROUPS: Mapping[str, tuple[str, ...]] = {
+    "prepare": ("mirror_model", "mirror_dataset", "tokenize"),
+    "train": ("compile", "train", "consolidate"),
+    "validate": ("merge", "evaluate"),
+    "ship": ("register", "deploy", "smoke_test"),
+}
+"""Every stage that any backend may ask for, by what a person would call that part of the work."""
+
+
+def group_of(stage: str) -> str:
+    """The group that shows a stage."""
+    return next(group for group, stages in GROUPS.items() if stage in stages)
+
+
+def upstream_stages(stages: Iterable[str]) -> dict[str, frozenset[str]]:
+    """What each stage waits for directly: its inputs, without those that another input waits for already."""
+    present = list(stages)
+    inputs = {stage: {source.stage for source in STAGES[stage].inputs} & set(present) for stage in present}
+    reachable: dict[str, set[str]] = {}
+    for stage in present:
+        reachable[stage] = inputs[stage].union(*(reachable[source] for source in inputs[stage]))
+    return {
+        stage: frozenset(
+            source for source in sources if not any(source in reachable[other] for other in sources - {source})
+        )
+        for stage, sources in inputs.items()
+    }
