@@ -1,4 +1,4 @@
-"""The cache check: is what a stage would make there already? Airflow asks before it starts a pod; the pod asks again."""
+"""The cache check: is what a stage would make there already? Airflow asks before it starts a pod, the pod again."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 FormPlace = Literal["open", "collapsed", "absent"]
 """Where the trigger form shows a field: at the top, in its group's collapsed section, or not at all."""
@@ -26,7 +26,7 @@ def recipe_field(
     :param form: where the trigger form shows the field; ``absent`` for what shapes the graph.
     :param bounds: pydantic's constraints (``ge``, ``max_length``, ``pattern``, ``examples``, …).
     """
-    extra = {"unit": unit, "form": form}
+    extra: dict[str, JsonValue] = {"unit": unit, "form": form}
     if "default_factory" in bounds:
         return Field(description=description, json_schema_extra=extra, **bounds)
     return Field(default, description=description, json_schema_extra=extra, **bounds)

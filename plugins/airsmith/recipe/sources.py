@@ -106,7 +106,7 @@ class DatasetSource(RecipeSection):
     )
     packing: Literal["none", "isolated", "across_samples"] = recipe_field(
         "none",
-        description="Put several examples into one row: never, each seeing only itself, or each seeing those before it.",
+        description="Put several examples into a row: never, each seeing only itself, or each seeing those before it.",
     )
     max_leakage_fraction: float = recipe_field(
         0.0, description="Largest share of validation examples that may also stand in the training split.", ge=0, le=1

@@ -1,0 +1,120 @@
+"""Every `airsmith …` command. Each is a few lines: the work is done in the modules that it names."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+import airsmith
+from airsmith.contracts.errors import AirsmithError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help=airsmith.__doc__, pretty_exceptions_enable=False)
+recipe_commands = typer.Typer(no_args_is_help=True, help="Check recipes; their schema and reference.")
+settings_commands = typer.Typer(no_args_is_help=True, help="What this deployment has decided.")
+app.add_typer(recipe_commands, name="recipe")
+app.add_typer(settings_commands, name="settings")
+
+console = Console()
+
+
+def main() -> None:
+    """Run the command line; an error that a person can act on is printed as one, without a traceback."""
+    try:
+        app()
+    except AirsmithError as error:
+        print(f"error: {error.message}", file=sys.stderr)
+        if error.hint:
+            print(f"hint: {error.hint}", file=sys.stderr)
+        sys.exit(1)
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    if version:
+        print(f"airsmith {airsmith.__version__}")
+        raise typer.Exit
+
+
+@recipe_commands.command("check")
+def check_recipes(files: Annotated[list[Path], typer.Argument(help="Recipe files.")]) -> None:
+    """Check recipes, and say what each would run."""
+    from airsmith.pipeline.plan import make_plan
+    from airsmith.recipe.load import load_recipe
+
+    broken = False
+    for file in files:
+        try:
+            plan = make_plan(load_recipe(file))
+        except AirsmithError as error:
+            broken = True
+            print(f"error: {error}", file=sys.stderr)
+            continue
+        batch = plan.batch
+        print(f"{file}: ok")
+        print(f"  stages: {', '.join(stage.stage for stage in plan.stages)}")
+        print(
+            f"  batch: {batch.per_device_train_batch_size} per device × {batch.gradient_accumulation_steps} accumulated"
+            f" × {batch.data_parallel_size} on {plan.backend}"
+        )
+    if broken:
+        raise typer.Exit(1)
+
+
+@recipe_commands.command("schema")
+def print_schema() -> None:
+    """Print the JSON Schema of a recipe file."""
+    from airsmith.recipe.schema import schema_text
+
+    print(schema_text(), end="")
+
+
+@recipe_commands.command("docs")
+def write_docs(folder: Annotated[Path, typer.Argument(help="Folder of the docs.")] = Path("docs")) -> None:
+    """Write the schema and the reference pages of recipe and settings anew."""
+    from airsmith.reference import write_reference
+
+    for path in write_reference(folder):
+        print(f"wrote {path}")
+
+
+@settings_commands.command("show")
+def show_settings() -> None:
+    """Print every setting and where its value comes from."""
+    from airsmith.settings import settings_origins
+
+    table = Table(box=None)
+    for heading in ("setting", "value", "from"):
+        table.add_column(heading, overflow="fold")
+    for setting in settings_origins():
+        table.add_row(setting.key, str(setting.value), setting.origin)
+    console.print(table)
+
+
+@app.command("watch")
+def watch_run(
+    run: Annotated[str, typer.Argument(help="URI of a run, or a part of its name; the newest when empty.")] = "",
+) -> None:
+    """Show the progress of a run until it ends."""
+    from airsmith.settings import load_settings
+    from airsmith.terminal.runs import find_run
+    from airsmith.terminal.watch import watch
+
+    if not watch(find_run(load_settings().store, run), console):
+        raise typer.Exit(1)
+
+
+@app.command("report")
+def report_run(
+    run: Annotated[str, typer.Argument(help="URI of a run, or a part of its name; the newest when empty.")] = "",
+) -> None:
+    """Show the result of a run: answers, exact match, loss, seconds, endpoint."""
+    from airsmith.settings import load_settings
+    from airsmith.terminal.report import print_report, read_report
+    from airsmith.terminal.runs import find_run
+
+    print_report(read_report(find_run(load_settings().store, run)), console)

@@ -1,0 +1,95 @@
+"""File, trigger form and overrides become one recipe: later ones win, and what differs from the file is named."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from airsmith.contracts.digests import flatten
+from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.recipe import Recipe
+from airsmith.recipe.form import fixed_keys, form_changes
+from airsmith.recipe.load import read_recipe_file
+from airsmith.recipe.validate import validate_recipe
+
+
+@dataclass(frozen=True)
+class MergedRecipe:
+    """A recipe as it will run.
+
+    :param changed_fields: dotted keys whose value differs from the file's.
+    """
+
+    recipe: Recipe
+    changed_fields: tuple[str, ...]
+
+
+def merge_recipe(path: Path, form: Mapping[str, Any], overrides: Mapping[str, Any]) -> MergedRecipe:
+    """Merge a recipe's file with the trigger form's values, then with overrides.
+
+    :param form: values by the form's field names; those equal to the file's change nothing.
+    :param overrides: values by key, nested or dotted; null takes a value away.
+    :raises AirsmithError: `bad_recipe`, saying where each mistake was made.
+    """
+    file = read_recipe_file(path)
+    original = validate_recipe(file.content, file.place)
+    changes = {**form_changes(original, form), **_dotted(overrides)}
+    _refuse_fixed(changes, original, path)
+    content = copy.deepcopy(dict(file.content))
+    for key, value in changes.items():
+        _set(content, key, value)
+
+    def place(key: str) -> str:
+        touched = next((changed for changed in changes if _touches(changed, key)), None)
+        return file.place(key) if touched is None else f"{path.name} with {touched} set to {changes[touched]!r}"
+
+    recipe = validate_recipe(content, place)
+    return MergedRecipe(recipe, _differences(original, recipe))
+
+
+def _dotted(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Overrides by dotted key, whichever way they were written."""
+    if not isinstance(overrides, Mapping):
+        raise AirsmithError(
+            ErrorKind.BAD_RECIPE,
+            f"overrides is {overrides!r}, but must be keys and values.",
+            'Write {"training.seed": 1}.',
+        )
+    return flatten(overrides)
+
+
+def _refuse_fixed(changes: Mapping[str, Any], original: Recipe, path: Path) -> None:
+    """What shapes the graph or the placement was decided when the DAG was parsed."""
+    current = flatten(original.model_dump(mode="json"))
+    for key, value in changes.items():
+        fixed = next((name for name in fixed_keys() if _touches(key, name)), None)
+        if fixed is not None and current.get(key, ...) != value:
+            raise AirsmithError(
+                ErrorKind.BAD_RECIPE,
+                f"{key} cannot be changed for one run: {fixed} shapes the DAG, which is made from the file.",
+                f"Edit {path.name} instead.",
+            )
+
+
+def _touches(one: str, other: str) -> bool:
+    return one == other or one.startswith(f"{other}.") or other.startswith(f"{one}.")
+
+
+def _set(content: dict[str, Any], key: str, value: Any) -> None:
+    *groups, name = key.split(".")
+    for group in groups:
+        inner = content.get(group)
+        content[group] = dict(inner) if isinstance(inner, Mapping) else {}
+        content = content[group]
+    if value is None:
+        content.pop(name, None)
+    else:
+        content[name] = value
+
+
+def _differences(original: Recipe, recipe: Recipe) -> tuple[str, ...]:
+    before, after = (flatten(item.model_dump(mode="json")) for item in (original, recipe))
+    return tuple(sorted(key for key in before.keys() | after.keys() if before.get(key, ...) != after.get(key, ...)))

@@ -1,0 +1,93 @@
+"""Check a mapping against a model, and say what is wrong in the words of the person who wrote it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.recipe import Recipe
+
+Place = Callable[[str], str]
+"""Says where a dotted key was written, for example `dags/recipes/x.yaml:12`."""
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+def validate_recipe(content: Mapping[str, Any], place: Place) -> Recipe:
+    """The recipe that a mapping holds.
+
+    :raises AirsmithError: `bad_recipe`, one line per mistake.
+    """
+    return validate(Recipe, content, place, what="recipe key")
+
+
+def validate(model: type[_Model], content: Mapping[str, Any], place: Place, *, what: str) -> _Model:
+    """A model from a mapping.
+
+    :param what: what a key of this model is called in messages.
+    :raises AirsmithError: `bad_recipe`, one line per mistake.
+    """
+    try:
+        return model.model_validate(content)
+    except ValidationError as failure:
+        mistakes = [_sentence(model, error, place, what) for error in failure.errors(include_url=False)]
+        raise AirsmithError(ErrorKind.BAD_RECIPE, "\n".join(dict.fromkeys(mistakes))) from None
+
+
+def valid_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
+    """All dotted keys of a model, groups included."""
+    keys = []
+    for name, field in model.model_fields.items():
+        keys.append(f"{prefix}{name}")
+        group = group_model(field.annotation)
+        if group is not None:
+            keys += valid_keys(group, f"{prefix}{name}.")
+    return keys
+
+
+def group_model(annotation: Any) -> type[BaseModel] | None:
+    """The model of a field that is a group of fields, optional or not; None for any other field."""
+    candidates = (annotation, *getattr(annotation, "__args__", ()))
+    models = [item for item in candidates if isinstance(item, type) and issubclass(item, BaseModel)]
+    return models[0] if models else None
+
+
+def _sentence(model: type[BaseModel], error: ErrorDetails, place: Place, what: str) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    return f"{place(key)}: {_mistake(model, error, key, what)}"
+
+
+def _mistake(model: type[BaseModel], error: ErrorDetails, key: str, what: str) -> str:
+    kind, value = error["type"], error["input"]
+    if kind == "extra_forbidden":
+        return f"{key} is not a {what}; {_advice(model, key)}"
+    if kind == "missing":
+        return f"{key} is missing; it must be given"
+    if kind == "value_error":
+        return str(error["ctx"]["error"])
+    if kind == "string_pattern_mismatch":
+        return f"{key} is {value!r}, but must match {error['ctx']['pattern']}"
+    if kind in ("model_type", "model_attributes_type"):
+        return f"{key} is {value!r}, but must be a group of keys"
+    rule = error["msg"].replace("Input should be ", "must be ").replace("Input should have ", "must have ")
+    return f"{key} is {value!r}, but {rule.split(', unable to parse')[0]}"
+
+
+def _advice(model: type[BaseModel], key: str) -> str:
+    known = valid_keys(model)
+    group, _, name = key.rpartition(".")
+    siblings = [valid for valid in known if valid.rpartition(".")[0] == group]
+    elsewhere = [valid for valid in known if valid.rpartition(".")[2] == name]
+    if elsewhere:
+        return f"did you mean {elsewhere[0]}?"
+    near = difflib.get_close_matches(key, siblings, 1, 0.6)
+    names = {valid.rpartition(".")[2]: valid for valid in known}
+    near = near or [names[match] for match in difflib.get_close_matches(name, names, 1, 0.7)]
+    if near:
+        return f"did you mean {near[0]}?"
+    return f"the keys here are {', '.join(valid.rpartition('.')[2] for valid in siblings)}"

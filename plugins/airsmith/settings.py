@@ -1,0 +1,171 @@
+"""What a platform engineer decides once: from AIRSMITH_* variables or the YAML file that AIRSMITH_SETTINGS names."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Optional
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from airsmith.contracts.digests import flatten
+from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.recipe.operation import BackendName
+from airsmith.recipe.validate import validate
+from airsmith.recipe.yaml_file import YamlFile, read_yaml
+
+ENVIRONMENT_PREFIX = "AIRSMITH_"
+FILE_VARIABLE = "AIRSMITH_SETTINGS"
+
+_NOT_SETTINGS = ("AIRSMITH_SETTINGS", "AIRSMITH_SCRATCH", "AIRSMITH_STORE_DEADLINE_SECONDS")
+_TEST_PREFIX = "AIRSMITH_TEST_"
+_SEPARATOR = "__"
+
+
+class _Group(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class BackendSettings(_Group):
+    """How the tasks of one backend are run."""
+
+    pool: Optional[str] = Field(None, description="Airflow pool that its tasks take a slot of.")
+    retries: int = Field(2, ge=0, description="Retries of a task whose failure may pass.")
+    retry_delay_seconds: float = Field(
+        10, ge=0, description="Wait before a retry; doubled each time where it backs off."
+    )
+    timeout_seconds: Optional[float] = Field(None, gt=0, description="Longest time that one attempt may take.")
+
+
+class LocalSettings(_Group):
+    """How stages and endpoints run as processes on this machine."""
+
+    stages_python: Optional[Path] = Field(
+        None, description="Interpreter that has airsmith-stages; `.venvs/stages/bin/python`, else what is on PATH."
+    )
+    state_dir: Path = Field(Path(".airsmith"), description="Folder for served models and the endpoints' logs.")
+    serve_host: str = Field("127.0.0.1", description="Address that endpoints listen on.")
+    serve_port: int = Field(0, ge=0, le=65535, description="Port of an endpoint; a free one when 0.")
+    kill_grace_seconds: float = Field(30, ge=0, description="Time between asking a stage to end and killing it.")
+
+
+class Settings(_Group):
+    """Airsmith's settings."""
+
+    runtime: Literal["local"] = Field("local", description="How stages are started: as processes on Airflow's worker.")
+    store: str = Field(
+        "", description="Object store, `s3://bucket/prefix` or `file:///dir`; `.airsmith/store` when empty."
+    )
+    hub_endpoint: str = Field("", description="Address of the Hub; HF_ENDPOINT, else the public one, when empty.")
+    hub_connection: Optional[str] = Field(
+        None, description="Airflow connection whose password is the Hub's token, where a recipe names none."
+    )
+    recipes: Path = Field(Path("dags/recipes"), description="Folder of recipes, for commands that are given a name.")
+    team: str = Field("", description="Owner that tasks and models are marked with.")
+    local: LocalSettings = Field(default_factory=LocalSettings, description="Processes on this machine.")
+    backends: dict[BackendName, BackendSettings] = Field(
+        default_factory=dict, description="Per backend: `pool`, `retries`, `retry_delay_seconds`, `timeout_seconds`."
+    )
+
+    def backend(self, name: str) -> BackendSettings:
+        """How the tasks of a backend are run."""
+        return next((chosen for known, chosen in self.backends.items() if known == name), BackendSettings())
+
+    def stages_python(self) -> Path:
+        """The interpreter that runs stages on this machine.
+
+        :raises AirsmithError: `not_found` where there is none.
+        """
+        if self.local.stages_python is not None:
+            candidates = [self.local.stages_python]
+        else:
+            command = shutil.which("airsmith-stage")
+            beside = [Path(command).parent / "python"] if command else []
+            candidates = [Path(".venvs/stages/bin/python").absolute(), *beside]
+        for candidate in candidates:
+            if candidate.exists():
+                return candidate
+        raise AirsmithError(
+            ErrorKind.NOT_FOUND,
+            f"No Python with airsmith-stages was found: looked at {', '.join(map(str, candidates))}.",
+            "Run `make setup`, or set AIRSMITH_LOCAL__STAGES_PYTHON to one that has it.",
+        )
+
+
+@dataclass(frozen=True)
+class SettingOrigin:
+    """One setting's value and where it comes from."""
+
+    key: str
+    value: Any
+    origin: str
+
+
+def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
+    """The settings of this process.
+
+    :raises AirsmithError: `bad_recipe`, one line per mistake: where it stands, key, cause and remedy.
+    """
+    return _load(environment)[0]
+
+
+def settings_origins(environment: Mapping[str, str] = os.environ) -> list[SettingOrigin]:
+    """Every setting with its value and its origin: a variable, a line of the file, or the default."""
+    settings, origins = _load(environment)
+    values = flatten(settings.model_dump(mode="json"))
+    return [SettingOrigin(key, value, _origin(key, origins)) for key, value in values.items()]
+
+
+def _load(environment: Mapping[str, str]) -> tuple[Settings, dict[str, str]]:
+    file = _settings_file(environment)
+    content: dict[str, Any] = dict(file.content) if file else {}
+    origins = {key: f"{file.path}:{line}" for key, line in file.lines.items()} if file else {}
+    for variable, key, value in _variables(environment):
+        _set(content, key.split("."), value)
+        origins[key] = f"variable {variable}"
+    settings = validate(Settings, content, lambda key: _origin(key, origins), what="setting")
+    defaults = {
+        "store": settings.store or f"file://{settings.local.state_dir.absolute()}/store",
+        "hub_endpoint": (settings.hub_endpoint or environment.get("HF_ENDPOINT") or "https://huggingface.co").rstrip(
+            "/"
+        ),
+    }
+    if not settings.hub_endpoint and environment.get("HF_ENDPOINT"):
+        origins["hub_endpoint"] = "variable HF_ENDPOINT"
+    return settings.model_copy(update=defaults), origins
+
+
+def _settings_file(environment: Mapping[str, str]) -> YamlFile | None:
+    path = environment.get(FILE_VARIABLE)
+    return read_yaml(Path(path)) if path else None
+
+
+def _variables(environment: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
+    for variable, value in sorted(environment.items()):
+        if (
+            not variable.startswith(ENVIRONMENT_PREFIX)
+            or variable in _NOT_SETTINGS
+            or variable.startswith(_TEST_PREFIX)
+        ):
+            continue
+        yield variable, variable[len(ENVIRONMENT_PREFIX) :].lower().replace(_SEPARATOR, "."), value
+
+
+def _set(content: dict[str, Any], path: list[str], value: str) -> None:
+    *groups, name = path
+    for group in groups:
+        inner = content.get(group)
+        content[group] = dict(inner) if isinstance(inner, Mapping) else {}
+        content = content[group]
+    content[name] = value
+
+
+def _origin(key: str, origins: Mapping[str, str]) -> str:
+    while key:
+        if key in origins:
+            return origins[key]
+        key = key.rpartition(".")[0]
+    return "default"
