@@ -23,7 +23,8 @@ def pinned_revision(repo_type: RepoType, repo_id: str, revision: str, *, endpoin
 
     with hub_errors(repo_type, repo_id, revision, endpoint):
         api = HfApi(endpoint, token=token)
-        info = api.repo_info(repo_id, repo_type=repo_type, revision=revision, timeout=TIMEOUT_SECONDS)
+        ask = api.model_info if repo_type == "model" else api.dataset_info
+        info = ask(repo_id, revision=revision, timeout=TIMEOUT_SECONDS)
         if info.sha is None or not info.siblings:
             raise AirsmithError(
                 ErrorKind.NOT_FOUND,
@@ -44,10 +45,10 @@ def hub_errors(repo_type: RepoType, repo_id: str, revision: str, endpoint: str) 
     from huggingface_hub.errors import (
         GatedRepoError,
         HFValidationError,
-        HTTPError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
+    from huggingface_hub.errors import HTTPError as AnyHttpError  # type: ignore[attr-defined]
 
     try:
         yield
@@ -73,7 +74,7 @@ def hub_errors(repo_type: RepoType, repo_id: str, revision: str, endpoint: str) 
         raise AirsmithError(
             ErrorKind.BAD_RECIPE, f"{repo_type}.id {repo_id!r} is no Hub id: {error}.", "Write it as owner/name."
         ) from error
-    except HTTPError as error:
+    except AnyHttpError as error:
         raise _other_error(repo_type, repo_id, endpoint, error) from error
 
 

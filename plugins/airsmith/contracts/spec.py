@@ -14,10 +14,11 @@ class _Frozen(BaseModel):
 
 
 class StagePlan(_Frozen):
-    """One stage of a run: which image it runs in and whether it holds an accelerator."""
+    """One stage of a run: its image, the backend whose pool and time limit it has, whether it holds an accelerator."""
 
     stage: str
     image: str
+    backend: str = "cpu"
     needs_accelerator: bool = False
     runs_in_worker: bool = False
 

@@ -72,10 +72,15 @@ def solve_batch(recipe: Recipe, data_parallel_size: int) -> BatchPlan:
 
 def _plan_stage(stage: str, recipe: Recipe, backend: Backend) -> StagePlan:
     if stage in ("compile", "train"):
-        return StagePlan(stage=stage, image=backend.train_image, needs_accelerator=backend.has_devices)
+        return _on_backend(stage, backend)
     if stage == "evaluate":
-        evaluator = get_backend(recipe.evaluate_backend)
-        return StagePlan(stage=stage, image=evaluator.train_image, needs_accelerator=evaluator.has_devices)
+        return _on_backend(stage, get_backend(recipe.evaluate_backend))
     if stage in ("tokenize", "merge"):
         return StagePlan(stage=stage, image=get_backend("cpu").train_image)
     return StagePlan(stage=stage, image=LIGHT_IMAGE, runs_in_worker=stage == "deploy")
+
+
+def _on_backend(stage: str, backend: Backend) -> StagePlan:
+    return StagePlan(
+        stage=stage, image=backend.train_image, backend=backend.name, needs_accelerator=backend.has_devices
+    )

@@ -1,0 +1,238 @@
+"""From a folder of recipes to Airflow DAGs: form, task groups, assets. Parsing reads files and nothing else."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from airflow.sdk import DAG, Asset, BaseOperator, Param, TaskGroup
+from airflow.sdk.definitions.context import Context
+
+from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.contracts.spec import Plan, StagePlan
+from airsmith.pipeline.graph import GROUPS, group_of, upstream_stages
+from airsmith.pipeline.pages import STAGE_SUMMARIES, broken_page, dag_page
+from airsmith.pipeline.plan import make_plan
+from airsmith.recipe import Recipe
+from airsmith.recipe.form import form_fields
+from airsmith.recipe.load import load_recipe
+from airsmith.recipe.recipe import ON_DATASET_UPDATE
+from airsmith.recipe.sources import source_kind
+from airsmith.runtimes.local import LocalDeployOperator, LocalStageOperator, connection_password, typed_errors
+from airsmith.runtimes.retry_policy import RetryByKind
+from airsmith.settings import Settings, load_settings
+
+OVERRIDES = "overrides"
+RUN_URI = "{{ ti.xcom_pull(task_ids='resolve') }}"
+
+
+def recipe_dags(folder: Path) -> list[DAG]:
+    """One DAG per recipe file. A file that cannot be run gets a DAG that says so, and leaves the others alone.
+
+    :param folder: holds the recipes, `*.yaml` or `*.yml`.
+    """
+    settings = load_settings()
+    files: dict[str, list[Path]] = defaultdict(list)
+    for file in sorted(folder.iterdir()):
+        if file.suffix in (".yaml", ".yml"):
+            files[dag_id_of(file)].append(file)
+    return [_dag_of_files(dag_id, same_id, settings) for dag_id, same_id in files.items()]
+
+
+def dag_id_of(file: Path) -> str:
+    """Id of the DAG that a recipe file becomes."""
+    return "finetune_" + re.sub(r"[^A-Za-z0-9_.]", "_", file.stem)
+
+
+def build_dag(recipe: Recipe, file: Path, settings: Settings) -> DAG:
+    """The DAG of a recipe.
+
+    :raises AirsmithError: `bad_recipe` where the backend cannot run it.
+    """
+    plan = make_plan(recipe)
+    dag = DAG(
+        dag_id_of(file),
+        description=recipe.description or f"Fine-tunes {recipe.model.id} on {recipe.dataset.id}",
+        doc_md=dag_page(recipe, plan, file.name, file.read_text()),
+        schedule=_schedule(recipe),
+        catchup=False,
+        max_active_runs=1,
+        params=form_params(recipe),
+        tags=_tags(recipe, settings),
+        default_args={"owner": settings.team or "airsmith"},
+    )
+    resolve = ResolveOperator(
+        task_id="resolve",
+        recipe_file=str(file),
+        dag=dag,
+        doc_md=STAGE_SUMMARIES["resolve"],
+        **_retries(settings, plan.backend),
+    )
+    tasks = _stage_tasks(dag, recipe, plan, settings)
+    for stage, upstream in upstream_stages(tasks).items():
+        tasks[stage].set_upstream([tasks[source] for source in upstream] or resolve)
+    return dag
+
+
+def form_params(recipe: Recipe) -> dict[str, Param]:
+    """The trigger form: every field that a person would vary between runs, the recipe's value as its default."""
+    return {field.name: Param(field.default, **field.schema) for field in form_fields(recipe)}
+
+
+class ResolveOperator(BaseOperator):
+    """Decide the run: merge, check and pin the recipe, and write the spec that every stage reads.
+
+    :param recipe_file: path of the recipe.
+    """
+
+    ui_color = "#fef7e0"
+
+    def __init__(self, *, recipe_file: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.recipe_file = recipe_file
+
+    def execute(self, context: Context) -> str:
+        """Resolve the run.
+
+        :returns: URI of the run's folder, the only thing that travels between tasks.
+        :raises StageError: with the recipe's own message.
+        """
+        from airsmith.pipeline.resolve import RunRequest, resolve
+
+        form = dict(context["params"])
+        request = RunRequest(
+            dag_id=context["dag"].dag_id,
+            run_id=context["run_id"],
+            recipe_file=Path(self.recipe_file),
+            overrides=form.pop(OVERRIDES, None) or {},
+            form=form,
+            bundle_version=context["ti"].bundle_instance.version,  # type: ignore[attr-defined]
+        )
+        with typed_errors(self.log):
+            run = resolve(request, load_settings(), connection_password)
+        self.log.info("This run's folder is %s", run.uri)
+        return run.uri
+
+
+class BrokenRecipeOperator(BaseOperator):
+    """The only task of a recipe that cannot be run: it fails with what is wrong.
+
+    :param kind: of the error.
+    """
+
+    ui_color = "#fce8e6"
+
+    def __init__(self, *, kind: str, message: str, hint: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.kind, self.message, self.hint = kind, message, hint
+
+    def execute(self, context: Context) -> None:
+        """Fail.
+
+        :raises StageError: always.
+        """
+        with typed_errors(self.log):
+            raise AirsmithError(ErrorKind(self.kind), self.message, self.hint)
+
+
+def _dag_of_files(dag_id: str, files: list[Path], settings: Settings) -> DAG:
+    try:
+        if len(files) > 1:
+            names = " and ".join(file.name for file in files)
+            raise AirsmithError(
+                ErrorKind.BAD_RECIPE, f"{names} would both become the DAG {dag_id}.", "Rename all but one of them."
+            )
+        return build_dag(load_recipe(files[0]), files[0], settings)
+    except AirsmithError as error:
+        return _broken_dag(dag_id, files[0], error)
+    except Exception as failure:  # Whatever one file provokes, the others' DAGs must appear.
+        return _broken_dag(dag_id, files[0], AirsmithError(ErrorKind.INTERNAL, f"{type(failure).__name__}: {failure}"))
+
+
+def _broken_dag(dag_id: str, file: Path, error: AirsmithError) -> DAG:
+    dag = DAG(
+        dag_id,
+        description=f"Broken: {error.message}",
+        doc_md=broken_page(file.name, error),
+        schedule=None,
+        catchup=False,
+        tags=["broken"],
+    )
+    BrokenRecipeOperator(
+        task_id="resolve",
+        kind=error.kind.value,
+        message=error.message,
+        hint=error.hint,
+        dag=dag,
+        retries=0,
+        doc_md=broken_page(file.name, error),
+    )
+    return dag
+
+
+def _stage_tasks(dag: DAG, recipe: Recipe, plan: Plan, settings: Settings) -> dict[str, BaseOperator]:
+    groups = {
+        group: TaskGroup(f"{group}_stages", group_display_name=group, prefix_group_id=False, dag=dag)
+        for group, stages in GROUPS.items()
+        if any(plan.has(stage) for stage in stages)
+    }
+    return {
+        stage.stage: _stage_task(stage, recipe, settings, dag=dag, task_group=groups[group_of(stage.stage)])
+        for stage in plan.stages
+    }
+
+
+def _stage_task(stage: StagePlan, recipe: Recipe, settings: Settings, **where: Any) -> BaseOperator:
+    options: dict[str, Any] = {
+        "task_id": stage.stage,
+        "run_uri": RUN_URI,
+        "doc_md": STAGE_SUMMARIES[stage.stage],
+        **_retries(settings, stage.backend),
+        **where,
+    }
+    if stage.runs_in_worker:
+        return LocalDeployOperator(**options)
+    if stage.stage == "mirror_dataset":
+        options["inlets"] = [dataset_asset(recipe)]
+    if stage.stage == "register":
+        options["outlets"] = [model_asset(recipe, settings)]
+    return LocalStageOperator(stage=stage.stage, **options)
+
+
+def _retries(settings: Settings, backend: str) -> dict[str, Any]:
+    """What the deployment decides about the tasks of a backend."""
+    chosen = settings.backend(backend)
+    options: dict[str, Any] = {
+        "retries": chosen.retries,
+        "retry_policy": RetryByKind(timedelta(seconds=chosen.retry_delay_seconds)),
+        "retry_delay": timedelta(seconds=chosen.retry_delay_seconds),
+    }
+    if chosen.timeout_seconds is not None:
+        options["execution_timeout"] = timedelta(seconds=chosen.timeout_seconds)
+    if chosen.pool is not None:
+        options["pool"] = chosen.pool
+    return options
+
+
+def model_asset(recipe: Recipe, settings: Settings) -> Asset:
+    """The tuned model as Airflow shows it: a mirror of the registry that decides nothing."""
+    return Asset(name=f"model/{recipe.name}", uri=f"{settings.store.rstrip('/')}/models/{recipe.name}", group="model")
+
+
+def dataset_asset(recipe: Recipe) -> Asset:
+    """The dataset as Airflow shows it; updated from outside only."""
+    source = recipe.dataset.id
+    uri = source if source_kind(source) == "store" else f"hf://datasets/{source}"
+    return Asset(name=f"dataset/{source.split('://')[-1].strip('/')}", uri=uri, group="dataset")
+
+
+def _schedule(recipe: Recipe) -> str | list[Asset] | None:
+    return [dataset_asset(recipe)] if recipe.schedule == ON_DATASET_UPDATE else recipe.schedule
+
+
+def _tags(recipe: Recipe, settings: Settings) -> list[str]:
+    base = recipe.model.id.rstrip("/").rsplit("/", 1)[-1]
+    return [tag[:100] for tag in (recipe.backend.name, recipe.method.name, base, settings.team) if tag]

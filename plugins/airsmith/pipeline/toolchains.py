@@ -1,0 +1,36 @@
+"""Which versions the stages' environment holds, read from its metadata without starting its interpreter."""
+
+from __future__ import annotations
+
+from importlib.metadata import distributions
+from pathlib import Path
+
+from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.contracts.spec import Plan
+from airsmith.contracts.stages import STAGES
+
+
+def local_toolchains(plan: Plan, stages_python: Path) -> dict[str, dict[str, str]]:
+    """Versions of the distributions that count, per image name of the plan; on one machine every image is the same.
+
+    :param stages_python: the interpreter of the stages' virtual environment.
+    :raises AirsmithError: `not_found`, naming the distribution that is not installed there.
+    """
+    installed = _installed(stages_python)
+    toolchains: dict[str, dict[str, str]] = {}
+    for stage in plan.stages:
+        needed = STAGES[stage.stage].toolchain
+        missing = [name for name in needed if name not in installed]
+        if missing:
+            raise AirsmithError(
+                ErrorKind.NOT_FOUND,
+                f"Stage {stage.stage} needs {', '.join(missing)}, not installed beside {stages_python}.",
+                "Run `make setup`, or set AIRSMITH_LOCAL__STAGES_PYTHON to an interpreter that has airsmith-stages.",
+            )
+        toolchains.setdefault(stage.image, {}).update({name: installed[name] for name in needed})
+    return toolchains
+
+
+def _installed(python: Path) -> dict[str, str]:
+    folders = [str(folder) for folder in python.parent.parent.glob("lib*/python3*/site-packages")]
+    return {distribution.name: distribution.version for distribution in distributions(path=folders)}

@@ -1,0 +1,22 @@
+"""What Airsmith adds to Airflow. Found as an entry point of the installed package, or in a mounted plugins folder."""
+
+from __future__ import annotations
+
+from airflow.sdk.plugins_manager import AirflowPlugin
+
+from airsmith.artifacts.layout import run_folder
+from airsmith.runtimes.local import EndpointLink
+from airsmith.settings import load_settings
+
+
+def run_uri(dag_id: str, run_id: str) -> str:
+    """URI of a run's folder, for the templates of other DAGs: `{{ macros.airsmith.run_uri(dag.dag_id, run_id) }}`."""
+    return f"{load_settings().store.rstrip('/')}/{run_folder(dag_id, run_id)}"
+
+
+class AirsmithPlugin(AirflowPlugin):
+    """The one plugin; Airflow loads a name once, so an installed and a mounted copy do not meet."""
+
+    name = "airsmith"
+    macros = [run_uri]  # noqa: RUF012
+    operator_extra_links = [EndpointLink()]  # noqa: RUF012

@@ -1,0 +1,52 @@
+"""Every kind of failure has its class, and its class decides about retries as the table says."""
+
+from __future__ import annotations
+
+import pickle
+from datetime import timedelta
+
+import pytest
+from airflow.sdk import RetryAction
+
+from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.contracts.retries import RETRIES, Retry
+from airsmith.runtimes.failures import StageError, as_stage_error
+from airsmith.runtimes.retry_policy import LONGEST_DELAY, RetryByKind
+
+POLICY = RetryByKind(timedelta(seconds=10))
+
+
+@pytest.mark.parametrize("kind", ErrorKind)
+def test_every_kind_has_a_class_of_its_own(kind: ErrorKind):
+    error = as_stage_error(AirsmithError(kind, "message", "hint"))
+    assert type(error) is not StageError
+    assert (error.kind, error.message, error.hint) == (kind, "message", "hint")
+    assert as_stage_error(error) is error
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), str(again)) == (type(error), "message hint")
+
+
+def test_no_two_kinds_share_a_class():
+    assert len({type(as_stage_error(AirsmithError(kind, ""))) for kind in ErrorKind}) == len(ErrorKind)
+
+
+@pytest.mark.parametrize("kind", ErrorKind)
+def test_the_table_decides_about_a_retry(kind: ErrorKind):
+    decision = POLICY.evaluate(AirsmithError(kind, ""), try_number=1, max_tries=3)
+    expected = {
+        Retry.NEVER: (RetryAction.FAIL, None),
+        Retry.AT_ONCE: (RetryAction.RETRY, timedelta(0)),
+        Retry.BACK_OFF: (RetryAction.RETRY, timedelta(seconds=10)),
+    }
+    assert (decision.action, decision.retry_delay) == expected[RETRIES[kind]]
+    assert kind.value in (decision.reason or "")
+
+
+def test_backing_off_doubles_up_to_a_bound():
+    error = AirsmithError(ErrorKind.HUB_UNAVAILABLE, "")
+    delays = [POLICY.evaluate(error, try_number, 100).retry_delay for try_number in (1, 2, 3, 1000)]
+    assert delays == [timedelta(seconds=10), timedelta(seconds=20), timedelta(seconds=40), LONGEST_DELAY]
+
+
+def test_what_airflow_raises_is_left_to_airflow():
+    assert POLICY.evaluate(TimeoutError(), 1, 3).action is RetryAction.DEFAULT

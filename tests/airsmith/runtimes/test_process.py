@@ -1,0 +1,212 @@
+"""A stage's process: what its end means, what it is told, and that it can always be ended."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+from collections.abc import Callable
+
+import psutil
+import pytest
+
+from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.contracts.run import Run
+from airsmith.runtimes import process as process_module
+from airsmith.runtimes.process import StageProcess, bring_to_output, stage_environment, stage_process
+from airsmith.settings import Settings
+
+StagesThat = Callable[..., Settings]
+STAGE = "mirror_dataset"
+
+
+def outcome(run: Run, settings: Settings) -> tuple[AirsmithError, list[tuple[int, str]]]:
+    """How a stage that makes no output fails, and what its log said."""
+    lines: list[tuple[int, str]] = []
+    with pytest.raises(AirsmithError) as failure:
+        bring_to_output(STAGE, run, settings, lambda level, line: lines.append((level, line)))
+    return failure.value, lines
+
+
+def test_every_line_arrives_with_its_level(run: Run, stages_that: StagesThat):
+    settings = stages_that(
+        r"""
+        import os, sys
+        print("INFO: begun", file=sys.stderr)
+        print("plain")
+        sys.stdout.flush()
+        print("WARNING: careful: twice", file=sys.stderr, flush=True)
+        os.write(1, b"\xff\xfe broken UTF-8\n")
+        print("ERROR: last, without an end of line", end="", file=sys.stderr)
+        """
+    )
+    _, lines = outcome(run, settings)
+    assert lines == [
+        (logging.INFO, "begun"),
+        (logging.INFO, "plain"),
+        (logging.WARNING, "careful: twice"),
+        (logging.INFO, "�� broken UTF-8"),
+        (logging.ERROR, "last, without an end of line"),
+    ]
+
+
+def test_the_stages_own_error_is_raised_and_not_logged_as_json(run: Run, stages_that: StagesThat):
+    error = AirsmithError(ErrorKind.BAD_DATA, "The split is empty.", "Name another split.")
+    settings = stages_that(f"import sys; print({error.to_json_line()!r}, file=sys.stderr); sys.exit(1)")
+    failure, lines = outcome(run, settings)
+    assert (failure.kind, failure.message, failure.hint) == (error.kind, error.message, error.hint)
+    assert lines == []
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "said"),
+    [
+        ("import os; os.kill(os.getpid(), 9)", ErrorKind.KILLED, "SIGKILL"),
+        ("import os; os.kill(os.getpid(), 15)", ErrorKind.KILLED, "SIGTERM"),
+        ("import os; os.kill(os.getpid(), 11)", ErrorKind.INTERNAL, "crashed (SIGSEGV)"),
+        ("raise SystemExit(2)", ErrorKind.INTERNAL, "exit code 2"),
+        ("pass", ErrorKind.INTERNAL, "points to no output"),
+    ],
+)
+def test_an_end_without_a_word_is_named(run: Run, stages_that: StagesThat, code: str, kind: ErrorKind, said: str):
+    failure, _ = outcome(run, stages_that(code))
+    assert failure.kind is kind
+    assert said in failure.message
+
+
+def test_who_watches_the_run_learns_of_a_killed_stage(run: Run, stages_that: StagesThat):
+    outcome(run, stages_that("import os; os.kill(os.getpid(), 9)"))
+    status = run.statuses()[STAGE]
+    assert status.state == "failed"
+    assert "SIGKILL" in status.error
+
+
+def test_a_kill_for_memory_is_told_apart(run: Run, stages_that: StagesThat, monkeypatch: pytest.MonkeyPatch, tmp_path):
+    counters = tmp_path / "vmstat"
+    counters.write_text("nr_free_pages 1\noom_kill 3\n")
+    monkeypatch.setattr(process_module, "_KERNEL_COUNTERS", counters)
+    code = f"""
+        import os, pathlib
+        pathlib.Path({str(counters)!r}).write_text("nr_free_pages 1\\noom_kill 4\\n")
+        os.kill(os.getpid(), 9)
+        """
+    failure, _ = outcome(run, stages_that(code))
+    assert failure.kind is ErrorKind.OUT_OF_MEMORY
+    assert "max_per_device_train_batch_size" in failure.hint
+
+
+def test_a_missing_interpreter_is_named(run: Run, stages_that: StagesThat):
+    failure, _ = outcome(run, stages_that("", stages_python="/nowhere/python"))
+    assert failure.kind is ErrorKind.NOT_FOUND
+    assert "/nowhere/python" in failure.message
+
+
+def test_stop_is_heard_while_the_log_is_followed(run: Run, stages_that: StagesThat):
+    settings = stages_that(
+        """
+        import signal, sys
+        def end(*_):
+            print('{"error": "interrupted", "message": "Stopped after a checkpoint.", "hint": ""}', file=sys.stderr)
+            sys.exit(1)
+        signal.signal(signal.SIGTERM, end)
+        print("ready", flush=True)
+        signal.pause()
+        """
+    )
+    with stage_process(STAGE, run, run.read_spec(), settings) as process, pytest.raises(AirsmithError) as failure:
+        process.follow(lambda level, line: process.stop())
+    assert failure.value.kind is ErrorKind.INTERRUPTED
+
+
+def test_leaving_early_ends_the_stage_however_much_it_still_says(run: Run, stages_that: StagesThat):
+    settings = stages_that(
+        """
+        import os, signal, sys
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        print(os.getpid(), flush=True)
+        while True:
+            print("x" * 1000)
+        """,
+        kill_grace_seconds=0.2,
+    )
+    stage: list[psutil.Process] = []
+
+    def fail_at_the_first_line(level: int, line: str) -> None:
+        stage.append(psutil.Process(int(line)))
+        raise TimeoutError
+
+    with pytest.raises(TimeoutError), stage_process(STAGE, run, run.read_spec(), settings) as process:
+        process.follow(fail_at_the_first_line)
+    assert not stage[0].is_running()
+
+
+def test_a_second_thread_may_stop_it(run: Run, stages_that: StagesThat):
+    settings = stages_that("import signal; print('ready', flush=True); signal.pause()")
+    running: list[StageProcess] = []
+    ready = threading.Event()
+
+    def stop_when_ready() -> None:
+        ready.wait()
+        running[0].stop()
+
+    stopper = threading.Thread(target=stop_when_ready)
+    stopper.start()
+    with pytest.raises(AirsmithError, match="SIGTERM"):
+        bring_to_output(
+            STAGE, run, settings, lambda level, line: ready.set(), tell_process=lambda process: running.append(process)
+        )
+    stopper.join()
+
+
+def test_a_stage_sees_neither_airflows_secrets_nor_anybodys():
+    environment = {
+        "PATH": "/bin",
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": "postgres://user:secret@db",
+        "AIRFLOW_CONN_HUB": "secret",
+        "_AIRFLOW__AS_LIBRARY": "1",
+        "PYTHONPATH": "/airflow",
+        "SLACK_API_TOKEN": "secret",
+        "MY_HUB_KEY": "hf_secret",
+        "HF_TOKEN": "hf_secret",
+        "AWS_SECRET_ACCESS_KEY": "needed",
+        "AIRSMITH_SCRATCH": "/scratch",
+        "CUDA_VISIBLE_DEVICES": "0",
+    }
+    train = stage_environment(environment, "train", "http://hub.test", None, withheld={"MY_HUB_KEY"})
+    assert train == {
+        "PATH": "/bin",
+        "AWS_SECRET_ACCESS_KEY": "needed",
+        "AIRSMITH_SCRATCH": "/scratch",
+        "CUDA_VISIBLE_DEVICES": "0",
+        "PYTHONUNBUFFERED": "1",
+        "HF_ENDPOINT": "http://hub.test",
+        "HF_HUB_OFFLINE": "1",
+    }
+    mirror = stage_environment(environment, "mirror_model", "http://hub.test", "hf_secret", withheld={"MY_HUB_KEY"})
+    assert mirror["HF_TOKEN"] == "hf_secret"
+    assert not {"MY_HUB_KEY", "SLACK_API_TOKEN", "HF_HUB_OFFLINE"} & set(mirror)
+
+
+def test_only_the_stages_that_talk_to_the_hub_are_given_the_token(
+    run: Run, stages_that: StagesThat, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    tell = "import json, os; print(json.dumps({name: os.environ.get(name) for name in ('HF_TOKEN', 'HF_HUB_OFFLINE')}))"
+    seen = {}
+    for stage in ("mirror_model", "tokenize"):
+        with stage_process(stage, run, run.read_spec(), stages_that(tell)) as process:
+            process.follow(lambda level, line, stage=stage: seen.update({stage: json.loads(line)}))
+    assert seen == {
+        "mirror_model": {"HF_TOKEN": "hf_secret", "HF_HUB_OFFLINE": None},
+        "tokenize": {"HF_TOKEN": None, "HF_HUB_OFFLINE": "1"},
+    }
+
+
+def test_a_terminals_interrupt_does_not_reach_the_stage_by_itself(run: Run, stages_that: StagesThat):
+    settings = stages_that("import os; print(os.getsid(0), os.getpgid(0), os.getpid())")
+    said: list[str] = []
+    with stage_process(STAGE, run, run.read_spec(), settings) as process:
+        process.follow(lambda level, line: said.append(line))
+    session, group, pid = (int(number) for number in said[0].split())
+    assert session == group == pid != os.getsid(0)
