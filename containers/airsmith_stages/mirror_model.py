@@ -1,0 +1,96 @@
+"""Stage `mirror_model`: the base model, from the Hub or a store, verified and free of anything that could run code."""
+
+from __future__ import annotations
+
+import json
+import logging
+from fnmatch import fnmatchcase
+from typing import Any
+
+from airsmith.contracts.cache import Output
+from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.contracts.stages import TOKENIZER
+from airsmith.recipe.sources import PICKLED_WEIGHTS, ModelSource
+from airsmith_stages.frame import StageContext
+from airsmith_stages.mirroring.copying import copy_files, list_files, refuse_nothing
+from airsmith_stages.mirroring.source import SourceFile
+from airsmith_stages.tokenizer_files import tokenizer_digest
+
+log = logging.getLogger("airsmith")
+
+_CONFIGS = ("config.json", "tokenizer_config.json")
+_WEIGHTS_INDEX = "model.safetensors.index.json"
+
+
+def run(context: StageContext) -> Output:
+    """Copy the model that the recipe names."""
+    model = context.spec.recipe.model
+    found = list_files("model", model.id, model.revision)
+    files = [file for file in found if not _excluded(file.name, model)]
+    refuse_nothing(files, model.id)
+    _refuse_pickled_weights(found, files, model)
+    _refuse_remote_code(files, model)
+    _refuse_missing_shards(files, model)
+    with context.write_output() as output:
+        size_bytes = copy_files(files, output)
+        properties = {TOKENIZER: tokenizer_digest(output.files.values())}
+        return Output.of_artifact(output.publish(metrics={"size_bytes": size_bytes}, properties=properties))
+
+
+def _excluded(name: str, model: ModelSource) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in (*model.exclude, *PICKLED_WEIGHTS))
+
+
+def _refuse_pickled_weights(found: list[SourceFile], files: list[SourceFile], model: ModelSource) -> None:
+    if any(file.name.endswith(".safetensors") for file in files):
+        return
+    pickled = sorted(
+        file.name for file in found if any(fnmatchcase(file.name, pattern) for pattern in PICKLED_WEIGHTS)
+    )
+    if pickled:
+        raise AirsmithError(
+            ErrorKind.BAD_DATA,
+            f"{model.id} holds its weights as a pickle ({pickled[0]}), which can run any code when it is loaded.",
+            "Choose a revision with safetensors, or convert the model where you trust it.",
+        )
+    raise AirsmithError(
+        ErrorKind.BAD_DATA,
+        f"{model.id} has no *.safetensors file at this revision.",
+        "Check model.id, model.revision and model.exclude.",
+    )
+
+
+def _refuse_remote_code(files: list[SourceFile], model: ModelSource) -> None:
+    if model.trust_remote_code:
+        return
+    for file in files:
+        if file.name in _CONFIGS and "auto_map" in _read_json(file, model):
+            raise AirsmithError(
+                ErrorKind.BAD_DATA,
+                f"{file.name} of {model.id} names Python code of its own (auto_map), which would run in the stages.",
+                "Read that code, then set model.trust_remote_code to true, or choose another model.",
+            )
+
+
+def _refuse_missing_shards(files: list[SourceFile], model: ModelSource) -> None:
+    names = {file.name for file in files}
+    index = next((file for file in files if file.name == _WEIGHTS_INDEX), None)
+    if index is None:
+        return
+    missing = sorted(set(_read_json(index, model).get("weight_map", {}).values()) - names)
+    if missing:
+        raise AirsmithError(
+            ErrorKind.BAD_DATA,
+            f"{_WEIGHTS_INDEX} of {model.id} names {missing[0]}, which is not there.",
+            "Check model.exclude, or tell the model's owner.",
+        )
+
+
+def _read_json(file: SourceFile, model: ModelSource) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read())
+    except ValueError as error:
+        raise AirsmithError(
+            ErrorKind.BAD_DATA, f"{file.name} of {model.id} is no JSON: {error}.", "Choose another revision."
+        ) from error
+    return content if isinstance(content, dict) else {}
