@@ -1,0 +1,1 @@
+"""From a dataset's files to rows of tokens with a loss mask."""

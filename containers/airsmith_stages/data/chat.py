@@ -1,0 +1,203 @@
+"""Examples as tokens: rendered by the chat template, tokenised once, with a mask over what the assistant said."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith_stages.data.examples import Example, Message
+
+_GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
+
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class TokenisedExample:
+    """An example as the model sees it.
+
+    :param tokens: uint32.
+    :param loss_mask: uint8, 1 where a token is learnt.
+    :param prompt_length: tokens before the last answer.
+    """
+
+    example: Example
+    tokens: NDArray[np.uint32]
+    loss_mask: NDArray[np.uint8]
+    prompt_length: int
+
+
+@dataclass(frozen=True)
+class _Rendered:
+    """A text, the characters in it that are learnt, and where the last answer begins."""
+
+    text: str
+    spans: tuple[Span, ...]
+    answer_start: int
+
+
+class ExampleTokeniser:
+    """Turns examples into tokens and masks, many at a time.
+
+    :param chat_template: what renders conversations; None where the tokenizer and the recipe have none.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, chat_template: str | None) -> None:
+        self.tokenizer = tokenizer
+        self.chat_template = chat_template
+        self.end_of_turn_ids = end_of_turn_ids(tokenizer)
+
+    def __call__(self, examples: Sequence[Example]) -> list[TokenisedExample]:
+        """Tokenise a batch.
+
+        :raises AirsmithError: `bad_data`, naming the row, where its mask could not be right.
+        """
+        rendered = [self._render(example) for example in examples]
+        encoded = self.tokenizer(
+            [item.text for item in rendered],
+            add_special_tokens=False,
+            return_offsets_mapping=True,
+            return_attention_mask=False,
+        )
+        pairs = zip(examples, rendered, encoded["input_ids"], encoded["offset_mapping"], strict=True)
+        return [self._masked(example, item, ids, offsets) for example, item, ids, offsets in pairs]
+
+    def render_prompt(self, example: Example) -> str:
+        """What a server is asked: everything before the last answer, ready for the model to go on."""
+        rendered = self._render(example)
+        return rendered.text[: rendered.answer_start]
+
+    def _render(self, example: Example) -> _Rendered:
+        if not example.is_conversation:
+            return self._render_completion(example)
+        if self.chat_template is None:
+            raise AirsmithError(
+                ErrorKind.BAD_DATA,
+                "The tokenizer has no chat template, and the dataset's examples are conversations.",
+                "Set dataset.chat_template, or use dataset.format 'prompt-completion'.",
+            )
+        if _GENERATION.search(self.chat_template):
+            return self._render_marked(example)
+        return self._render_by_prefix(example)
+
+    def _render_completion(self, example: Example) -> _Rendered:
+        """Plain text: the tokenizer's own BOS in front, its EOS behind."""
+        bos = (self.tokenizer.bos_token or "") if _adds_bos(self.tokenizer) else ""
+        prompt = f"{bos}{example.prompt}"
+        text = f"{prompt}{example.completion}{self.tokenizer.eos_token or ''}"
+        return _Rendered(text, ((len(prompt), len(text)),), len(prompt))
+
+    def _render_marked(self, example: Example) -> _Rendered:
+        """The template itself marks what the assistant says."""
+        texts, spans = self._apply([example.messages], return_assistant_tokens_mask=True)
+        marked = tuple((start, end) for start, end in spans[0] if end > start)
+        prompt = self._prompt(example.messages[:-1])
+        start = len(prompt) if texts[0].startswith(prompt) else (marked[-1][0] if marked else 0)
+        return _Rendered(texts[0], marked, start)
+
+    def _render_by_prefix(self, example: Example) -> _Rendered:
+        """The template marks nothing: what it adds to the prompt of each answer is that answer.
+
+        :raises AirsmithError: `bad_data` where the prompt is not the beginning of the whole.
+        """
+        whole = self._apply([example.messages])[0][0]
+        spans = []
+        for index, message in enumerate(example.messages):
+            if message["role"] != "assistant":
+                continue
+            prompt = self._prompt(example.messages[:index])
+            answered = self._apply([example.messages[: index + 1]])[0][0]
+            if not answered.startswith(prompt) or not whole.startswith(answered.rstrip()):
+                raise AirsmithError(
+                    ErrorKind.BAD_DATA,
+                    f"Row {example.number}: the chat template renders the turns before an answer differently once the "
+                    "answer is there, so it cannot be told where the answer begins.",
+                    "Give a template with {% generation %} markers as dataset.chat_template.",
+                )
+            spans.append((len(prompt), len(answered.rstrip())))
+        return _Rendered(whole, tuple(spans), spans[-1][0])
+
+    def _prompt(self, messages: Sequence[Message]) -> str:
+        return str(self._apply([messages], add_generation_prompt=True)[0][0])
+
+    def _apply(self, conversations: Sequence[Sequence[Message]], **options: Any) -> Any:
+        try:
+            return render_jinja_template(
+                [list(messages) for messages in conversations],
+                chat_template=self.chat_template,
+                **{**self.tokenizer.special_tokens_map, **options},
+            )
+        except Exception as error:
+            raise AirsmithError(
+                ErrorKind.BAD_DATA,
+                f"The chat template fails on a conversation: {error}.",
+                "Correct the roles in the data, or give another template as dataset.chat_template.",
+            ) from error
+
+    def _masked(self, example: Example, rendered: _Rendered, ids: list[int], offsets: list[Span]) -> TokenisedExample:
+        starts = np.array([start for start, _ in offsets])
+        mask = np.zeros(len(ids), dtype=np.uint8)
+        for begin, end in rendered.spans:
+            # A token that begins before the answer is the prompt's, even where it reaches into it.
+            first, last = np.searchsorted(starts, begin), np.searchsorted(starts, end)
+            mask[first : self._through_end_of_turn(ids, int(first), int(last))] = 1
+        self._check(example, ids, mask)
+        return TokenisedExample(
+            example,
+            np.array(ids, dtype=np.uint32),
+            mask,
+            prompt_length=int(np.searchsorted(starts, rendered.answer_start)),
+        )
+
+    def _through_end_of_turn(self, ids: list[int], first: int, last: int) -> int:
+        """End of an answer: behind the token that ends the turn, so that the model learns to stop, and no further."""
+        for position in range(first, min(last + 1, len(ids))):
+            if ids[position] in self.end_of_turn_ids:
+                return position + 1
+        return last
+
+    def _check(self, example: Example, ids: list[int], mask: NDArray[np.uint8]) -> None:
+        if not mask.any() or mask.all():
+            learnt = "every token" if mask.any() else "no token"
+            raise AirsmithError(
+                ErrorKind.BAD_DATA,
+                f"Row {example.number}: {learnt} would be learnt, so the chat template's answers are not where they "
+                "should be.",
+                "Check the example and the template's {% generation %} markers.",
+            )
+        if ids[int(np.flatnonzero(mask)[-1])] not in self.end_of_turn_ids:
+            raise AirsmithError(
+                ErrorKind.BAD_DATA,
+                f"Row {example.number}: the last answer does not end with a token that ends a turn, so the model would "
+                "never learn to stop.",
+                "Let the chat template end an answer with the tokenizer's EOS token.",
+            )
+        bos = self.tokenizer.bos_token_id
+        if bos is not None and bos not in self.end_of_turn_ids and ids.count(bos) > 1:
+            raise AirsmithError(
+                ErrorKind.BAD_DATA,
+                f"Row {example.number} begins with {ids.count(bos)} BOS tokens.",
+                "Remove the BOS token from the data or from dataset.chat_template.",
+            )
+
+
+def end_of_turn_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Tokens that end an answer: EOS, and special tokens that chat models use for it."""
+    names = ("<|im_end|>", "<|eot_id|>", "<|end|>", "<|end_of_turn|>", "<end_of_turn>", "<|return|>")
+    vocabulary = tokenizer.get_added_vocab()
+    found = {vocabulary[name] for name in names if name in vocabulary}
+    if tokenizer.eos_token_id is not None:
+        found.add(int(tokenizer.eos_token_id))
+    return frozenset(found)
+
+
+def _adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
+    return tokenizer.bos_token_id is not None and tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
