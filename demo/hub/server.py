@@ -1,0 +1,76 @@
+"""Run the local Hub on a loopback address, in a thread for tests or as a process of its own."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import reduce
+from pathlib import Path
+
+import uvicorn
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from demo.hub.api import build_app
+from demo.hub.faults import Fault, with_fault
+
+HOST = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class Hub:
+    """A local Hub that is being served: its address, and the requests so far as `METHOD path`."""
+
+    url: str
+    requests: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def serve(root: Path, *faults: Fault) -> Iterator[Hub]:
+    """Serve the repositories under `root` from a thread of this process until the block ends."""
+    listener, storage = listen(), listen()
+    hub = Hub(address_of(listener))
+    app = reduce(with_fault, faults, build_app(root, port_of(storage)))
+    server = build_server(_record_requests(app, hub.requests))
+    thread = threading.Thread(target=server.run, args=([listener, storage],), name="local-hub", daemon=True)
+    thread.start()
+    try:
+        yield hub
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def build_server(app: ASGIApp) -> uvicorn.Server:
+    """A server that says nothing unless it is broken, and stops within seconds when it is told to."""
+    return uvicorn.Server(uvicorn.Config(app, lifespan="off", log_level="critical", timeout_graceful_shutdown=5))
+
+
+def listen(port: int = 0) -> socket.socket:
+    """A socket that accepts connections from now on: a client may connect before the server has come up.
+
+    :param port: 0 for any free one.
+    :raises OSError: where the port is taken.
+    """
+    return socket.create_server((HOST, port))
+
+
+def address_of(listener: socket.socket) -> str:
+    """What to set `HF_ENDPOINT` to."""
+    return f"http://{HOST}:{port_of(listener)}"
+
+
+def port_of(listener: socket.socket) -> int:
+    """The port that a socket got."""
+    port: int = listener.getsockname()[1]
+    return port
+
+
+def _record_requests(app: ASGIApp, requests: list[str]) -> ASGIApp:
+    async def recorded(scope: Scope, receive: Receive, send: Send) -> None:
+        requests.append(f"{scope['method']} {scope['path']}")
+        await app(scope, receive, send)
+
+    return recorded
