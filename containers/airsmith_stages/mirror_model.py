@@ -44,9 +44,7 @@ def _excluded(name: str, model: ModelSource) -> bool:
 def _refuse_pickled_weights(found: list[SourceFile], files: list[SourceFile], model: ModelSource) -> None:
     if any(file.name.endswith(".safetensors") for file in files):
         return
-    pickled = sorted(
-        file.name for file in found if any(fnmatchcase(file.name, pattern) for pattern in PICKLED_WEIGHTS)
-    )
+    pickled = sorted(file.name for file in found if any(fnmatchcase(file.name, pattern) for pattern in PICKLED_WEIGHTS))
     if pickled:
         raise AirsmithError(
             ErrorKind.BAD_DATA,

@@ -51,4 +51,6 @@ def refuse_nothing(files: list[SourceFile], source_id: str) -> None:
     :raises AirsmithError: `bad_data`.
     """
     if not files:
-        raise AirsmithError(ErrorKind.BAD_DATA, f"{source_id} holds no files to copy.", "Check the id and the revision.")
+        raise AirsmithError(
+            ErrorKind.BAD_DATA, f"{source_id} holds no files to copy.", "Check the id and the revision."
+        )

@@ -67,7 +67,9 @@ def stream_url(client: httpx.Client, url: str, size_bytes: int) -> Iterator[byte
     while offset < size_bytes:
         wait_seconds = min(2.0**tries, LONGEST_WAIT_SECONDS)
         try:
-            with client.stream("GET", url, headers={"Range": f"bytes={offset}-", "Accept-Encoding": "identity"}) as response:
+            with client.stream(
+                "GET", url, headers={"Range": f"bytes={offset}-", "Accept-Encoding": "identity"}
+            ) as response:
                 if response.status_code in _RETRIED:
                     wait_seconds = _retry_after(response, wait_seconds)
                     raise httpx.TransportError(f"HTTP {response.status_code}")

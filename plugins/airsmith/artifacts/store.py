@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import itertools
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -152,28 +151,18 @@ class Store:
         :param size_bytes: the size where it is known, so that the parts fit.
         :returns: the bytes written.
         """
-        sizes: list[int] = []
-
-        def counted() -> Iterator[bytes]:
+        written = 0
+        # Not `put` with an iterator: chunks that come from a store themselves may not run inside obstore's own loop.
+        with (
+            store_errors(self.uri, path),
+            obstore.open_writer(
+                self._objects, path, buffer_size=part_bytes(size_bytes), max_concurrency=PARTS_IN_FLIGHT
+            ) as writer,
+        ):
             for chunk in chunks:
-                sizes.append(len(chunk))
-                yield chunk
-
-        with store_errors(self.uri, path):
-            # obstore makes an empty iterable no object at all.
-            pieces = counted()
-            first = next(pieces, b"")
-            if not first:
-                obstore.put(self._objects, path, b"", use_multipart=False)
-                return 0
-            obstore.put(
-                self._objects,
-                path,
-                itertools.chain([first], pieces),
-                chunk_size=part_bytes(size_bytes),
-                max_concurrency=PARTS_IN_FLIGHT,
-            )
-        return sum(sizes)
+                writer.write(chunk)
+                written += len(chunk)
+        return written
 
     def upload_file(self, path: str, local: Path) -> int:
         """Write an object from a local file."""
