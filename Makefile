@@ -71,6 +71,7 @@ $(UV):
 	@$(UV) venv --quiet --clear --python '$(PYTHON)' .venvs/airflow
 	@$(UV) pip install --quiet --python $(AIRFLOW)/python --no-deps --require-hashes -r $<
 	@$(UV) pip install --quiet --python $(AIRFLOW)/python --no-deps -e .
+	@rm -rf plugins/*.egg-info # beside the installed metadata, Airflow would find the plugin twice
 	@touch $@
 
 .venvs/stages/.ready: containers/train-cpu/requirements-dev.lock containers/train-cpu/torch.txt setup.cfg containers/setup.cfg | $(UV)
@@ -79,4 +80,5 @@ $(UV):
 	@$(UV) pip install --quiet --python $(STAGES)/python --no-deps --require-hashes -r $<
 	@UV=$(UV) scripts/install-torch $(STAGES)/python containers/train-cpu/torch.txt
 	@$(UV) pip install --quiet --python $(STAGES)/python --no-deps -e . -e containers
+	@rm -rf plugins/*.egg-info
 	@touch $@

@@ -10,6 +10,7 @@ from typing import Any
 
 from airflow.sdk import DAG, Asset, BaseOperator, Param, TaskGroup
 from airflow.sdk.definitions.context import Context
+from croniter import croniter  # type: ignore[import-untyped]
 
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.spec import Plan, StagePlan
@@ -230,7 +231,19 @@ def dataset_asset(recipe: Recipe) -> Asset:
 
 
 def _schedule(recipe: Recipe) -> str | list[Asset] | None:
-    return [dataset_asset(recipe)] if recipe.schedule == ON_DATASET_UPDATE else recipe.schedule
+    """The DAG's schedule.
+
+    :raises AirsmithError: `bad_recipe`: Airflow itself would refuse the whole file, with the DAGs of all recipes.
+    """
+    if recipe.schedule == ON_DATASET_UPDATE:
+        return [dataset_asset(recipe)]
+    if recipe.schedule is not None and not croniter.is_valid(recipe.schedule):
+        raise AirsmithError(
+            ErrorKind.BAD_RECIPE,
+            f"schedule is {recipe.schedule!r}, which is no cron expression.",
+            f"Write for example '0 3 * * 1' (Mondays at three), {ON_DATASET_UPDATE!r}, or leave it out.",
+        )
+    return recipe.schedule
 
 
 def _tags(recipe: Recipe, settings: Settings) -> list[str]:

@@ -1,0 +1,216 @@
+"""Recipes become DAGs: through Airflow's own DAG bag, with the form, the graph and the assets that a person sees."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.dag_processing.dagbag import BundleDagBag
+from airflow.sdk import DAG, Param
+from airflow.serialization.serialized_objects import DagSerialization
+from jsonschema import Draft202012Validator, validate
+
+from airsmith.contracts.errors import ErrorKind
+from airsmith.pipeline.dag import recipe_dags
+from airsmith.recipe.form import MOST_OPEN_FIELDS, fixed_keys
+from airsmith.runtimes.failures import BadRecipeError
+
+DAGS = Path("dags").absolute()
+RECIPES = sorted((DAGS / "recipes").glob("*.yaml"))
+WriteRecipe = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def bag() -> BundleDagBag:
+    """The repository's DAGs as Airflow loads them, with the network out of reach."""
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("parsing a DAG file reached for the network")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", refuse)
+        return BundleDagBag(dag_folder=str(DAGS), bundle_path=DAGS, bundle_name="dags")
+
+
+def dag_of(file: Path) -> DAG:
+    """The one DAG that a recipe file becomes."""
+    return next(dag for dag in recipe_dags(file.parent) if dag.dag_id == f"finetune_{file.stem.replace('-', '_')}")
+
+
+def test_every_recipe_of_the_repository_becomes_a_dag(bag: BundleDagBag):
+    assert bag.import_errors == {}
+    assert {dag_id: dag.tags & {"broken"} for dag_id, dag in bag.dags.items()} == {
+        f"finetune_{file.stem.replace('-', '_')}": set() for file in RECIPES
+    }
+
+
+def test_every_dag_survives_serialization(bag: BundleDagBag):
+    for dag in bag.dags.values():
+        again = DagSerialization.deserialize_dag(DagSerialization.serialize_dag(dag))
+        assert set(again.task_ids) == set(dag.task_ids)
+        assert again.get_task("train").has_retry_policy
+
+
+def test_the_graph_is_the_pipeline(bag: BundleDagBag):
+    dag = bag.dags["finetune_ticket_triage"]
+    assert {task.task_id: task.upstream_task_ids for task in dag.tasks} == {
+        "resolve": set(),
+        "mirror_model": {"resolve"},
+        "mirror_dataset": {"resolve"},
+        "tokenize": {"mirror_model", "mirror_dataset"},
+        "train": {"tokenize"},
+        "merge": {"train"},
+        "evaluate": {"merge"},
+        "register": {"evaluate"},
+        "deploy": {"register"},
+        "smoke_test": {"deploy"},
+    }
+    groups = {group.group_display_name: set(group.children) for group in dag.task_group_dict.values() if group.group_id}
+    assert groups == {
+        "prepare": {"mirror_model", "mirror_dataset", "tokenize"},
+        "train": {"train"},
+        "validate": {"merge", "evaluate"},
+        "ship": {"register", "deploy", "smoke_test"},
+    }
+
+
+def test_only_the_runs_uri_travels_between_tasks(bag: BundleDagBag):
+    for dag in bag.dags.values():
+        for task in dag.tasks:
+            assert task.do_xcom_push is (task.task_id == "resolve")
+            assert task.task_id == "resolve" or task.run_uri == "{{ ti.xcom_pull(task_ids='resolve') }}"
+
+
+def test_a_recipe_that_is_not_served_ends_with_its_version(write_recipe: WriteRecipe):
+    dag = dag_of(write_recipe(serve={"enabled": False}))
+    assert not {"deploy", "smoke_test"} & set(dag.task_ids)
+
+
+def test_assets_mirror_the_registry_and_trigger_nothing_of_their_own(bag: BundleDagBag):
+    dag = bag.dags["finetune_ticket_triage"]
+    outlets = {task.task_id: [asset.name for asset in task.outlets] for task in dag.tasks if task.outlets}
+    inlets = {task.task_id: [asset.name for asset in task.inlets] for task in dag.tasks if task.inlets}
+    assert outlets == {"register": ["model/ticket-triage"]}
+    assert inlets == {"mirror_dataset": ["dataset/airsmith/ticket-triage"]}
+    (asset,) = dag.get_task("register").outlets
+    assert asset.uri.endswith("/models/ticket-triage")
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [(None, "NullTimetable"), ("0 3 * * 1", "CronTriggerTimetable"), ("dataset_updated", "AssetTriggeredTimetable")],
+)
+def test_the_recipes_schedule_is_the_dags(write_recipe: WriteRecipe, schedule: str | None, expected: str):
+    dag = dag_of(write_recipe(schedule=schedule))
+    assert type(dag.timetable).__name__ == expected
+    assert not dag.catchup
+    dag.validate()
+
+
+def test_a_dataset_in_a_store_is_an_asset_at_its_uri(write_recipe: WriteRecipe):
+    dag = dag_of(
+        write_recipe(schedule="dataset_updated", dataset={"id": "s3://data/tickets", "validation_fraction": 0.1})
+    )
+    (asset,) = dag.get_task("mirror_dataset").inlets
+    assert (asset.name, asset.uri) == ("dataset/data/tickets", "s3://data/tickets")
+
+
+@pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
+def test_the_trigger_form_is_sound(bag: BundleDagBag, file: Path):
+    dag = bag.dags[f"finetune_{file.stem.replace('-', '_')}"]
+    params: dict[str, Param] = {name: dag.params.get_param(name) for name in dag.params}
+    for name, param in params.items():
+        Draft202012Validator.check_schema(param.schema)
+        validate(param.value, param.schema)
+        assert "anyOf" not in param.schema, name
+        assert "$ref" not in str(param.schema), name
+        assert param.schema["title"], name
+        assert param.schema["description_md"], name
+    opened = [name for name, param in params.items() if "section" not in param.schema]
+    assert 0 < len(opened) <= MOST_OPEN_FIELDS
+    assert opened == list(params)[: len(opened)]
+    keys = [name.replace("__", ".") for name in params]
+    assert "overrides" in keys
+    assert not [key for key in keys for fixed in fixed_keys() if key == fixed or key.startswith(f"{fixed}.")]
+
+
+def test_a_scheduled_run_needs_no_hand(write_recipe: WriteRecipe):
+    dag_of(write_recipe(schedule="@daily")).params.validate()
+
+
+def test_settings_decide_pool_time_limit_and_retries(write_recipe: WriteRecipe, monkeypatch: pytest.MonkeyPatch):
+    for name, value in {"POOL": "slow", "RETRIES": "5", "TIMEOUT_SECONDS": "60"}.items():
+        monkeypatch.setenv(f"AIRSMITH_BACKENDS__CPU__{name}", value)
+    train = dag_of(write_recipe()).get_task("train")
+    assert (train.pool, train.retries) == ("slow", 5)
+    assert train.execution_timeout.total_seconds() == 60
+
+
+def test_the_page_says_what_runs_and_from_which_recipe(write_recipe: WriteRecipe):
+    file = write_recipe(description="Routes tickets.")
+    dag = dag_of(file)
+    assert dag.doc_md.startswith("Routes tickets.")
+    assert file.read_text().rstrip() in dag.doc_md
+    assert all(f"`{task.task_id}`" in dag.doc_md for task in dag.tasks if task.task_id != "resolve")
+    assert dag.tags == {"cpu", "lora", "model"}
+
+
+def failure_of_the_only_task(dag: DAG) -> BadRecipeError:
+    (task,) = dag.tasks
+    with pytest.raises(BadRecipeError) as failure:
+        task.execute({})
+    return failure.value
+
+
+@pytest.mark.parametrize(
+    ("sections", "said"),
+    [
+        ({"trainig": {"max_steps": 1}}, "trainig is not a recipe key; did you mean training?"),
+        ({"method": {"name": "qlora"}}, "backend.name 'cpu' cannot run"),
+        ({"backend": {"name": "cuda"}}, "does not run"),
+        ({"schedule": "every now and then"}, "every now and then"),
+    ],
+)
+def test_a_broken_recipe_is_seen_and_leaves_the_others_alone(
+    write_recipe: WriteRecipe, sections: dict[str, Any], said: str
+):
+    whole, broken = dag_of(write_recipe()), dag_of(write_recipe("broken-one", **sections))
+    assert "broken" not in whole.tags
+    assert broken.tags == {"broken"}
+    assert said in broken.doc_md
+    error = failure_of_the_only_task(broken)
+    assert error.kind is ErrorKind.BAD_RECIPE
+    assert said in error.message
+
+
+def test_a_file_that_is_no_yaml_is_seen_too(write_recipe: WriteRecipe):
+    file = write_recipe("broken")
+    file.write_text("model: [")
+    assert "broken.yaml" in failure_of_the_only_task(dag_of(file)).message
+
+
+def test_two_files_for_one_dag_are_both_named(write_recipe: WriteRecipe):
+    write_recipe("a-b")
+    error = failure_of_the_only_task(dag_of(write_recipe("a_b")))
+    assert "a-b.yaml and a_b.yaml" in error.message
+
+
+def test_an_unheard_of_defect_costs_one_dag_only(write_recipe: WriteRecipe, monkeypatch: pytest.MonkeyPatch):
+    write_recipe("whole")
+    file = write_recipe("cursed")
+
+    def build(recipe: Any, path: Path, settings: Any) -> DAG:
+        if path == file:
+            raise RecursionError("too deep")
+        return real(recipe, path, settings)
+
+    from airsmith.pipeline import dag as module
+
+    real = module.build_dag
+    monkeypatch.setattr(module, "build_dag", build)
+    dags = {dag.dag_id: dag for dag in recipe_dags(file.parent)}
+    assert dags["finetune_cursed"].tags == {"broken"}
+    assert "broken" not in dags["finetune_whole"].tags
