@@ -95,6 +95,26 @@ def show_settings() -> None:
     console.print(table)
 
 
+@app.command("run")
+def run_recipe(
+    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of one in the folder of recipes.")],
+    changes: Annotated[
+        list[str], typer.Option("--set", metavar="KEY=VALUE", help="A field to change for this run; may be repeated.")
+    ] = [],  # noqa: B006
+    run_id: Annotated[str, typer.Option(help="Name of the run; that of an earlier one goes on with it.")] = "",
+) -> None:
+    """Run a recipe's stages one by one on this machine, without Airflow."""
+    from airsmith.pipeline.sequence import local_request, run_sequence
+    from airsmith.settings import load_settings
+    from airsmith.terminal.lines import LinePrinter
+
+    settings = load_settings()
+    printer = LinePrinter(console)
+    request = local_request(recipe, changes, run_id, settings.recipes)
+    run = run_sequence(request, settings, printer.run, printer.stage, printer.line)
+    console.print(f"Done. See the result with: airsmith report {run.uri}", soft_wrap=True, markup=False)
+
+
 @app.command("watch")
 def watch_run(
     run: Annotated[str, typer.Argument(help="URI of a run, or a part of its name; the newest when empty.")] = "",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from datetime import timedelta
 from pathlib import Path
@@ -14,7 +13,7 @@ from croniter import croniter  # type: ignore[import-untyped]
 
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.spec import Plan, StagePlan
-from airsmith.pipeline.graph import GROUPS, group_of, upstream_stages
+from airsmith.pipeline.graph import GROUPS, dag_id_of, group_of, upstream_stages
 from airsmith.pipeline.pages import STAGE_SUMMARIES, broken_page, dag_page
 from airsmith.pipeline.plan import make_plan
 from airsmith.recipe import Recipe
@@ -41,11 +40,6 @@ def recipe_dags(folder: Path) -> list[DAG]:
         if file.suffix in (".yaml", ".yml"):
             files[dag_id_of(file)].append(file)
     return [_dag_of_files(dag_id, same_id, settings) for dag_id, same_id in files.items()]
-
-
-def dag_id_of(file: Path) -> str:
-    """Id of the DAG that a recipe file becomes."""
-    return "finetune_" + re.sub(r"[^A-Za-z0-9_.]", "_", file.stem)
 
 
 def build_dag(recipe: Recipe, file: Path, settings: Settings) -> DAG:

@@ -1,8 +1,10 @@
-"""The edges between a run's stages, and the groups that the graph shows them in."""
+"""What a recipe's DAG is called, the edges between its stages, and the groups that the graph shows them in."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from airsmith.contracts.stages import STAGES
 
@@ -13,6 +15,11 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "ship": ("register", "deploy", "smoke_test"),
 }
 """Every stage that any backend may ask for, by what a person would call that part of the work."""
+
+
+def dag_id_of(recipe_file: Path) -> str:
+    """Id of the DAG that a recipe file becomes; without Airflow too, its runs are kept under this name."""
+    return "finetune_" + re.sub(r"[^A-Za-z0-9_.]", "_", recipe_file.stem)
 
 
 def group_of(stage: str) -> str:

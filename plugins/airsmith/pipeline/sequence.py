@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
 
+import yaml
+
+from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.pointers import StagePointer
 from airsmith.contracts.run import Run
+from airsmith.pipeline.graph import dag_id_of
 from airsmith.pipeline.resolve import RunRequest, resolve
 from airsmith.runtimes.process import TellLine, bring_to_output
 from airsmith.serving.local import deploy
@@ -35,3 +42,45 @@ def run_sequence(
             pointer = bring_to_output(stage.stage, run, settings, tell_line)
         tell_stage(pointer)
     return run
+
+
+def local_request(recipe: str, changes: Iterable[str], run_id: str, recipes: Path) -> RunRequest:
+    """What a command line asks for.
+
+    :param recipe: a file's path, or the name of a recipe in the folder.
+    :param changes: `key=value`, the value in YAML.
+    :param run_id: of the run; a new one when empty.
+    :raises AirsmithError: `bad_recipe` where there is no such file or a change has no value.
+    """
+    file = _recipe_file(recipe, recipes)
+    return RunRequest(
+        dag_id=dag_id_of(file),
+        run_id=run_id or f"cli__{datetime.now(timezone.utc).isoformat(timespec='seconds')}",
+        recipe_file=file,
+        overrides=dict(_assignment(change) for change in changes),
+    )
+
+
+def _recipe_file(recipe: str, recipes: Path) -> Path:
+    candidates = [Path(recipe), *(recipes / f"{recipe}{suffix}" for suffix in (".yaml", ".yml"))]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    known = ", ".join(sorted(file.stem for file in recipes.glob("*.y*ml"))) or "none"
+    raise AirsmithError(
+        ErrorKind.BAD_RECIPE,
+        f"{recipe!r} is neither a file nor a recipe in {recipes}.",
+        f"The recipes there: {known}.",
+    )
+
+
+def _assignment(change: str) -> tuple[str, Any]:
+    key, equals, value = change.partition("=")
+    if not equals:
+        raise AirsmithError(
+            ErrorKind.BAD_RECIPE, f"--set {change} gives no value.", "Write --set training.max_steps=5."
+        )
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise AirsmithError(ErrorKind.BAD_RECIPE, f"The value in --set {change} is no YAML.", "Quote it.") from error
