@@ -1,4 +1,4 @@
-"""Merge a LoRA adapter into its base: the delta in float32, one rounding, and a proof that the result is the tuned model."""
+"""Merge a LoRA adapter into its base: the delta in float32, one rounding, and a proof of the result."""
 
 from __future__ import annotations
 

@@ -138,3 +138,42 @@ def report_run(
     from airsmith.terminal.runs import find_run
 
     print_report(read_report(find_run(load_settings().store, run)), console)
+
+
+@app.command("chat")
+def chat(endpoint: Annotated[str, typer.Argument(help="Name of an endpoint.")], max_tokens: int = 256) -> None:
+    """Talk to a served model; an empty line or Ctrl-D ends it."""
+    from airsmith.artifacts.store import Store
+    from airsmith.serving.chat import Message, find_endpoint, stream_answer
+    from airsmith.settings import load_settings
+
+    found = find_endpoint(Store.open(load_settings().store), endpoint)
+    messages: list[Message] = []
+    while question := _question():
+        messages.append({"role": "user", "content": question})
+        answer = ""
+        for piece in stream_answer(found, messages, max_tokens):
+            answer += piece
+            print(piece, end="", flush=True)
+        print()
+        messages.append({"role": "assistant", "content": answer})
+
+
+@app.command("stop")
+def stop(endpoint: Annotated[str, typer.Argument(help="Name of an endpoint that runs on this machine.")]) -> None:
+    """End an endpoint's server on this machine."""
+    from airsmith.artifacts.store import Store
+    from airsmith.serving.chat import find_endpoint
+    from airsmith.serving.local import stop_endpoint
+    from airsmith.settings import load_settings
+
+    store = Store.open(load_settings().store)
+    stopped = stop_endpoint(store, find_endpoint(store, endpoint).name)
+    print(f"Stopped {endpoint}." if stopped else f"{endpoint} was not running.")
+
+
+def _question() -> str:
+    try:
+        return input("you> " if sys.stdin.isatty() else "").strip()
+    except EOFError:
+        return ""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from importlib.metadata import distributions
 from pathlib import Path
 
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.spec import Plan
 from airsmith.contracts.stages import STAGES
+from airsmith.runtimes.interpreter import installed_versions
 
 
 def local_toolchains(plan: Plan, stages_python: Path) -> dict[str, dict[str, str]]:
@@ -16,7 +16,7 @@ def local_toolchains(plan: Plan, stages_python: Path) -> dict[str, dict[str, str
     :param stages_python: the interpreter of the stages' virtual environment.
     :raises AirsmithError: `not_found`, naming the distribution that is not installed there.
     """
-    installed = _installed(stages_python)
+    installed = installed_versions(stages_python)
     toolchains: dict[str, dict[str, str]] = {}
     for stage in plan.stages:
         needed = STAGES[stage.stage].toolchain
@@ -30,7 +30,3 @@ def local_toolchains(plan: Plan, stages_python: Path) -> dict[str, dict[str, str
         toolchains.setdefault(stage.image, {}).update({name: installed[name] for name in needed})
     return toolchains
 
-
-def _installed(python: Path) -> dict[str, str]:
-    folders = [str(folder) for folder in python.parent.parent.glob("lib*/python3*/site-packages")]
-    return {distribution.name: distribution.version for distribution in distributions(path=folders)}

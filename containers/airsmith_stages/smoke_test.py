@@ -1,0 +1,166 @@
+"""Stage `smoke_test`: proof that the endpoint serves the tuned model, against the token ids that evaluate kept."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import takewhile
+from typing import Any
+
+import httpx
+from tokenizers import Tokenizer
+
+from airsmith.artifacts.layout import endpoint_path
+from airsmith.artifacts.read import open_artifact
+from airsmith.contracts.cache import Output
+from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.registry import Endpoint, read_endpoint
+from airsmith_stages.frame import StageContext
+
+log = logging.getLogger("airsmith")
+
+COMPARED_TOKENS = 16
+LEAST_AGREEMENT = 0.95
+"""Two engines round bfloat16 differently, and greedy decoding may then take another branch: not every token agrees."""
+ANSWER_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class SmokeReport:
+    """How the served answers compare with those that were evaluated.
+
+    :param agreement: share of tokens, up to and including the first difference of each answer, that agree.
+    :param differing_prompts: prompts on which tuned and base model differ.
+    :param unlike_base: those of them that the endpoint answers unlike the base.
+    """
+
+    prompts: int
+    agreement: float
+    differing_prompts: int
+    unlike_base: int
+
+
+def run(context: StageContext) -> Output:
+    """Ask the endpoint the fixed prompts, and compare."""
+    endpoint = _endpoint(context)
+    evaluation = context.input("evaluate")
+    prompts = json.loads(evaluation.read("fixed_prompts.json"))
+    with httpx.Client(base_url=endpoint.address, timeout=ANSWER_SECONDS) as client:
+        _check_listed(client, endpoint)
+        answers = [_ask(client, endpoint, prompt) for prompt in prompts]
+    report = compare(prompts, answers, _tokenizer(context, endpoint))
+    log.info(
+        "Agreement %.3f, unlike the base in %d of %d", report.agreement, report.unlike_base, report.differing_prompts
+    )
+    _verify(report, endpoint)
+    with context.write_output() as output:
+        output.add_bytes("smoke.json", json.dumps(asdict(report), indent=2).encode())
+        return Output.of_artifact(output.publish(metrics=asdict(report)))
+
+
+def compare(prompts: Sequence[dict[str, Any]], answers: Sequence[str], tokenizer: Tokenizer) -> SmokeReport:
+    """Compare served texts with kept ids.
+
+    A server returns text, and the ids of a text are not always those that were generated. So the kept ids take the
+    same way: to text, and back to ids.
+    """
+    agreed = compared = differing = unlike = 0
+    for prompt, answer in zip(prompts, answers, strict=True):
+        tuned, base = (_canonical(tokenizer, prompt[f"{who}_token_ids"]) for who in ("tuned", "base"))
+        served = _ids(tokenizer, answer)
+        same = _common_prefix(served, tuned)
+        agreed += same
+        compared += same if served == tuned else same + 1
+        differing += tuned != base
+        unlike += tuned != base and served != base
+    return SmokeReport(len(prompts), agreed / max(1, compared), differing, unlike)
+
+
+def _endpoint(context: StageContext) -> Endpoint:
+    name = context.spec.recipe.endpoint_name
+    endpoint = read_endpoint(context.run.store, name)
+    deployed = context.pointers["deploy"]
+    if endpoint is None or endpoint.deployment != deployed.digest:
+        raise AirsmithError(
+            ErrorKind.NOT_FOUND,
+            f"Endpoint {name} does not serve what this run deployed ({endpoint_path(name)} says otherwise).",
+            "Another run has deployed since; clear deploy to take the endpoint back.",
+        )
+    return endpoint
+
+
+def _check_listed(client: httpx.Client, endpoint: Endpoint) -> None:
+    try:
+        health = client.get("/health")
+        listed = client.get("/v1/models")
+    except httpx.HTTPError as error:
+        raise _unreachable(endpoint, str(error)) from error
+    if health.status_code != 200 or listed.status_code != 200:
+        raise _unreachable(endpoint, f"/health {health.status_code}, /v1/models {listed.status_code}")
+    # `transformers serve` lists what lies in the Hub's cache, which is nothing here, instead of what it serves.
+    names = [model["id"] for model in listed.json()["data"]]
+    if names and endpoint.model_name not in names:
+        raise _unproved(endpoint, f"it serves {', '.join(names)}, not {endpoint.model_name}")
+
+
+def _ask(client: httpx.Client, endpoint: Endpoint, prompt: dict[str, Any]) -> str:
+    length = max(len(prompt["tuned_token_ids"]), len(prompt["base_token_ids"]))
+    request = {"model": endpoint.model_name, "temperature": 0, "max_tokens": length}
+    try:
+        if prompt["messages"] is not None:
+            response = client.post("/v1/chat/completions", json={**request, "messages": prompt["messages"]})
+        else:
+            response = client.post("/v1/completions", json={**request, "prompt": prompt["prompt"]})
+    except httpx.HTTPError as error:
+        raise _unreachable(endpoint, str(error)) from error
+    if response.is_error:
+        raise _unreachable(endpoint, f"HTTP {response.status_code}: {response.text[:200]}")
+    choice = response.json()["choices"][0]
+    return str((choice["message"]["content"] if "message" in choice else choice["text"]) or "")
+
+
+def _tokenizer(context: StageContext, endpoint: Endpoint) -> Tokenizer:
+    model = open_artifact(context.run.store, endpoint.model_uri)
+    if model is None:
+        raise AirsmithError(ErrorKind.NOT_FOUND, f"The served model {endpoint.model_uri} is gone.", "Clear merge.")
+    return Tokenizer.from_str(model.read("tokenizer.json").decode())
+
+
+def _canonical(tokenizer: Tokenizer, ids: list[int]) -> list[int]:
+    return _ids(tokenizer, tokenizer.decode(ids, skip_special_tokens=True))
+
+
+def _ids(tokenizer: Tokenizer, text: str) -> list[int]:
+    return list(tokenizer.encode(text.strip(), add_special_tokens=False).ids)[:COMPARED_TOKENS]
+
+
+def _common_prefix(one: list[int], other: list[int]) -> int:
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+
+
+def _verify(report: SmokeReport, endpoint: Endpoint) -> None:
+    if report.differing_prompts == 0:
+        raise _unproved(endpoint, "tuned and base model answer every fixed prompt alike, so nothing can be proved")
+    if report.unlike_base < report.differing_prompts:
+        same = report.differing_prompts - report.unlike_base
+        raise _unproved(endpoint, f"{same} of {report.differing_prompts} answers are the base model's")
+    if report.agreement < LEAST_AGREEMENT:
+        raise _unproved(endpoint, f"only {report.agreement:.1%} of the tokens are the tuned model's")
+
+
+def _unproved(endpoint: Endpoint, why: str) -> AirsmithError:
+    return AirsmithError(
+        ErrorKind.VERIFICATION_FAILED,
+        f"Endpoint {endpoint.name} does not serve the tuned model: {why}.",
+        f"See the server's log and what {endpoint_path(endpoint.name)} names.",
+    )
+
+
+def _unreachable(endpoint: Endpoint, why: str) -> AirsmithError:
+    return AirsmithError(
+        ErrorKind.VERIFICATION_FAILED,
+        f"Endpoint {endpoint.name} at {endpoint.address} does not answer: {why}.",
+        "Clear deploy so that it is started again.",
+    )

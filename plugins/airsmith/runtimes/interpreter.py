@@ -1,0 +1,15 @@
+"""What another interpreter's environment holds, read from its metadata without starting it."""
+
+from __future__ import annotations
+
+from importlib.metadata import distributions
+from pathlib import Path
+
+
+def installed_versions(python: Path) -> dict[str, str]:
+    """Versions by distribution of a virtual environment.
+
+    :param python: its interpreter.
+    """
+    folders = [str(folder) for folder in python.parent.parent.glob("lib*/python3*/site-packages")]
+    return {distribution.name: distribution.version for distribution in distributions(path=folders)}

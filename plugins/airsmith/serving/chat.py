@@ -1,0 +1,70 @@
+"""Talk to an endpoint: streamed answers in a terminal, and the line that does it with curl."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+
+from airsmith.artifacts.store import Store
+from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.registry import Endpoint, list_endpoints, read_endpoint
+
+ANSWER_SECONDS = 300.0
+EXAMPLE_TOKENS = 64
+
+Message = dict[str, str]
+
+
+def find_endpoint(store: Store, name: str) -> Endpoint:
+    """The endpoint of this name.
+
+    :raises AirsmithError: `not_found`, naming those that exist.
+    """
+    endpoint = read_endpoint(store, name)
+    if endpoint is None:
+        known = ", ".join(known.name for known in list_endpoints(store)) or "none"
+        raise AirsmithError(ErrorKind.NOT_FOUND, f"There is no endpoint {name} in {store.uri}.", f"There is {known}.")
+    return endpoint
+
+
+def stream_answer(endpoint: Endpoint, messages: list[Message], max_tokens: int) -> Iterator[str]:
+    """The answer to a conversation, piece by piece.
+
+    :raises AirsmithError: `not_found` where the endpoint does not answer.
+    """
+    request = {**_request(endpoint, messages, max_tokens), "stream": True}
+    url = f"{endpoint.address}/v1/chat/completions"
+    try:
+        with httpx.stream("POST", url, json=request, timeout=ANSWER_SECONDS) as response:
+            response.raise_for_status()
+            for line in response.iter_lines():
+                yield from _pieces(line)
+    except httpx.HTTPError as error:
+        raise AirsmithError(
+            ErrorKind.NOT_FOUND,
+            f"Endpoint {endpoint.name} at {endpoint.address} does not answer: {error}.",
+            "Run the recipe's deploy again; a server ends with the machine or with `make stop`.",
+        ) from error
+
+
+def curl_line(endpoint: Endpoint, question: str = "Hello!") -> str:
+    """A command that asks an endpoint one question."""
+    body = json.dumps(_request(endpoint, [{"role": "user", "content": question}], EXAMPLE_TOKENS), ensure_ascii=False)
+    quoted = body.replace("'", "'\\''")
+    return f"curl -s {endpoint.address}/v1/chat/completions -H 'Content-Type: application/json' -d '{quoted}'"
+
+
+def _request(endpoint: Endpoint, messages: list[Message], max_tokens: int) -> dict[str, Any]:
+    return {"model": endpoint.model_name, "messages": messages, "temperature": 0, "max_tokens": max_tokens}
+
+
+def _pieces(line: str) -> Iterator[str]:
+    """The text in one line of server-sent events."""
+    if not line.startswith("data: ") or line == "data: [DONE]":
+        return
+    for choice in json.loads(line.removeprefix("data: ")).get("choices", []):
+        if choice.get("delta", {}).get("content"):
+            yield choice["delta"]["content"]
