@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -89,6 +90,14 @@ class Run:
     def write_metrics(self, part: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write one part of the metrics; objects cannot be appended to, so each part is a file of its own."""
         self.write(f"metrics/{part}.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
+
+    def metrics_parts(self) -> list[str]:
+        """Names of the metrics' parts."""
+        return sorted(PurePosixPath(info.path).stem for info in self.store.list(f"{self.path}/metrics"))
+
+    def remove_metrics(self, part: str) -> None:
+        """Remove one part of the metrics."""
+        self.store.delete(f"{self.path}/metrics/{part}.jsonl")
 
     def metrics(self) -> list[dict[str, Any]]:
         """All rows of the metrics, by step; of a step that a resumed training repeated, the last one."""

@@ -1,0 +1,28 @@
+"""The accelerators that a stage's process computes on. Nowhere else in the stages does a backend's name stand."""
+
+from __future__ import annotations
+
+import importlib
+
+from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith_stages.accelerators.base import Accelerator
+
+_MODULES = {"cpu": "airsmith_stages.accelerators.cpu"}
+
+
+def get_accelerator(backend: str) -> Accelerator:
+    """The accelerator of a backend. Importing it does not import torch: `prepare` does.
+
+    :raises AirsmithError: `bad_recipe` where this version has none of that name.
+    """
+    if backend not in _MODULES:
+        raise AirsmithError(
+            ErrorKind.BAD_RECIPE,
+            f"backend.name is {backend!r}, which this version of the stages does not compute on.",
+            f"Use one of {', '.join(sorted(_MODULES))}.",
+        )
+    accelerator: Accelerator = importlib.import_module(_MODULES[backend]).ACCELERATOR
+    return accelerator
+
+
+__all__ = ["Accelerator", "get_accelerator"]

@@ -1,0 +1,94 @@
+"""What happens around the Trainer's steps: when training ends, and what people see of it."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from airsmith.contracts.pointers import Progress
+from airsmith_stages.training.history import is_patience_spent, last_value
+from airsmith_stages.training.interruption import Interruption
+from airsmith_stages.training.meter import Meter
+from airsmith_stages.training.progress import ProgressWriter
+
+
+class Flow(TrainerCallback):
+    """Ends the training: at its last step, when the patience is spent, or when the process is told to stop.
+
+    :param patience: validations without a lower loss after which training stops.
+    """
+
+    def __init__(self, interruption: Interruption, logging_steps: int, patience: int | None) -> None:
+        self._interruption = interruption
+        self._logging_steps = logging_steps
+        self._patience = patience
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """A checkpoint may be one of a training that was over."""
+        # Not what the checkpoint says: this may differ between two attempts.
+        state.logging_steps = self._logging_steps
+        self._stop_where_over(state, control)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Log the last step; when told to stop, leave the validation to whoever resumes and save at once."""
+        if state.global_step >= state.max_steps:
+            control.should_log = True
+        if self._interruption.requested:
+            control.should_evaluate = False
+            control.should_save = control.should_training_stop = True
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Stop early, with a checkpoint."""
+        self._stop_where_over(state, control)
+        control.should_save = control.should_save or control.should_training_stop
+
+    def _stop_where_over(self, state: TrainerState, control: TrainerControl) -> None:
+        if state.global_step >= state.max_steps or is_patience_spent(state.log_history, self._patience):
+            control.should_training_stop = True
+
+
+class Reporting(TrainerCallback):
+    """Tells the run's folder how far the training is."""
+
+    def __init__(self, progress: ProgressWriter, meter: Meter) -> None:
+        self._progress = progress
+        self._meter = meter
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Show the history that a checkpoint brought."""
+        self._meter.begin(state.global_step)
+        self._progress.begin(state.log_history)
+        self._tell(state)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Count the step."""
+        self._meter.end_step()
+        self._tell(state)
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Show the history's new row."""
+        self._progress.add_rows(state.log_history[-1:])
+        self._tell(state)
+
+    def _tell(self, state: TrainerState) -> None:
+        history, meter = state.log_history, self._meter
+        self._progress.tell(
+            Progress(
+                stage="train",
+                step=state.global_step,
+                total_steps=state.max_steps,
+                epoch=state.epoch,
+                loss=meter.step_loss if meter.step_loss is not None else last_value(history, "loss"),
+                eval_loss=last_value(history, "eval_loss"),
+                learning_rate=last_value(history, "learning_rate"),
+                tokens_per_second=meter.tokens_per_second,
+                eta_seconds=meter.seconds_to_go(state.global_step, state.max_steps),
+                updated_at=datetime.now(timezone.utc),
+            )
+        )

@@ -1,0 +1,186 @@
+"""Checkpoints in the store: published whole or not at all, found by number, trusted only after verification."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+from airsmith.artifacts.layout import MANIFEST, checkpoint_folder, checkpoints_folder
+from airsmith.artifacts.publish import write_artifact
+from airsmith.artifacts.read import Artifact, open_artifact
+from airsmith.artifacts.store import Store
+from airsmith.contracts.errors import AirsmithError, ErrorKind
+
+log = logging.getLogger("airsmith")
+
+_DAMAGE = (ErrorKind.VERIFICATION_FAILED, ErrorKind.NOT_FOUND)
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """The checkpoints of one key.
+
+    :param key: digest of what determines the weights at a step.
+    :param inputs: digests of what is trained from and on, for the manifest.
+    :param versions: versions of the software, for the manifest.
+    """
+
+    store: Store
+    key: str
+    inputs: Mapping[str, str]
+    versions: Mapping[str, str]
+
+    def steps(self) -> list[int]:
+        """Steps of the checkpoints that have a manifest, in numeric order."""
+        return sorted(step for step, paths in self._paths().items() if self._manifest(step) in paths)
+
+    def restore_newest(self, local_dir: Path) -> tuple[int, Path] | None:
+        """Copy the newest checkpoint that is undamaged to the local disk; a damaged one is passed over with a warning.
+
+        :returns: its step and its local folder, or None where there is nothing to go on from.
+        """
+        for step in reversed(self.steps()):
+            try:
+                return step, self.restore(step, local_dir / str(step))
+            except AirsmithError as error:
+                if error.kind not in _DAMAGE:
+                    raise
+                shutil.rmtree(local_dir / str(step), ignore_errors=True)
+                log.warning("Passing over the checkpoint of step %d: %s", step, error.message)
+        return None
+
+    def restore(self, step: int, local_dir: Path) -> Path:
+        """Copy one checkpoint to the local disk, verified.
+
+        :raises AirsmithError: `not_found` or `verification_failed`.
+        """
+        artifact = self._open(step)
+        if artifact is None:
+            raise AirsmithError(
+                ErrorKind.NOT_FOUND,
+                f"The checkpoint of step {step}, {self.store.uri}/{checkpoint_folder(self.key, step)}, is gone.",
+                f"Delete {checkpoints_folder(self.key)} from the store and clear train, so that it begins anew.",
+            )
+        return artifact.download(local_dir)
+
+    def publish(self, step: int, local_dir: Path) -> None:
+        """Publish a local folder as the checkpoint of a step. One that is there already and whole is kept as it is."""
+        whole = self._is_whole(step)
+        if whole:
+            return
+        if whole is False:
+            self._remove(step)
+        with write_artifact(
+            self.store,
+            checkpoint_folder(self.key, step),
+            type="checkpoint",
+            digest=self.key,
+            inputs=self.inputs,
+            versions=self.versions,
+        ) as writer:
+            writer.add_folder(local_dir)
+            writer.publish(metrics={"step": step})
+
+    def prune(self, keep_newest: int, keep_also: int | None) -> None:
+        """Remove what came before the newest checkpoints, complete or not.
+
+        :param keep_also: step of the best checkpoint, where that is still needed.
+        """
+        kept = {*self.steps()[-keep_newest:], *([] if keep_also is None else [keep_also])}
+        newest = max(kept, default=0)
+        for step in self._paths():
+            if step < newest and step not in kept:
+                self._remove(step)
+
+    def _open(self, step: int) -> Artifact | None:
+        return open_artifact(self.store, checkpoint_folder(self.key, step))
+
+    def _is_whole(self, step: int) -> bool | None:
+        """Whether a published checkpoint is undamaged; None where there is none."""
+        try:
+            artifact = self._open(step)
+            if artifact is None:
+                return None
+            for name in artifact.names():
+                for _ in artifact.stream(name):
+                    pass
+        except AirsmithError as error:
+            if error.kind in _DAMAGE:
+                return False
+            raise
+        return True
+
+    def _remove(self, step: int) -> None:
+        """Remove a checkpoint, its manifest first: without it nobody takes the rest for a whole one."""
+        manifest = self._manifest(step)
+        self.store.delete(manifest)
+        for path in self._paths().get(step, ()):
+            if path != manifest:
+                self.store.delete(path)
+
+    def _manifest(self, step: int) -> str:
+        return f"{checkpoint_folder(self.key, step)}/{MANIFEST}"
+
+    def _paths(self) -> dict[int, list[str]]:
+        """Objects by step."""
+        prefix = f"{checkpoints_folder(self.key)}/"
+        found: dict[int, list[str]] = {}
+        for info in self.store.list(prefix.rstrip("/")):
+            step = info.path.removeprefix(prefix).split("/", 1)[0]
+            if step.isdigit():
+                found.setdefault(int(step), []).append(info.path)
+        return found
+
+
+@dataclass
+class CheckpointUploader:
+    """Publishes checkpoints beside the training, one at a time. An upload that failed stops the training at the next.
+
+    :param keep_newest: checkpoints that stay.
+    """
+
+    checkpoints: Checkpoints
+    keep_newest: int
+    _thread: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+    )
+    _upload: Future[None] | None = None
+
+    def __enter__(self) -> CheckpointUploader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, failure: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Let the last upload end. Its failure is raised where nothing else has failed before it."""
+        self._thread.shutdown(wait=True)
+        if failure is None:
+            self.wait()
+
+    def submit(self, step: int, local_dir: Path, best_step: int | None) -> None:
+        """Publish a folder, remove it, then prune.
+
+        :param best_step: checkpoint that stays although it is not among the newest.
+        """
+        self.wait()
+        self._upload = self._thread.submit(self._publish, step, local_dir, best_step)
+
+    def wait(self) -> None:
+        """Return when the last checkpoint is whole in the store.
+
+        :raises AirsmithError: what its upload failed with.
+        """
+        upload, self._upload = self._upload, None
+        if upload is not None:
+            upload.result()
+
+    def _publish(self, step: int, local_dir: Path, best_step: int | None) -> None:
+        self.checkpoints.publish(step, local_dir)
+        shutil.rmtree(local_dir)
+        self.checkpoints.prune(self.keep_newest, best_step)
+        log.info("Published the checkpoint of step %d", step)

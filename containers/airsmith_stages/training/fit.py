@@ -1,0 +1,95 @@
+"""The training itself: from the newest checkpoint, or the start, to the last step."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from airsmith.contracts.digests import checkpoint_key
+from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith_stages.accelerators import Accelerator
+from airsmith_stages.frame import StageContext
+from airsmith_stages.training.arguments import training_arguments
+from airsmith_stages.training.checkpoints import Checkpoints, CheckpointUploader
+from airsmith_stages.training.history import Row, best_step
+from airsmith_stages.training.inputs import TrainingInputs
+from airsmith_stages.training.interruption import Interruption
+from airsmith_stages.training.model import TrainableModel, load_trainable
+from airsmith_stages.training.progress import ProgressWriter
+from airsmith_stages.training.trainer import TRAINABLE, ResumableTrainer, Surroundings
+
+log = logging.getLogger("airsmith")
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What the training did.
+
+    :param history: the rows of its metrics.
+    :param steps: optimizer steps.
+    :param tokens: tokens trained on, without padding.
+    :param seconds: time spent on the steps, by all attempts.
+    """
+
+    history: Sequence[Row]
+    steps: int
+    tokens: int
+    seconds: float
+    optimizer: torch.optim.Optimizer
+
+
+def fit(context: StageContext, accelerator: Accelerator, model: TrainableModel, inputs: TrainingInputs) -> Fit:
+    """Train the model in place.
+
+    :raises AirsmithError: `interrupted` after SIGTERM, with a checkpoint of the last step; `non_finite_loss`.
+    """
+    training = context.spec.recipe.training
+    checkpoints = _checkpoints(context)
+    newest = checkpoints.restore_newest(context.scratch / "restored")
+    log.info("Training from the beginning" if newest is None else f"Going on from the checkpoint of step {newest[0]}")
+    interruption = Interruption()
+    with (
+        ProgressWriter(context.run) as progress,
+        interruption.deferred(),
+        CheckpointUploader(checkpoints, training.save_total_limit) as uploader,
+    ):
+        trainer = ResumableTrainer(
+            model.module,
+            training_arguments(context.spec, accelerator, context.scratch / "trainer"),
+            training,
+            inputs,
+            Surroundings(uploader, progress, interruption),
+        )
+        trainer.resume(None if newest is None else newest[1])
+    steps, total_steps = trainer.state.global_step, trainer.state.max_steps
+    if interruption.requested:
+        raise AirsmithError(
+            ErrorKind.INTERRUPTED,
+            f"Training was told to stop (SIGTERM) and did so at step {steps} of {total_steps}.",
+            "Run it again: it goes on from the checkpoint of that step.",
+        )
+    history = trainer.state.log_history
+    if training.load_best_model_at_end:
+        _load_best(checkpoints, best_step(history, training.save_steps, steps), steps, model, context.scratch / "best")
+    assert trainer.optimizer is not None
+    return Fit(history, steps, trainer.order.tokens_until(steps), trainer.meter.seconds(), trainer.optimizer)
+
+
+def _checkpoints(context: StageContext) -> Checkpoints:
+    spec, contract = context.spec, context.contract
+    return Checkpoints(
+        store=context.run.store,
+        key=checkpoint_key(contract, spec, context.pointers),
+        inputs={stage: pointer.digest for stage, pointer in context.pointers.items()},
+        versions={name: spec.toolchain_version(contract.name, name) for name in contract.toolchain},
+    )
+
+
+def _load_best(checkpoints: Checkpoints, best: int | None, last: int, model: TrainableModel, local_dir: Path) -> None:
+    if best is not None and best != last:
+        log.info("Ending with the weights of step %d, which has the lowest validation loss", best)
+        load_trainable(model.module, checkpoints.restore(best, local_dir) / TRAINABLE)

@@ -1,0 +1,43 @@
+"""What the rows of a training's history say: the best step, the patience, the last losses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Row = Mapping[str, Any]
+"""`{"step", "loss", "learning_rate", "grad_norm", "epoch", "tokens_per_second"}` or `{"step", "eval_loss"}`."""
+
+
+def last_value(history: Sequence[Row], name: str) -> float | None:
+    """The newest value of a column."""
+    return next((row[name] for row in reversed(history) if name in row), None)
+
+
+def lowest_eval_loss(history: Sequence[Row]) -> float | None:
+    """The lowest validation loss."""
+    return min((row["eval_loss"] for row in history if "eval_loss" in row), default=None)
+
+
+def was_evaluated(history: Sequence[Row], step: int) -> bool:
+    """Whether the history holds a validation of this step."""
+    return any("eval_loss" in row and row["step"] == step for row in history)
+
+
+def best_step(history: Sequence[Row], save_steps: int, last_step: int) -> int | None:
+    """The step of the lowest validation loss among those that have a checkpoint of the plan.
+
+    A checkpoint that an interruption asked for does not count: which weights are best must not depend on it.
+
+    :param last_step: the training's last step, which has a checkpoint as well.
+    """
+    candidates = [
+        row for row in history if "eval_loss" in row and (row["step"] % save_steps == 0 or row["step"] == last_step)
+    ]
+    return min(candidates, key=lambda row: row["eval_loss"])["step"] if candidates else None
+
+
+def is_patience_spent(history: Sequence[Row], patience: int | None) -> bool:
+    """Whether as many validations as the patience have passed since the lowest loss."""
+    losses = [row["eval_loss"] for row in history if "eval_loss" in row]
+    return patience is not None and bool(losses) and len(losses) - 1 - losses.index(min(losses)) >= patience

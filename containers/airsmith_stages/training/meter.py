@@ -1,0 +1,73 @@
+"""Losses, tokens and seconds of a training, counted over interruptions."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from airsmith_stages.training.order import BatchOrder
+
+
+class Meter:
+    """Counts between two rows of the history, and over the whole training.
+
+    The loss of a window that a checkpoint cuts in two goes into the checkpoint: the history of a resumed training is
+    the one of an uninterrupted training.
+    """
+
+    def __init__(self, order: BatchOrder) -> None:
+        self.step_loss: float | None = None
+        self.tokens_per_second: float | None = None
+        self._order = order
+        self._loss_sum = 0.0
+        self._loss_steps = 0
+        self._seconds_before = 0.0
+        self._running_loss = 0.0
+        self.begin(0)
+
+    def begin(self, step: int) -> None:
+        """Start the clock at a step."""
+        self._began_at = self._window_began_at = time.monotonic()
+        self._began_step = self._window_began_step = step
+
+    def add_loss(self, loss: float) -> None:
+        """Add a micro-batch's share of its step's loss."""
+        self._running_loss += loss
+
+    def end_step(self) -> None:
+        """Close an optimizer step."""
+        self.step_loss, self._running_loss = self._running_loss, 0.0
+        self._loss_sum += self.step_loss
+        self._loss_steps += 1
+
+    def close_window(self, step: int) -> dict[str, float]:
+        """Mean loss and speed since the last window."""
+        loss = self._loss_sum / max(self._loss_steps, 1)
+        self._loss_sum, self._loss_steps = 0.0, 0
+        now = time.monotonic()
+        tokens = self._order.tokens_until(step) - self._order.tokens_until(self._window_began_step)
+        self.tokens_per_second = tokens / max(now - self._window_began_at, 1e-9)
+        self._window_began_at, self._window_began_step = now, step
+        return {"loss": loss, "tokens_per_second": round(self.tokens_per_second, 1)}
+
+    def seconds(self) -> float:
+        """Time spent on the steps so far, by all attempts."""
+        return self._seconds_before + time.monotonic() - self._began_at
+
+    def tokens(self, step: int) -> int:
+        """Tokens, without padding, trained on until a step."""
+        return self._order.tokens_until(step)
+
+    def seconds_to_go(self, step: int, total_steps: int) -> float | None:
+        """Estimate from the steps of this attempt."""
+        done = step - self._began_step
+        return (time.monotonic() - self._began_at) / done * (total_steps - step) if done else None
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint has to keep."""
+        return {"loss_sum": self._loss_sum, "loss_steps": self._loss_steps, "seconds": self.seconds()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self._loss_sum, self._loss_steps = state["loss_sum"], state["loss_steps"]
+        self._seconds_before = state["seconds"]

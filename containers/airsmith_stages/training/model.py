@@ -1,0 +1,102 @@
+"""The model to train: the base, and which of its parameters move."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedModel, set_seed
+from transformers.utils.logging import disable_progress_bar
+
+from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.recipe import Recipe
+from airsmith_stages.accelerators import Accelerator
+from airsmith_stages.training.lora import add_lora
+
+
+@dataclass(frozen=True)
+class TrainableModel:
+    """A model, ready to be trained.
+
+    :param module: a `PeftModel`, or the base itself where every parameter is trained.
+    :param base: the model without what LoRA added.
+    :param base_dtypes: data type of each of the base's parameters as it was loaded.
+    :param untrained: the trained parameters' fingerprints before the first step.
+    """
+
+    module: nn.Module
+    base: PreTrainedModel
+    base_dtypes: Mapping[str, torch.dtype]
+    untrained: Mapping[str, bytes]
+
+
+def load_model(folder: Path, recipe: Recipe, accelerator: Accelerator) -> TrainableModel:
+    """Load a base model and add what is trained.
+
+    What is trained is held in float32, so that the optimizer's small steps are not lost in rounding. What is frozen is
+    held in float32 as well where the recipe computes in it, else in the data type that it was loaded in.
+
+    :raises AirsmithError: `bad_recipe` where the method names modules that the model does not have.
+    """
+    disable_progress_bar()  # type: ignore[no-untyped-call]
+    set_seed(recipe.training.seed)
+    base = _load_base(folder, recipe, accelerator)
+    dtypes = {name: parameter.dtype for name, parameter in base.named_parameters()}
+    if recipe.method.name == "full" or recipe.training.precision == "float32":
+        base.float()  # type: ignore[no-untyped-call]
+    module = base.requires_grad_(True) if recipe.method.name == "full" else add_lora(base, recipe)
+    for _, parameter in trainable_parameters(module):
+        parameter.data = parameter.data.float()
+    return TrainableModel(module, base, dtypes, fingerprints(module))
+
+
+def trainable_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """The parameters that are trained, by name."""
+    return ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
+
+
+def save_trainable(model: nn.Module, path: Path) -> None:
+    """Write the parameters that are trained as safetensors."""
+    save_file({name: parameter.detach().contiguous() for name, parameter in trainable_parameters(model)}, path)
+
+
+def load_trainable(model: nn.Module, path: Path) -> None:
+    """Put back what `save_trainable` wrote.
+
+    :raises AirsmithError: `verification_failed` where the file holds other parameters than the model trains.
+    """
+    saved = load_file(path)
+    current = dict(trainable_parameters(model))
+    if {name: value.shape for name, value in saved.items()} != {name: value.shape for name, value in current.items()}:
+        raise AirsmithError(
+            ErrorKind.VERIFICATION_FAILED,
+            f"{path.name} holds other parameters than this recipe trains.",
+            "Delete the training's checkpoints from the store and clear train, so that it begins anew.",
+        )
+    with torch.no_grad():
+        for name, parameter in current.items():
+            parameter.copy_(saved[name])
+
+
+def fingerprints(model: nn.Module) -> dict[str, bytes]:
+    """A digest of each trained parameter, to tell later whether it has moved."""
+    return {
+        name: hashlib.sha256(parameter.detach().contiguous().view(torch.uint8).numpy().data).digest()
+        for name, parameter in trainable_parameters(model)
+    }
+
+
+def _load_base(folder: Path, recipe: Recipe, accelerator: Accelerator) -> PreTrainedModel:
+    return AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=recipe.model.dtype,
+        attn_implementation=accelerator.attn_implementation,
+        trust_remote_code=recipe.model.trust_remote_code,
+        use_safetensors=True,
+        local_files_only=True,
+    )

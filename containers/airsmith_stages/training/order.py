@@ -1,0 +1,69 @@
+"""Which rows form which batch: one order per seed, the same however a step's rows are spread over micro-batches."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Sampler
+
+
+class BatchOrder(Sampler[list[int]]):
+    """The micro-batches of one epoch.
+
+    Every epoch is a new permutation of all rows, cut into optimizer steps. Within a step the rows are sorted by length,
+    so that a micro-batch holds rows of like length: less padding, and the step's gradient stays the same sum.
+
+    :param lengths: tokens per row.
+    :param rows_per_step: rows of an optimizer step; an epoch's last step takes what is left.
+    :param rows_per_batch: most rows of a micro-batch.
+    """
+
+    def __init__(self, lengths: NDArray[np.int64], rows_per_step: int, rows_per_batch: int, seed: int) -> None:
+        self.lengths = lengths
+        self.rows_per_step = rows_per_step
+        self.rows_per_batch = rows_per_batch
+        self.seed = seed
+        self.epoch = 0
+        self._tokens_after_steps = lru_cache(maxsize=1)(self._count_tokens_after_steps)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of an epoch."""
+        return -(-len(self.lengths) // self.rows_per_step)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that is iterated next."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[list[int]]:
+        permutation = self._permutation(self.epoch)
+        for start in range(0, len(permutation), self.rows_per_step):
+            rows = permutation[start : start + self.rows_per_step]
+            longest_first = rows[np.argsort(-self.lengths[rows], kind="stable")].tolist()
+            for first in range(0, len(rows), self.rows_per_batch):
+                yield longest_first[first : first + self.rows_per_batch]
+
+    def __len__(self) -> int:
+        whole_steps, rest = divmod(len(self.lengths), self.rows_per_step)
+        return whole_steps * -(-self.rows_per_step // self.rows_per_batch) + -(-rest // self.rows_per_batch)
+
+    def tokens_until(self, step: int) -> int:
+        """Tokens, without padding, in the first steps of the whole training."""
+        epochs, steps = divmod(step, self.steps_per_epoch)
+        tokens = epochs * int(self.lengths.sum())
+        return tokens + int(self._tokens_after_steps(epochs)[steps - 1]) if steps else tokens
+
+    def _count_tokens_after_steps(self, epoch: int) -> NDArray[np.int64]:
+        lengths = self.lengths[self._permutation(epoch)]
+        return np.add.reduceat(lengths, np.arange(0, len(lengths), self.rows_per_step)).cumsum()
+
+    def _permutation(self, epoch: int) -> NDArray[np.int64]:
+        # torch's generator takes 32 bits of a seed, so seed and epoch are mixed into them.
+        mixed = hashlib.sha256(f"{self.seed}:{epoch}".encode()).digest()[:4]
+        generator = torch.Generator().manual_seed(int.from_bytes(mixed, "big"))
+        return torch.randperm(len(self.lengths), generator=generator).numpy()

@@ -1,0 +1,121 @@
+"""How far the training is, for people: the run's progress file, its metrics, and a line in the log now and then."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from types import TracebackType
+
+from airsmith.contracts.errors import AirsmithError
+from airsmith.contracts.pointers import Progress
+from airsmith.contracts.run import Run
+from airsmith_stages.training.history import Row
+
+log = logging.getLogger("airsmith")
+
+WRITE_INTERVAL_SECONDS = 1.0
+LOG_INTERVAL_SECONDS = 30.0
+ROWS_PER_PART = 250
+"""Rows of the history that share one object. The last part is written anew as it grows."""
+
+_PART_PREFIX = "train-"
+
+
+class ProgressWriter:
+    """Writes the newest state beside the training, at most once a second, so that a slow store delays no step.
+
+    A store that fails is told in the log and no more: the history is part of every checkpoint and of the output.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._lock = threading.Lock()
+        self._progress: Progress | None = None
+        self._rows: list[Row] = []
+        self._written_rows = 0
+        self._logged_at = time.monotonic()
+        self._news = threading.Event()
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._write_until_closed, name="progress", daemon=True)
+
+    def __enter__(self) -> ProgressWriter:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, failure: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Write what is not written yet."""
+        self._closed.set()
+        self._news.set()
+        self._thread.join()
+
+    def begin(self, history: Sequence[Row]) -> None:
+        """Start from a checkpoint's history; what an earlier attempt wrote beyond it is removed."""
+        self._guarded(lambda: self._remove_parts_beyond(len(history)))
+        self.add_rows(history)
+
+    def add_rows(self, rows: Sequence[Row]) -> None:
+        """Add to the history."""
+        with self._lock:
+            self._rows.extend(rows)
+        self._news.set()
+
+    def tell(self, progress: Progress) -> None:
+        """Set the state that is written next."""
+        with self._lock:
+            self._progress = progress
+        self._news.set()
+        if time.monotonic() - self._logged_at >= LOG_INTERVAL_SECONDS:
+            self._logged_at = time.monotonic()
+            log.info(describe(progress))
+
+    def _write_until_closed(self) -> None:
+        while not self._closed.is_set():
+            self._news.wait()
+            self._news.clear()
+            self._guarded(self._write)
+            self._closed.wait(WRITE_INTERVAL_SECONDS)
+        self._guarded(self._write)
+
+    def _write(self) -> None:
+        with self._lock:
+            progress, rows = self._progress, list(self._rows)
+        if progress is not None:
+            self._run.write_progress(progress)
+        for part in range(self._written_rows // ROWS_PER_PART, -(-len(rows) // ROWS_PER_PART)):
+            self._run.write_metrics(_part_name(part), rows[part * ROWS_PER_PART : (part + 1) * ROWS_PER_PART])
+        self._written_rows = len(rows)
+
+    def _remove_parts_beyond(self, rows: int) -> None:
+        overwritten = {_part_name(part) for part in range(-(-rows // ROWS_PER_PART))}
+        for part in self._run.metrics_parts():
+            if part.startswith(_PART_PREFIX) and part not in overwritten:
+                self._run.remove_metrics(part)
+
+    def _guarded(self, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except AirsmithError as error:
+            log.warning("The training's progress could not be written: %s", error)
+
+
+def describe(progress: Progress) -> str:
+    """One line for the log."""
+    parts = [f"step {progress.step}/{progress.total_steps}"]
+    if progress.loss is not None:
+        parts.append(f"loss {progress.loss:.4f}")
+    if progress.eval_loss is not None:
+        parts.append(f"validation loss {progress.eval_loss:.4f}")
+    if progress.tokens_per_second is not None:
+        parts.append(f"{progress.tokens_per_second:,.0f} tokens/s")
+    if progress.eta_seconds is not None:
+        parts.append(f"{timedelta(seconds=round(progress.eta_seconds))} to go")
+    return ", ".join(parts)
+
+
+def _part_name(part: int) -> str:
+    return f"{_PART_PREFIX}{part:06d}"

@@ -1,0 +1,196 @@
+"""transformers' Trainer with checkpoints in the store, exact resume and a loss that is checked at every step."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
+
+from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.recipe.training import Training
+from airsmith_stages.training.callbacks import Flow, Reporting
+from airsmith_stages.training.checkpoints import CheckpointUploader
+from airsmith_stages.training.history import best_step, was_evaluated
+from airsmith_stages.training.inputs import TrainingInputs
+from airsmith_stages.training.interruption import Interruption
+from airsmith_stages.training.meter import Meter
+from airsmith_stages.training.model import load_trainable, save_trainable
+from airsmith_stages.training.order import BatchOrder
+from airsmith_stages.training.progress import ProgressWriter
+from airsmith_stages.training.validation import validation_loss
+
+TRAINABLE = "trainable.safetensors"
+"""A checkpoint's file of the parameters that are trained. Beside it lie torch's state files and the Trainer's."""
+
+_METER_STATE = "meter.json"
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a trainer works with besides model, data and recipe."""
+
+    uploader: CheckpointUploader
+    progress: ProgressWriter
+    interruption: Interruption
+
+
+class ResumableTrainer(Trainer):
+    """A Trainer that can be killed at any moment and goes on as if nothing had happened.
+
+    Its methods that begin with an underscore and that a Trainer has too are not public there: the tests of the stage
+    hold each of them, and the stage's digest counts transformers' version.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        args: TrainingArguments,
+        training: Training,
+        inputs: TrainingInputs,
+        around: Surroundings,
+    ) -> None:
+        batch_size = args.per_device_train_batch_size
+        rows_per_step = batch_size * args.gradient_accumulation_steps
+        self.module = model
+        self.training = training
+        self.inputs = inputs
+        self.around = around
+        self.order = BatchOrder(inputs.train.lengths, rows_per_step, batch_size, args.seed)
+        self.meter = Meter(self.order)
+        super().__init__(
+            model,
+            args,
+            data_collator=inputs.collator,
+            train_dataset=inputs.train,
+            eval_dataset=inputs.validation,
+            callbacks=[
+                Flow(around.interruption, training.logging_steps, training.early_stopping_patience),
+                Reporting(around.progress, self.meter),
+            ],
+        )
+        self.remove_callback(PrinterCallback)
+
+    def resume(self, checkpoint: Path | None) -> None:
+        """Train to the end, from a checkpoint's local copy where there is one."""
+        if checkpoint is None:
+            self.train()
+            return
+        state = json.loads((checkpoint / TRAINER_STATE_NAME).read_text())
+        # Whoever was told to stop before a validation was over has left it to us.
+        self.args.eval_on_start = self._is_evaluation_due(state)
+        self.train(resume_from_checkpoint=str(checkpoint))
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Batches in the order of the seed."""
+        return _EpochLoader(self.inputs.train, batch_sampler=self.order, collate_fn=self.inputs.collator)
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
+    ) -> torch.Tensor:
+        """One micro-batch, forward and backward.
+
+        :raises AirsmithError: `non_finite_loss`.
+        """
+        loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
+        self.meter.add_loss(_finite("training loss", loss.item(), self.state.global_step + 1))
+        return loss
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Mean loss per label of the validation split. When told to stop meanwhile, it is left to whoever resumes.
+
+        :raises AirsmithError: `non_finite_loss`.
+        """
+        assert self.inputs.validation is not None
+        loss = validation_loss(
+            self.module,
+            self.inputs.validation,
+            self.inputs.collator,
+            self.args.per_device_eval_batch_size,
+            should_stop=lambda: self.around.interruption.requested,
+        )
+        if loss is None:
+            self.control.should_save = self.control.should_training_stop = True
+            return {}
+        metrics = {"eval_loss": _finite("validation loss", loss, self.state.global_step)}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add a row to the history, in the shape that the run's metrics have."""
+        row: dict[str, float] = {"step": self.state.global_step}
+        if "loss" in logs:
+            row |= {**logs, **self.meter.close_window(self.state.global_step), "epoch": self.state.epoch}
+        elif "eval_loss" in logs:
+            row |= logs
+        else:
+            return
+        self.state.log_history.append(row)
+        self.control = self.callback_handler.on_log(self.args, self.state, self.control, row)
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Nothing: counting all parameters for every micro-batch costs time, and nobody reads the sum."""
+        return 0
+
+    def _is_evaluation_due(self, state: Mapping[str, Any]) -> bool:
+        step, interval = state["global_step"], self.training.eval_steps
+        if interval is None or was_evaluated(state["log_history"], step):
+            return False
+        return bool(step % interval == 0 or step >= state["max_steps"])
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        # transformers trains one step more when it resumes from a training that is over.
+        if not self.control.should_training_stop:
+            super()._run_epoch(*args, **kwargs)  # type: ignore[no-untyped-call]
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: torch.Tensor | None = None) -> float:
+        norm = super()._get_grad_norm(model, grad_norm)  # type: ignore[no-untyped-call]
+        return _finite("gradient norm", float(norm), self.state.global_step + 1)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        self.around.uploader.wait()
+        step = self.state.global_step
+        folder = Path(str(self.args.output_dir)) / f"checkpoint-{step}"
+        folder.mkdir()
+        save_trainable(self.module, folder / TRAINABLE)
+        self._save_optimizer_and_scheduler(str(folder))
+        self._save_rng_state(str(folder))
+        self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
+        (folder / _METER_STATE).write_text(json.dumps(self.meter.state()))
+        self.around.uploader.submit(step, folder, self._best_step_so_far())
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        folder = Path(resume_from_checkpoint)
+        load_trainable(self.module, folder / TRAINABLE)
+        self.meter.restore(json.loads((folder / _METER_STATE).read_text()))
+
+    def _best_step_so_far(self) -> int | None:
+        if not self.training.load_best_model_at_end:
+            return None
+        return best_step(self.state.log_history, self.training.save_steps, self.state.max_steps)
+
+
+class _EpochLoader(DataLoader[Any]):
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the Trainer as an epoch begins."""
+        self.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
+
+
+def _finite(what: str, value: float, step: int) -> float:
+    if math.isfinite(value):
+        return value
+    raise AirsmithError(
+        ErrorKind.NON_FINITE_LOSS,
+        f"The {what} is {value} at step {step}.",
+        "Lower training.learning_rate or raise training.warmup_ratio; where training.precision is not float32, set it "
+        "to float32.",
+    )
