@@ -8,9 +8,33 @@ import re
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 
 MANIFEST = "manifest.json"
+STAGING_PREFIX = ".airsmith-partial-"
+"""Begins the names of files that a folder's store is still writing."""
+LOCK_FILE = ".airsmith-lock"
 
+_RESERVED = re.compile(rf"(^|/)({re.escape(STAGING_PREFIX)}|{re.escape(LOCK_FILE)}$)")
+_NOT_IN_XML = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+"""Characters that S3 cannot list: its answers are XML."""
+_LONGEST_PATH_BYTES = 1024
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 _LONGEST_READABLE_PART = 80
+
+
+def checked_path(path: str) -> str:
+    """The path of an object, or the name of a file within an artifact: relative, of plain parts, storable anywhere.
+
+    :raises ValueError: where it is not.
+    """
+    parts = path.split("/")
+    if (
+        any(part in ("", ".", "..") for part in parts)
+        or "\\" in path
+        or _NOT_IN_XML.search(path)
+        or _RESERVED.search(path)
+        or len(path.encode("utf-8", "surrogatepass")) > _LONGEST_PATH_BYTES
+    ):
+        raise ValueError(f"{path[:200]!r} cannot name a file in a store: it must be a plain relative path")
+    return path
 
 
 def artifact_folder(type: str, digest: str) -> str:
@@ -29,8 +53,9 @@ def checkpoints_folder(key: str) -> str:
 
 
 def run_folder(dag_id: str, run_id: str) -> str:
-    """Folder of a run. Airflow's run ids hold `:`, `+` and more, so they are made safe, and a hash keeps them apart."""
-    return f"runs/{_safe(dag_id)}/{_safe(run_id)}-{hashlib.sha256(run_id.encode()).hexdigest()[:8]}"
+    """Folder of a run. Airflow's ids hold `:`, `+` and more, so they are made safe, and a hash keeps them apart."""
+    identity = hashlib.sha256(f"{dag_id}\0{run_id}".encode("utf-8", "surrogatepass")).hexdigest()
+    return f"runs/{_safe(dag_id)}/{_safe(run_id)}-{identity[:8]}"
 
 
 def model_version_folder(name: str, version: int) -> str:
@@ -53,14 +78,14 @@ def split_run_uri(uri: str) -> tuple[str, str]:
 
     :raises AirsmithError: `not_found` where the URI names no run.
     """
-    store, separator, rest = uri.rstrip("/").rpartition("/runs/")
-    if not separator or rest.count("/") != 1:
+    store, *path = uri.rstrip("/").rsplit("/", 3)
+    if len(path) != 3 or path[0] != "runs" or not store or {"", ".", ".."} & set(path):
         raise AirsmithError(
             ErrorKind.NOT_FOUND,
             f"{uri!r} is not the folder of a run.",
             "Write <store>/runs/<dag>/<run>, for example s3://bucket/prefix/runs/finetune_demo/manual-1a2b3c4d.",
         )
-    return store, f"runs/{rest}"
+    return store, "/".join(path)
 
 
 def _safe(name: str) -> str:

@@ -2,36 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
-from pathlib import PurePosixPath
 from typing import Annotated, Union
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeInt
+
+from airsmith.artifacts.layout import checked_path
 
 Metric = Union[float, int, str, bool, None]
-
-_LONGEST_NAME_BYTES = 1024
-
-
-def checked_name(name: str) -> str:
-    """A file's name within an artifact: a relative POSIX path that stays inside.
-
-    :raises ValueError: where it does not.
-    """
-    path = PurePosixPath(name)
-    if (
-        not name
-        or "\0" in name
-        or "\\" in name
-        or path.is_absolute()
-        or ".." in path.parts
-        or str(path) != name
-        or name == "."
-        or len(name.encode("utf-8", "surrogatepass")) > _LONGEST_NAME_BYTES
-    ):
-        raise ValueError(f"{name[:200]!r} is no name of a file within an artifact: it must be a plain relative path")
-    return name
 
 
 class FileEntry(BaseModel):
@@ -39,9 +18,31 @@ class FileEntry(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: Annotated[str, AfterValidator(checked_name)]
-    size_bytes: int
-    sha256: str
+    name: Annotated[str, AfterValidator(checked_path)]
+    size_bytes: NonNegativeInt
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+def refuse_clashes(names: Iterable[str]) -> None:
+    """Refuse names that no folder could hold together: the same twice, or one that lies in another.
+
+    :raises ValueError: naming the clash.
+    """
+    taken: set[str] = set()
+    folders: set[str] = set()
+    for name in names:
+        above = {name[:end] for end, character in enumerate(name) if character == "/"}
+        if name in taken:
+            raise ValueError(f"{name!r} is there twice")
+        if name in folders or above & taken:
+            raise ValueError(f"{name!r} is both a file and a folder")
+        taken.add(name)
+        folders |= above
+
+
+def _without_clashes(files: tuple[FileEntry, ...]) -> tuple[FileEntry, ...]:
+    refuse_clashes(entry.name for entry in files)
+    return files
 
 
 class Manifest(BaseModel):
@@ -57,8 +58,8 @@ class Manifest(BaseModel):
 
     type: str
     digest: str
-    content_root: Annotated[str, AfterValidator(checked_name)]
-    files: tuple[FileEntry, ...]
+    content_root: Annotated[str, AfterValidator(checked_path)]
+    files: Annotated[tuple[FileEntry, ...], AfterValidator(_without_clashes)]
     inputs: Mapping[str, str] = {}
     properties: Mapping[str, str] = {}
     versions: Mapping[str, str] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import threading
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,8 +13,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 
-from airsmith.artifacts.layout import MANIFEST
-from airsmith.artifacts.manifest import FileEntry, Manifest, Metric, checked_name
+from airsmith.artifacts.layout import MANIFEST, checked_path
+from airsmith.artifacts.manifest import FileEntry, Manifest, Metric, refuse_clashes
 from airsmith.artifacts.read import Artifact, open_artifact
 from airsmith.artifacts.store import STREAM_CHUNK_BYTES, Store
 from airsmith.contracts.errors import AirsmithError, ErrorKind
@@ -23,7 +24,7 @@ log = logging.getLogger("airsmith")
 
 @dataclass
 class ArtifactWriter:
-    """An artifact being made. Nothing of it is seen before `publish`."""
+    """An artifact being made. Nothing of it is seen before `publish`. Files may be added from several threads."""
 
     store: Store
     folder: str
@@ -34,6 +35,8 @@ class ArtifactWriter:
     content_root: str = field(default_factory=lambda: f"attempt={uuid.uuid4()}")
     files: dict[str, FileEntry] = field(default_factory=dict)
     published: bool = False
+    _names: set[str] = field(default_factory=set, repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def add_stream(
         self, name: str, chunks: Iterable[bytes], size_bytes: int | None = None, expected_sha256: str | None = None
@@ -43,7 +46,6 @@ class ArtifactWriter:
         :param expected_sha256: what the content must hash to; anything else ends the upload before the object exists.
         :raises AirsmithError: `verification_failed` for a wrong hash, a wrong size or a name that is no plain path.
         """
-        self._check_new(name)
         sha256 = hashlib.sha256()
 
         def hashed() -> Iterator[bytes]:
@@ -57,9 +59,10 @@ class ArtifactWriter:
             if expected_sha256 is not None and sha256.hexdigest() != expected_sha256:
                 raise _wrong(name, f"has sha256 {sha256.hexdigest()}, not the expected {expected_sha256}")
 
-        written = self.store.upload(self._path(name), hashed(), size_bytes)
-        self.files[name] = FileEntry(name=name, size_bytes=written, sha256=sha256.hexdigest())
-        return self.files[name]
+        with self._reserved(name):
+            written = self.store.upload(f"{self.folder}/{self.content_root}/{name}", hashed(), size_bytes)
+            self.files[name] = FileEntry(name=name, size_bytes=written, sha256=sha256.hexdigest())
+            return self.files[name]
 
     def add_file(self, name: str, local: Path) -> FileEntry:
         """Add a local file."""
@@ -123,16 +126,22 @@ class ArtifactWriter:
         self.published = True
         return winner
 
-    def _check_new(self, name: str) -> None:
+    @contextmanager
+    def _reserved(self, name: str) -> Iterator[None]:
+        """Take a name, and give it back where adding fails: the file may be tried again."""
+        with self._lock:
+            try:
+                checked_path(name)
+                refuse_clashes([*self._names, name])
+            except ValueError as error:
+                hint = "Rename the file at its source."
+                raise AirsmithError(ErrorKind.VERIFICATION_FAILED, f"{error}.", hint) from error
+            self._names.add(name)
         try:
-            checked_name(name)
-        except ValueError as error:
-            raise AirsmithError(ErrorKind.VERIFICATION_FAILED, f"{error}.", "Rename the file at its source.") from error
-        if name in self.files:
-            raise _wrong(name, "was added twice")
-
-    def _path(self, name: str) -> str:
-        return f"{self.folder}/{self.content_root}/{name}"
+            yield
+        except BaseException:
+            self._names.discard(name)
+            raise
 
 
 @contextmanager

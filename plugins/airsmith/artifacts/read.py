@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from airsmith.artifacts.layout import MANIFEST
+from airsmith.artifacts.layout import MANIFEST, STAGING_PREFIX
 from airsmith.artifacts.manifest import FileEntry, Manifest
 from airsmith.artifacts.store import Store
+from airsmith.artifacts.store_errors import local_errors
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 
 
@@ -61,22 +63,33 @@ class Artifact:
         for chunk in self.store.stream(self.path(name)):
             sha256.update(chunk)
             size_bytes += len(chunk)
+            if size_bytes > entry.size_bytes:
+                break
             yield chunk
         if size_bytes != entry.size_bytes or sha256.hexdigest() != entry.sha256:
             raise self._damaged(name, "differs from what was published")
 
     def download(self, local_dir: Path, names: Iterable[str] | None = None) -> Path:
-        """Copy files, all or some, to the local disk, verified; a file that is there under its name is whole."""
+        """Copy files, all or some, to the local disk, verified; a file that is there under its name is whole.
+
+        :raises AirsmithError: `verification_failed`; `not_found` for an unknown name; `disk_full`; `access_denied`.
+        """
         for name in self.names() if names is None else names:
-            target = local_dir / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            partial = target.with_name(f"{target.name}.partial")
-            with partial.open("wb") as file:
+            with local_errors(local_dir, name, self._entry(name).size_bytes):
+                self._download_file(name, local_dir / name)
+        return local_dir
+
+    def _download_file(self, name: str, target: Path) -> None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f"{STAGING_PREFIX}{uuid.uuid4().hex}")
+        try:
+            with partial.open("xb") as file:
                 for chunk in self.stream(name):
                     file.write(chunk)
             partial.chmod(0o644)
             partial.replace(target)
-        return local_dir
+        finally:
+            partial.unlink(missing_ok=True)
 
     def verify_sizes(self) -> None:
         """Check that the store holds every file of the manifest in its size.
@@ -113,14 +126,11 @@ def open_artifact(store: Store, folder: str) -> Artifact | None:
 
     :raises AirsmithError: `verification_failed` where the manifest is damaged or a file is missing or of another size.
     """
+    found = store.find(f"{folder}/{MANIFEST}")
+    if found is None:
+        return None
     try:
-        data = store.read(f"{folder}/{MANIFEST}")
-    except AirsmithError as error:
-        if error.kind is ErrorKind.NOT_FOUND:
-            return None
-        raise
-    try:
-        manifest = Manifest.model_validate_json(data)
+        manifest = Manifest.model_validate_json(found[0])
     except ValidationError as error:
         raise AirsmithError(
             ErrorKind.VERIFICATION_FAILED,

@@ -2,148 +2,110 @@
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
-import obstore
-from obstore.exceptions import AlreadyExistsError, PreconditionError
-from obstore.store import LocalStore, MemoryStore, ObjectStore, S3Store
-
+from airsmith.artifacts.bucket import open_memory, open_s3
+from airsmith.artifacts.folder import Folder
+from airsmith.artifacts.layout import checked_path
+from airsmith.artifacts.objects import MEBIBYTE, STREAM_CHUNK_BYTES, ObjectInfo, Objects, Version
 from airsmith.artifacts.store_errors import store_errors
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 
-MEBIBYTE = 1024 * 1024
-STREAM_CHUNK_BYTES = 8 * MEBIBYTE
-SMALLEST_PART_BYTES = 16 * MEBIBYTE
-MOST_PARTS = 9_000
-"""S3 takes 10,000 parts; the margin covers sizes that are only nearly known."""
-PARTS_IN_FLIGHT = 4
-UNKNOWN_SIZE_BYTES = 400 * 1024 * MEBIBYTE
-"""Size that parts are cut for where the real one is not known."""
-
-DEADLINE_VARIABLE = "AIRSMITH_STORE_DEADLINE_SECONDS"
-DEFAULT_DEADLINE_SECONDS = 120.0
-
-_LOCK_FILE = ".airsmith.lock"
-_memory_stores: dict[str, MemoryStore] = {}
-
-
-@dataclass(frozen=True)
-class Version:
-    """What a compare-and-swap compares: the state of an object when it was read."""
-
-    tag: str
-
-
-@dataclass(frozen=True)
-class ObjectInfo:
-    """One object of a listing."""
-
-    path: str
-    size_bytes: int
-    modified: datetime
+__all__ = ["MEBIBYTE", "STREAM_CHUNK_BYTES", "ObjectInfo", "Store", "Version"]
 
 
 @dataclass(frozen=True)
 class Store:
     """An object store, or a folder of one. Paths are relative, with `/`.
 
-    Every call raises AirsmithError: `not_found`, `access_denied`, `disk_full`, or `store_unavailable` once retries with
-    backoff have used up the deadline (120 s; AIRSMITH_STORE_DEADLINE_SECONDS changes it).
+    A store must honour conditional puts (If-None-Match and If-Match), as S3, MinIO and local folders do.
+
+    Every call raises AirsmithError: `not_found`, `access_denied`, `disk_full`, `verification_failed` for a path that no
+    store can hold, or `store_unavailable` once retries with backoff have used up the deadline (120 s;
+    AIRSMITH_STORE_DEADLINE_SECONDS, read at `open`, changes it).
+
+    :param uri: what `open` opens.
+    :param objects: what does the work.
     """
 
     uri: str
-    _objects: ObjectStore = field(repr=False, compare=False)
-    _folder: Path | None = field(default=None, repr=False, compare=False)
+    objects: Objects = field(repr=False, compare=False)
 
     @classmethod
     def open(cls, uri: str) -> Store:
-        """Open `s3://bucket/prefix`, `file:///dir` or, in tests, `memory://name`. Asks nothing of the network.
+        """Open `s3://bucket/prefix`, `file:///dir` or, in tests, `memory://name`. Asks nothing of network or disk.
 
         S3's endpoint, region and credentials come from the environment (`AWS_*`) or the pod's identity.
 
-        :raises AirsmithError: `bad_recipe` for any other URI; `access_denied` where the folder cannot be made.
+        :raises AirsmithError: `bad_recipe` for any other URI.
         """
-        uri = uri.rstrip("/")
-        parts = urlsplit(uri)
-        if parts.scheme == "s3" and parts.netloc:
-            return cls(uri, _open_s3(parts.netloc, parts.path.strip("/")))
-        if parts.scheme == "file" and not parts.netloc and parts.path:
-            folder = Path(unquote(parts.path))
-            with store_errors(uri, "its folder"):
-                folder.mkdir(parents=True, exist_ok=True)
-                return cls(uri, LocalStore(folder), folder)
-        if parts.scheme == "memory":
-            return cls(uri, _memory_stores.setdefault(uri, MemoryStore()))
+        scheme, separator, rest = uri.partition("://")
+        rest = rest.rstrip("/")
+        if scheme == "s3" and rest.partition("/")[0]:
+            bucket, _, prefix = rest.partition("/")
+            return cls(f"s3://{rest}", open_s3(bucket, prefix.strip("/")))
+        if scheme == "file" and rest.startswith("/"):
+            return cls(f"file://{rest}", Folder(Path(unquote(rest))))
+        if scheme == "memory" and separator:
+            return cls(f"memory://{rest}", open_memory(rest))
         raise AirsmithError(
             ErrorKind.BAD_RECIPE, f"{uri!r} is no store that Airsmith knows.", "Use s3://bucket/prefix or file:///dir."
         )
 
     def read(self, path: str) -> bytes:
         """The whole of an object."""
-        with store_errors(self.uri, path):
-            return bytes(obstore.get(self._objects, path).bytes())
+        return self.read_versioned(path)[0]
 
     def read_versioned(self, path: str) -> tuple[bytes, Version]:
         """The whole of an object, and what `swap` must find unchanged."""
-        with store_errors(self.uri, path):
-            result = obstore.get(self._objects, path)
-            data = bytes(result.bytes())
-            if self._folder is not None:
-                return data, _content_version(data)
-            return data, Version(result.meta["e_tag"] or "")
+        found = self.find(path)
+        if found is None:
+            with self._errors(path):
+                raise FileNotFoundError(path)
+        return found
+
+    def find(self, path: str) -> tuple[bytes, Version] | None:
+        """Like `read_versioned`, but None where there is no such object; a bucket that is missing is an error still."""
+        with self._errors(path):
+            return self.objects.find(path)
 
     def read_range(self, path: str, offset: int, length: int) -> bytes:
         """Some bytes of an object."""
-        with store_errors(self.uri, path):
-            return bytes(obstore.get_range(self._objects, path, start=offset, length=length))
+        with self._errors(path):
+            return self.objects.get_range(path, offset, length)
 
     def stream(self, path: str, chunk_bytes: int = STREAM_CHUNK_BYTES) -> Iterator[bytes]:
         """The whole of an object, piece by piece."""
-        with store_errors(self.uri, path):
-            for chunk in obstore.get(self._objects, path).stream(min_chunk_size=chunk_bytes):
-                yield bytes(chunk)
+        with self._errors(path):
+            yield from self.objects.stream(path, chunk_bytes)
 
     def write(self, path: str, data: bytes) -> None:
         """Write an object, over one that is there; readers see the old or the new one whole."""
-        with store_errors(self.uri, path):
-            obstore.put(self._objects, path, data, use_multipart=False)
+        with self._errors(path, len(data)):
+            self.objects.put(path, data)
 
     def create(self, path: str, data: bytes) -> bool:
         """Write an object that must not be there yet (If-None-Match: *).
 
         :returns: False where it is there already.
         """
-        with store_errors(self.uri, path):
-            try:
-                obstore.put(self._objects, path, data, mode="create")
-            except AlreadyExistsError:
-                return False
-        return True
+        return self.swap(path, data, None)
 
     def swap(self, path: str, data: bytes, expected: Version | None) -> bool:
         """Write an object that must still be as it was read (If-Match).
 
+        A put whose answer was lost on the way is told from a lost race by the bytes that are there: whoever writes the
+        very same bytes as another may both be told True.
+
         :param expected: the version that was read; None where there was no object.
         :returns: False where somebody else was faster.
         """
-        if expected is None:
-            return self.create(path, data)
-        if self._folder is not None:
-            return self._swap_locked(path, data, expected)
-        with store_errors(self.uri, path):
-            try:
-                obstore.put(self._objects, path, data, mode={"e_tag": expected.tag})
-            except (PreconditionError, FileNotFoundError):
-                return False
-        return True
+        with self._errors(path, len(data)):
+            return self.objects.put_if(path, data, expected)
 
     def upload(self, path: str, chunks: Iterable[bytes], size_bytes: int | None = None) -> int:
         """Write an object from pieces, in parts and bounded memory; an exception from the pieces leaves nothing.
@@ -151,18 +113,22 @@ class Store:
         :param size_bytes: the size where it is known, so that the parts fit.
         :returns: the bytes written.
         """
-        written = 0
-        # Not `put` with an iterator: chunks that come from a store themselves may not run inside obstore's own loop.
-        with (
-            store_errors(self.uri, path),
-            obstore.open_writer(
-                self._objects, path, buffer_size=part_bytes(size_bytes), max_concurrency=PARTS_IN_FLIGHT
-            ) as writer,
-        ):
-            for chunk in chunks:
-                writer.write(chunk)
-                written += len(chunk)
-        return written
+        failures: list[Exception] = []
+
+        def watched() -> Iterator[bytes]:
+            try:
+                yield from chunks
+            except Exception as failure:
+                failures.append(failure)
+                raise
+
+        try:
+            with self._errors(path, size_bytes):
+                return self.objects.upload(path, watched(), size_bytes)
+        except AirsmithError:
+            if failures:  # It is the source that failed, and what it says is no word of this store's.
+                raise failures[0] from None
+            raise
 
     def upload_file(self, path: str, local: Path) -> int:
         """Write an object from a local file."""
@@ -170,68 +136,28 @@ class Store:
             return self.upload(path, iter(lambda: file.read(STREAM_CHUNK_BYTES), b""), local.stat().st_size)
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """All objects under a folder."""
-        with store_errors(self.uri, prefix):
-            for page in obstore.list(self._objects, prefix):
-                for item in page:
-                    if not item["path"].endswith(_LOCK_FILE):
-                        yield ObjectInfo(item["path"], item["size"], item["last_modified"])
+        """All objects under a folder; all of the store for the empty prefix."""
+        with self._errors(prefix):
+            yield from self.objects.list(prefix)
 
     def exists(self, path: str) -> bool:
         """Whether there is an object of this name."""
-        with store_errors(self.uri, path):
-            try:
-                obstore.head(self._objects, path)
-            except FileNotFoundError:
-                return False
-        return True
+        with self._errors(path):
+            return self.objects.exists(path)
 
     def delete(self, path: str) -> None:
         """Remove an object; one that is not there is no error."""
-        with store_errors(self.uri, path):
-            try:
-                obstore.delete(self._objects, path)
-            except FileNotFoundError:
-                return
+        with self._errors(path):
+            self.objects.delete(path)
 
-    def _swap_locked(self, path: str, data: bytes, expected: Version) -> bool:
-        """A local folder has no If-Match: compare and write under a lock that the kernel drops with its holder."""
-        with self._locked():
-            try:
-                current = _content_version(self.read(path))
-            except AirsmithError as error:
-                if error.kind is ErrorKind.NOT_FOUND:
-                    return False
-                raise
-            if current != expected:
-                return False
-            self.write(path, data)
-            return True
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        assert self._folder is not None
-        with store_errors(self.uri, _LOCK_FILE), (self._folder / _LOCK_FILE).open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+    def _errors(self, path: str, needed_bytes: int | None = None) -> AbstractContextManager[None]:
+        if path:
+            _refuse_bad(path)
+        return store_errors(self.objects.address, path, needed_bytes, self.objects.free_bytes)
 
 
-def part_bytes(size_bytes: int | None) -> int:
-    """Size of a multipart upload's parts: at least 16 MiB, and as much as keeps the parts under S3's 10,000."""
-    size = UNKNOWN_SIZE_BYTES if size_bytes is None else size_bytes
-    return max(SMALLEST_PART_BYTES, -(-size // MOST_PARTS))
-
-
-def _content_version(data: bytes) -> Version:
-    return Version(hashlib.sha256(data).hexdigest())
-
-
-def _open_s3(bucket: str, prefix: str) -> S3Store:
-    deadline = timedelta(seconds=float(os.environ.get(DEADLINE_VARIABLE, DEFAULT_DEADLINE_SECONDS)))
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
-    return S3Store(
-        bucket,
-        prefix=prefix or None,
-        client_options={"allow_http": endpoint.startswith("http://"), "connect_timeout": "10s", "read_timeout": "60s"},
-        retry_config={"max_retries": 10, "retry_timeout": deadline},
-    )
+def _refuse_bad(path: str) -> None:
+    try:
+        checked_path(path)
+    except ValueError as error:
+        raise AirsmithError(ErrorKind.VERIFICATION_FAILED, f"{error}.", "Rename it at its source.") from error

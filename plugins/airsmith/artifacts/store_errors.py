@@ -1,72 +1,184 @@
-"""What object stores raise, in the words of the closed list of errors."""
+"""What stores and disks raise, in the words of the closed list of errors."""
 
 from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 
-_OS_ERROR = re.compile(r"os error (\d+)")
-_DENIED = re.compile(
-    r"AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch|status: 40[13]|\b40[13] (Forbidden|Unauthorized)"
-)
+_STATUS = re.compile(r"status code: (\d{3}) ([A-Za-z ]+)")
+_CODE = re.compile(r"<Code>(\w+)</Code>")
+_MESSAGE = re.compile(r"<Message>([^<]{1,300})")
+_OS_MESSAGE = re.compile(r'message: "([^"\n]{1,200})"')
+_METADATA_SERVICE = re.compile(r"/latest/(api/token|meta-data)")
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
+_MISPLACED = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG)
 
 
 @contextmanager
-def store_errors(uri: str, path: str) -> Iterator[None]:
-    """Raise an AirsmithError in place of the store's own exception.
+def store_errors(
+    address: str, path: str, needed_bytes: int | None = None, free_bytes: Callable[[], int | None] = lambda: None
+) -> Iterator[None]:
+    """Raise an AirsmithError in place of a store's own exception.
 
-    :param uri: the store.
+    :param address: the store, and where it is.
     :param path: the object in it.
+    :param needed_bytes: size of what is being written, where it is known.
+    :param free_bytes: tells the room that is left.
     """
     try:
         yield
-    except (BaseError, OSError) as failure:
-        raise _translated(failure, uri, path) from failure
+    except FileNotFoundError as failure:
+        raise _not_found(failure, address, path) from failure
+    except OSError as failure:
+        hint = "Free space there, or set AIRSMITH_STORE to a store with more room."
+        room = _room(needed_bytes, free_bytes) if failure.errno in _FULL else ""
+        raise _from_os(failure, f"the store {address}", path, room, hint) from failure
+    except BaseError as failure:
+        raise _from_server(failure, address, path) from failure
 
 
-def _translated(failure: Exception, uri: str, path: str) -> AirsmithError:
-    text = str(failure)
-    reason = text.split("\n", 1)[0]
-    number = _os_error_number(failure, text)
-    if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+@contextmanager
+def local_errors(folder: Path, name: str, needed_bytes: int) -> Iterator[None]:
+    """Raise an AirsmithError in place of an OSError of the local disk.
+
+    :param needed_bytes: size of the file that is being written.
+    """
+    try:
+        yield
+    except OSError as failure:
+        hint = "Free space there, or set TMPDIR to a folder on a larger disk."
+        room = _room(needed_bytes, lambda: None)
+        raise _from_os(failure, f"the folder {folder}", name, room, hint) from failure
+
+
+def is_transient(failure: BaseError) -> bool:
+    """Whether the same request may well succeed a little later."""
+    status = _STATUS.search(str(failure))
+    if status is None:
+        return not _METADATA_SERVICE.search(str(failure))
+    return status[1] in ("408", "429", "500", "502", "503", "504")
+
+
+def is_missing_bucket(failure: FileNotFoundError) -> bool:
+    """Whether the bucket is what is missing, not only the object."""
+    return "NoSuchBucket" in str(failure)
+
+
+def is_missing_upload(failure: FileNotFoundError) -> bool:
+    """Whether a multipart upload is what is missing: ended, or never begun."""
+    return "NoSuchUpload" in str(failure)
+
+
+def _not_found(failure: FileNotFoundError, address: str, path: str) -> AirsmithError:
+    if is_missing_bucket(failure):
         return AirsmithError(
-            ErrorKind.DISK_FULL,
-            f"The disk of the store {uri} is full: {path} could not be written.",
-            "Free space there, or set AIRSMITH_STORE to a store with more room.",
+            ErrorKind.NOT_FOUND,
+            f"The bucket of the store {address} does not exist.",
+            "Create it, or correct AIRSMITH_STORE (and AWS_ENDPOINT_URL, where the bucket is elsewhere).",
         )
-    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+    return AirsmithError(ErrorKind.NOT_FOUND, f"There is no {path} in the store {address}.", "Check the path.")
+
+
+def _from_os(failure: OSError, place: str, path: str, room: str, space_hint: str) -> AirsmithError:
+    reason = failure.strerror or str(failure)
+    if failure.errno in _FULL:
+        return AirsmithError(
+            ErrorKind.DISK_FULL, f"The disk of {place} has no room for {path}{room}: {reason}.", space_hint
+        )
+    if failure.errno in _DENIED:
+        folder = Path(failure.filename).parent if isinstance(failure.filename, str) else "it"
         return AirsmithError(
             ErrorKind.ACCESS_DENIED,
-            f"The store {uri} does not allow this: {path}: {reason}.",
-            "Give this user the right to read and write the store's folder.",
+            f"This process may not do that in {place}: {path}: {reason} in {folder}.",
+            f"Give its user the right to read and write {folder}, or name another place.",
         )
-    if "NoSuchBucket" in text:
+    if failure.errno in _MISPLACED:
         return AirsmithError(
-            ErrorKind.NOT_FOUND, f"The bucket of {uri} does not exist.", "Create it, or correct AIRSMITH_STORE."
-        )
-    if isinstance(failure, FileNotFoundError):
-        return AirsmithError(ErrorKind.NOT_FOUND, f"There is no {path} in the store {uri}.", "")
-    if isinstance(failure, (PermissionDeniedError, UnauthenticatedError)) or _DENIED.search(text):
-        return AirsmithError(
-            ErrorKind.ACCESS_DENIED,
-            f"The store {uri} refuses access to {path}: {reason}.",
-            "Check the credentials in the environment and what they may do on this bucket.",
+            ErrorKind.VERIFICATION_FAILED,
+            f"{path[:200]} cannot be written to {place}: {reason}.",
+            "A file cannot lie where a folder is, nor the other way round, and no part of a path is over 255 bytes.",
         )
     return AirsmithError(
-        ErrorKind.STORE_UNAVAILABLE,
-        f"The store {uri} did not do what was asked for {path}: {reason}.",
-        "Check that it is up and reached from here (AIRSMITH_STORE, AWS_ENDPOINT_URL), then run again.",
+        ErrorKind.STORE_UNAVAILABLE, f"{place[0].upper()}{place[1:]} failed at {path}: {reason}.", "Check that disk."
     )
 
 
-def _os_error_number(failure: Exception, text: str) -> int | None:
-    if isinstance(failure, OSError) and failure.errno is not None:
-        return failure.errno
-    found = _OS_ERROR.search(text)
-    return int(found.group(1)) if found else None
+def _from_server(failure: BaseError, address: str, path: str) -> AirsmithError:
+    text = str(failure)
+    code = _CODE.search(text)
+    status = _STATUS.search(text)
+    reason = _reason(text)
+    if _METADATA_SERVICE.search(text):
+        return AirsmithError(
+            ErrorKind.ACCESS_DENIED,
+            f"There are no credentials for the store {address}: neither in the environment nor from the machine.",
+            "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the pod an identity.",
+        )
+    if isinstance(failure, (PermissionDeniedError, UnauthenticatedError)) or (status and status[1] in ("401", "403")):
+        return AirsmithError(
+            ErrorKind.ACCESS_DENIED,
+            f"The store {address} refuses access to {path or 'its listing'}: {reason}.",
+            "Check the credentials in the environment, and what they may do on this bucket.",
+        )
+    if code and code[1] == "NoSuchBucket":
+        return _not_found(FileNotFoundError(text), address, path)
+    if code and code[1] == "KeyTooLongError":
+        return AirsmithError(
+            ErrorKind.VERIFICATION_FAILED, f"{path[:200]} is too long for the store {address}.", "Shorten the name."
+        )
+    if (status and status[1] == "507") or (code and code[1] in ("XMinioStorageFull", "QuotaExceeded")):
+        return AirsmithError(
+            ErrorKind.DISK_FULL,
+            f"The store {address} has no room for {path}: {reason}.",
+            "Free space there, or set AIRSMITH_STORE to a store with more room.",
+        )
+    return AirsmithError(
+        ErrorKind.STORE_UNAVAILABLE,
+        f"The store {address} did not do what was asked for {path or 'its listing'}: {reason}.",
+        "Check that it is up and reached from here (AIRSMITH_STORE, AWS_ENDPOINT_URL), then run again; on a slow line, "
+        "raise AIRSMITH_STORE_DEADLINE_SECONDS.",
+    )
+
+
+def _reason(text: str) -> str:
+    """The cause within an exception's text of many lines, which ends in the server's XML or a tree of causes."""
+    status, code, message = _STATUS.search(text), _CODE.search(text), _MESSAGE.search(text)
+    if status is not None:
+        said = ": ".join(found[1] for found in (code, message) if found)
+        return f"{status[1]} {status[2].strip()}" + (f", {said}" if said else "")
+    os_message = _OS_MESSAGE.search(text)
+    if os_message is not None:
+        return os_message[1]
+    if "dns error" in text:
+        return "its host name is not known"
+    if "TimedOut" in text or "kind: Timeout" in text:
+        return "it did not answer in time"
+    return text.split("\n", 1)[0][:300]
+
+
+def _room(needed_bytes: int | None, free_bytes: Callable[[], int | None]) -> str:
+    try:
+        free = free_bytes()
+    except OSError:
+        free = None
+    parts = [] if needed_bytes is None else [f"{_readable(needed_bytes)} needed"]
+    parts += [] if free is None else [f"{_readable(free)} free"]
+    return f" ({', '.join(parts)})" if parts else ""
+
+
+def _readable(size_bytes: int) -> str:
+    size = float(size_bytes)
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}"
+        size /= 1024
+    return f"{size:.1f} GiB"

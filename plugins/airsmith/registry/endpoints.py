@@ -22,7 +22,8 @@ def read_endpoint(store: Store, name: str) -> Endpoint | None:
 def list_endpoints(store: Store) -> list[Endpoint]:
     """All endpoints, by name."""
     paths = sorted(info.path for info in store.list("endpoints") if info.path.endswith(".json"))
-    return [Endpoint.model_validate_json(store.read(path)) for path in paths]
+    found = (read_record(store, path, Endpoint) for path in paths)
+    return [record[0] for record in found if record is not None]
 
 
 def swap_endpoint(store: Store, name: str, deployment: Deployment) -> Endpoint:

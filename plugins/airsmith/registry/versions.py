@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from datetime import datetime, timezone
 
 from airsmith.artifacts.layout import model_version_folder
@@ -9,34 +11,44 @@ from airsmith.artifacts.store import Store
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.registry.names import checked_name
 from airsmith.registry.records import ModelVersion, ModelVersionDraft
+from airsmith.registry.swapping import MOST_TRIES, give_way, never_won, read_record
 
 VERSION_FILE = "version.json"
 CARD_FILE = "README.md"
 
+_VERSION_PATH = re.compile(rf"models/[^/]+/([1-9][0-9]*)/{re.escape(VERSION_FILE)}")
 
-def register_version(store: Store, name: str, draft: ModelVersionDraft) -> ModelVersion:
-    """Give a draft the next number; what is registered already keeps the number it has."""
+
+def register_version(
+    store: Store, name: str, draft: ModelVersionDraft, card: Callable[[int], str] | None = None
+) -> ModelVersion:
+    """Give a draft the next number; what is registered already keeps the number it has.
+
+    The card is put before the version is, so that no version is without one. It takes the number: a number whose card
+    says something else belongs to another draft, even one whose registration was killed.
+
+    :param card: the model card in Markdown for a given number, the same each time that it is asked for.
+    """
     checked_name(name)
-    while True:
+    for _ in range(MOST_TRIES):
         known = list_versions(store, name)
         for version in known:
             if version.digest == draft.digest:
                 return version
-        version = ModelVersion(
-            **draft.model_dump(),
-            name=name,
-            version=known[-1].version + 1 if known else 1,
-            created_at=datetime.now(timezone.utc),
-        )
-        path = f"{model_version_folder(name, version.version)}/{VERSION_FILE}"
-        if store.create(path, version.model_dump_json(indent=2).encode()):
+        number = known[-1].version + 1 if known else 1
+        if card is not None:
+            number = _put_card(store, name, number, card)
+        version = ModelVersion(**draft.model_dump(), name=name, version=number, created_at=datetime.now(timezone.utc))
+        if store.create(_version_path(name, number), version.model_dump_json(indent=2).encode()):
             return version
+        give_way()
+    raise never_won(store, f"models/{name}")
 
 
 def list_versions(store: Store, name: str) -> list[ModelVersion]:
     """All versions of a model, the oldest first."""
-    paths = [info.path for info in store.list(f"models/{checked_name(name)}") if info.path.endswith(f"/{VERSION_FILE}")]
-    return sorted((_read(store, path) for path in paths), key=lambda version: version.version)
+    found = (_find(store, name, number) for number in _numbers(store, name))
+    return [version for version in found if version is not None]
 
 
 def find_version_by_digest(store: Store, name: str, digest: str) -> ModelVersion | None:
@@ -49,15 +61,35 @@ def get_version(store: Store, name: str, number: int) -> ModelVersion:
 
     :raises AirsmithError: `not_found`, naming the versions that exist.
     """
-    known = {version.version: version for version in list_versions(store, name)}
-    if number not in known:
+    version = _find(store, checked_name(name), number)
+    if version is None:
         raise AirsmithError(
             ErrorKind.NOT_FOUND,
             f"Model {name} has no version {number} in {store.uri}.",
-            f"It has {', '.join(map(str, known)) or 'none yet'}.",
+            f"It has {', '.join(map(str, _numbers(store, name))) or 'none yet'}.",
         )
-    return known[number]
+    return version
 
 
-def _read(store: Store, path: str) -> ModelVersion:
-    return ModelVersion.model_validate_json(store.read(path))
+def _put_card(store: Store, name: str, number: int, card: Callable[[int], str]) -> int:
+    """Put the card under the first number from this one on that is free or has the same card; return that number."""
+    while True:
+        path = f"{model_version_folder(name, number)}/{CARD_FILE}"
+        text = card(number).encode()
+        if store.create(path, text) or store.read(path) == text:
+            return number
+        number += 1
+
+
+def _numbers(store: Store, name: str) -> list[int]:
+    paths = (_VERSION_PATH.fullmatch(info.path) for info in store.list(f"models/{checked_name(name)}"))
+    return sorted(int(found[1]) for found in paths if found is not None)
+
+
+def _find(store: Store, name: str, number: int) -> ModelVersion | None:
+    found = read_record(store, _version_path(name, number), ModelVersion)
+    return found[0] if found is not None else None
+
+
+def _version_path(name: str, number: int) -> str:
+    return f"{model_version_folder(name, number)}/{VERSION_FILE}"
