@@ -1,7 +1,8 @@
-"""A model's own greedy answers."""
+"""A model's own greedy answers, as a server that is given the same model would give them."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -9,7 +10,9 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from airsmith_stages.evaluating.batches import longest_first
 
-BATCH_PROMPTS = 32
+BATCH_PROMPTS = 64
+BATCH_TOKENS = 32_768
+"""Prompts and answers of a batch: what its key-value cache holds."""
 
 
 @torch.inference_mode()
@@ -18,35 +21,81 @@ def answer(
     prompts: Sequence[Sequence[int]],
     *,
     max_new_tokens: int,
-    end_ids: Sequence[int],
     pad_token_id: int,
-    batch_size: int = BATCH_PROMPTS,
+    batch_prompts: int = BATCH_PROMPTS,
 ) -> list[list[int]]:
-    """Greedy continuations of prompts, each up to and including the token that ends the turn.
-
-    :param batch_size: 1 where the ids must be those that a server computes alone.
-    """
-    config = GenerationConfig(
-        do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=list(end_ids), pad_token_id=pad_token_id
-    )
+    """Greedy continuations, each up to and including the token at which the model's generation config stops."""
     answers: list[list[int]] = [[] for _ in prompts]
-    for batch in longest_first([len(prompt) for prompt in prompts], batch_size):
+    for batch in longest_first([len(prompt) + max_new_tokens for prompt in prompts], batch_prompts, BATCH_TOKENS):
         width = max(len(prompts[index]) for index in batch)
+        config = _greedy(model, min(max_new_tokens, _longest_text(model) - width), pad_token_id)
         tokens = torch.full((len(batch), width), pad_token_id, dtype=torch.long)
         attention = torch.zeros_like(tokens)
         for line, index in enumerate(batch):
             tokens[line, width - len(prompts[index]) :] = torch.tensor(prompts[index])
             attention[line, width - len(prompts[index]) :] = 1
+        if config.max_new_tokens < 1:
+            continue
         output = model.generate(
             input_ids=tokens.to(model.device), attention_mask=attention.to(model.device), generation_config=config
         )
         for line, index in enumerate(batch):
-            answers[index] = _until_end(output[line, width:].tolist(), end_ids)
+            answers[index] = _until_end(output[line, width:].tolist(), _stops(config))
     return answers
 
 
-def _until_end(tokens: list[int], end_ids: Sequence[int]) -> list[int]:
+def answer_alone(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    batched: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    pad_token_id: int,
+) -> list[list[int]]:
+    """Greedy continuations as they are where each prompt is alone in its batch, as on a server.
+
+    :param batched: what the model answered in batches. One pass over prompt and answer shows whether it holds alone;
+        where it does not, because rounding differs or a penalty plays a part, the prompt is answered again.
+    """
+    shortened = [list(tokens[:max_new_tokens]) for tokens in batched]
+    return [
+        tokens
+        if _is_greedy(model, prompt, tokens)
+        else answer(model, [prompt], max_new_tokens=max_new_tokens, pad_token_id=pad_token_id)[0]
+        for prompt, tokens in zip(prompts, shortened, strict=True)
+    ]
+
+
+@torch.inference_mode()
+def _is_greedy(model: PreTrainedModel, prompt: Sequence[int], answered: Sequence[int]) -> bool:
+    if not answered:
+        return False
+    tokens = torch.tensor([[*prompt, *answered[:-1]]], device=model.device)
+    best = model(input_ids=tokens, use_cache=False).logits[0, len(prompt) - 1 :].argmax(-1)
+    return bool(best.tolist() == list(answered))
+
+
+def _greedy(model: PreTrainedModel, max_new_tokens: int, pad_token_id: int) -> GenerationConfig:
+    """The model's own generation config, without chance: servers keep its penalties and its end tokens as well."""
+    config = copy.deepcopy(model.generation_config)
+    config.update(
+        do_sample=False, temperature=None, top_k=None, top_p=None, min_p=None, num_beams=1,
+        max_new_tokens=max_new_tokens, max_length=None, pad_token_id=pad_token_id,
+    )  # fmt: skip
+    return config
+
+
+def _longest_text(model: PreTrainedModel) -> int:
+    return int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2**31)
+
+
+def _stops(config: GenerationConfig) -> list[int]:
+    stops = config.eos_token_id
+    return [] if stops is None else list(stops) if isinstance(stops, list) else [stops]
+
+
+def _until_end(tokens: list[int], stops: Sequence[int]) -> list[int]:
     for position, token in enumerate(tokens):
-        if token in end_ids:
+        if token in stops:
             return tokens[: position + 1]
     return tokens

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,10 +10,13 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
+from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith_stages.data.token_shards import TokenRows
 from airsmith_stages.evaluating.batches import longest_first
 
-BATCH_ROWS = 16
+BATCH_ROWS = 64
+BATCH_LOGITS = 64 * 1024 * 1024
+"""Logits of a batch, 256 MiB in float32: with a large vocabulary they, not the weights, decide the memory."""
 
 
 @dataclass(frozen=True)
@@ -29,31 +33,39 @@ class Score:
 
 @torch.inference_mode()
 def score(model: PreTrainedModel, rows: TokenRows, pad_token_id: int, most_rows: int | None) -> Score:
-    """Score a model on rows, the longest first, so that memory that does not suffice is noticed at once."""
+    """Score a model on the first rows of a split.
+
+    :raises AirsmithError: `non_finite_loss`.
+    """
     count = len(rows) if most_rows is None else min(most_rows, len(rows))
-    lengths = np.diff(rows.offsets)[:count]
+    lengths = np.diff(rows.offsets)[:count].tolist()
+    vocabulary = model.get_input_embeddings().weight.shape[0]
     loss_sum, right, learnt = 0.0, 0, 0
-    for batch in longest_first(lengths.tolist(), BATCH_ROWS):
-        tokens, mask = _padded(rows, batch, pad_token_id)
-        tokens, mask = tokens.to(model.device), mask.to(model.device)
-        attention = torch.arange(tokens.shape[1], device=model.device)[None, :] < torch.tensor(
-            lengths[batch], device=model.device
-        ).unsqueeze(1)
-        logits = model(input_ids=tokens, attention_mask=attention.long(), use_cache=False).logits[:, :-1].float()
-        labels, chosen = tokens[:, 1:], mask[:, 1:].bool()
-        loss_sum += float(cross_entropy(logits[chosen], labels[chosen], reduction="sum").double())
-        right += int((logits.argmax(-1)[chosen] == labels[chosen]).sum())
-        learnt += int(chosen.sum())
+    for batch in longest_first(lengths, BATCH_ROWS, BATCH_LOGITS // vocabulary):
+        tokens, attention, mask = (part.to(model.device) for part in _padded(rows, batch, pad_token_id))
+        logits = model(input_ids=tokens, attention_mask=attention, use_cache=False).logits
+        chosen = mask[:, 1:].bool()
+        predicted, labels = logits[:, :-1][chosen].float(), tokens[:, 1:][chosen]
+        loss_sum += cross_entropy(predicted, labels, reduction="sum").item()
+        right += int((predicted.argmax(-1) == labels).sum())
+        learnt += len(labels)
+    if not math.isfinite(loss_sum):
+        raise AirsmithError(
+            ErrorKind.NON_FINITE_LOSS,
+            f"The loss on the validation split is {loss_sum}.",
+            "Train again with a lower learning rate, or set model.dtype to 'float32'.",
+        )
     return Score(loss=loss_sum / learnt, token_accuracy=right / learnt)
 
 
-def _padded(rows: TokenRows, batch: list[int], pad_token_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """A batch's tokens and loss mask, int64, padded on the right."""
+def _padded(rows: TokenRows, batch: list[int], pad_token_id: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A batch's tokens, attention mask and loss mask, int64, padded on the right."""
     spans = [(int(rows.offsets[row]), int(rows.offsets[row + 1])) for row in batch]
     width = max(end - start for start, end in spans)
     tokens = np.full((len(batch), width), pad_token_id, dtype=np.int64)
-    mask = np.zeros((len(batch), width), dtype=np.int64)
+    attention, mask = np.zeros_like(tokens), np.zeros_like(tokens)
     for line, (start, end) in enumerate(spans):
         tokens[line, : end - start] = rows.tokens[start:end]
+        attention[line, : end - start] = 1
         mask[line, : end - start] = rows.loss_mask[start:end]
-    return torch.from_numpy(tokens), torch.from_numpy(mask)
+    return torch.from_numpy(tokens), torch.from_numpy(attention), torch.from_numpy(mask)

@@ -1,0 +1,123 @@
+"""One model, judged on what is held out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
+
+from airsmith.recipe import Recipe
+from airsmith_stages.accelerators import Accelerator
+from airsmith_stages.data.token_shards import TokenRows
+from airsmith_stages.evaluating.answering import answer, answer_alone
+from airsmith_stages.evaluating.scoring import Score, score
+
+log = logging.getLogger("airsmith")
+
+FIXED_PROMPTS = 32
+FIXED_NEW_TOKENS = 32
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What both models are judged on.
+
+    :param prompts: all questions of the validation split with their expected answers, in its order.
+    :param examples: how many of them count for the exact match; the others only serve as fixed prompts.
+    :param rows: the validation split as tokens.
+    """
+
+    prompts: list[dict[str, Any]]
+    examples: int
+    rows: TokenRows
+    pad_token_id: int
+
+    @property
+    def answered(self) -> list[dict[str, Any]]:
+        """The questions whose answers are compared with the expected ones."""
+        return self.prompts[: self.examples]
+
+    @property
+    def fixed(self) -> list[dict[str, Any]]:
+        """The questions whose answers a server has to repeat token by token."""
+        return self.prompts[:FIXED_PROMPTS]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """How one model did.
+
+    :param answers: its answers as text, one for each question that is answered.
+    :param fixed_token_ids: its answers to the fixed prompts, each as the model gives it when asked nothing else.
+    """
+
+    score: Score
+    answers: list[str]
+    correct: list[bool]
+    fixed_token_ids: list[list[int]]
+
+    @property
+    def exact_match(self) -> float:
+        """Share of the answers that are the expected ones."""
+        return sum(self.correct) / len(self.correct)
+
+
+def judge(who: str, folder: Path, held_out: HeldOut, recipe: Recipe, accelerator: Accelerator) -> Judgement:
+    """Load a model, judge it, and let it go.
+
+    :param who: the model's part, for the log.
+    :raises AirsmithError: `non_finite_loss`.
+    """
+    disable_progress_bar()
+    model = _load(folder, recipe, accelerator)
+    scored = score(model, held_out.rows, held_out.pad_token_id, recipe.evaluate.max_examples)
+    token_ids, fixed = _answers(model, held_out, recipe.evaluate.max_new_tokens)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=recipe.model.trust_remote_code)
+    answers = [str(tokenizer.decode(ids, skip_special_tokens=True)) for ids in token_ids]
+    correct = [is_exact(text, prompt["answer"]) for text, prompt in zip(answers, held_out.answered, strict=True)]
+    judgement = Judgement(scored, answers, correct, fixed)
+    log.info(
+        "%s: loss %.4f, token accuracy %.3f, exact match %.3f of %d answers",
+        who, scored.loss, scored.token_accuracy, judgement.exact_match, len(answers),
+    )  # fmt: skip
+    return judgement
+
+
+def is_exact(given: str, expected: str) -> bool:
+    """Whether an answer is the expected one, but for white space around it."""
+    return given.strip() == expected.strip()
+
+
+def _load(folder: Path, recipe: Recipe, accelerator: Accelerator) -> PreTrainedModel:
+    model = AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=recipe.model.dtype,
+        attn_implementation=accelerator.attn_implementation,
+        trust_remote_code=recipe.model.trust_remote_code,
+        use_safetensors=True,
+        local_files_only=True,
+    )
+    return model.to(accelerator.device).eval()
+
+
+def _answers(model: PreTrainedModel, held_out: HeldOut, max_new_tokens: int) -> tuple[list[list[int]], list[list[int]]]:
+    """Token ids of the answers, and of those to the fixed prompts. Both come from the same batches."""
+    prompts = _token_ids(held_out.prompts[: max(held_out.examples, FIXED_PROMPTS)])
+    batched = answer(model, prompts, max_new_tokens=max_new_tokens, pad_token_id=held_out.pad_token_id)
+    fixed = answer_alone(
+        model,
+        _token_ids(held_out.fixed),
+        batched[:FIXED_PROMPTS],
+        max_new_tokens=min(FIXED_NEW_TOKENS, max_new_tokens),
+        pad_token_id=held_out.pad_token_id,
+    )
+    return batched[: held_out.examples], fixed
+
+
+def _token_ids(prompts: Sequence[dict[str, Any]]) -> list[list[int]]:
+    return [prompt["prompt_token_ids"] for prompt in prompts]
