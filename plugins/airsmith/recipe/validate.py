@@ -81,13 +81,12 @@ def _mistake(model: type[BaseModel], error: ErrorDetails, key: str, what: str) -
 def _advice(model: type[BaseModel], key: str) -> str:
     known = valid_keys(model)
     group, _, name = key.rpartition(".")
-    siblings = [valid for valid in known if valid.rpartition(".")[0] == group]
-    elsewhere = [valid for valid in known if valid.rpartition(".")[2] == name]
-    if elsewhere:
-        return f"did you mean {elsewhere[0]}?"
-    near = difflib.get_close_matches(key, siblings, 1, 0.6)
-    names = {valid.rpartition(".")[2]: valid for valid in known}
-    near = near or [names[match] for match in difflib.get_close_matches(name, names, 1, 0.7)]
-    if near:
-        return f"did you mean {near[0]}?"
-    return f"the keys here are {', '.join(valid.rpartition('.')[2] for valid in siblings)}"
+    siblings = [valid.rpartition(".")[2] for valid in known if valid.rpartition(".")[0] == group]
+    elsewhere = {valid.rpartition(".")[2]: valid for valid in reversed(known)}
+    if name in elsewhere:
+        return f"did you mean {elsewhere[name]}?"
+    for nearby in difflib.get_close_matches(name, siblings, 1, 0.6):
+        return f"did you mean {group}{'.' if group else ''}{nearby}?"
+    for far in difflib.get_close_matches(name, elsewhere, 1, 0.7):
+        return f"did you mean {elsewhere[far]}?"
+    return f"the keys here are {', '.join(siblings)}"

@@ -1,0 +1,56 @@
+"""The trigger form shows what a person varies, few fields open, each in a type that Airflow's form knows."""
+
+from __future__ import annotations
+
+import pytest
+
+from airsmith.recipe import Recipe
+from airsmith.recipe.form import MOST_OPEN_FIELDS, FormField, fixed_keys, form_fields
+
+KNOWN_TYPES = {"string", "integer", "number", "boolean", "array", "object"}
+
+
+@pytest.fixture
+def fields(recipe: Recipe) -> list[FormField]:
+    return form_fields(recipe)
+
+
+def test_few_fields_are_open_and_they_come_first(fields: list[FormField]) -> None:
+    opened = [field for field in fields if "section" not in field.schema]
+    assert 0 < len(opened) <= MOST_OPEN_FIELDS
+    assert fields[: len(opened)] == opened
+
+
+def test_every_field_has_one_type_and_perhaps_null(fields: list[FormField]) -> None:
+    for field in fields:
+        kinds = field.schema["type"]
+        kinds = [kinds] if isinstance(kinds, str) else [kind for kind in kinds if kind != "null"]
+        assert len(kinds) == 1, field.name
+        assert kinds[0] in KNOWN_TYPES, field.name
+
+
+def test_no_schema_refers_to_another(fields: list[FormField]) -> None:
+    assert not any("$ref" in str(field.schema) or "anyOf" in str(field.schema) for field in fields)
+
+
+def test_every_field_is_described_and_titled_by_its_key(fields: list[FormField]) -> None:
+    for field in fields:
+        assert field.schema["description_md"], field.name
+        assert field.schema["title"] == field.name.replace("__", ".")
+
+
+def test_what_shapes_the_graph_is_absent(fields: list[FormField]) -> None:
+    names = {field.name.replace("__", ".") for field in fields}
+    for fixed in fixed_keys():
+        assert not any(name == fixed or name.startswith(f"{fixed}.") for name in names)
+    assert {"backend", "evaluate.backend", "serve.enabled", "schedule", "name", "secrets"} <= set(fixed_keys())
+
+
+def test_defaults_are_the_recipes_own(recipe: Recipe) -> None:
+    changed = recipe.model_copy(update={"method": recipe.method.model_copy(update={"r": 3})})
+    defaults = {field.name: field.default for field in form_fields(changed)}
+    assert defaults["method__r"] == 3
+
+
+def test_the_form_ends_with_overrides(fields: list[FormField]) -> None:
+    assert fields[-1].name == "overrides"

@@ -1,0 +1,90 @@
+"""Fields that contradict each other are refused with both names and what to change."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from airsmith.contracts.digests import flatten
+from airsmith.contracts.errors import AirsmithError
+from airsmith.recipe import Recipe
+from airsmith.recipe.sources import source_kind
+from airsmith.recipe.validate import validate_recipe
+
+
+def recipe_with(**changes: Any) -> Recipe:
+    content: dict[str, Any] = {
+        "name": "x",
+        "model": {"id": "a/b"},
+        "dataset": {"id": "c/d", "validation_fraction": 0.1},
+    }
+    for key, value in changes.items():
+        content[key] = {**content.get(key, {}), **value} if isinstance(value, dict) else value
+    return validate_recipe(content, lambda key: key)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"dataset": {"validation_split": "v"}}, ["dataset.validation_split", "dataset.validation_fraction"]),
+        ({"dataset": {"validation_fraction": None}}, ["dataset.validation_split", "dataset.validation_fraction"]),
+        ({"dataset": {"columns": {"prompt": "p"}}}, ["dataset.columns", "dataset.format"]),
+        ({"training": {"max_steps": 1, "num_train_epochs": 1}}, ["training.max_steps", "training.num_train_epochs"]),
+        ({"training": {"load_best_model_at_end": True}}, ["training.load_best_model_at_end", "training.eval_steps"]),
+        ({"training": {"early_stopping_patience": 2}}, ["training.early_stopping_patience", "training.eval_steps"]),
+        (
+            {"training": {"eval_steps": 7, "save_steps": 10, "load_best_model_at_end": True}},
+            ["training.save_steps", "training.eval_steps"],
+        ),
+        ({"method": {"name": "full", "r": 4}}, ["method.name", "method.r"]),
+        ({"backend": {"priority": "high"}}, ["backend.priority", "backend.queue"]),
+        ({"serve": {"mode": "adapter"}, "method": {"name": "full"}}, ["serve.mode", "method.name"]),
+        ({"serve": {"mode": "adapter"}, "method": {"use_dora": True}}, ["serve.mode", "method.use_dora"]),
+        ({"serve": {"mode": "adapter", "engine": "transformers"}}, ["serve.mode", "serve.engine"]),
+        ({"secrets": {"hf_token": {}}}, ["airflow_connection", "environment", "kubernetes_secret"]),
+    ],
+)
+def test_a_contradiction_names_both_fields(changes: dict[str, Any], named: list[str]) -> None:
+    with pytest.raises(AirsmithError) as caught:
+        recipe_with(**changes)
+    for name in named:
+        assert name in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("source", "kind"),
+    [("gpt2", "hub"), ("a/b", "hub"), ("s3://b/p", "store"), ("file:///d", "store"), ("models/x/3", "registry")],
+)
+def test_an_id_says_where_a_model_lies(source: str, kind: str) -> None:
+    assert source_kind(source) == kind
+    assert recipe_with(model={"id": source}).model.id == source
+
+
+@pytest.mark.parametrize("source", ["/home/me/model", "./model", "gs://b/p", "a/b/c", "models/x/latest", "a b"])
+def test_an_id_that_names_nothing_is_refused(source: str) -> None:
+    with pytest.raises(AirsmithError, match="model"):
+        recipe_with(model={"id": source})
+
+
+def test_a_resolved_recipe_is_read_back_as_it_was_written() -> None:
+    recipe = recipe_with(method={"name": "full"}, training={"max_steps": 3}, backend={"resources": {"memory": "8Gi"}})
+    assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
+
+
+def test_every_boolean_survives_as_false() -> None:
+    recipe = Recipe.model_validate(
+        {"name": "x", "model": {"id": "a/b"}, "dataset": {"id": "c/d", "validation_split": "v"}}
+    )
+    booleans = [key for key, value in flatten(recipe.model_dump()).items() if isinstance(value, bool)]
+    assert booleans
+    for key in booleans:
+        group, name = key.split(".")
+        content = recipe.model_dump(mode="json")
+        content[group][name] = False
+        assert getattr(getattr(Recipe.model_validate(content), group), name) is False
+
+
+def test_one_epoch_is_trained_where_nothing_else_is_said() -> None:
+    assert recipe_with().training.epochs == 1.0
+    assert recipe_with(training={"max_steps": 5}).training.epochs is None

@@ -1,0 +1,47 @@
+"""The command line, as a person types it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def airsmith(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from airsmith.cli import main; main()", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_check_says_what_a_recipe_would_run() -> None:
+    result = airsmith("recipe", "check", "dags/recipes/ticket-triage.yaml")
+    assert result.returncode == 0, result.stderr
+    assert "stages: mirror_model, mirror_dataset, tokenize, train" in result.stdout
+
+
+def test_check_tells_mistakes_of_every_file_and_fails(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.yaml").write_text("modle:\n  id: a/b\n", encoding="utf-8")
+    result = airsmith("recipe", "check", str(tmp_path / "one.yaml"), str(tmp_path / "two.yaml"))
+    assert result.returncode == 1
+    assert "one.yaml:1: modle is not a recipe key; did you mean model?" in result.stderr
+    assert "two.yaml:1: modle" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_an_error_is_one_sentence_with_a_hint() -> None:
+    result = airsmith("watch", "file:///nowhere")
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: ")
+    assert "\nhint: " in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_settings_show_prints_origins() -> None:
+    assert "default" in airsmith("settings", "show").stdout
+
+
+def test_the_command_line_starts_without_airflow() -> None:
+    code = "import sys, airsmith.cli; sys.exit('airflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
