@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 
 from rich.console import Console, Group, RenderableType
@@ -17,7 +18,7 @@ from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.pointers import Progress, StageStatus
 from airsmith.contracts.run import Run
 
-POLL_SECONDS = 0.5
+POLL_SECONDS = 1.0
 
 _MARKS = {
     "waiting": ("·", "dim"),
@@ -70,49 +71,48 @@ def watch(run: Run, console: Console, ended: Callable[[], bool] | None = None) -
     :param ended: asks whoever drives the run whether it is over; without it the run is over when a stage has failed.
     :returns: whether every stage has its output.
     """
-    show = _watch_live if console.is_terminal else _watch_lines
-    return show(run, console, ended)
-
-
-def _watch_live(run: Run, console: Console, ended: Callable[[], bool] | None) -> bool:
-    with Live(console=console, refresh_per_second=4, transient=False) as live:
+    with _screen(console) as show:
         while True:
-            over = _is_over(ended)
+            over = ended() if ended is not None else False
             snapshot = take_snapshot(run)
             if snapshot is not None:
-                live.update(render(snapshot), refresh=True)
-            if over or (snapshot is not None and _decided(snapshot, ended)):
+                show(snapshot)
+                over = over or snapshot.finished or (ended is None and snapshot.stuck)
+            if over:
                 return snapshot is not None and snapshot.finished
             time.sleep(POLL_SECONDS)
 
 
-def _watch_lines(run: Run, console: Console, ended: Callable[[], bool] | None) -> bool:
-    told: dict[str, str] = {}
-    tenth = -1
-    while True:
-        over = _is_over(ended)
-        snapshot = take_snapshot(run)
-        if snapshot is not None:
-            for stage in snapshot.stages:
-                if snapshot.state(stage) != told.get(stage, "waiting"):
-                    told[stage] = snapshot.state(stage)
-                    console.print(_stage_line(snapshot.statuses[stage]), soft_wrap=True)
-            if snapshot.progress is not None and snapshot.state("train") == "running":
-                reached = 10 * snapshot.progress.step // max(1, snapshot.progress.total_steps)
-                if reached > tenth:
-                    tenth = reached
-                    console.print(f"train: {progress_line(snapshot.progress)}", soft_wrap=True)
-        if over or (snapshot is not None and _decided(snapshot, ended)):
-            return snapshot is not None and snapshot.finished
-        time.sleep(POLL_SECONDS)
+@contextmanager
+def _screen(console: Console) -> Iterator[Callable[[Snapshot], None]]:
+    """What shows a snapshot on this console."""
+    if not console.is_terminal:
+        yield LineView(console).show
+        return
+    with Live(console=console, refresh_per_second=4) as live:
+        yield lambda snapshot: live.update(render(snapshot), refresh=True)
 
 
-def _is_over(ended: Callable[[], bool] | None) -> bool:
-    return ended() if ended is not None else False
+@dataclass
+class LineView:
+    """A run as lines: one per stage that begins or ends, and one per tenth of the training."""
 
+    console: Console
+    told: dict[str, str] = field(default_factory=dict)
+    tenth: int = -1
 
-def _decided(snapshot: Snapshot, ended: Callable[[], bool] | None) -> bool:
-    return snapshot.finished or (ended is None and snapshot.stuck)
+    def show(self, snapshot: Snapshot) -> None:
+        """Print what has changed since the last snapshot."""
+        for stage in snapshot.stages:
+            state = snapshot.state(stage)
+            if state != self.told.get(stage, "waiting"):
+                self.told[stage] = state
+                self.console.print(_stage_line(snapshot.statuses[stage]), soft_wrap=True, highlight=False)
+        if snapshot.progress is not None and snapshot.state("train") == "running":
+            tenth = 10 * snapshot.progress.step // max(1, snapshot.progress.total_steps)
+            if tenth > self.tenth:
+                self.tenth = tenth
+                self.console.print(f"train: {progress_line(snapshot.progress)}", soft_wrap=True, highlight=False)
 
 
 def render(snapshot: Snapshot) -> RenderableType:

@@ -1,0 +1,60 @@
+"""A recipe's batch does not depend on devices, and a backend refuses what it cannot run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.pipeline.plan import make_plan, solve_batch, stage_names
+from airsmith.recipe import Recipe
+
+
+def recipe_with(**groups: Any) -> Recipe:
+    dataset = {"id": "c/d", "validation_fraction": 0.1}
+    return Recipe.model_validate({"name": "x", "model": {"id": "a/b"}, "dataset": dataset, **groups})
+
+
+@given(total=st.integers(1, 512), most=st.integers(1, 64), devices=st.integers(1, 16))
+def test_the_total_batch_is_what_the_recipe_says(total: int, most: int, devices: int) -> None:
+    recipe = recipe_with(training={"total_train_batch_size": total, "max_per_device_train_batch_size": most})
+    if total % devices:
+        with pytest.raises(AirsmithError) as caught:
+            solve_batch(recipe, devices)
+        proposed = [int(word) for word in caught.value.hint.rstrip(".").split() if word.isdigit()]
+        assert proposed
+        assert all(batch % devices == 0 and abs(batch - total) < devices for batch in proposed)
+        return
+    batch = solve_batch(recipe, devices)
+    assert batch.per_device_train_batch_size <= most
+    assert batch.per_device_train_batch_size * batch.gradient_accumulation_steps * devices == total
+
+
+@pytest.mark.parametrize(
+    ("groups", "said"),
+    [
+        ({"method": {"name": "qlora"}}, "bitsandbytes"),
+        ({"training": {"precision": "float16"}}, "training.precision"),
+        ({"backend": {"devices": 2}}, "backend.devices"),
+        ({"backend": {"nodes": 2}}, "backend.nodes"),
+        ({"backend": {"name": "neuron_xla"}}, "backend.name is 'neuron_xla'"),
+    ],
+)
+def test_what_a_backend_cannot_run_is_refused_with_the_reason(groups: dict[str, Any], said: str) -> None:
+    with pytest.raises(AirsmithError, match=said) as caught:
+        make_plan(recipe_with(**groups))
+    assert caught.value.kind is ErrorKind.BAD_RECIPE
+    assert caught.value.hint
+
+
+def test_a_recipe_that_serves_nothing_ends_with_its_registration() -> None:
+    assert stage_names(recipe_with(serve={"enabled": False}))[-1] == "register"
+    assert stage_names(recipe_with())[-2:] == ("deploy", "smoke_test")
+
+
+def test_stages_that_move_bytes_run_without_torch() -> None:
+    images = {stage.stage: stage.image for stage in make_plan(recipe_with()).stages}
+    assert {images[stage] for stage in ("mirror_model", "mirror_dataset", "register", "smoke_test")} == {"cpu"}
