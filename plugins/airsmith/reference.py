@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 
 from airsmith.recipe import Recipe
 from airsmith.recipe.schema import SCHEMA_FILE, schema_text
-from airsmith.recipe.validate import group_model
+from airsmith.recipe.validate import group_key, group_model
 from airsmith.settings import ENVIRONMENT_PREFIX, Settings
 
 _BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<", "min_length": "length ≥", "max_length": "length ≤"}
@@ -56,7 +56,7 @@ def _group_tables(model: type[BaseModel], prefix: str, heading: str) -> Iterator
         if group is None:
             rows.append(_row(f"{prefix}{name}", field, model.model_json_schema()["properties"][name]))
         else:
-            groups.append((group, f"{prefix}{name}", field.description or ""))
+            groups.append((group, f"{prefix}{group_key(name, field.annotation)}", field.description or ""))
     yield f"\n## {heading}\n\n| key | type | default | bounds | |\n|---|---|---|---|---|\n" + "\n".join(rows) + "\n"
     for group, key, description in groups:
         yield from _group_tables(group, f"{key}.", f"`{key}`: {description.rstrip('.')}")

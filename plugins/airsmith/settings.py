@@ -67,7 +67,7 @@ class Settings(_Group):
     team: str = Field("", description="Owner that tasks and models are marked with.")
     local: LocalSettings = Field(default_factory=LocalSettings, description="Processes on this machine.")
     backends: dict[BackendName, BackendSettings] = Field(
-        default_factory=dict, description="Per backend: `pool`, `retries`, `retry_delay_seconds`, `timeout_seconds`."
+        default_factory=dict, description="How the tasks of a backend are run, by its name."
     )
 
     def backend(self, name: str) -> BackendSettings:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -46,8 +46,13 @@ def valid_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
         keys.append(f"{prefix}{name}")
         group = group_model(field.annotation)
         if group is not None:
-            keys += valid_keys(group, f"{prefix}{name}.")
+            keys += valid_keys(group, f"{prefix}{group_key(name, field.annotation)}.")
     return keys
+
+
+def group_key(name: str, annotation: Any) -> str:
+    """How the keys of a group begin; a group that there is one of per name shows that name's place."""
+    return f"{name}.<name>" if get_origin(annotation) is dict else name
 
 
 def group_model(annotation: Any) -> type[BaseModel] | None:
