@@ -45,7 +45,7 @@ types: setup
 
 test-suites: setup
 	@$(STAGES)/python -m pytest -n $(PYTEST_WORKERS) -q tests/airsmith_stages tests/demo
-	@$(AIRFLOW)/python -m pytest -n $(PYTEST_WORKERS) -q tests/airsmith tests/end_to_end
+	@$(AIRFLOW)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile -q tests/end_to_end tests/airsmith
 
 LOCK = $(UV) pip compile --quiet --upgrade --universal --python-version 3.10 --generate-hashes --no-emit-index-url
 LOCK_STAGES = $(LOCK) setup.cfg containers/setup.cfg --override containers/train-cpu/not-locked.txt

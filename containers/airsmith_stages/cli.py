@@ -18,6 +18,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     # Airflow reads a line's level from this prefix.
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    for client in ("httpx", "httpx2"):  # They log every request, with addresses that are signed.
+        logging.getLogger(client).setLevel(logging.WARNING)
     return exit_code_of(lambda: run_stage(options.stage, Run.open(options.run)))
 
 

@@ -104,7 +104,7 @@ class ResolveOperator(BaseOperator):
             recipe_file=Path(self.recipe_file),
             overrides=form.pop(OVERRIDES, None) or {},
             form=form,
-            bundle_version=context["ti"].bundle_instance.version,  # type: ignore[attr-defined]
+            bundle_version=_bundle_version(context),
         )
         with typed_errors(self.log):
             run = resolve(request, load_settings(), connection_password)
@@ -131,6 +131,12 @@ class BrokenRecipeOperator(BaseOperator):
         """
         with typed_errors(self.log):
             raise AirsmithError(ErrorKind(self.kind), self.message, self.hint)
+
+
+def _bundle_version(context: Context) -> str | None:
+    """Commit of the bundle that this run is pinned to; `dag.test()` knows no bundle."""
+    bundle = getattr(context["ti"], "bundle_instance", None)
+    return None if bundle is None else bundle.version
 
 
 def _dag_of_files(dag_id: str, files: list[Path], settings: Settings) -> DAG:

@@ -96,6 +96,7 @@ class LocalDeployOperator(BaseOperator):
         super().__init__(do_xcom_push=False, **kwargs)
         self.run_uri = run_uri
         self.address = ""
+        self._deploying = False
 
     def execute(self, context: Context) -> None:
         """Deploy, and tell how to talk to the model.
@@ -106,9 +107,20 @@ class LocalDeployOperator(BaseOperator):
         from airsmith.serving.local import deploy
 
         with typed_errors(self.log):
-            pointer = deploy(Run.open(self.run_uri), load_settings())
+            self._deploying = True
+            try:
+                pointer = deploy(Run.open(self.run_uri), load_settings())
+            finally:
+                self._deploying = False
         self.address = pointer.properties["address"]
-        self.log.info("Serving %s at %s", pointer.properties["model_name"], self.address)
+
+    def on_kill(self) -> None:
+        """Give up: Airflow calls this between two steps of `execute`, which then ends the server that it has started.
+
+        :raises AirsmithError: `interrupted`, into `execute`.
+        """
+        if self._deploying:
+            raise AirsmithError(ErrorKind.INTERRUPTED, "The deployment was told to stop.", "Run it again.")
 
 
 @contextmanager

@@ -1,0 +1,241 @@
+"""The real DAG, its real stage processes and a local Hub, from recipe to endpoint."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psutil
+import pytest
+
+from airsmith.artifacts.read import Artifact, open_artifact
+from airsmith.artifacts.store import Store
+from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.contracts.run import Run
+from airsmith.contracts.stages import STAGES
+from airsmith.runtimes.process import StageProcess, bring_to_output
+
+DAG_ID = "finetune_tiny"
+WAIT_SECONDS = 120
+
+_Found = TypeVar("_Found")
+
+
+@dataclass(frozen=True)
+class DagRun:
+    """A finished `airflow dags test`, and what it said."""
+
+    run: Run
+    log: str
+
+    @property
+    def run_id(self) -> str:
+        return self.run.read_spec().run_id
+
+
+@pytest.fixture(scope="session")
+def first_run(house) -> DagRun:
+    """A run of the DAG whose training is killed outright once it has a checkpoint."""
+    process = house.start("airflow", "dags", "test", DAG_ID)
+    stage = wait_for(lambda: stage_process_of(process.pid, "train"), process)
+    wait_for(lambda: has_checkpoint(house.store), process)
+    stage.kill()
+    return DagRun(log=house.finish(process), run=house.runs()[-1])
+
+
+@pytest.fixture(scope="session")
+def second_run(house, first_run: DagRun) -> DagRun:
+    """The same again: nothing has changed."""
+    return DagRun(log=house.finish(house.start("airflow", "dags", "test", DAG_ID)), run=house.runs()[-1])
+
+
+def test_every_stage_points_to_a_verified_output(first_run: DagRun):
+    run = first_run.run
+    for stage in STAGES:
+        pointer = run.pointer(stage)
+        assert pointer is not None, stage
+        assert run.statuses()[stage].state == "done"
+        if pointer.location.startswith("artifacts/"):
+            assert_verified(output(run, stage))
+
+
+def test_the_killed_training_was_tried_again_at_once(house, first_run: DagRun):
+    tries = dict(query(house, "select task_id, try_number from task_instance where run_id = ?", first_run.run_id))
+    assert tries.pop("train") == 2
+    assert set(tries.values()) == {1}
+    assert "The process of stage train was killed from outside (SIGKILL)." in first_run.log
+    assert "StageKilledError" in first_run.log
+
+
+def test_a_killed_training_ends_with_the_weights_of_an_uninterrupted_one(house, first_run: DagRun, tmp_path: Path):
+    run = copy_without(first_run.run, "train", tmp_path)
+    bring_to_output("train", run, settings_of(house, run), tell)
+    killed, uninterrupted = output(first_run.run, "train"), output(run, "train")
+    assert killed.digest == uninterrupted.digest
+    assert killed.read("adapter_model.safetensors") == uninterrupted.read("adapter_model.safetensors")
+
+
+def test_the_models_asset_has_events_with_its_metrics(house, first_run: DagRun, second_run: DagRun):
+    events = query(
+        house,
+        "select event.extra from asset_event event join asset on asset.id = event.asset_id "
+        "where asset.name = 'model/tiny' order by event.id",
+    )
+    first, second = (json.loads(extra) for (extra,) in events)
+    assert (first["run"], second["run"]) == (first_run.run.uri, second_run.run.uri)
+    assert first["version"] == second["version"] == "1"
+    assert {"exact_match_base", "exact_match_tuned", "loss_tuned"} <= set(first)
+
+
+def test_a_second_run_reuses_every_output(first_run: DagRun, second_run: DagRun):
+    assert {stage: status.state for stage, status in second_run.run.statuses().items()} == dict.fromkeys(
+        STAGES, "cached"
+    )
+    for stage in STAGES:
+        assert location(second_run.run, stage) == location(first_run.run, stage)
+
+
+def test_the_command_line_runs_the_same_stages_to_the_same_outputs(house, second_run: DagRun):
+    lines = house.finish(house.start("airsmith", "run", "tiny")).splitlines()
+    run = house.runs()[-1]
+    assert lines[0] == f"run {run.uri}"
+    assert [line.split(":")[0] for line in lines if ": reused in " in line] == list(STAGES)
+    assert {stage: location(run, stage) for stage in STAGES} == {
+        stage: location(second_run.run, stage) for stage in STAGES
+    }
+
+
+def test_nothing_travels_between_tasks_but_the_runs_uri(house, first_run: DagRun):
+    values = query(house, "select task_id, key, value from xcom where run_id = ?", first_run.run_id)
+    travelled = {(task, json.loads(value)) for task, key, value in values if not key.startswith("_link_")}
+    assert travelled == {("resolve", first_run.run.uri)}
+
+
+@pytest.mark.parametrize("stage", ["mirror_model", "tokenize", "merge"])
+def test_a_stage_killed_while_it_publishes_leaves_nothing_half_made(
+    house, first_run: DagRun, tmp_path: Path, stage: str
+):
+    run = copy_without(first_run.run, stage, tmp_path)
+    folder = location(first_run.run, stage)
+
+    def kill_while_publishing(process: StageProcess) -> None:
+        victim = wait_for(lambda: stage_process_of(process.guard.pid, stage))
+        threading.Thread(target=kill_when, args=(victim, lambda: any(run.store.list(folder)))).start()
+
+    with pytest.raises(AirsmithError) as failure:
+        bring_to_output(stage, run, settings_of(house, run), tell, tell_process=kill_while_publishing)
+    assert failure.value.kind is ErrorKind.KILLED
+    assert run.pointer(stage) is None
+    assert open_artifact(run.store, folder) is None
+    bring_to_output(stage, run, settings_of(house, run), tell)
+    assert_verified(output(run, stage))
+
+
+def test_the_parents_sudden_death_ends_a_training(house, first_run: DagRun, tmp_path: Path):
+    run = copy_without(first_run.run, "train", tmp_path)
+    code = (
+        "from airsmith.contracts.run import Run; from airsmith.settings import load_settings;"
+        "from airsmith.runtimes.process import bring_to_output;"
+        f"bring_to_output('train', Run.open({run.uri!r}), load_settings(), print)"
+    )
+    parent = house.start("python", "-c", code, AIRSMITH_STORE=run.store.uri)
+    stage = wait_for(lambda: stage_process_of(parent.pid, "train"), parent)
+    wait_for(lambda: has_checkpoint(run.store), parent)
+    parent.kill()
+    parent.wait()
+    wait_for(lambda: not is_alive(stage))
+    assert run.pointer("train") is None
+
+
+def tell(level: int, line: str) -> None:
+    """A stage's log, where pytest shows it should the test fail."""
+    print(line)
+
+
+def settings_of(house, run: Run):
+    """The house's settings with the run's own store."""
+    return house.settings.model_copy(update={"store": run.store.uri})
+
+
+def copy_without(run: Run, stage: str, folder: Path) -> Run:
+    """The run in a copy of its store, as it was before a stage and those that need its output."""
+    source = Path(run.store.uri.removeprefix("file://"))
+    shutil.copytree(source, folder / "store", ignore=shutil.ignore_patterns("checkpoints"))
+    copy = Run(Store.open(f"file://{folder}/store"), run.path)
+    for name in list(STAGES)[list(STAGES).index(stage) :]:
+        shutil.rmtree(folder / "store" / location(run, name), ignore_errors=True)
+        for kind in ("stages", "status"):
+            copy.store.delete(f"{copy.path}/{kind}/{name}.json")
+    return copy
+
+
+def location(run: Run, stage: str) -> str:
+    pointer = run.pointer(stage)
+    assert pointer is not None, stage
+    return pointer.location
+
+
+def output(run: Run, stage: str) -> Artifact:
+    artifact = open_artifact(run.store, location(run, stage))
+    assert artifact is not None, stage
+    return artifact
+
+
+def assert_verified(artifact: Artifact) -> None:
+    """Every file is what the manifest says."""
+    for name in artifact.names():
+        assert artifact.read(name) is not None
+
+
+def has_checkpoint(store: Store) -> bool:
+    return any(info.path.endswith("/manifest.json") for info in store.list("checkpoints"))
+
+
+def stage_process_of(pid: int, stage: str) -> psutil.Process | None:
+    """The process of a stage somewhere below another process."""
+    for process in psutil.Process(pid).children(recursive=True):
+        command = command_of(process)
+        if command[1:4] == ["-m", "airsmith_stages.cli", stage]:
+            return process
+    return None
+
+
+def command_of(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return []
+
+
+def is_alive(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
+def kill_when(process: psutil.Process, holds: Callable[[], bool]) -> None:
+    while not holds():
+        if not is_alive(process):
+            return
+    process.kill()
+
+
+def wait_for(find: Callable[[], _Found | None], driver: Any = None) -> _Found:
+    """Look until there is something to find; not longer than the program lives that is to bring it about."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not (found := find()):
+        assert driver is None or driver.poll() is None, "the program has ended"
+        assert time.monotonic() < deadline, "nothing was found in time"
+        time.sleep(0.02)
+    return found
+
+
+def query(house, statement: str, *arguments: str) -> list[tuple[Any, ...]]:
+    """Ask Airflow's database."""
+    with sqlite3.connect(house.folder / "airflow" / "airflow.db") as database:
+        return database.execute(statement, arguments).fetchall()
