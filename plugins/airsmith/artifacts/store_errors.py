@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -90,15 +91,16 @@ def _not_found(failure: FileNotFoundError, address: str, path: str) -> AirsmithE
 
 def _from_os(failure: OSError, place: str, path: str, room: str, space_hint: str) -> AirsmithError:
     reason = failure.strerror or str(failure)
+    path = path or "its listing"
     if failure.errno in _FULL:
         return AirsmithError(
             ErrorKind.DISK_FULL, f"The disk of {place} has no room for {path}{room}: {reason}.", space_hint
         )
     if failure.errno in _DENIED:
-        folder = Path(failure.filename).parent if isinstance(failure.filename, str) else "it"
+        folder = _folder_of(failure) or place
         return AirsmithError(
             ErrorKind.ACCESS_DENIED,
-            f"This process may not do that in {place}: {path}: {reason} in {folder}.",
+            f"This process may not do that in {place}: {path}: {reason} at {folder}.",
             f"Give its user the right to read and write {folder}, or name another place.",
         )
     if failure.errno in _MISPLACED:
@@ -108,8 +110,18 @@ def _from_os(failure: OSError, place: str, path: str, room: str, space_hint: str
             "A file cannot lie where a folder is, nor the other way round, and no part of a path is over 255 bytes.",
         )
     return AirsmithError(
-        ErrorKind.STORE_UNAVAILABLE, f"{place[0].upper()}{place[1:]} failed at {path}: {reason}.", "Check that disk."
+        ErrorKind.STORE_UNAVAILABLE,
+        f"{place[0].upper()}{place[1:]} failed at {_folder_of(failure) or path}: {reason}.",
+        "Check that disk, then run again.",
     )
+
+
+def _folder_of(failure: OSError) -> str | None:
+    """The folder that an OSError is about: what it names, or where that lies."""
+    if failure.filename is None:
+        return None
+    named = os.fsdecode(failure.filename)
+    return named if os.path.isdir(named) else os.path.dirname(named)  # noqa: PTH112, PTH120 (Path.is_dir raises)
 
 
 def _from_server(failure: BaseError, address: str, path: str) -> AirsmithError:
