@@ -1,0 +1,222 @@
+"""Trainings of a tiny Llama on made-up rows, in this process: real store, real artifacts, the stage's own code."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# Two test workers share two cores, and a tiny model gains nothing from a second thread.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+from airsmith.artifacts.publish import write_artifact
+from airsmith.artifacts.read import Artifact, open_artifact
+from airsmith.artifacts.store import Store
+from airsmith.contracts.pointers import StagePointer
+from airsmith.contracts.run import Run
+from airsmith.contracts.spec import BatchPlan, RunSpec
+from airsmith.contracts.stages import STAGES, TOKENIZER
+from airsmith.pipeline.plan import make_plan
+from airsmith.recipe import Recipe
+
+VOCABULARY = 64
+PAD = 0
+
+
+@dataclass
+class Bench:
+    """A store with a tiny base model, and runs on it.
+
+    :ivar training: the recipe's `training`, which a run may override.
+    """
+
+    store: Store
+    scratch: Path
+    training: dict[str, Any] = field(
+        default_factory=lambda: {
+            "max_steps": 12,
+            "total_train_batch_size": 4,
+            "max_per_device_train_batch_size": 4,
+            "learning_rate": 0.01,
+            "warmup_ratio": 0.0,
+            "logging_steps": 2,
+            "save_steps": 4,
+            "eval_steps": 4,
+        }
+    )
+    runs: int = 0
+
+    def run(
+        self,
+        *,
+        tokens: Artifact,
+        base: Artifact | None = None,
+        method: Mapping[str, Any] | None = None,
+        batch: BatchPlan | None = None,
+        recipe: Mapping[str, Any] | None = None,
+        **training: Any,
+    ) -> Run:
+        """A run whose upstream stages are done."""
+        resolved = Recipe.model_validate(
+            {
+                "name": "tiny",
+                "model": {"id": "tests/tiny-llama"},
+                "dataset": {"id": "tests/rows", "validation_fraction": 0.1},
+                "method": {"name": "lora", "r": 4, "lora_alpha": 8, **(method or {})},
+                "training": {**self.training, **training},
+                **(recipe or {}),
+            }
+        )
+        self.runs += 1
+        plan = make_plan(resolved)
+        run = Run(self.store, f"runs/tests/run-{self.runs}")
+        image = plan.stage("train").image
+        run.write_spec(
+            RunSpec(
+                dag_id="tests",
+                run_id=f"run-{self.runs}",
+                recipe=resolved,
+                recipe_file="tiny.yaml",
+                recipe_digest="0" * 64,
+                plan=plan if batch is None else plan.model_copy(update={"batch": batch}),
+                airsmith_version="0",
+                toolchains={image: {name: version(name) for name in STAGES["train"].toolchain}},
+                created_at=datetime.now(timezone.utc),
+            )
+        )
+        run.write_pointer(pointer_to("mirror_model", base or self.base()))
+        run.write_pointer(pointer_to("tokenize", tokens))
+        return run
+
+    def base(self, name: str = "tiny", **config: Any) -> Artifact:
+        """A tiny Llama with random weights, made once."""
+        found = open_artifact(self.store, f"artifacts/base_model/{name}")
+        if found is not None:
+            return found
+        from transformers import LlamaConfig, LlamaForCausalLM, set_seed
+
+        set_seed(7)
+        dtype = config.pop("dtype", "float32")
+        shape = {
+            "vocab_size": VOCABULARY,
+            "max_position_embeddings": 64,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+        }
+        model = LlamaForCausalLM(LlamaConfig(pad_token_id=0, **{**shape, **config}))
+        folder = self.scratch / f"base-{name}"
+        model.to(getattr(__import__("torch"), dtype)).save_pretrained(folder)
+        (folder / "tokenizer.json").write_text("{}")
+        with write_artifact(
+            self.store, f"artifacts/base_model/{name}", type="base_model", digest=f"base-{name}", inputs={}, versions={}
+        ) as writer:
+            writer.add_folder(folder)
+            return writer.publish(properties={TOKENIZER: "tokenizer-of-base"})
+
+    def tokens(
+        self,
+        name: str,
+        train: Sequence[Sequence[Sequence[int]]],
+        validation: Sequence[Sequence[Sequence[int]]] | None = None,
+        packing: str = "none",
+    ) -> Artifact:
+        """A tokens artifact. A row is a list of samples; the first third of a sample is its prompt."""
+        import numpy as np
+
+        from airsmith_stages.data.token_shards import TokenRows, write_rows
+
+        def rows_of(rows: Sequence[Sequence[Sequence[int]]]) -> TokenRows:
+            samples = [sample for row in rows for sample in row]
+            return TokenRows(
+                tokens=np.array([token for sample in samples for token in sample], dtype=np.uint32),
+                offsets=np.cumsum([0, *(sum(map(len, row)) for row in rows)], dtype=np.int64),
+                loss_mask=np.concatenate([loss_mask(sample) for sample in samples]),
+                sample_offsets=np.cumsum([0, *map(len, samples)], dtype=np.int64),
+            )
+
+        with write_artifact(
+            self.store, f"artifacts/tokens/{name}", type="tokens", digest=f"tokens-{name}", inputs={}, versions={}
+        ) as writer:
+            splits = {
+                split: write_rows(split, rows_of(rows), writer, self.scratch)
+                for split, rows in (("train", train), ("validation", train if validation is None else validation))
+            }
+            index = {
+                "format": 1, "max_length": 64, "packing": packing, "pad_token_id": PAD, "end_of_turn_token_ids": [1],
+                "vocab_size": VOCABULARY, "splits": splits, "report": {},
+            }  # fmt: skip
+            writer.add_bytes("index.json", json.dumps(index).encode())
+            return writer.publish()
+
+
+def pointer_to(stage: str, artifact: Artifact) -> StagePointer:
+    return StagePointer(
+        stage=stage,
+        type=artifact.type,
+        digest=artifact.digest,
+        location=artifact.folder,
+        properties=dict(artifact.manifest.properties),
+        cached=False,
+        started_at=datetime.now(timezone.utc),
+        seconds=0.0,
+    )
+
+
+def loss_mask(sample: Sequence[int]) -> Any:
+    import numpy as np
+
+    mask = np.ones(len(sample), dtype=np.uint8)
+    mask[: max(1, len(sample) // 3)] = 0
+    return mask
+
+
+def counting_rows(rows: int, lengths: Callable[[int], int] = lambda row: 6 + row % 7) -> list[list[list[int]]]:
+    """Rows that count upwards from different numbers: easy to learn, of different lengths."""
+    return [[[2 + (3 * row + step) % (VOCABULARY - 2) for step in range(lengths(row))]] for row in range(rows)]
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(Store.open(f"file://{tmp_path}/store"), tmp_path)
+
+
+@pytest.fixture
+def rows() -> list[list[list[int]]]:
+    return counting_rows(18)
+
+
+def trained_tensors(run: Run) -> dict[str, bytes]:
+    """What a finished run has trained, bit by bit."""
+    from safetensors.numpy import load
+
+    artifact = trained_artifact(run)
+    return {name: tensor.tobytes() for name, tensor in load(artifact.read("adapter_model.safetensors")).items()}
+
+
+def trained_artifact(run: Run) -> Artifact:
+    pointer = run.pointer("train")
+    assert pointer is not None
+    artifact = open_artifact(run.store, pointer.location)
+    assert artifact is not None
+    return artifact
+
+
+def history_of(run: Run) -> list[dict[str, Any]]:
+    """The artifact's history without what depends on the clock."""
+    lines = trained_artifact(run).read("metrics.jsonl").decode().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k != "tokens_per_second"} for line in lines]
+
+
+def checkpoint_steps(store: Store) -> list[int]:
+    """Steps of the complete checkpoints."""
+    paths = (info.path.split("/") for info in store.list("checkpoints"))
+    return sorted(int(parts[2]) for parts in paths if parts[-1] == "manifest.json")

@@ -1,0 +1,244 @@
+"""A training that was stopped at any moment ends with the weights and the history of one that was not."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import stage_child
+from conftest import Bench, checkpoint_steps, counting_rows, history_of, trained_tensors
+
+from airsmith.artifacts.store import Store
+from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.contracts.run import Run
+from airsmith_stages.frame import run_stage
+
+# Windows of the history, validations, checkpoints and epochs all begin at different steps.
+EVERYTHING = {
+    "max_steps": 23,
+    "total_train_batch_size": 4,
+    "max_per_device_train_batch_size": 2,
+    "logging_steps": 3,
+    "eval_steps": 2,
+    "save_steps": 4,
+    "load_best_model_at_end": True,
+    "early_stopping_patience": 9,
+    "lr_scheduler_type": "cosine",
+}
+
+Train = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def train(tmp_path: Path) -> Train:
+    """Run the command in a process of its own; returns its exit code and its output."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(stage_child.PRELOAD)
+
+    def run_to_end(run: Run, signal_at: tuple[str, int, int] | None = None) -> tuple[int, str]:
+        log = tmp_path / "train.log"
+        log.write_text("")
+        process = context.Process(target=stage_child.run_train, args=(run.uri, log, signal_at))
+        process.start()
+        process.join()
+        assert process.exitcode is not None
+        return process.exitcode, log.read_text()
+
+    return run_to_end
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, bytes], list[dict[str, Any]]]:
+    """What comes out when nothing happens."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    run = everything(Bench(Store.open(f"file://{folder}/store"), folder))
+    run_stage("train", run)
+    return trained_tensors(run), history_of(run)
+
+
+def everything(bench: Bench) -> Run:
+    tokens = bench.tokens("rows", counting_rows(18), validation=counting_rows(5))
+    return bench.run(tokens=tokens, method={"lora_dropout": 0.1}, **EVERYTHING)
+
+
+def test_two_trainings_in_two_processes_give_the_same_bits(bench: Bench, train: Train, uninterrupted: Any) -> None:
+    run = everything(bench)
+    assert train(run)[0] == 0
+    assert (trained_tensors(run), history_of(run)) == uninterrupted
+
+
+@pytest.mark.parametrize(
+    "kills",
+    [
+        pytest.param([("training_step", 1)], id="first step"),
+        pytest.param([("training_step", 31), ("training_step", 5)], id="two steps"),
+        pytest.param([("upload", 9)], id="in the second checkpoint"),
+        pytest.param([("create", 2), ("create", 1)], id="before a manifest"),
+        pytest.param([("delete", 2), ("upload", 3)], id="while pruning"),
+    ],
+)
+def test_killed_and_resumed_equals_uninterrupted(
+    bench: Bench, train: Train, uninterrupted: Any, kills: list[tuple[str, int]]
+) -> None:
+    run = everything(bench)
+    for function, call in kills:
+        assert train(run, (function, call, signal.SIGKILL))[0] == -signal.SIGKILL
+        assert run.pointer("train") is None
+    run_stage("train", run)
+    assert (trained_tensors(run), history_of(run)) == uninterrupted
+
+
+def test_killed_before_the_output_is_published_trains_no_step_again(
+    bench: Bench, train: Train, uninterrupted: Any
+) -> None:
+    run = everything(bench)
+    manifests = 7  # six checkpoints, then the adapter
+    assert train(run, ("create", manifests, signal.SIGKILL))[0] == -signal.SIGKILL
+    assert checkpoint_steps(bench.store)[-1] == EVERYTHING["max_steps"]
+    code, log = train(run, ("training_step", 1, signal.SIGKILL))
+    assert code == 0, log
+    assert (trained_tensors(run), history_of(run)) == uninterrupted
+
+
+@pytest.mark.parametrize(
+    ("function", "call", "step"),
+    [
+        ("training_step", 19, 11),
+        # The only batch of step 10, after which a validation is due.
+        ("training_step", 18, 10),
+        # Four steps take 16 rows, a validation 5: this row is one of the second validation's, at step 4.
+        ("__getitem__", 16 + 5 + 3, 4),
+    ],
+    ids=["in a step", "before a validation", "in a validation"],
+)
+def test_told_to_stop_it_publishes_a_checkpoint_and_goes_on_from_there(
+    bench: Bench,
+    train: Train,
+    uninterrupted: Any,
+    function: str,
+    call: int,
+    step: int,
+) -> None:
+    run = everything(bench)
+    code, log = train(run, (function, call, signal.SIGTERM))
+    assert code == 1
+    error = AirsmithError.from_json_line(log.splitlines()[-1])
+    assert error is not None
+    assert error.kind is ErrorKind.INTERRUPTED
+    assert f"step {step} of 23" in error.message
+    assert "goes on from" in error.hint
+    assert checkpoint_steps(bench.store)[-1] == step
+    assert run.statuses()["train"].state == "interrupted"
+    code, log = train(run)
+    assert code == 0
+    assert f"checkpoint of step {step}" in log
+    assert (trained_tensors(run), history_of(run)) == uninterrupted
+
+
+def test_told_to_stop_while_it_loads_it_ends_at_once(bench: Bench, train: Train) -> None:
+    run = everything(bench)
+    code, log = train(run, ("stream", 1, signal.SIGTERM))
+    assert code == 1
+    error = AirsmithError.from_json_line(log.splitlines()[-1])
+    assert error is not None
+    assert error.kind is ErrorKind.INTERRUPTED
+    assert not list(bench.store.list("checkpoints"))
+
+
+@pytest.mark.parametrize("damage", ["flipped byte", "truncated", "file removed", "manifest removed", "manifest cut"])
+def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(
+    bench: Bench, uninterrupted: Any, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = everything(bench)
+    with pytest.raises(AirsmithError), poisoned(call=25):
+        run_stage("train", run)
+    assert checkpoint_steps(bench.store) == [8, 12]
+    (folder,) = {info.path.split("/12/")[0] for info in bench.store.list("checkpoints") if "/12/" in info.path}
+    manifest = f"{folder}/12/manifest.json"
+    (weights,) = (i.path for i in bench.store.list(f"{folder}/12") if i.path.endswith("trainable.safetensors"))
+    target = manifest if "manifest" in damage else weights
+    content = bench.store.read(target)
+    if "removed" in damage:
+        bench.store.delete(target)
+    elif damage == "flipped byte":
+        bench.store.write(target, content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
+    else:
+        bench.store.write(target, content[: len(content) // 2])
+    caplog.set_level("INFO", "airsmith")
+    run_stage("train", run)
+    assert "Going on from the checkpoint of step 8" in caplog.text
+    assert ("Passing over the checkpoint of step 12" in caplog.text) == (damage != "manifest removed")
+    assert (trained_tensors(run), history_of(run)) == uninterrupted
+
+
+@contextmanager
+def poisoned(call: int) -> Iterator[None]:
+    """Let a weight become NaN at a call of the training step, as a broken computation would."""
+    from airsmith_stages.training.trainer import ResumableTrainer
+
+    original, calls = ResumableTrainer.training_step, 0
+
+    def poison(self: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            next(parameter for parameter in model.parameters() if parameter.requires_grad).data[0, 0] = float("nan")
+        return original(self, model, *args, **kwargs)
+
+    ResumableTrainer.training_step = poison  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        ResumableTrainer.training_step = original  # type: ignore[method-assign]
+
+
+def test_the_real_command_killed_then_told_to_stop_then_finished(bench: Bench) -> None:
+    """Three processes of the command itself, ended from outside while they train."""
+    training = {**EVERYTHING, "max_steps": 160, "save_steps": 16, "eval_steps": 16, "early_stopping_patience": None}
+    run = bench.run(tokens=bench.tokens("rows", counting_rows(18)), **training)
+    first = subprocess.Popen([*COMMAND, run.uri], stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: len(checkpoint_steps(bench.store)) > 0, first)
+    first.kill()
+    first.communicate()
+    saved = checkpoint_steps(bench.store)[-1]
+
+    second = subprocess.Popen([*COMMAND, run.uri], stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: checkpoint_steps(bench.store)[-1] > saved, second)
+    second.terminate()
+    second.terminate()
+    _, errors = second.communicate()
+    assert second.returncode == 1
+    assert f"checkpoint of step {saved}" in errors
+    interrupted = AirsmithError.from_json_line(errors.splitlines()[-1])
+    assert interrupted is not None
+    assert interrupted.kind is ErrorKind.INTERRUPTED
+    assert f"at step {checkpoint_steps(bench.store)[-1]} of 160" in interrupted.message
+
+    assert subprocess.run([*COMMAND, run.uri], stderr=subprocess.PIPE, check=True).returncode == 0
+    resumed = trained_tensors(run), history_of(run)
+    rows_of_run = [{k: v for k, v in row.items() if k != "tokens_per_second"} for row in run.metrics()]
+    assert [row["step"] for row in rows_of_run] == sorted({row["step"] for row in resumed[1]})
+    for folder in ("checkpoints", "artifacts/adapter"):
+        for info in list(bench.store.list(folder)):
+            bench.store.delete(info.path)
+    run_stage("train", run)
+    assert (trained_tensors(run), history_of(run)) == resumed
+
+
+COMMAND = [sys.executable, "-m", "airsmith_stages.cli", "train", "--run"]
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
