@@ -29,4 +29,3 @@ def local_toolchains(plan: Plan, stages_python: Path) -> dict[str, dict[str, str
             )
         toolchains.setdefault(stage.image, {}).update({name: installed[name] for name in needed})
     return toolchains
-

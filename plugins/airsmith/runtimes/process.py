@@ -119,10 +119,9 @@ class StageProcess:
         assert self.guard.stdout is not None
         error = None
         for raw in self.guard.stdout:
-            line = raw.decode(errors="replace").rstrip()
-            said = AirsmithError.from_json_line(line)
+            line, said = _split_error(raw.decode(errors="replace").rstrip())
             error = said or error
-            if line and said is None:
+            if line:
                 tell_line(*_level_and_text(line))
         code = self.guard.wait()
         if code != 0:
@@ -165,6 +164,13 @@ def stage_environment(
     if stage not in HUB_STAGES:
         return {**kept, "HF_HUB_OFFLINE": "1"}
     return {**kept, "HF_TOKEN": hub_token} if hub_token else kept
+
+
+def _split_error(line: str) -> tuple[str, AirsmithError | None]:
+    """The stage's error in a line, and what stood before it: a stage may be told to stop in the middle of a line."""
+    text, key, rest = line.partition('{"error":')
+    error = AirsmithError.from_json_line(key + rest)
+    return (line, None) if error is None else (text, error)
 
 
 def _level_and_text(line: str) -> tuple[int, str]:

@@ -59,6 +59,13 @@ def test_the_stages_own_error_is_raised_and_not_logged_as_json(run: Run, stages_
     assert lines == []
 
 
+def test_an_error_in_the_middle_of_a_line_is_found(run: Run, stages_that: StagesThat):
+    error = AirsmithError(ErrorKind.INTERRUPTED, "Stopped.")
+    failure, lines = outcome(run, stages_that(f"import sys; print('step 3 of', {error.to_json_line()!r}); sys.exit(1)"))
+    assert failure.kind is ErrorKind.INTERRUPTED
+    assert lines == [(logging.INFO, "step 3 of ")]
+
+
 @pytest.mark.parametrize(
     ("code", "kind", "said"),
     [
