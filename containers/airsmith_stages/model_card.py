@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import yaml
 
+from airsmith.contracts.digests import flatten
 from airsmith.contracts.spec import RunSpec
+from airsmith.recipe import Recipe
+from airsmith.recipe.sources import source_kind
 from airsmith.registry import ModelVersion
 
+UNKNOWN_LICENCE = "unknown"
+
 _TEMPLATE = """\
+---
+{front_matter}---
+
 # {name} {number}
 
 {description}
@@ -15,15 +26,15 @@ _TEMPLATE = """\
 | | |
 |---|---|
 | base model | `{base}` at `{base_revision}` |
-| dataset | `{dataset}` at `{dataset_revision}` |
+| dataset | `{dataset}` at `{dataset_revision}`, digest `{dataset_digest}` |
 | method | {method} |
 | run | `{dag_id}` / `{run_id}` |
 | recipe | `{recipe_file}`, digest `{recipe_digest}`{bundle} |
 | changed for this run | {changed} |
 | made with | {versions} |
-| licence | that of the base model and of the data: see there |
+| licence | {licence} |
 
-## Held-out examples
+## On {examples} held-out examples
 
 | | base | tuned |
 |---|---|---|
@@ -31,30 +42,51 @@ _TEMPLATE = """\
 
 ## How to load it
 
-The merged weights lie in the store at `{model}`; copy that folder's content to `model/`:
+{copying}
 
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-model = AutoModelForCausalLM.from_pretrained("model")
-tokenizer = AutoTokenizer.from_pretrained("model")
+folder = "{folder}"
+model = AutoModelForCausalLM.from_pretrained(folder)
+tokenizer = AutoTokenizer.from_pretrained(folder)
 ```
 
-or serve it: `vllm serve model --served-model-name {name}`.
+vLLM serves the same folder:
+
+```shell
+python -m vllm.entrypoints.openai.api_server --model {folder} --served-model-name {name}
+```
 
 ## Recipe
 
-```yaml
-{recipe}```
+````yaml
+{recipe}````
 """
 
 _METRICS = (("exact_match", "exact match"), ("token_accuracy", "token accuracy"), ("loss", "loss"))
 
 
-def model_card(version: ModelVersion, spec: RunSpec) -> str:
+@dataclass(frozen=True)
+class Provenance:
+    """What the card says beyond version and spec.
+
+    :param dataset_digest: digest of the data as it was copied.
+    :param base_licence: identifier that the base model's own card gives.
+    :param weights_uri: folder that holds the merged model's files.
+    """
+
+    dataset_digest: str
+    base_licence: str
+    weights_uri: str
+
+
+def model_card(version: ModelVersion, spec: RunSpec, provenance: Provenance) -> str:
     """The card as Markdown. It holds references to secrets at most, never one."""
     recipe = spec.recipe
+    folder, copying = _how_to_copy(provenance.weights_uri)
     return _TEMPLATE.format(
+        front_matter=_yaml(_front_matter(recipe, provenance)),
         name=version.name,
         number=version.version,
         description=recipe.description or f"{recipe.model.id} fine-tuned on {recipe.dataset.id}.",
@@ -62,21 +94,72 @@ def model_card(version: ModelVersion, spec: RunSpec) -> str:
         base_revision=recipe.model.revision,
         dataset=recipe.dataset.id,
         dataset_revision=recipe.dataset.revision,
+        dataset_digest=provenance.dataset_digest[:12],
         method=recipe.method.name,
         dag_id=spec.dag_id,
         run_id=spec.run_id,
         recipe_file=spec.recipe_file,
         recipe_digest=spec.recipe_digest[:12],
         bundle=f", commit `{spec.bundle_version}`" if spec.bundle_version else "",
-        changed=", ".join(f"`{field}`" for field in spec.changed_fields) or "nothing",
+        changed=_changed_fields(spec) or "nothing",
         versions=", ".join(f"{name} {number}" for name, number in version.versions.items()),
+        licence=_licence_note(provenance.base_licence),
+        examples=version.metrics.get("examples", "the"),
         metrics="\n".join(_metric_row(version, key, label) for key, label in _METRICS),
-        model=version.model,
-        recipe=yaml.safe_dump(recipe.model_dump(mode="json", exclude_defaults=True), sort_keys=False),
+        folder=folder,
+        copying=copying,
+        recipe=_yaml(recipe.model_dump(mode="json", exclude_defaults=True)),
     )
+
+
+def licence_of(base_card: str) -> str:
+    """The licence in the front matter of a model's `README.md`; `unknown` where it gives none."""
+    parts = base_card.split("---\n", 2)
+    if len(parts) < 3 or parts[0].strip():
+        return UNKNOWN_LICENCE
+    try:
+        front_matter = yaml.safe_load(parts[1])
+    except yaml.YAMLError:
+        return UNKNOWN_LICENCE
+    licence = front_matter.get("license") if isinstance(front_matter, dict) else None
+    return licence if isinstance(licence, str) else UNKNOWN_LICENCE
+
+
+def _front_matter(recipe: Recipe, provenance: Provenance) -> dict[str, Any]:
+    """What the Hub reads, so that the folder can be put there with its card."""
+    known = {} if provenance.base_licence == UNKNOWN_LICENCE else {"license": provenance.base_licence}
+    on_hub = {
+        key: value
+        for key, value in (("base_model", recipe.model.id), ("datasets", recipe.dataset.id))
+        if source_kind(value) == "hub"
+    }
+    return {**known, **on_hub, "library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["airsmith"]}
+
+
+def _licence_note(base_licence: str) -> str:
+    if base_licence == UNKNOWN_LICENCE:
+        return "unknown: the base model's card names none; see there, and the data's"
+    return f"the base model's: {base_licence}; see the data's as well"
+
+
+def _how_to_copy(weights_uri: str) -> tuple[str, str]:
+    """The folder to load from, and how it comes there."""
+    if weights_uri.startswith("file://"):
+        folder = weights_uri.removeprefix("file://")
+        return folder, "The merged weights lie on this machine's disk."
+    return "model", f"Copy the merged weights: `aws s3 sync '{weights_uri}' model`"
+
+
+def _changed_fields(spec: RunSpec) -> str:
+    values = flatten(spec.recipe.model_dump(mode="json"))
+    return ", ".join(f"`{field}: {values.get(field, '…')}`" for field in spec.changed_fields)
 
 
 def _metric_row(version: ModelVersion, key: str, label: str) -> str:
     values = [version.metrics.get(f"{key}_{who}") for who in ("base", "tuned")]
     shown = [f"{value:.4g}" if isinstance(value, (int, float)) else "–" for value in values]
     return f"| {label} | {' | '.join(shown)} |"
+
+
+def _yaml(content: dict[str, Any]) -> str:
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)

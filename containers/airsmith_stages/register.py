@@ -20,18 +20,21 @@ from airsmith.registry import (
     register_version,
 )
 from airsmith_stages.frame import StageContext
-from airsmith_stages.model_card import model_card
+from airsmith_stages.model_card import UNKNOWN_LICENCE, Provenance, licence_of, model_card
 
 log = logging.getLogger("airsmith")
 
 
 def run(context: StageContext) -> Output:
-    """Register the merged model with all that it came from."""
+    """Register the merged model with all that it came from.
+
+    The card comes last: a version that lacks it was left half-way, and registering it again goes on from there.
+    """
     store, name = context.run.store, context.spec.recipe.name
     version = register_version(store, name, _draft(context))
+    _promote_if_no_worse(store, version)
     folder = model_version_folder(name, version.version)
-    store.write(f"{folder}/{CARD_FILE}", model_card(version, context.spec).encode())
-    _promote_if_better(store, version)
+    store.write(f"{folder}/{CARD_FILE}", model_card(version, context.spec, _provenance(context)).encode())
     log.info("Registered %s/%s", store.uri, folder)
     return Output(
         ArtifactType.MODEL_VERSION,
@@ -59,8 +62,17 @@ def _draft(context: StageContext) -> ModelVersionDraft:
     )
 
 
-def _promote_if_better(store: Store, version: ModelVersion) -> None:
-    """A model's first version is its champion; a later one if it is at least as good in both measures."""
+def _provenance(context: StageContext) -> Provenance:
+    base, model = context.input("mirror_model"), context.input("merge")
+    return Provenance(
+        dataset_digest=context.input("tokenize").manifest.inputs["mirror_dataset"],
+        base_licence=licence_of(base.read(CARD_FILE).decode()) if CARD_FILE in base.names() else UNKNOWN_LICENCE,
+        weights_uri=f"{model.uri}/{model.manifest.content_root}",
+    )
+
+
+def _promote_if_no_worse(store: Store, version: ModelVersion) -> None:
+    """A model's first version is its champion; a later one is if it is at least as good in both measures."""
     champion = get_champion(store, version.name)
     if champion is None:
         promote(store, version.name, version.version, "the first version")
@@ -68,10 +80,15 @@ def _promote_if_better(store: Store, version: ModelVersion) -> None:
     if champion.version == version.version:
         return
     incumbent = get_version(store, version.name, champion.version)
+    comparison = (
+        f"exact match {_shown(version, 'exact_match_tuned')} against {_shown(incumbent, 'exact_match_tuned')}, "
+        f"loss {_shown(version, 'loss_tuned')} against {_shown(incumbent, 'loss_tuned')} of version {incumbent.version}"
+    )
     if _at_least(version, incumbent, "exact_match_tuned") and _at_least(incumbent, version, "loss_tuned"):
-        promote(store, version.name, version.version, f"no worse than version {incumbent.version} in match and loss")
+        promote(store, version.name, version.version, comparison)
+        log.info("Version %d is the champion of %s: %s", version.version, version.name, comparison)
     else:
-        log.info("Version %d stays the champion of %s", incumbent.version, version.name)
+        log.info("Version %d stays the champion of %s: %s", incumbent.version, version.name, comparison)
 
 
 def _at_least(one: ModelVersion, other: ModelVersion, metric: str) -> bool:
@@ -80,3 +97,7 @@ def _at_least(one: ModelVersion, other: ModelVersion, metric: str) -> bool:
 
 def _number(value: Metric) -> float:
     return float(value) if isinstance(value, (int, float)) else float("nan")
+
+
+def _shown(version: ModelVersion, metric: str) -> str:
+    return f"{_number(version.metrics.get(metric)):.4g}"

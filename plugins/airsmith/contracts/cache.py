@@ -14,7 +14,7 @@ from airsmith.contracts.run import Run
 from airsmith.contracts.spec import RunSpec
 from airsmith.contracts.stages import STAGES, ArtifactType, output_type
 from airsmith.recipe.sources import source_kind
-from airsmith.registry import find_version_by_digest, get_version
+from airsmith.registry import CARD_FILE, find_version_by_digest, get_version
 
 
 @dataclass(frozen=True)
@@ -84,9 +84,10 @@ def _same_as(pointer: StagePointer) -> Output:
 
 
 def _model_version(store: Store, name: str, digest: str) -> Output:
+    """A version whose card is missing was left half-way by a process that died."""
     version = find_version_by_digest(store, name, digest)
-    if version is None:
-        return Output(ArtifactType.MODEL_VERSION, digest, f"models/{name}", found=False)
-    location = model_version_folder(name, version.version)
+    location = model_version_folder(name, version.version) if version is not None else f"models/{name}"
+    if version is None or not store.exists(f"{location}/{CARD_FILE}"):
+        return Output(ArtifactType.MODEL_VERSION, digest, location, found=False)
     properties = {"version": str(version.version)}
     return Output(ArtifactType.MODEL_VERSION, digest, location, True, properties, dict(version.metrics))
