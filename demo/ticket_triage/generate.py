@@ -1,0 +1,76 @@
+"""Write the dataset's two files: `python -m demo.ticket_triage.generate`.
+
+The same seed gives the same bytes. Every ticket is unique, across both files and with case, white space and punctuation
+ignored; so the validation tickets are combinations of sentences that the training tickets do not hold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import re
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from demo.ticket_triage import DATA
+from demo.ticket_triage.phrases import ASIDES, CLOSINGS, GREETINGS, ISSUES, PRODUCTS, SETTLED, URGENCIES
+
+SEED = 7
+EXAMPLES = {"train.jsonl": 2_000, "validation.jsonl": 200}
+
+
+def main() -> None:
+    """Write the files where they are committed, or into another folder."""
+    parser = argparse.ArgumentParser(description="Write the ticket triage dataset.")
+    parser.add_argument("--folder", type=Path, default=DATA, help="where to write (default: %(default)s)")
+    write_dataset(parser.parse_args().folder)
+
+
+def write_dataset(folder: Path, seed: int = SEED) -> None:
+    """Write `train.jsonl` and `validation.jsonl` into `folder`."""
+    examples = unique_examples(random.Random(seed))
+    for name, count in EXAMPLES.items():
+        lines = [json.dumps(next(examples)) + "\n" for _ in range(count)]
+        (folder / name).write_text("".join(lines), encoding="utf-8")
+
+
+def unique_examples(rng: random.Random) -> Iterator[dict[str, Any]]:
+    """Examples in chat format, without end: all labels equally often, no two tickets the same once normalised."""
+    labels = list(product(ISSUES, URGENCIES))
+    seen: set[str] = set()
+    while True:
+        for team, urgency in rng.sample(labels, len(labels)):
+            ticket = _compose_ticket(rng, team, urgency)
+            while normalise(ticket) in seen:
+                ticket = _compose_ticket(rng, team, urgency)
+            seen.add(normalise(ticket))
+            answer = json.dumps({"team": team, "urgency": urgency})
+            yield {"messages": [{"role": "user", "content": ticket}, {"role": "assistant", "content": answer}]}
+
+
+def normalise(text: str) -> str:
+    """The text without case, punctuation and repeated white space: what counts as the same ticket."""
+    return " ".join(re.findall(r"\w+", text.lower()))
+
+
+def _compose_ticket(rng: random.Random, team: str, urgency: str) -> str:
+    body = [rng.choice(ISSUES[team]).format(product=rng.choice(PRODUCTS)), rng.choice(URGENCIES[urgency])]
+    if rng.random() < 0.5:
+        body.append(_compose_distraction(rng, team))
+    rng.shuffle(body)
+    sentences = [rng.choice(GREETINGS), *body, rng.choice(CLOSINGS)]
+    return " ".join(sentence for sentence in sentences if sentence)
+
+
+def _compose_distraction(rng: random.Random, team: str) -> str:
+    """A sentence that decides nothing: an aside, or a word of praise for what another team looks after."""
+    if rng.random() < 0.5:
+        return rng.choice(ASIDES).format(order=rng.randint(1000, 9999))
+    return rng.choice(SETTLED[rng.choice([other for other in SETTLED if other != team])])
+
+
+if __name__ == "__main__":
+    main()
