@@ -1,0 +1,104 @@
+"""How a store on S3 cuts and sends large files: parts that fit, memory that does not grow, no failure leaves anything."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from s3_faults import Answer, Faults, applied_but_500, swallow_parts, watch_requests
+from werkzeug.wrappers import Request, Response
+
+from airsmith.artifacts.bucket import PARTS_IN_FLIGHT, SMALLEST_PART_BYTES, part_bytes
+from airsmith.artifacts.store import MEBIBYTE, Store
+
+
+@pytest.fixture
+def store(s3_uri: str) -> Store:
+    return Store.open(s3_uri)
+
+
+def test_completing_an_upload_whose_answer_was_lost_has_succeeded(store: Store, s3_server: Any) -> None:
+    faults = s3_server.fault = Faults(
+        lambda request: "uploadId" in request.args and request.method == "POST", applied_but_500, 1
+    )
+    assert store.upload("a", [b"1" * MEBIBYTE] * 17) == 17 * MEBIBYTE
+    assert faults.times == 0
+    assert store.read("a") == b"1" * MEBIBYTE * 17
+
+
+def test_a_failed_upload_is_aborted(store: Store, s3_server: Any) -> None:
+    def source() -> Iterator[bytes]:
+        yield from [b"x" * MEBIBYTE] * 40
+        raise ValueError("wrong digest")
+
+    faults = s3_server.fault = watch_requests()
+    with pytest.raises(ValueError, match="wrong digest"):
+        store.upload("a", source())
+    begun = [line for line in faults.requests if line.startswith("POST") and "uploads" in line]
+    aborted = [line for line in faults.requests if line.startswith("DELETE") and "uploadId" in line]
+    completed = [line for line in faults.requests if line.startswith("POST") and "uploadId" in line]
+    assert (len(begun), len(aborted), len(completed)) == (1, 1, 0)
+
+
+def test_a_small_file_is_one_request(store: Store, s3_server: Any) -> None:
+    faults = s3_server.fault = watch_requests()
+    store.upload("a", [b"{}"], 2)
+    assert len(faults.requests) == 1
+
+
+@given(st.integers(0, 5 * 1024**4))
+def test_parts_fit(size_bytes: int) -> None:
+    part = part_bytes(size_bytes)
+    assert part >= SMALLEST_PART_BYTES
+    assert part * 10_000 >= size_bytes
+    assert part <= max(SMALLEST_PART_BYTES, size_bytes / 8_999 + 1)
+
+
+def test_50_gb_fits_even_where_nobody_knows_the_size() -> None:
+    assert part_bytes(None) * 10_000 > 50 * 1000**3
+    assert part_bytes(None) == SMALLEST_PART_BYTES
+
+
+def test_an_upload_reads_no_further_ahead_than_a_few_parts(store: Store, s3_server: Any) -> None:
+    pulled = acknowledged = furthest = 0
+
+    def count_parts(request: Request, real: Answer) -> Response:
+        nonlocal acknowledged
+        if "partNumber" in request.args:
+            acknowledged += int(request.headers["Content-Length"])
+        return swallow_parts(request, real)
+
+    def source() -> Iterator[bytes]:
+        nonlocal pulled, furthest
+        for _ in range(200):
+            pulled += MEBIBYTE
+            furthest = max(furthest, pulled - acknowledged)
+            yield b"x" * MEBIBYTE
+
+    s3_server.fault = count_parts
+    assert store.upload("a", source(), 200 * MEBIBYTE) == 200 * MEBIBYTE == acknowledged
+    assert furthest <= (PARTS_IN_FLIGHT + 2) * SMALLEST_PART_BYTES
+
+
+def test_memory_does_not_grow_with_the_file(s3_uri: str, s3_server: Any) -> None:
+    s3_server.fault = swallow_parts
+    program = """
+        import resource, sys
+        from airsmith.artifacts.store import MEBIBYTE, Store
+
+        store = Store.open(sys.argv[1])
+        peaks = []
+        for mebibytes in (96, 384):
+            store.upload("a", (bytes(MEBIBYTE) for _ in range(mebibytes)), mebibytes * MEBIBYTE)
+            peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+        print(peaks[1] - peaks[0])
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program), s3_uri]
+    grown_kib = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert grown_kib < 48 * 1024, "288 MiB more to send, and at most a few parts more in memory"
