@@ -10,13 +10,15 @@ PYTEST_WORKERS ?= 2
 AIRFLOW := .venvs/airflow/bin
 STAGES := .venvs/stages/bin
 UV := .venvs/uv/bin/uv
-DEMO = $(AIRFLOW)/python -m demo
+DEMO := $(AIRFLOW)/python -m demo
+PYTEST := python -m pytest -n $(PYTEST_WORKERS)
 
-# uv does not read pip's variable for a folder of wheels.
-export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
-ifeq ($(strip $(UV_FIND_LINKS)),)
-unexport UV_FIND_LINKS
+# uv reads none of pip's variables: a package index that pip is told of serves uv as well.
+ifdef PIP_INDEX_URL
+export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
 endif
+export UV_PYTHON_DOWNLOADS := never
+export UV_HTTP_TIMEOUT ?= 180
 export UV_CUSTOM_COMPILE_COMMAND := make lock
 # Commands run from the checkout, whatever it is called, and need no PYTHONPATH of the caller's.
 export PYTHONPATH := $(CURDIR)
@@ -26,59 +28,76 @@ export PYTHONPATH := $(CURDIR)
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | column -t -s "$$(printf '\t')"
 
-setup: .venvs/airflow/.ready .venvs/stages/.ready  ## make the two virtual environments
+setup: .venvs/airflow/.ready .venvs/stages/.ready  ## make the two virtual environments (PYTHON=python3.12)
+	@:
 
-demo: ## fine-tune a tiny model through Airflow and leave it to chat with (RECIPE=name, CI=1)
+demo:  ## fine-tune a tiny model through Airflow and leave it to chat with (RECIPE=name, CI=1)
 	@begun=$$(date +%s); $(MAKE) --no-print-directory setup; \
 	$(DEMO) --recipe '$(RECIPE)' $(if $(CI),--ci) --setup-seconds $$(( $$(date +%s) - begun ))
 
-stop: setup  ## end what the demo left running
-	@$(DEMO) stop
+stop:  ## end what the demo left running
+	@if [ -e .venvs/airflow/.ready ]; then $(DEMO) stop; else echo "Nothing was set up here."; fi
 
 test: lint types test-suites  ## lint, types and all tests
 
-lint: setup
+lint: setup  ## ruff's checks and format
 	@$(AIRFLOW)/ruff check . && $(AIRFLOW)/ruff format --check .
 
-types: setup
+types: setup  ## mypy --strict
 	@$(AIRFLOW)/mypy
 
-test-suites: setup
-	@$(STAGES)/python -m pytest -n $(PYTEST_WORKERS) -q tests/airsmith_stages tests/demo
-	@$(AIRFLOW)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile -q tests/end_to_end tests/airsmith
+test-suites: setup  ## the tests of both sides; a failure on the first does not hide the second's
+	@failed=0; \
+	$(STAGES)/$(PYTEST) tests/airsmith_stages tests/demo || failed=1; \
+	$(AIRFLOW)/$(PYTEST) tests/airsmith tests/end_to_end || failed=1; \
+	exit $$failed
 
 LOCK = $(UV) pip compile --quiet --upgrade --universal --python-version 3.10 --generate-hashes --no-emit-index-url
-LOCK_STAGES = $(LOCK) setup.cfg containers/setup.cfg --override containers/train-cpu/not-locked.txt
+LOCK_STAGES = $(LOCK) --config-file containers/train-cpu/uv.toml --no-emit-package torch -c containers/train-cpu/torch.txt \
+	setup.cfg containers/setup.cfg --extra train
 
 lock: $(UV)  ## resolve all dependencies anew
 	$(LOCK) setup.cfg --extra airflow --extra dev -o containers/airflow/requirements-dev.lock
 	$(LOCK) setup.cfg --extra airflow -c containers/airflow/requirements-dev.lock -o containers/airflow/requirements.lock
-	$(LOCK_STAGES) --extra train --extra dev -o containers/train-cpu/requirements-dev.lock
-	$(LOCK_STAGES) --extra train -c containers/train-cpu/requirements-dev.lock -o containers/train-cpu/requirements.lock
+	$(LOCK_STAGES) --extra dev -o containers/train-cpu/requirements-dev.lock
+	$(LOCK_STAGES) -c containers/train-cpu/requirements-dev.lock -o containers/train-cpu/requirements.lock
 
 docs: setup  ## write the generated reference pages anew
 	@$(AIRFLOW)/airsmith recipe docs
 
-clean: stop  ## remove the environments and all that the demo made
+clean:  ## end what runs, and remove the environments and all that the demo made
+	-@$(MAKE) --no-print-directory stop
 	rm -rf .venvs .airsmith demo-result.json
 
 $(UV):
 	@PYTHON='$(PYTHON)' scripts/check-prerequisites
-	@$(PYTHON) -m venv .venvs/uv && .venvs/uv/bin/python -m pip install --quiet --disable-pip-version-check uv
+	@'$(PYTHON)' -m venv --clear .venvs/uv
+	@.venvs/uv/bin/python -m pip install --quiet --disable-pip-version-check 'uv==0.13.*'
 
-.venvs/airflow/.ready: containers/airflow/requirements-dev.lock setup.cfg | $(UV)
+# Both environments take the interpreter that was checked above.
+VENV = $(UV) venv --quiet --clear --python .venvs/uv/bin/python
+INSTALL = $(UV) pip install --quiet --no-deps --python
+
+.venvs/airflow/.locked: containers/airflow/requirements-dev.lock | $(UV)
 	@echo "Setting up Airflow's virtual environment …"
-	@$(UV) venv --quiet --clear --python '$(PYTHON)' .venvs/airflow
-	@$(UV) pip install --quiet --python $(AIRFLOW)/python --no-deps --require-hashes -r $<
-	@$(UV) pip install --quiet --python $(AIRFLOW)/python --no-deps -e .
-	@rm -rf plugins/*.egg-info # beside the installed metadata, Airflow would find the plugin twice
+	@$(VENV) .venvs/airflow
+	@$(INSTALL) $(AIRFLOW)/python --require-hashes -r $<
 	@touch $@
 
-.venvs/stages/.ready: containers/train-cpu/requirements-dev.lock containers/train-cpu/torch.txt setup.cfg containers/setup.cfg | $(UV)
+.venvs/stages/.locked: containers/train-cpu/requirements-dev.lock containers/train-cpu/torch.txt | $(UV)
 	@echo "Setting up the stages' virtual environment …"
-	@$(UV) venv --quiet --clear --python '$(PYTHON)' .venvs/stages
-	@$(UV) pip install --quiet --python $(STAGES)/python --no-deps --require-hashes -r $<
+	@$(VENV) .venvs/stages
+	@$(INSTALL) $(STAGES)/python --require-hashes -r $<
 	@UV=$(UV) scripts/install-torch $(STAGES)/python containers/train-cpu/torch.txt
-	@$(UV) pip install --quiet --python $(STAGES)/python --no-deps -e . -e containers
+	@touch $@
+
+# Beside the installed metadata, Airflow would find the plugin twice in an egg-info folder.
+.venvs/airflow/.ready: .venvs/airflow/.locked setup.cfg
+	@$(INSTALL) $(AIRFLOW)/python -e .
+	@rm -rf plugins/*.egg-info
+	@touch $@
+
+.venvs/stages/.ready: .venvs/stages/.locked setup.cfg containers/setup.cfg
+	@$(INSTALL) $(STAGES)/python -e . -e containers
 	@rm -rf plugins/*.egg-info
 	@touch $@
