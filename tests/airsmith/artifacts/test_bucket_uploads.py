@@ -1,4 +1,4 @@
-"""How a store on S3 cuts and sends large files: parts that fit, memory that does not grow, no failure leaves anything."""
+"""How a store on S3 cuts and sends large files: parts that fit, memory that stays low, nothing left by a failure."""
 
 from __future__ import annotations
 
