@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import logging
+import re
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -18,13 +20,21 @@ log = logging.getLogger("airsmith")
 TERMINATION_LOG = Path("/dev/termination-log")
 """Kubernetes shows what a container writes here as the reason of its end."""
 
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_RUST_OS_ERROR = re.compile(r"\(os error (\d+)\)")
+"""How libraries written in Rust, safetensors for one, tell an errno: in the text of an exception of their own."""
+
+
+class ToldToStop(BaseException):
+    """SIGTERM has arrived. Not an Exception: whatever library is at work must not take it for a failure of its own."""
+
 
 def exit_code_of(work: Callable[[], object]) -> int:
     """Do a stage's work; on failure print the JSON line last on stderr and to the pod's termination log.
 
     :returns: the process's exit code.
     """
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, _stop)
     try:
         work()
         return 0
@@ -37,33 +47,66 @@ def exit_code_of(work: Callable[[], object]) -> int:
         return 1
 
 
+@contextmanager
+def stage_errors() -> Iterator[None]:
+    """Raise the error of the closed list in place of whatever else ends the block."""
+    try:
+        yield
+    except AirsmithError:
+        raise
+    except BaseException as failure:
+        raise as_airsmith_error(failure) from failure
+
+
 def as_airsmith_error(failure: BaseException) -> AirsmithError:
-    """The error of the closed list that an exception stands for."""
+    """The error of the closed list that an exception, or what has caused it, stands for."""
     if isinstance(failure, AirsmithError):
         return failure
-    if isinstance(failure, MemoryError) or "out of memory" in str(failure).lower():
+    if isinstance(failure, ToldToStop):
         return AirsmithError(
-            ErrorKind.OUT_OF_MEMORY,
-            f"The stage ran out of memory: {failure}.",
-            "Lower training.max_per_device_train_batch_size or dataset.max_length, or give the stage more memory.",
-        )
-    if isinstance(failure, OSError) and failure.errno in (errno.ENOSPC, errno.EDQUOT):
-        return AirsmithError(
-            ErrorKind.DISK_FULL,
-            f"The disk is full: {failure}.",
-            "Free space on the scratch disk, or set AIRSMITH_SCRATCH to a larger one.",
+            ErrorKind.INTERRUPTED, "The stage was told to stop (SIGTERM).", "It starts anew when it is run again."
         )
     if isinstance(failure, KeyboardInterrupt):
         return AirsmithError(ErrorKind.INTERRUPTED, "The stage was interrupted from the keyboard.", "Run it again.")
-    return AirsmithError(
-        ErrorKind.INTERNAL, f"{type(failure).__name__}: {failure}", "See the traceback above in the log."
-    )
+    for cause in _causes(failure):
+        if isinstance(cause, MemoryError) or "out of memory" in str(cause).lower():
+            return AirsmithError(
+                ErrorKind.OUT_OF_MEMORY,
+                f"The stage ran out of memory: {_told(cause)}.",
+                "Lower training.max_per_device_train_batch_size or dataset.max_length, or give the stage more memory.",
+            )
+        if _says_disk_full(cause):
+            return AirsmithError(
+                ErrorKind.DISK_FULL,
+                f"The disk is full: {_told(cause)}.",
+                "Free space on the scratch disk, or set AIRSMITH_SCRATCH to a larger one.",
+            )
+    return AirsmithError(ErrorKind.INTERNAL, f"{type(failure).__name__}: {failure}", "See the traceback in the log.")
 
 
-def _interrupt(signum: int, frame: FrameType | None) -> None:
-    raise AirsmithError(
-        ErrorKind.INTERRUPTED, "The stage was told to stop (SIGTERM).", "It starts anew when it is run again."
-    )
+def _causes(failure: BaseException | None) -> Iterator[BaseException]:
+    """An exception, what it was raised from, and so on: libraries wrap what they could not do."""
+    while failure is not None:
+        yield failure
+        failure = failure.__cause__ or failure.__context__
+
+
+def _says_disk_full(failure: BaseException) -> bool:
+    if isinstance(failure, OSError) and failure.errno is not None:
+        return failure.errno in _DISK_FULL
+    rust = _RUST_OS_ERROR.search(str(failure))
+    # datasets looks at the room that is left, and raises an OSError without a number.
+    return (rust is not None and int(rust[1]) in _DISK_FULL) or "not enough disk space" in str(failure).lower()
+
+
+def _told(failure: BaseException) -> str:
+    return (str(failure) or type(failure).__name__).rstrip(".")
+
+
+def _stop(signum: int, frame: FrameType | None) -> None:
+    # One is enough: a second must not end the cleaning up after the first.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise ToldToStop
 
 
 def _tell(error: AirsmithError) -> None:

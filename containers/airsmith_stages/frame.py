@@ -22,6 +22,7 @@ from airsmith.contracts.recording import recorded_stage
 from airsmith.contracts.run import Run
 from airsmith.contracts.spec import RunSpec
 from airsmith.contracts.stages import STAGES, StageContract
+from airsmith_stages.failures import stage_errors
 
 log = logging.getLogger("airsmith")
 
@@ -85,7 +86,7 @@ def run_stage(stage: str, run: Run) -> StagePointer:
 
     :raises AirsmithError: with the kind that says what to do about it; nothing half-published stays.
     """
-    with recorded_stage(stage, run) as record:
+    with recorded_stage(stage, run) as record, stage_errors():
         spec = run.read_spec()
         wanted = look_up_output(run, spec, stage)
         if wanted.found:

@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from airsmith.contracts.cache import Output
 from airsmith.recipe.sources import PICKLED_WEIGHTS
 from airsmith_stages.frame import StageContext
-from airsmith_stages.mirroring.copying import copy_files, list_files, refuse_nothing
+from airsmith_stages.mirroring.copying import copy_files, list_files, refuse_changed, refuse_nothing
 
 NEVER_COPIED = (*PICKLED_WEIGHTS, "*.pickle", "*.py", ".gitattributes")
 """A dataset is data: what could run, or says nothing about the examples, stays where it is."""
@@ -21,4 +21,5 @@ def run(context: StageContext) -> Output:
     refuse_nothing(files, dataset.id)
     with context.write_output() as output:
         size_bytes = copy_files(files, output)
+        refuse_changed(dataset.id, dataset.revision)
         return Output.of_artifact(output.publish(metrics={"size_bytes": size_bytes}))

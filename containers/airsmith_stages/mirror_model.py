@@ -12,7 +12,7 @@ from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.stages import TOKENIZER
 from airsmith.recipe.sources import PICKLED_WEIGHTS, ModelSource
 from airsmith_stages.frame import StageContext
-from airsmith_stages.mirroring.copying import copy_files, list_files, refuse_nothing
+from airsmith_stages.mirroring.copying import copy_files, list_files, refuse_changed, refuse_nothing
 from airsmith_stages.mirroring.source import SourceFile
 from airsmith_stages.tokenizer_files import tokenizer_digest
 
@@ -20,6 +20,7 @@ log = logging.getLogger("airsmith")
 
 _CONFIGS = ("config.json", "tokenizer_config.json")
 _WEIGHTS_INDEX = "model.safetensors.index.json"
+_CODE = ("*.py",)
 
 
 def run(context: StageContext) -> Output:
@@ -33,16 +34,18 @@ def run(context: StageContext) -> Output:
     _refuse_missing_shards(files, model)
     with context.write_output() as output:
         size_bytes = copy_files(files, output)
+        refuse_changed(model.id, model.revision)
         properties = {TOKENIZER: tokenizer_digest(output.files.values())}
         return Output.of_artifact(output.publish(metrics={"size_bytes": size_bytes}, properties=properties))
 
 
 def _excluded(name: str, model: ModelSource) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in (*model.exclude, *PICKLED_WEIGHTS))
+    code = () if model.trust_remote_code else _CODE
+    return any(fnmatchcase(name, pattern) for pattern in (*model.exclude, *PICKLED_WEIGHTS, *code))
 
 
 def _refuse_pickled_weights(found: list[SourceFile], files: list[SourceFile], model: ModelSource) -> None:
-    if any(file.name.endswith(".safetensors") for file in files):
+    if any(fnmatchcase(file.name, "*.safetensors") and "/" not in file.name for file in files):
         return
     pickled = sorted(file.name for file in found if any(fnmatchcase(file.name, pattern) for pattern in PICKLED_WEIGHTS))
     if pickled:
@@ -53,7 +56,7 @@ def _refuse_pickled_weights(found: list[SourceFile], files: list[SourceFile], mo
         )
     raise AirsmithError(
         ErrorKind.BAD_DATA,
-        f"{model.id} has no *.safetensors file at this revision.",
+        f"{model.id} has no *.safetensors file in its top folder at this revision.",
         "Check model.id, model.revision and model.exclude.",
     )
 
@@ -75,7 +78,12 @@ def _refuse_missing_shards(files: list[SourceFile], model: ModelSource) -> None:
     index = next((file for file in files if file.name == _WEIGHTS_INDEX), None)
     if index is None:
         return
-    missing = sorted(set(_read_json(index, model).get("weight_map", {}).values()) - names)
+    weight_map = _read_json(index, model).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise AirsmithError(
+            ErrorKind.BAD_DATA, f"{_WEIGHTS_INDEX} of {model.id} has no weight_map.", "Choose another revision."
+        )
+    missing = sorted({str(shard) for shard in weight_map.values()} - names)
     if missing:
         raise AirsmithError(
             ErrorKind.BAD_DATA,

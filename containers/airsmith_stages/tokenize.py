@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
-from itertools import islice
+from itertools import groupby, islice
+from operator import itemgetter
 from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -28,7 +29,7 @@ from airsmith_stages.data.token_shards import (
     write_rows,
 )
 from airsmith_stages.frame import StageContext
-from airsmith_stages.tokenizer_files import TOKENIZER_FILES
+from airsmith_stages.tokenizer_files import TOKENIZER_FILES, generation_end_ids
 
 log = logging.getLogger("airsmith")
 
@@ -72,17 +73,24 @@ def load_tokeniser(context: StageContext) -> ExampleTokeniser:
     """The base model's tokenizer, with the recipe's chat template where it gives one."""
     base = context.input("mirror_model")
     names = [name for name in base.names() if name in TOKENIZER_FILES or name.endswith(".py")]
+    folder = base.download(context.scratch / "tokenizer", names)
     recipe = context.spec.recipe
-    tokenizer = AutoTokenizer.from_pretrained(
-        base.download(context.scratch / "tokenizer", names), trust_remote_code=recipe.model.trust_remote_code
-    )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=recipe.model.trust_remote_code)
+        end_ids = generation_end_ids(folder)
+    except Exception as error:
+        raise AirsmithError(
+            ErrorKind.BAD_DATA,
+            f"The tokenizer of {recipe.model.id} cannot be loaded: {str(error).partition(chr(10))[0]}.",
+            "Choose a model or a revision that has tokenizer.json and tokenizer_config.json.",
+        ) from error
     if not tokenizer.is_fast:
         raise AirsmithError(
             ErrorKind.BAD_DATA,
             f"The tokenizer of {recipe.model.id} has no tokenizer.json, so its tokens cannot be traced to the text.",
             "Choose a revision that has one.",
         )
-    return ExampleTokeniser(tokenizer, recipe.dataset.chat_template or tokenizer.chat_template)
+    return ExampleTokeniser(tokenizer, recipe.dataset.chat_template or tokenizer.chat_template, end_ids)
 
 
 def _train_rows(splits: Splits, tokeniser: ExampleTokeniser, source: DatasetSource) -> tuple[TokenRows, OverflowReport]:
@@ -151,13 +159,12 @@ def _prompt_lines(examples: list[Example], tokeniser: ExampleTokeniser, source: 
 def _shown_sample(tokeniser: ExampleTokeniser, example: Example) -> str:
     """One example as the model sees it; what is learnt stands between ⟦ and ⟧."""
     (tokenised,) = tokeniser([example])
-    shown, learning = [], False
-    for token, learnt in zip(tokenised.tokens.tolist(), tokenised.loss_mask.tolist(), strict=True):
-        if bool(learnt) != learning:
-            shown.append("⟦" if learnt else "⟧")
-            learning = bool(learnt)
-        shown.append(tokeniser.tokenizer.decode([token]))
-    return "".join(shown) + ("⟧" if learning else "") + "\n"
+    pairs = zip(tokenised.tokens.tolist(), tokenised.loss_mask.tolist(), strict=True)
+    shown = []
+    for learnt, run_of_tokens in groupby(pairs, key=itemgetter(1)):
+        text = tokeniser.tokenizer.decode([token for token, _ in run_of_tokens], clean_up_tokenization_spaces=False)
+        shown.append(f"⟦{text}⟧" if learnt else text)
+    return "".join(shown) + "\n"
 
 
 def _pad_token_id(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
+from pathlib import Path
 
 from airsmith.artifacts.manifest import FileEntry
 from airsmith.contracts.digests import canonical_digest
@@ -18,3 +20,10 @@ TOKENIZER_FILES = (
 def tokenizer_digest(entries: Iterable[FileEntry]) -> str:
     """Digest of a model's tokenizer: the same for two models that differ in their weights alone."""
     return canonical_digest({entry.name: entry.sha256 for entry in entries if entry.name in TOKENIZER_FILES})
+
+
+def generation_end_ids(folder: Path) -> frozenset[int]:
+    """Tokens at which a model's generation config stops; none where it has no such file."""
+    file = folder / "generation_config.json"
+    ends = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id") if file.exists() else None
+    return frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,12 +48,16 @@ class ExampleTokeniser:
     """Turns examples into tokens and masks, many at a time.
 
     :param chat_template: what renders conversations; None where the tokenizer and the recipe have none.
+    :param end_ids: tokens at which the model's generation config stops, where it has one.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, chat_template: str | None) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, chat_template: str | None, end_ids: Iterable[int] = ()
+    ) -> None:
         self.tokenizer = tokenizer
         self.chat_template = chat_template
-        self.end_of_turn_ids = end_of_turn_ids(tokenizer)
+        self.end_of_turn_ids = end_of_turn_ids(tokenizer) | frozenset(end_ids)
+        self._own_bos_id = _own_bos_id(tokenizer)
 
     def __call__(self, examples: Sequence[Example]) -> list[TokenisedExample]:
         """Tokenise a batch.
@@ -90,7 +94,7 @@ class ExampleTokeniser:
 
     def _render_completion(self, example: Example) -> _Rendered:
         """Plain text: the tokenizer's own BOS in front, its EOS behind."""
-        bos = (self.tokenizer.bos_token or "") if _adds_bos(self.tokenizer) else ""
+        bos = "" if self._own_bos_id is None else str(self.tokenizer.bos_token)
         prompt = f"{bos}{example.prompt}"
         text = f"{prompt}{example.completion}{self.tokenizer.eos_token or ''}"
         return _Rendered(text, ((len(prompt), len(text)),), len(prompt))
@@ -118,7 +122,7 @@ class ExampleTokeniser:
             if not answered.startswith(prompt) or not whole.startswith(answered.rstrip()):
                 raise AirsmithError(
                     ErrorKind.BAD_DATA,
-                    f"Row {example.number}: the chat template renders the turns before an answer differently once the "
+                    f"In {example.place} the chat template renders the turns before an answer differently once the "
                     "answer is there, so it cannot be told where the answer begins.",
                     "Give a template with {% generation %} markers as dataset.chat_template.",
                 )
@@ -169,23 +173,34 @@ class ExampleTokeniser:
             learnt = "every token" if mask.any() else "no token"
             raise AirsmithError(
                 ErrorKind.BAD_DATA,
-                f"Row {example.number}: {learnt} would be learnt, so the chat template's answers are not where they "
+                f"In {example.place} {learnt} would be learnt, so the chat template's answers are not where they "
                 "should be.",
                 "Check the example and the template's {% generation %} markers.",
             )
         if ids[int(np.flatnonzero(mask)[-1])] not in self.end_of_turn_ids:
             raise AirsmithError(
                 ErrorKind.BAD_DATA,
-                f"Row {example.number}: the last answer does not end with a token that ends a turn, so the model would "
+                f"In {example.place} the last answer does not end with a token that ends a turn, so the model would "
                 "never learn to stop.",
                 "Let the chat template end an answer with the tokenizer's EOS token.",
             )
+        self._check_bos(example, ids)
+
+    def _check_bos(self, example: Example, ids: list[int]) -> None:
+        """One BOS in front where the tokenizer wants one. Elsewhere its token may begin turns, as ChatML's does."""
         bos = self.tokenizer.bos_token_id
-        if bos is not None and bos not in self.end_of_turn_ids and ids.count(bos) > 1:
+        if bos is not None and ids[:2] == [bos, bos]:
             raise AirsmithError(
                 ErrorKind.BAD_DATA,
-                f"Row {example.number} begins with {ids.count(bos)} BOS tokens.",
+                f"Two BOS tokens ({self.tokenizer.bos_token}) begin {example.place}.",
                 "Remove the BOS token from the data or from dataset.chat_template.",
+            )
+        if self._own_bos_id is not None and ids[0] != self._own_bos_id:
+            raise AirsmithError(
+                ErrorKind.BAD_DATA,
+                f"The tokenizer begins every text with {self.tokenizer.bos_token}, but the chat template, which is all "
+                "that a server goes by, does not.",
+                "Set dataset.chat_template to that template with {{- bos_token -}} in front.",
             )
 
 
@@ -199,5 +214,7 @@ def end_of_turn_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     return frozenset(found)
 
 
-def _adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
-    return tokenizer.bos_token_id is not None and tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
+def _own_bos_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The BOS token that a tokenizer puts in front of a text by itself; None where it does not."""
+    bos = tokenizer.bos_token_id
+    return int(bos) if bos is not None and tokenizer("a")["input_ids"][:1] == [bos] else None

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.recipe.sources import COLUMN_PARTS, DatasetSource
+from airsmith_stages.data.broken_files import find_broken
+from airsmith_stages.failures import as_airsmith_error
 
 Message = dict[str, Any]
 
@@ -20,13 +24,19 @@ Message = dict[str, Any]
 class Example:
     """One example: a conversation that ends with an answer, or a plain prompt with its completion.
 
-    :param number: its row in the split, for messages.
+    :param number: its row in the split, for messages; so is the split's name.
     """
 
     number: int
     messages: tuple[Message, ...] = ()
     prompt: str = ""
     completion: str = ""
+    split: str = ""
+
+    @property
+    def place(self) -> str:
+        """Where it stands in the dataset, for messages."""
+        return f"row {self.number} of {self.split!r}" if self.split else f"row {self.number}"
 
     @property
     def is_conversation(self) -> bool:
@@ -51,60 +61,58 @@ def read_splits(folder: Path, source: DatasetSource, cache: Path) -> Splits:
 
     :raises AirsmithError: `bad_data`, naming the file, split, column or row that is wrong.
     """
-    rows = _load(folder, source, source.split, cache)
-    if source.validation_split is not None:
-        validation_rows = _load(folder, source, source.validation_split, cache)
-    else:
-        assert source.validation_fraction is not None
-        drawn = _checked_size(rows, source).train_test_split(test_size=source.validation_fraction, seed=source.seed)
-        rows, validation_rows = drawn["train"], drawn["test"]
-    return Splits(
-        list(_examples(rows, source, source.split)),
-        list(_examples(validation_rows, source, source.validation_split or f"held-out part of {source.split}")),
-    )
-
-
-def _load(folder: Path, source: DatasetSource, split: str, cache: Path) -> datasets.Dataset:
     datasets.disable_progress_bars()
+    examples = _read(folder, source, source.split, cache)
+    if source.validation_split is not None:
+        return Splits(examples, _read(folder, source, source.validation_split, cache))
+    return _hold_out(examples, source)
+
+
+def _read(folder: Path, source: DatasetSource, split: str, cache: Path) -> list[Example]:
+    with _reading(folder, source, split):
+        rows = datasets.load_dataset(str(folder), name=source.subset, split=split, cache_dir=str(cache))
+        if len(rows) == 0:
+            raise _bad(source, f"split {split!r} is empty", "Choose another split or add examples.")
+        columns = _checked_columns(rows.column_names, source)
+        return [_example(number, row, columns, source, split) for number, row in enumerate(rows)]
+
+
+@contextmanager
+def _reading(folder: Path, source: DatasetSource, split: str) -> Iterator[None]:
+    """Say which line the reader stumbled over: its own message names none, and may come with a later row."""
     try:
-        return datasets.load_dataset(str(folder), name=source.subset, split=split, cache_dir=str(cache))
+        yield
+    except AirsmithError:
+        raise
     except Exception as error:
-        _explain_broken_file(folder, source)
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        known = as_airsmith_error(error)
+        if known.kind is not ErrorKind.INTERNAL:
+            raise known from error
+        broken = find_broken(folder)
+        if broken is not None:
+            raise _bad(source, f"{broken.place} {broken.reason}", broken.hint) from error
+        reason = str(error.__cause__ or error).partition("\n")[0].rstrip(".") or type(error).__name__
         raise _bad(
             source, f"split {split!r} cannot be read: {reason}", "Check dataset.split, dataset.subset and the files."
         ) from error
 
 
-def _explain_broken_file(folder: Path, source: DatasetSource) -> None:
-    """Find the line that the reader stumbled over; its own message names no line."""
-    for path in sorted([*folder.rglob("*.jsonl"), *folder.rglob("*.json")]):
-        for number, line in enumerate(path.read_bytes().splitlines(), start=1):
-            try:
-                text = line.decode("utf-8")
-            except UnicodeDecodeError as error:
-                where = f"{path.relative_to(folder)} line {number}"
-                raise _bad(source, f"{where} is no UTF-8 (byte {error.start})", "Save the file as UTF-8.") from None
-            if path.suffix == ".jsonl" and text.strip():
-                try:
-                    json.loads(text)
-                except ValueError as error:
-                    where = f"{path.relative_to(folder)} line {number}"
-                    raise _bad(source, f"{where} is no JSON: {error}", "Correct or remove that line.") from None
-
-
-def _checked_size(rows: datasets.Dataset, source: DatasetSource) -> datasets.Dataset:
-    if len(rows) < 2:
-        raise _bad(source, f"split {source.split!r} has {len(rows)} rows, too few to hold some out", "Add examples.")
-    return rows
-
-
-def _examples(rows: datasets.Dataset, source: DatasetSource, split: str) -> Iterator[Example]:
-    if len(rows) == 0:
-        raise _bad(source, f"split {split!r} is empty", "Choose another split or add examples.")
-    columns = _checked_columns(rows.column_names, source)
-    for number, row in enumerate(rows):
-        yield _example(number, row, columns, source, split)
+def _hold_out(examples: list[Example], source: DatasetSource) -> Splits:
+    """A seeded draw without regard to the order of the rows, which both parts keep."""
+    assert source.validation_fraction is not None
+    held_out = math.ceil(source.validation_fraction * len(examples))
+    if held_out == len(examples):
+        raise _bad(
+            source,
+            f"dataset.validation_fraction {source.validation_fraction} holds out all {held_out} rows of "
+            f"{source.split!r}",
+            "Add examples or lower it.",
+        )
+    drawn = set(np.random.default_rng(source.seed).permutation(len(examples))[:held_out].tolist())
+    return Splits(
+        [example for index, example in enumerate(examples) if index not in drawn],
+        [example for index, example in enumerate(examples) if index in drawn],
+    )
 
 
 def _checked_columns(existing: list[str], source: DatasetSource) -> dict[str, str]:
@@ -128,16 +136,17 @@ def _checked_columns(existing: list[str], source: DatasetSource) -> dict[str, st
 def _example(number: int, row: dict[str, Any], columns: dict[str, str], source: DatasetSource, split: str) -> Example:
     values = {part: row[column] for part, column in columns.items()}
     if source.format == "messages":
-        return Example(number, messages=_checked_messages(values["messages"], number, source, split))
+        return Example(number, messages=_checked_messages(values["messages"], number, source, split), split=split)
     for part, value in values.items():
         if part != "input" and not (isinstance(value, str) and value):
             raise _bad(source, f"row {number} of {split!r} has no text in {columns[part]!r}", "Remove or complete it.")
     if source.format == "prompt-completion":
-        return Example(number, prompt=values["prompt"], completion=values["completion"])
+        return Example(number, prompt=values["prompt"], completion=values["completion"], split=split)
     question = "\n\n".join(text for text in (values["instruction"], values.get("input")) if text)
     return Example(
         number,
         messages=({"role": "user", "content": question}, {"role": "assistant", "content": values["output"]}),
+        split=split,
     )
 
 

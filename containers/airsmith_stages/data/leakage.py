@@ -47,7 +47,7 @@ def check_leakage(train: Iterable[Example], validation: list[Example], most_frac
         raise AirsmithError(
             ErrorKind.BAD_DATA,
             f"{report.normalised} of {len(validation)} validation examples also stand in the training split "
-            f"({report.exact} to the letter), the first in row {leaked[0].number}.",
+            f"({report.exact} to the letter), the first in {leaked[0].place}.",
             "Remove them from one of the splits, or raise dataset.max_leakage_fraction "
             f"to {report.normalised / len(validation):.3f} or more.",
         )
@@ -55,4 +55,5 @@ def check_leakage(train: Iterable[Example], validation: list[Example], most_frac
 
 
 def _normalised(text: str) -> str:
-    return _NOT_WORDS.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
+    words = _NOT_WORDS.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
+    return words or text  # Two texts without a word, such as emoji, are not the same for that.

@@ -69,4 +69,6 @@ def _pieces(example: TokenisedExample, max_length: int, policy: Policy) -> Itera
     end = min(length, max_length) if policy == "truncate" else length
     for start in range(0, end, max_length):
         piece = slice(start, min(start + max_length, end))
-        yield Sample(example.tokens[piece], example.loss_mask[piece])
+        loss_mask = example.loss_mask[piece].copy()
+        loss_mask[0] = 0  # Nothing stands before it in the row that it could be predicted from.
+        yield Sample(example.tokens[piece], loss_mask)
