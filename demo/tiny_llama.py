@@ -16,6 +16,7 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTra
 
 END_OF_TEXT, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 VOCABULARY_SIZE = 600
+HIDDEN_SIZE = 256
 MAX_POSITIONS = 512
 CHAT_TEMPLATE = Path(__file__).parent / "chat_template.jinja"
 
@@ -71,7 +72,7 @@ def random_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausa
     """A Llama of 4 layers with the weights that `seed` gives."""
     config = LlamaConfig(
         vocab_size=VOCABULARY_SIZE,
-        hidden_size=256,
+        hidden_size=HIDDEN_SIZE,
         intermediate_size=512,
         num_hidden_layers=4,
         num_attention_heads=4,
@@ -81,10 +82,13 @@ def random_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausa
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
+        initializer_range=HIDDEN_SIZE**-0.5,
         dtype=torch.float32,
     )
     torch.manual_seed(seed)
     model = LlamaForCausalLM(config)
+    # LoRA leaves the embeddings and the head as they are: random features serve it only at a scale that keeps them apart.
+    torch.nn.init.normal_(model.model.embed_tokens.weight)
     model.generation_config = GenerationConfig(
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=False
     )

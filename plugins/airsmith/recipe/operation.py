@@ -78,10 +78,18 @@ class Serve(RecipeSection):
         None, description="Endpoint's name; the recipe's when empty.", pattern=KUBERNETES_NAME
     )
     engine: Literal["auto", "vllm", "transformers"] = recipe_field(
-        "auto", description="Inference server; `auto` is vLLM where it is installed."
+        "auto",
+        description="Inference server; `auto` is vLLM where it is installed.",
+        labels={
+            "auto": "auto: vLLM where it is installed",
+            "vllm": "vLLM",
+            "transformers": "transformers serve: small models, no GPU needed",
+        },
     )
     mode: Literal["merged", "adapter"] = recipe_field(
-        "merged", description="Serve the merged weights, or the base with the adapter beside it (vLLM only)."
+        "merged",
+        description="Serve the merged weights, or the base with the adapter beside it (vLLM only).",
+        labels={"merged": "merged: one model", "adapter": "adapter: the base with the adapter beside it, vLLM only"},
     )
 
 

@@ -45,7 +45,14 @@ class ModelSource(RecipeSection):
         description="Globs of files that are not copied. Pickled weights are refused whatever stands here.",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = recipe_field(
-        "auto", description="Data type that the weights are loaded in; `auto` keeps the checkpoint's own."
+        "auto",
+        description="Data type that the weights are loaded in; `auto` keeps the checkpoint's own.",
+        labels={
+            "auto": "auto: the checkpoint's own",
+            "float32": "float32: exact, 4 bytes per weight",
+            "bfloat16": "bfloat16: float32's range, 2 bytes per weight",
+            "float16": "float16: 2 bytes per weight, may overflow",
+        },
     )
     trust_remote_code: bool = recipe_field(
         False, description="Allow Python code that the model's repository brings to run in the stages' processes."
@@ -79,6 +86,11 @@ class DatasetSource(RecipeSection):
     format: Literal["messages", "prompt-completion", "instruction"] = recipe_field(
         "messages",
         description="Shape of an example: a list of chat messages, a prompt with its completion, or named columns.",
+        labels={
+            "messages": "messages: a list of chat messages",
+            "prompt-completion": "prompt-completion: two texts, no chat template",
+            "instruction": "instruction: named columns, see dataset.columns",
+        },
     )
     columns: dict[str, str] = recipe_field(
         description="Which column plays which part where the names differ: `messages`; `prompt`, `completion`; "
@@ -102,11 +114,22 @@ class DatasetSource(RecipeSection):
         2048, description="Longest row that the model sees.", unit="tokens", form="open", ge=8, le=1_048_576
     )
     overflow: Literal["drop", "split", "truncate"] = recipe_field(
-        "drop", description="What happens to an example longer than max_length; always counted and reported."
+        "drop",
+        description="What happens to an example longer than max_length; always counted and reported.",
+        labels={
+            "drop": "drop: leave the example out",
+            "split": "split: cut it into several examples",
+            "truncate": "truncate: keep its beginning",
+        },
     )
     packing: Literal["none", "isolated", "across_samples"] = recipe_field(
         "none",
         description="Put several examples into a row: never, each seeing only itself, or each seeing those before it.",
+        labels={
+            "none": "none: one example per row",
+            "isolated": "isolated: several per row, each sees only itself",
+            "across_samples": "across_samples: several per row, each sees those before it",
+        },
     )
     max_leakage_fraction: float = recipe_field(
         0.0, description="Largest share of validation examples that may also stand in the training split.", ge=0, le=1

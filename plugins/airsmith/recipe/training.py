@@ -16,7 +16,14 @@ class Method(RecipeSection):
     """Which parameters are trained: low-rank adapters, the same on a 4-bit base, or all of them."""
 
     name: MethodName = recipe_field(
-        "lora", description="`lora`, `qlora` (LoRA on a 4-bit base) or `full` (every parameter).", form="open"
+        "lora",
+        description="`lora`, `qlora` (LoRA on a 4-bit base) or `full` (every parameter).",
+        form="open",
+        labels={
+            "lora": "LoRA: low-rank adapters",
+            "qlora": "QLoRA: LoRA on a 4-bit base",
+            "full": "Full: every parameter",
+        },
     )
     r: int = recipe_field(16, description="Rank of the LoRA matrices.", form="open", ge=1, le=1024)
     lora_alpha: float = recipe_field(
@@ -95,7 +102,14 @@ class Training(RecipeSection):
     )
     learning_rate: float = recipe_field(2e-4, description="Peak learning rate.", form="open", gt=0, le=1)
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = recipe_field(
-        "linear", description="How the learning rate falls after the warm-up."
+        "linear",
+        description="How the learning rate falls after the warm-up.",
+        labels={
+            "linear": "linear: in a straight line to 0",
+            "cosine": "cosine: along a half cosine to 0",
+            "constant": "constant: not at all, and no warm-up",
+            "constant_with_warmup": "constant_with_warmup: not at all, after the warm-up",
+        },
     )
     warmup_ratio: float = recipe_field(
         0.03, description="Share of the steps in which the learning rate rises from 0.", ge=0, lt=1
@@ -104,7 +118,13 @@ class Training(RecipeSection):
     max_grad_norm: float = recipe_field(1.0, description="Gradient norm above which gradients are scaled down.", gt=0)
     seed: int = recipe_field(42, description="Seed of initialisation, data order and dropout.", ge=0, le=2**32 - 1)
     precision: Literal["float32", "bfloat16", "float16"] = recipe_field(
-        "float32", description="Data type of the forward and backward pass; the optimizer's state stays float32."
+        "float32",
+        description="Data type of the forward and backward pass; the optimizer's state stays float32.",
+        labels={
+            "float32": "float32: exact",
+            "bfloat16": "bfloat16: faster, for most accelerators",
+            "float16": "float16: faster, with loss scaling, for older GPUs",
+        },
     )
     gradient_checkpointing: bool = recipe_field(
         False, description="Recompute activations in the backward pass: less memory, about a third slower."

@@ -19,6 +19,7 @@ from airsmith.registry import read_endpoint
 from airsmith.serving.chat import curl_line
 
 CURVE_FILE = "loss.png"
+CURVE_SIZE = (78, 16)  # columns and rows
 SHOWN_ANSWERS = 6
 
 
@@ -118,15 +119,17 @@ def _shortened(text: str, most: int = 120) -> str:
 
 
 def _loss_curve(rows: list[dict[str, Any]]) -> str:
-    plotext.clear_figure()
-    plotext.theme("clear")
-    plotext.plot_size(78, 16)
-    plotext.title("loss by step")
+    figure = plotext.figure  # plotext has one figure per process
+    figure.clear()
+    figure.theme("simple")
+    figure.plot_size(*CURVE_SIZE)
+    figure.title("loss by step")
+    figure.legend(x=CURVE_SIZE[0] - 8, ha="right")
     for key, label in (("loss", "training"), ("eval_loss", "validation")):
         points = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
         if points:
-            plotext.plot(*map(list, zip(*points, strict=True)), label=label)
-    return str(plotext.build())
+            figure.draw(figure.signal(*map(list, zip(*points, strict=True))).lines().label(label))
+    return str(figure.build())
 
 
 def _stage_table(report: Report) -> Table:
@@ -148,4 +151,5 @@ def _print_endpoint(report: Report, console: Console) -> None:
     console.print(
         f"Chat endpoint {endpoint.name}: {endpoint.address}  (or: airsmith chat {endpoint.name})", soft_wrap=True
     )
-    console.print(Text(curl_line(endpoint)), soft_wrap=True)
+    question = _prompt_text(report.answers[0]) if report.answers else "Hello!"
+    console.print(Text(curl_line(endpoint, question)), soft_wrap=True)

@@ -68,16 +68,17 @@ def take_snapshot(run: Run) -> Snapshot | None:
 def watch(run: Run, console: Console, ended: Callable[[], bool] | None = None) -> bool:
     """Show a run until it ends: drawn anew in a terminal, one line per change where output goes to a file.
 
-    :param ended: asks whoever drives the run whether it is over; without it the run is over when a stage has failed.
+    :param ended: asks whoever drives the run whether it is over; without it the run is over
+        when every stage has its output or one has failed.
     :returns: whether every stage has its output.
     """
     with _screen(console) as show:
         while True:
-            over = ended() if ended is not None else False
+            over = ended is not None and ended()
             snapshot = take_snapshot(run)
             if snapshot is not None:
                 show(snapshot)
-                over = over or snapshot.finished or (ended is None and snapshot.stuck)
+                over = over or (ended is None and (snapshot.finished or snapshot.stuck))
             if over:
                 return snapshot is not None and snapshot.finished
             time.sleep(POLL_SECONDS)

@@ -39,6 +39,13 @@ def test_every_field_is_described_and_titled_by_its_key(fields: list[FormField])
         assert field.schema["title"] == field.name.replace("__", ".")
 
 
+def test_every_enum_labels_each_of_its_values(fields: list[FormField]) -> None:
+    enums = [field for field in fields if "enum" in field.schema]
+    assert enums
+    for field in enums:
+        assert set(field.schema["values_display"]) == set(field.schema["enum"]), field.name
+
+
 def test_what_shapes_the_graph_is_absent(fields: list[FormField]) -> None:
     names = {field.name.replace("__", ".") for field in fields}
     for fixed in fixed_keys():
