@@ -87,7 +87,7 @@ def random_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausa
     )
     torch.manual_seed(seed)
     model = LlamaForCausalLM(config)
-    # LoRA leaves the embeddings and the head as they are: random features serve it only at a scale that keeps them apart.
+    # LoRA leaves the embeddings as they are: random ones serve it only at a scale that keeps tokens apart.
     torch.nn.init.normal_(model.model.embed_tokens.weight)
     model.generation_config = GenerationConfig(
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=False
