@@ -28,8 +28,7 @@ class ModelSource(RecipeSection):
     """The base model to fine-tune."""
 
     id: str = recipe_field(
-        description="Hub id (`owner/name`), store URI (`s3://bucket/prefix`, `file:///dir`) "
-        "or a version of the registry (`models/<name>/<n>`).",
+        description="Hub id, store URI (`s3://bucket/prefix`, `file:///dir`) or version (`models/<name>/<n>`).",
         form="open",
         min_length=1,
         examples=["HuggingFaceTB/SmolLM2-135M-Instruct", "s3://models/llama-3.1-8b", "models/ticket-triage/3"],
@@ -68,7 +67,7 @@ class DatasetSource(RecipeSection):
     """The examples, and how they become tokens."""
 
     id: str = recipe_field(
-        description="Hub id (`owner/name`) or store URI (`s3://bucket/prefix`, `file:///dir`) of a folder of files.",
+        description="Hub id, or store URI (`s3://bucket/prefix`, `file:///dir`) of a folder of files.",
         form="open",
         min_length=1,
         examples=["databricks/databricks-dolly-15k", "s3://data/tickets"],
