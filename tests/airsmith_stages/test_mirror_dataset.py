@@ -1,0 +1,81 @@
+"""The dataset's files arrive whole, without anything that could run."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from data_fixtures import DATASET_ID, Bench, assert_refused, contents, output_of, write_files
+
+from airsmith.artifacts.listing import listing_digest
+from airsmith.contracts.errors import ErrorKind
+from demo.hub.faults import CutConnection, WrongByte
+from demo.hub.server import serve
+
+ROWS = b'{"messages": []}\n' * 100
+DATASET = {"README.md": b"# Data\n", "data/train.jsonl": ROWS, "data/validation.jsonl": ROWS[:17]}
+
+
+def test_the_real_command_copies_the_pinned_commit_though_the_connection_breaks(bench: Bench) -> None:
+    commit = bench.publish("dataset", DATASET_ID, DATASET)
+    bench.publish("dataset", DATASET_ID, {"train.jsonl": b"newer"})
+    run = bench.new_run(dataset={"revision": commit})
+    with serve(bench.hub_root, CutConnection("/_storage/*", offset=500)) as hub:
+        command = [sys.executable, "-m", "airsmith_stages.cli", "mirror_dataset", "--run", run.uri]
+        ended = subprocess.run(command, capture_output=True, text=True, env={"HF_ENDPOINT": hub.url}, check=False)
+    assert ended.returncode == 0, ended.stderr
+    artifact = output_of(run, "mirror_dataset")
+    assert contents(artifact) == DATASET
+    assert artifact.manifest.metrics == {"size_bytes": sum(map(len, DATASET.values()))}
+
+
+def test_what_could_run_stays_where_it_is(bench: Bench) -> None:
+    loader = {"data.py": b"raise SystemExit", "cache/rows.pkl": b"", "rows.pickle": b"", "rows.pt": b""}
+    commit = bench.publish("dataset", DATASET_ID, {**DATASET, **loader, ".gitattributes": b""})
+    run = bench.new_run(dataset={"revision": commit})
+    with serve(bench.hub_root) as hub:
+        ended = bench.command("mirror_dataset", run, environment={"HF_ENDPOINT": hub.url})
+    assert ended.code == 0, ended.stderr
+    assert contents(output_of(run, "mirror_dataset")) == DATASET
+
+
+@pytest.mark.parametrize(
+    ("files", "fault", "gated", "kind", "words"),
+    [
+        pytest.param({"load.py": b"1"}, (), False, ErrorKind.BAD_DATA, "no files", id="nothing but code"),
+        pytest.param(
+            DATASET,
+            (WrongByte("/_storage/*", times=9),),
+            False,
+            ErrorKind.VERIFICATION_FAILED,
+            "sha256",
+            id="wrong byte",
+        ),
+        pytest.param(DATASET, (), True, ErrorKind.ACCESS_DENIED, "secrets.hf_token", id="gated"),
+    ],
+)
+def test_nothing_is_published_of_a_dataset_that_does_not_arrive(
+    bench: Bench, files: dict[str, bytes], fault: tuple[WrongByte, ...], gated: bool, kind: ErrorKind, words: str
+) -> None:
+    commit = bench.publish("dataset", DATASET_ID, files, gated=gated)
+    run = bench.new_run(dataset={"revision": commit})
+    with serve(bench.hub_root, *fault) as hub:
+        ended = bench.command("mirror_dataset", run, environment={"HF_ENDPOINT": hub.url})
+    assert_refused(ended, run, "mirror_dataset", kind, words)
+
+
+def test_one_that_does_not_exist_is_named_with_the_field(bench: Bench) -> None:
+    run = bench.new_run()
+    with serve(bench.hub_root) as hub:
+        ended = bench.command("mirror_dataset", run, environment={"HF_ENDPOINT": hub.url})
+    assert_refused(ended, run, "mirror_dataset", ErrorKind.NOT_FOUND, DATASET_ID, "dataset.id")
+
+
+def test_a_folder_of_a_store_is_copied(bench: Bench, tmp_path: Path) -> None:
+    uri = f"file://{write_files(tmp_path / 'source', DATASET)}"
+    run = bench.new_run(dataset={"id": uri, "revision": listing_digest(uri)})
+    ended = bench.command("mirror_dataset", run)
+    assert ended.code == 0, ended.stderr
+    assert contents(output_of(run, "mirror_dataset")) == DATASET
