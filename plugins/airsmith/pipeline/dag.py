@@ -9,7 +9,7 @@ from typing import Any
 
 from airflow.sdk import DAG, Asset, BaseOperator, Param, TaskGroup
 from airflow.sdk.definitions.context import Context
-from croniter import croniter  # type: ignore[import-untyped]
+from airflow.sdk.definitions.param import ParamsDict
 
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.spec import Plan, StagePlan
@@ -55,7 +55,6 @@ def build_dag(recipe: Recipe, file: Path, settings: Settings) -> DAG:
         schedule=_schedule(recipe),
         catchup=False,
         max_active_runs=1,
-        params=form_params(recipe),
         tags=_tags(recipe, settings),
         default_args={"owner": settings.team or "airsmith"},
     )
@@ -69,6 +68,8 @@ def build_dag(recipe: Recipe, file: Path, settings: Settings) -> DAG:
     tasks = _stage_tasks(dag, recipe, plan, settings)
     for stage, upstream in upstream_stages(tasks).items():
         tasks[stage].set_upstream([tasks[source] for source in upstream] or resolve)
+    # Last, because every task that is made copies the params its DAG has by then: most of a parse, and of the stored DAG.
+    dag.params = ParamsDict(form_params(recipe))
     return dag
 
 
@@ -237,13 +238,19 @@ def _schedule(recipe: Recipe) -> str | list[Asset] | None:
     """
     if recipe.schedule == ON_DATASET_UPDATE:
         return [dataset_asset(recipe)]
-    if recipe.schedule is not None and not croniter.is_valid(recipe.schedule):
+    if recipe.schedule is not None and not _is_cron(recipe.schedule):
         raise AirsmithError(
             ErrorKind.BAD_RECIPE,
             f"schedule is {recipe.schedule!r}, which is no cron expression.",
             f"Write for example '0 3 * * 1' (Mondays at three), {ON_DATASET_UPDATE!r}, or leave it out.",
         )
     return recipe.schedule
+
+
+def _is_cron(schedule: str) -> bool:
+    from croniter import croniter  # type: ignore[import-untyped]  # 15 ms of every parse, for few recipes
+
+    return bool(croniter.is_valid(schedule))
 
 
 def _tags(recipe: Recipe, settings: Settings) -> list[str]:
