@@ -68,7 +68,7 @@ def build_dag(recipe: Recipe, file: Path, settings: Settings) -> DAG:
     tasks = _stage_tasks(dag, recipe, plan, settings)
     for stage, upstream in upstream_stages(tasks).items():
         tasks[stage].set_upstream([tasks[source] for source in upstream] or resolve)
-    # Last, because every task that is made copies the params its DAG has by then: most of a parse, and of the stored DAG.
+    # Last, because a task copies the params that its DAG has when it is made: most of a parse, and of the stored DAG.
     dag.params = ParamsDict(form_params(recipe))
     return dag
 
