@@ -91,10 +91,17 @@ def _reading(folder: Path, source: DatasetSource, split: str) -> Iterator[None]:
         broken = find_broken(folder)
         if broken is not None:
             raise _bad(source, f"{broken.place} {broken.reason}", broken.hint) from error
-        reason = str(error.__cause__ or error).partition("\n")[0].rstrip(".") or type(error).__name__
         raise _bad(
-            source, f"split {split!r} cannot be read: {reason}", "Check dataset.split, dataset.subset and the files."
+            source,
+            f"split {split!r} cannot be read: {_reason(error)}",
+            "Check dataset.split, dataset.subset and the files: all splits need the same columns of the same types.",
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """What the reader says, in one line; where that is no more than that it failed, what made it fail."""
+    said = str(error) if "\n" in str(error) else str(error.__cause__ or error)
+    return " ".join(said.split())[:500].rstrip(".") or type(error).__name__
 
 
 def _hold_out(examples: list[Example], source: DatasetSource) -> Splits:

@@ -1,0 +1,198 @@
+"""From files to examples: what is read, what is held out, and what is refused by file, line, row or column."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from data_fixtures import chat, chats, jsonl, write_files
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.recipe.sources import DatasetSource
+from airsmith_stages.data import examples
+from airsmith_stages.data.examples import Example, Splits, read_splits
+
+GOOD = chats([("a", "b"), ("c", "d"), ("e", "f")])
+HALF_A_CHARACTER = b'{"messages": []}\n{"messages": [{"role": "user", "content": "\\ud800"}]}\n'
+
+
+def source(**fields: Any) -> DatasetSource:
+    validation = {} if "validation_fraction" in fields else {"validation_split": "validation"}
+    return DatasetSource.model_validate({"id": "tests/data", **validation, **fields})
+
+
+def read(folder: Path, files: dict[str, bytes], **fields: Any) -> Splits:
+    return read_splits(write_files(folder / "files", files), source(**fields), folder / "cache")
+
+
+def refusal(folder: Path, files: dict[str, bytes], **fields: Any) -> str:
+    with pytest.raises(AirsmithError) as refused:
+        read(folder, files, **fields)
+    assert refused.value.kind is ErrorKind.BAD_DATA
+    assert refused.value.hint
+    assert "tests/data" in refused.value.message
+    return str(refused.value)
+
+
+class TestFormats:
+    def test_messages_keep_what_a_template_may_ask_for(self, tmp_path: Path) -> None:
+        rows = [
+            [{"role": "user", "content": "a", "name": "Ann"}, {"role": "assistant", "content": "b"}],
+            chat("c", "d"),
+        ]
+        splits = read(tmp_path, {"train.jsonl": jsonl({"messages": row} for row in rows), "validation.jsonl": GOOD})
+        assert [list(example.messages) for example in splits.train] == rows
+
+    def test_another_column_may_hold_the_messages(self, tmp_path: Path) -> None:
+        rows = jsonl({"conversation": chat("a", "b"), "id": number} for number in range(2))
+        splits = read(tmp_path, {"train.jsonl": rows, "validation.jsonl": rows}, columns={"messages": "conversation"})
+        assert splits.train[1] == Example(1, messages=tuple(chat("a", "b")), split="train")
+
+    def test_prompt_completion_as_csv(self, tmp_path: Path) -> None:
+        files = {"train.csv": b"prompt,completion\n2 + 2 = ,four\n", "validation.csv": b"prompt,completion\na,b\n"}
+        splits = read(tmp_path, files, format="prompt-completion")
+        assert splits.train == [Example(0, prompt="2 + 2 = ", completion="four", split="train")]
+
+    @pytest.mark.parametrize(
+        ("row", "columns", "question"),
+        [
+            ({"instruction": "Add.", "input": "2, 2", "output": "4"}, {}, "Add.\n\n2, 2"),
+            ({"instruction": "Add.", "input": "", "output": "4"}, {}, "Add."),
+            ({"instruction": "Add.", "output": "4"}, {}, "Add."),
+            ({"q": "Add.", "c": "2, 2", "a": "4"}, {"instruction": "q", "input": "c", "output": "a"}, "Add.\n\n2, 2"),
+        ],
+    )
+    def test_instructions_become_conversations(
+        self, tmp_path: Path, row: dict[str, str], columns: dict[str, str], question: str
+    ) -> None:
+        files = {"train.jsonl": jsonl([row]), "validation.jsonl": jsonl([row])}
+        splits = read(tmp_path, files, format="instruction", columns=columns)
+        assert list(splits.train[0].messages) == chat(question, "4")
+
+
+class TestHeldOut:
+    @given(rows=st.integers(1, 200), fraction=st.floats(0.001, 0.999), seed=st.integers(0, 2**32 - 1))
+    def test_every_row_is_in_one_part_and_the_share_is_as_asked(self, rows: int, fraction: float, seed: int) -> None:
+        drawn_from = [Example(number, prompt="p", completion="c") for number in range(rows)]
+        recipe = source(validation_fraction=fraction, seed=seed)
+        if math.ceil(fraction * rows) == rows:
+            with pytest.raises(AirsmithError, match="holds out all"):
+                examples._hold_out(drawn_from, recipe)
+            return
+        splits = examples._hold_out(drawn_from, recipe)
+        assert len(splits.validation) == math.ceil(fraction * rows)
+        numbers = [[example.number for example in part] for part in (splits.train, splits.validation)]
+        assert sorted(numbers[0] + numbers[1]) == list(range(rows))
+        assert examples._hold_out(drawn_from, recipe) == splits
+
+    def test_the_seed_decides_which(self) -> None:
+        rows = [Example(number) for number in range(100)]
+        drawn = {
+            tuple(
+                example.number
+                for example in examples._hold_out(rows, source(validation_fraction=0.1, seed=seed)).validation
+            )
+            for seed in range(5)
+        }
+        assert len(drawn) == 5
+
+    def test_rows_keep_their_numbers_and_their_split(self, tmp_path: Path) -> None:
+        files = {"train.jsonl": chats((str(number), "x") for number in range(10))}
+        splits = read(tmp_path, files, validation_fraction=0.3)
+        for example in splits.train + splits.validation:
+            assert example.messages[0]["content"] == str(example.number)
+            assert example.place == f"row {example.number} of 'train'"
+
+
+class TestBrokenFiles:
+    """The reader's own messages name no line."""
+
+    @pytest.mark.parametrize(
+        ("name", "content", "words"),
+        [
+            pytest.param("train.jsonl", GOOD + b'{"messages": [\n', ["line 4", "no JSON"], id="broken JSON"),
+            pytest.param("train.jsonl", GOOD + b'{"messages": "\xff"}\n', ["line 4", "no UTF-8"], id="broken UTF-8"),
+            pytest.param("train.jsonl", b"\xff\n" + GOOD, ["line 1", "no UTF-8"], id="broken from the start"),
+            pytest.param("train.jsonl", GOOD + b"[1]\n", ["line 4", "no JSON object"], id="a list"),
+            pytest.param("train.jsonl", HALF_A_CHARACTER, ["line 2", "surrogate"], id="half a character"),
+            pytest.param("train.jsonl", b"", ["is empty"], id="empty"),
+            pytest.param("sub/train.csv", b"messages\n\xff\n", ["line 2", "no UTF-8"], id="CSV"),
+        ],
+    )  # fmt: skip
+    def test_file_and_line_are_named(self, tmp_path: Path, name: str, content: bytes, words: list[str]) -> None:
+        message = refusal(tmp_path, {name: content, "validation.jsonl": GOOD})
+        for word in (name, *words):
+            assert word in message
+
+    def test_broken_utf8_in_words_is_found_though_the_reader_takes_it(self, tmp_path: Path) -> None:
+        row = json.dumps({"messages": chat("X", "b")}).encode().replace(b"X", b"\xe9t\xe9")
+        assert "train.jsonl line 4 is no UTF-8" in refusal(
+            tmp_path, {"train.jsonl": GOOD + row + b"\n", "validation.jsonl": GOOD}
+        )
+
+    def test_windows_line_ends_and_a_byte_order_mark_are_no_fault(self, tmp_path: Path) -> None:
+        rows = b"\xef\xbb\xbf" + GOOD.replace(b"\n", b"\r\n")
+        assert len(read(tmp_path, {"train.jsonl": rows, "validation.jsonl": GOOD}).train) == 3
+
+
+class TestRefused:
+    def test_a_split_that_is_not_there(self, tmp_path: Path) -> None:
+        message = refusal(tmp_path, {"train.jsonl": GOOD})
+        assert "'validation'" in message
+        assert "train" in message
+        assert "dataset.split" in message
+
+    def test_a_split_without_rows(self, tmp_path: Path) -> None:
+        files = {"train.csv": b"prompt,completion\n", "validation.csv": b"prompt,completion\na,b\n"}
+        assert "'train'" in refusal(tmp_path, files, format="prompt-completion")
+
+    def test_a_folder_without_data(self, tmp_path: Path) -> None:
+        assert "'train'" in refusal(tmp_path, {"README.md": b"# Nothing\n"})
+
+    def test_a_column_that_is_not_there(self, tmp_path: Path) -> None:
+        rows = jsonl([{"question": "a", "answer": "b"}])
+        files = {"train.jsonl": rows, "validation.jsonl": rows}
+        message = refusal(tmp_path, files, format="instruction", columns={"instruction": "question"})
+        for word in ("'output'", "question, answer", "dataset.columns"):
+            assert word in message
+
+    @pytest.mark.parametrize(
+        "messages",
+        [
+            pytest.param(chat("a"), id="no assistant"),
+            pytest.param(chat("a", "b", "c"), id="user at the end"),
+            pytest.param(chat("a", ""), id="empty answer"),
+            pytest.param([], id="no turn"),
+        ],
+    )
+    def test_a_conversation_without_an_answer(self, tmp_path: Path, messages: Any) -> None:
+        rows = GOOD + jsonl([{"messages": messages}])
+        message = refusal(tmp_path, {"train.jsonl": rows, "validation.jsonl": GOOD})
+        assert "row 3 of 'train'" in message
+        assert "assistant" in message
+
+    @pytest.mark.parametrize("messages", ["text", [{"from": "human", "value": "a"}], None])
+    def test_what_is_no_conversation(self, tmp_path: Path, messages: Any) -> None:
+        rows = jsonl([{"messages": messages}])
+        assert "row 0 of 'train'" in refusal(tmp_path, {"train.jsonl": rows, "validation.jsonl": rows})
+
+    @pytest.mark.parametrize("other", [{"question": "a"}, {"messages": "text"}])
+    def test_splits_of_different_shapes(self, tmp_path: Path, other: Any) -> None:
+        message = refusal(tmp_path, {"train.jsonl": jsonl([other]), "validation.jsonl": GOOD})
+        assert "messages" in message or "list" in message
+        assert "same columns" in message
+
+    @pytest.mark.parametrize("row", [{"prompt": "a", "completion": ""}, {"prompt": None, "completion": "b"}])
+    def test_an_empty_part(self, tmp_path: Path, row: dict[str, Any]) -> None:
+        rows = jsonl([{"prompt": "a", "completion": "b"}, row])
+        message = refusal(tmp_path, {"train.jsonl": rows, "validation.jsonl": rows}, format="prompt-completion")
+        assert "row 1 of 'train'" in message
+
+    def test_one_row_of_the_held_out_part_by_its_row_in_the_file(self, tmp_path: Path) -> None:
+        rows = chats([("a", "b")] * 7) + jsonl([{"messages": chat("a")}])
+        assert "row 7 of 'train'" in refusal(tmp_path, {"train.jsonl": rows}, validation_fraction=0.5)
