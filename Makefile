@@ -49,7 +49,7 @@ types: setup  ## mypy --strict
 test-suites: setup  ## the tests of both sides; a failure on the first does not hide the second's
 	@failed=0; \
 	$(STAGES)/$(PYTEST) tests/airsmith_stages tests/demo || failed=1; \
-	$(AIRFLOW)/$(PYTEST) tests/airsmith tests/end_to_end || failed=1; \
+	$(AIRFLOW)/$(PYTEST) --dist loadfile tests/end_to_end tests/airsmith || failed=1; \
 	exit $$failed
 
 LOCK = $(UV) pip compile --quiet --upgrade --universal --python-version 3.10 --generate-hashes --no-emit-index-url
