@@ -28,6 +28,7 @@ from airsmith.contracts.errors import AirsmithError
 PRELOADED = (
     "airsmith_stages.cli", "airsmith_stages.mirror_model", "airsmith_stages.mirror_dataset", "airsmith_stages.tokenize",
     "airsmith_stages.mirroring.hub_source", "datasets.packaged_modules.json.json",
+    "transformers.models.llama.modeling_llama",
 )  # fmt: skip
 
 
