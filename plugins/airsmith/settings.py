@@ -29,6 +29,17 @@ class _Group(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class Toleration(_Group):
+    """A taint that pods may run beside, as Kubernetes spells it."""
+
+    key: Optional[str] = Field(None, description="Key of the taint; any when empty.")
+    operator: Literal["Exists", "Equal"] = Field("Exists", description="Whether the taint's value counts.")
+    value: Optional[str] = Field(None, description="Value of the taint, with `Equal`.")
+    effect: Optional[Literal["NoSchedule", "PreferNoSchedule", "NoExecute"]] = Field(
+        None, description="Effect of the taint; any when empty."
+    )
+
+
 class BackendSettings(_Group):
     """How the tasks of one backend are run."""
 
@@ -38,6 +49,11 @@ class BackendSettings(_Group):
         10, ge=0, description="Wait before a retry; doubled each time where it backs off."
     )
     timeout_seconds: Optional[float] = Field(None, gt=0, description="Longest time that one attempt may take.")
+    node_selector: dict[str, str] = Field({}, description="Labels of the nodes that its pods run on.")
+    tolerations: tuple[Toleration, ...] = Field((), description="Taints that its pods tolerate.")
+    startup_timeout_seconds: float = Field(
+        600, gt=0, description="Longest wait for a pod's node and image; new accelerator nodes take long."
+    )
 
 
 class LocalSettings(_Group):
@@ -52,10 +68,44 @@ class LocalSettings(_Group):
     kill_grace_seconds: float = Field(30, ge=0, description="Time between asking a stage to end and killing it.")
 
 
+class Image(_Group):
+    """A container image, as `make images` built and pushed it."""
+
+    reference: str = Field(description="Its name with its digest, `registry/name@sha256:…`.")
+    toolchain: dict[str, str] = Field({}, description="Versions of the libraries in it that determine results.")
+
+
+class KubernetesSettings(_Group):
+    """How stages and endpoints run as pods."""
+
+    namespace: str = Field("airsmith", description="Namespace of the pods and endpoints.")
+    connection: Optional[str] = Field(
+        None, description="Airflow connection to the cluster; the worker's own cluster or KUBECONFIG when empty."
+    )
+    service_account: str = Field(
+        "default", description="Service account of the pods, for a cloud's pod identity; its token is not mounted."
+    )
+    image_pull_secrets: tuple[str, ...] = Field((), description="Secrets that hold the registries' credentials.")
+    images: dict[str, Image] = Field({}, description="Images by name; `make images` writes them.")
+    environment: dict[str, str] = Field(
+        {}, description="Variables of every pod, for example AWS_ENDPOINT_URL and AWS_REGION; never a secret."
+    )
+    store_secret: Optional[str] = Field(
+        None, description="Secret whose keys are the store's credentials as variables; none with pod identity."
+    )
+    hub_secret: Optional[str] = Field(
+        None, description="Secret whose key HF_TOKEN is the Hub's token, where a recipe names none."
+    )
+    scratch_size: str = Field("20Gi", description="Scratch disk that a pod asks for, where the recipe does not say.")
+    termination_grace_seconds: int = Field(120, ge=0, description="Time that a training has for a last checkpoint.")
+
+
 class Settings(_Group):
     """Airsmith's settings."""
 
-    runtime: Literal["local"] = Field("local", description="How stages are started: as processes on Airflow's worker.")
+    runtime: Literal["local", "kubernetes"] = Field(
+        "local", description="How stages are started: as processes of Airflow's worker, or as pods."
+    )
     store: str = Field(
         "", description="Object store, `s3://bucket/prefix` or `file:///dir`; `.airsmith/store` when empty."
     )
@@ -66,6 +116,7 @@ class Settings(_Group):
     recipes: Path = Field(Path("dags/recipes"), description="Folder of recipes, for commands that are given a name.")
     team: str = Field("", description="Owner that tasks and models are marked with.")
     local: LocalSettings = Field(default_factory=LocalSettings, description="Processes on this machine.")
+    kubernetes: KubernetesSettings = Field(default_factory=KubernetesSettings, description="Pods of a cluster.")
     backends: dict[BackendName, BackendSettings] = Field(
         default_factory=dict, description="How the tasks of a backend are run, by its name."
     )
@@ -73,6 +124,21 @@ class Settings(_Group):
     def backend(self, name: str) -> BackendSettings:
         """How the tasks of a backend are run."""
         return next((chosen for known, chosen in self.backends.items() if known == name), BackendSettings())
+
+    def image(self, name: str) -> Image:
+        """The image of this name.
+
+        :raises AirsmithError: `not_found` where it was not built.
+        """
+        image = self.kubernetes.images.get(name)
+        if image is None:
+            known = ", ".join(sorted(self.kubernetes.images)) or "none"
+            raise AirsmithError(
+                ErrorKind.NOT_FOUND,
+                f"The settings name no image {name!r} (kubernetes.images has {known}).",
+                f"Build it with `make images IMAGES={name}`, or name it in kubernetes.images.",
+            )
+        return image
 
     def stages_python(self) -> Path:
         """The interpreter that runs stages on this machine.
