@@ -1,0 +1,35 @@
+"""What marks everything that Airsmith makes in a cluster: whose it is, for people, queries and the janitor."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+PREFIX = "airsmith.dev/"
+_LONGEST_VALUE = 63
+
+
+def pod_labels(**values: str) -> dict[str, str]:
+    """Labels of one object: `recipe`, `run`, `stage`, `digest`, `endpoint`, `version`, `team`; empty ones are left out."""
+    return {PREFIX + name: label_value(value) for name, value in values.items() if value}
+
+
+def label_value(text: str) -> str:
+    """The text as a label's value: what Kubernetes does not allow becomes `-`, and a hash keeps long ones apart."""
+    safe = re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip("-_.")
+    if safe == text and len(safe) <= _LONGEST_VALUE:
+        return safe
+    hashed = hashlib.sha256(text.encode()).hexdigest()[:8]
+    return f"{safe[: _LONGEST_VALUE - 9].rstrip('-_.')}-{hashed}".lstrip("-")
+
+
+def object_name(*parts: str) -> str:
+    """The parts as one name of at most 63 characters that is valid for pods and Services alike."""
+    text = "-".join(parts)
+    safe = re.sub(r"[^a-z0-9-]+", "-", text.lower()).strip("-")
+    if not safe[:1].isalpha():
+        safe = f"a-{safe}"
+    if len(safe) <= _LONGEST_VALUE and safe == text:
+        return safe
+    hashed = hashlib.sha256(text.encode()).hexdigest()[:8]
+    return f"{safe[: _LONGEST_VALUE - 9].rstrip('-')}-{hashed}"
