@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from airsmith.backends.base import Backend
+from airsmith.backends.base import Backend, PodSize
 from airsmith.backends.cpu import CPU
+from airsmith.backends.gpu import CUDA, ROCM
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 
-_BACKENDS = {backend.name: backend for backend in (CPU,)}
+_BACKENDS = {backend.name: backend for backend in (CPU, CUDA, ROCM)}
 
 
 def get_backend(name: str) -> Backend:
@@ -24,4 +25,4 @@ def get_backend(name: str) -> Backend:
     return backend
 
 
-__all__ = ["Backend", "get_backend"]
+__all__ = ["Backend", "PodSize", "get_backend"]

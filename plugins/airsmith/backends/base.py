@@ -10,6 +10,18 @@ from airsmith.recipe import Recipe
 
 
 @dataclass(frozen=True)
+class PodSize:
+    """What one pod asks for, as Kubernetes quantities; its memory is also its limit.
+
+    :param shared_memory: size of `/dev/shm`, through which data loaders and collectives pass tensors.
+    """
+
+    cpu: str
+    memory: str
+    shared_memory: str = "1Gi"
+
+
+@dataclass(frozen=True)
 class Backend:
     """One accelerator family.
 
@@ -17,7 +29,9 @@ class Backend:
     :param optional_stages: stages that this backend adds to those every recipe has.
     :param precisions: what the accelerator computes in.
     :param refused_methods: training methods that it cannot run, with the reason.
-    :param has_devices: whether its pods ask the cluster for a device.
+    :param device_resource: what its pods ask the cluster for, for example `nvidia.com/gpu`; None for plain CPUs.
+    :param pod_size: of a training pod, per device.
+    :param devices_are_tainted: whether nodes with such devices commonly keep other pods away by a taint of that name.
     """
 
     name: str
@@ -25,7 +39,14 @@ class Backend:
     optional_stages: frozenset[str] = frozenset()
     precisions: tuple[str, ...] = ("float32", "bfloat16", "float16")
     refused_methods: Mapping[str, str] = field(default_factory=dict)
-    has_devices: bool = True
+    device_resource: str | None = None
+    pod_size: PodSize = PodSize(cpu="1", memory="4Gi")
+    devices_are_tainted: bool = True
+
+    @property
+    def has_devices(self) -> bool:
+        """Whether its pods ask the cluster for a device."""
+        return self.device_resource is not None
 
     def data_parallel_size(self, recipe: Recipe) -> int:
         """How many workers each take a share of every batch."""

@@ -29,6 +29,5 @@ CPU = CpuBackend(
     name="cpu",
     train_image="train-cpu",
     precisions=("float32", "bfloat16"),
-    has_devices=False,
     refused_methods={"qlora": "its 4-bit kernels (bitsandbytes) need a CUDA GPU"},
 )

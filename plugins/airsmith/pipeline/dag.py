@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from airsmith.recipe.form import form_fields
 from airsmith.recipe.load import load_recipe
 from airsmith.recipe.recipe import ON_DATASET_UPDATE
 from airsmith.recipe.sources import source_kind
-from airsmith.runtimes.local import LocalDeployOperator, LocalStageOperator, connection_password, typed_errors
+from airsmith.runtimes.local import connection_password, local_task, typed_errors
 from airsmith.runtimes.retry_policy import RetryByKind
 from airsmith.settings import Settings, load_settings
 
@@ -195,13 +196,20 @@ def _stage_task(stage: StagePlan, recipe: Recipe, settings: Settings, **where: A
         **_retries(settings, stage.backend),
         **where,
     }
-    if stage.runs_in_worker:
-        return LocalDeployOperator(**options)
     if stage.stage == "mirror_dataset":
         options["inlets"] = [dataset_asset(recipe)]
     if stage.stage == "register":
         options["outlets"] = [model_asset(recipe, settings)]
-    return LocalStageOperator(stage=stage.stage, **options)
+    return _runtime(settings)(stage, recipe, settings, **options)
+
+
+def _runtime(settings: Settings) -> Callable[..., BaseOperator]:
+    """What makes a stage's task where this deployment runs stages."""
+    if settings.runtime == "kubernetes":
+        from airsmith.runtimes.kubernetes import kubernetes_task  # half a second of imports
+
+        return kubernetes_task
+    return local_task
 
 
 def _retries(settings: Settings, backend: str) -> dict[str, Any]:

@@ -13,10 +13,10 @@ from airsmith.artifacts.layout import run_folder
 from airsmith.artifacts.store import Store
 from airsmith.contracts.digests import recipe_digest
 from airsmith.contracts.run import Run
-from airsmith.contracts.spec import RunSpec
+from airsmith.contracts.spec import Plan, RunSpec
 from airsmith.pipeline.pins import pin_sources
 from airsmith.pipeline.plan import make_plan
-from airsmith.pipeline.toolchains import local_toolchains
+from airsmith.pipeline.toolchains import toolchains_of
 from airsmith.recipe.merge import merge_recipe
 from airsmith.runtimes.hub_access import ReadConnection, hub_token, no_connections
 from airsmith.settings import Settings
@@ -47,7 +47,7 @@ def resolve(request: RunRequest, settings: Settings, read_connection: ReadConnec
     """
     merged = merge_recipe(request.recipe_file, request.form, request.overrides)
     plan = make_plan(merged.recipe)
-    toolchains = local_toolchains(plan, settings.stages_python())
+    toolchains = toolchains_of(plan, settings)
     store = Store.open(settings.store)
     recipe = pin_sources(
         merged.recipe, store, settings.hub_endpoint, lambda: hub_token(merged.recipe, settings, read_connection)
@@ -64,8 +64,16 @@ def resolve(request: RunRequest, settings: Settings, read_connection: ReadConnec
             plan=plan,
             airsmith_version=airsmith.__version__,
             bundle_version=request.bundle_version,
+            images=_image_references(plan, settings),
             toolchains=toolchains,
             created_at=datetime.now(timezone.utc),
         )
     )
     return run
+
+
+def _image_references(plan: Plan, settings: Settings) -> dict[str, str]:
+    """The images of a run on a cluster, by digest."""
+    if settings.runtime != "kubernetes":
+        return {}
+    return {stage.image: settings.image(stage.image).reference for stage in plan.stages if not stage.runs_in_worker}

@@ -1,4 +1,4 @@
-"""Which versions the stages' environment holds, read from its metadata without starting its interpreter."""
+"""Which versions the stages run with: read from their environment's metadata, on a cluster from the images' list."""
 
 from __future__ import annotations
 
@@ -8,6 +8,35 @@ from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.spec import Plan
 from airsmith.contracts.stages import STAGES
 from airsmith.runtimes.interpreter import installed_versions
+from airsmith.settings import Settings
+
+
+def toolchains_of(plan: Plan, settings: Settings) -> dict[str, dict[str, str]]:
+    """Versions of the distributions that determine results, per image name of the plan.
+
+    :raises AirsmithError: `not_found`, naming what is missing where.
+    """
+    if settings.runtime == "kubernetes":
+        return image_toolchains(plan, settings)
+    return local_toolchains(plan, settings.stages_python())
+
+
+def image_toolchains(plan: Plan, settings: Settings) -> dict[str, dict[str, str]]:
+    """What `make images` has written beside each image's digest."""
+    toolchains: dict[str, dict[str, str]] = {}
+    for stage in plan.stages:
+        needed = STAGES[stage.stage].toolchain
+        listed = settings.image(stage.image).toolchain if needed else {}
+        missing = [name for name in needed if name not in listed]
+        if missing:
+            raise AirsmithError(
+                ErrorKind.NOT_FOUND,
+                f"Stage {stage.stage} needs {', '.join(missing)}, "
+                f"but kubernetes.images.{stage.image}.toolchain lists no version of it.",
+                f"Build the image anew: make images IMAGES={stage.image}",
+            )
+        toolchains.setdefault(stage.image, {}).update({name: listed[name] for name in needed})
+    return toolchains
 
 
 def local_toolchains(plan: Plan, stages_python: Path) -> dict[str, dict[str, str]]:

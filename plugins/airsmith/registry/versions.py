@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from datetime import datetime, timezone
 
 from airsmith.artifacts.layout import model_version_folder
@@ -19,15 +18,10 @@ CARD_FILE = "README.md"
 _VERSION_PATH = re.compile(rf"models/[^/]+/([1-9][0-9]*)/{re.escape(VERSION_FILE)}")
 
 
-def register_version(
-    store: Store, name: str, draft: ModelVersionDraft, card: Callable[[int], str] | None = None
-) -> ModelVersion:
+def register_version(store: Store, name: str, draft: ModelVersionDraft) -> ModelVersion:
     """Give a draft the next number; what is registered already keeps the number it has.
 
-    The card is put before the version is, so that no version is without one. It takes the number: a number whose card
-    says something else belongs to another draft, even one whose registration was killed.
-
-    :param card: the model card in Markdown for a given number, the same each time that it is asked for.
+    :raises AirsmithError: `store_unavailable` where somebody else takes each number first, again and again.
     """
     checked_name(name)
     for _ in range(MOST_TRIES):
@@ -36,8 +30,6 @@ def register_version(
             if version.digest == draft.digest:
                 return version
         number = known[-1].version + 1 if known else 1
-        if card is not None:
-            number = _put_card(store, name, number, card)
         version = ModelVersion(**draft.model_dump(), name=name, version=number, created_at=datetime.now(timezone.utc))
         if store.create(_version_path(name, number), version.model_dump_json(indent=2).encode()):
             return version
@@ -69,16 +61,6 @@ def get_version(store: Store, name: str, number: int) -> ModelVersion:
             f"It has {', '.join(map(str, _numbers(store, name))) or 'none yet'}.",
         )
     return version
-
-
-def _put_card(store: Store, name: str, number: int, card: Callable[[int], str]) -> int:
-    """Put the card under the first number from this one on that is free or has the same card; return that number."""
-    while True:
-        path = f"{model_version_folder(name, number)}/{CARD_FILE}"
-        text = card(number).encode()
-        if store.create(path, text) or store.read(path) == text:
-            return number
-        number += 1
 
 
 def _numbers(store: Store, name: str) -> list[int]:

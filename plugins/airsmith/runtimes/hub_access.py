@@ -25,6 +25,10 @@ def hub_token(recipe: Recipe, settings: Settings, read_connection: ReadConnectio
         return read_connection(reference.airflow_connection)
     if reference.environment:
         return _from_environment(reference.environment)
+    if (
+        settings.runtime == "kubernetes"
+    ):  # The pods have it; the worker, which only pins revisions, has its own or none.
+        return read_connection(settings.hub_connection) if settings.hub_connection else os.environ.get("HF_TOKEN")
     raise AirsmithError(
         ErrorKind.BAD_RECIPE,
         "secrets.hf_token.kubernetes_secret names a Kubernetes Secret, which a process on this machine cannot read.",

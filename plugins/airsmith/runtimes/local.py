@@ -15,13 +15,25 @@ from airflow.sdk.exceptions import AirflowNotFoundException
 
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.pointers import StagePointer
+from airsmith.contracts.spec import StagePlan
+from airsmith.recipe import Recipe
 from airsmith.runtimes.failures import as_stage_error
-from airsmith.settings import load_settings
+from airsmith.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger
 
     from airsmith.runtimes.process import StageProcess
+
+
+def local_task(stage: StagePlan, recipe: Recipe, settings: Settings, **options: Any) -> BaseOperator:
+    """The task of a stage on the worker's machine.
+
+    :param options: of any task: its id, retries, assets, place in the DAG.
+    """
+    if stage.runs_in_worker:
+        return LocalDeployOperator(**options)
+    return LocalStageOperator(stage=stage.stage, **options)
 
 
 class LocalStageOperator(BaseOperator):
@@ -103,16 +115,20 @@ class LocalDeployOperator(BaseOperator):
 
         :raises StageError: of the class that says what failed.
         """
-        from airsmith.contracts.run import Run
-        from airsmith.serving.local import deploy
-
         with typed_errors(self.log):
             self._deploying = True
             try:
-                pointer = deploy(Run.open(self.run_uri), load_settings())
+                pointer = self.deploy()
             finally:
                 self._deploying = False
         self.address = pointer.properties["address"]
+
+    def deploy(self) -> StagePointer:
+        """Start the server and wait until it answers."""
+        from airsmith.contracts.run import Run
+        from airsmith.serving.local import deploy
+
+        return deploy(Run.open(self.run_uri), load_settings())
 
     def on_kill(self) -> None:
         """Give up: Airflow calls this between two steps of `execute`, which then ends the server that it has started.

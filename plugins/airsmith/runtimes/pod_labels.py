@@ -10,7 +10,7 @@ _LONGEST_VALUE = 63
 
 
 def pod_labels(**values: str) -> dict[str, str]:
-    """Labels of one object: `recipe`, `run`, `stage`, `digest`, `endpoint`, `version`, `team`; empty ones are left out."""
+    """Labels of one object: recipe, run, stage, digest, endpoint, version, team; empty values are left out."""
     return {PREFIX + name: label_value(value) for name, value in values.items() if value}
 
 

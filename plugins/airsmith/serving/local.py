@@ -40,9 +40,10 @@ _LOG_TAIL_LINES = 15
 def deploy(run: Run, settings: Settings) -> StagePointer:
     """Serve the run's model at the recipe's endpoint; what serves it already goes on.
 
-    A new server is started beside the old one, which ends only once the new one is healthy and recorded.
+    A new server is started beside the old one, which ends only once the new one is healthy and recorded; where the
+    settings name the port, it has to make room first.
 
-    :raises AirsmithError: where the server does not come up; the endpoint then stays as it was.
+    :raises AirsmithError: where the server does not come up; the endpoint's record then stays as it was.
     """
     with recorded_stage("deploy", run) as record:
         spec = run.read_spec()
@@ -66,7 +67,7 @@ def stop_endpoint(store: Store, name: str) -> bool:
     endpoint = read_endpoint(store, name)
     if endpoint is None or endpoint.process is None or not is_alive(endpoint.process):
         return False
-    stop_group(endpoint.process, grace_seconds=STOP_GRACE_SECONDS)
+    _stop(endpoint)
     return True
 
 
@@ -107,17 +108,16 @@ def _replace(
 ) -> Endpoint:
     name = spec.recipe.endpoint_name
     version = run.pointer("register")
-    host = settings.local.serve_host
     options = ServeOptions(
         model_name=name,
-        host=host,
-        port=settings.local.serve_port or _free_port(host),
+        host=settings.local.serve_host,
+        port=_port(settings, current),
         trust_remote_code=spec.recipe.model.trust_remote_code,
     )
     process = _start(options, engine, model, settings)
     deployment = Deployment(
         engine=engine.name,
-        address=f"http://{host}:{options.port}",
+        address=_address(options.host, options.port),
         model_name=name,
         version=int(version.properties["version"]) if version is not None else None,
         model_uri=model.folder,
@@ -130,9 +130,37 @@ def _replace(
     except BaseException:
         stop_group(process, grace_seconds=STOP_GRACE_SECONDS)
         raise
-    if current is not None and current.process is not None:
-        stop_group(current.process, grace_seconds=STOP_GRACE_SECONDS)
+    if current is not None:
+        _stop(current)
     return endpoint
+
+
+def _port(settings: Settings, current: Endpoint | None) -> int:
+    """The port of the settings, once nothing listens there, or any that is free."""
+    host, port = settings.local.serve_host, settings.local.serve_port
+    if port and current is not None and current.address == _address(host, port):
+        _stop(current)
+    with socket.socket() as probe:
+        # Connections that have just ended leave the port free to listen on, as the servers themselves see it.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise AirsmithError(
+                ErrorKind.BAD_RECIPE,
+                f"Nothing can be served at {host}:{port}: {error.strerror}.",
+                "End what listens there, or set local.serve_port to 0 for a free one.",
+            ) from error
+        return int(probe.getsockname()[1])
+
+
+def _stop(deployment: Deployment) -> None:
+    if deployment.process is not None:
+        stop_group(deployment.process, grace_seconds=STOP_GRACE_SECONDS)
+
+
+def _address(host: str, port: int) -> str:
+    return f"http://{host}:{port}"
 
 
 def _start(options: ServeOptions, engine: Engine, model: Artifact, settings: Settings) -> ServerProcess:
@@ -145,6 +173,8 @@ def _start(options: ServeOptions, engine: Engine, model: Artifact, settings: Set
         **{name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "_AIRFLOW", "HF_"))},
         "HF_HUB_OFFLINE": "1",
         "HF_HOME": str(folder),
+        # OpenMP's threads spin while they wait: beside a busy neighbour an answer would take ten times as long.
+        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
         "VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1"),
     }
     command = [str(settings.stages_python()), "-m", *engine.arguments(options)]
@@ -192,9 +222,3 @@ def _failed(deployment: Deployment, what: str, process: ServerProcess) -> Airsmi
 def _output(endpoint: Endpoint) -> Output:
     properties = {"address": endpoint.address, "model_name": endpoint.model_name}
     return Output(ArtifactType.ENDPOINT, endpoint.deployment, endpoint_path(endpoint.name), True, properties)
-
-
-def _free_port(host: str) -> int:
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])

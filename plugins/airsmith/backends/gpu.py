@@ -1,0 +1,20 @@
+"""GPUs: NVIDIA's by CUDA, AMD's by ROCm."""
+
+from __future__ import annotations
+
+from airsmith.backends.base import Backend, PodSize
+
+CUDA = Backend(
+    name="cuda",
+    train_image="train-cuda",
+    device_resource="nvidia.com/gpu",
+    pod_size=PodSize(cpu="6", memory="64Gi", shared_memory="16Gi"),
+)
+
+ROCM = Backend(
+    name="rocm",
+    train_image="train-rocm",
+    device_resource="amd.com/gpu",
+    pod_size=PodSize(cpu="6", memory="64Gi", shared_memory="16Gi"),
+    refused_methods={"qlora": "its 4-bit kernels (bitsandbytes) are built for CUDA"},
+)

@@ -1,0 +1,244 @@
+"""The Kubernetes runtime's operators: a stage as a pod, and the deployment of what a run has made."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+from typing import Any, NoReturn
+
+from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
+from airflow.providers.cncf.kubernetes.utils.pod_manager import PodNotFoundException
+from airflow.sdk import BaseOperator
+from airflow.sdk.definitions.context import Context
+from kubernetes.client import models as k8s
+from kubernetes.client.exceptions import ApiException
+
+from airsmith.contracts.cache import look_up_output
+from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.contracts.pointers import StagePointer
+from airsmith.contracts.recording import StageRecord, reuse_output
+from airsmith.contracts.run import Run
+from airsmith.contracts.spec import StagePlan
+from airsmith.recipe import Recipe
+from airsmith.runtimes.local import LocalDeployOperator, event_extra, typed_errors
+from airsmith.runtimes.pod_failures import failure_of, has_ended, has_succeeded, missing
+from airsmith.runtimes.pods import CONTAINER, TRAINING, stage_pod
+from airsmith.settings import Settings, load_settings
+
+QUEUED_TIMEOUT = timedelta(days=30)
+"""Longest wait in a queue: who queues, waits for its turn."""
+LOG_SECONDS = 30
+POLL_SECONDS = 1
+_FORBIDDEN, _MISSING, _CONFLICT, _INVALID = 403, 404, 409, 422
+
+
+def kubernetes_task(stage: StagePlan, recipe: Recipe, settings: Settings, **options: Any) -> BaseOperator:
+    """The task of a stage on a cluster.
+
+    :param options: of any task: its id, retries, assets, place in the DAG.
+    """
+    if stage.runs_in_worker:
+        return KubernetesDeployOperator(**options)
+    startup_seconds = settings.backend(stage.backend).startup_timeout_seconds
+    is_queued = recipe.backend.queue is not None and stage.stage in TRAINING
+    return KubernetesStageOperator(
+        stage=stage.stage,
+        namespace=settings.kubernetes.namespace,
+        kubernetes_conn_id=settings.kubernetes.connection,
+        startup_timeout_seconds=startup_seconds,
+        schedule_timeout_seconds=QUEUED_TIMEOUT.total_seconds() if is_queued else startup_seconds,
+        deferrable=stage.stage in TRAINING,
+        **options,
+    )
+
+
+class KubernetesStageOperator(KubernetesPodOperator):
+    """Run a stage in a pod, unless its output is there already.
+
+    The pod has the run's and the stage's name, so the API server itself refuses a second one. A worker that dies, and
+    for a training also one that is told to stop, leaves the pod at work; the task's next try adopts it.
+
+    :param stage: name of the stage.
+    :param run_uri: URI of the run's folder (templated).
+    """
+
+    template_fields = (*KubernetesPodOperator.template_fields, "run_uri")
+    ui_color = "#e8f0fe"
+
+    def __init__(self, *, stage: str, run_uri: str, **kwargs: Any) -> None:
+        super().__init__(
+            base_container_name=CONTAINER,
+            random_name_suffix=False,
+            startup_check_interval_seconds=POLL_SECONDS,
+            poll_interval=POLL_SECONDS,
+            logging_interval=LOG_SECONDS,
+            container_name_log_prefix_enabled=False,
+            log_pod_spec_on_failure=False,
+            do_xcom_push=False,
+            **kwargs,
+        )
+        self.stage = stage
+        self.run_uri = run_uri
+
+    def execute(self, context: Context) -> None:
+        """Bring the stage to its output. A training goes on in the triggerer, see `trigger_reentry`.
+
+        :raises StageError: of the class that says what failed.
+        """
+        with typed_errors(self.log):
+            run = Run.open(self.run_uri)
+            reused = reuse_output(self.stage, run, run.read_spec())
+            if reused is not None:
+                self.log.info("Reusing %s/%s: nothing that determines it has changed.", run.store.uri, reused.location)
+                self._tell_assets(context, reused)
+                return
+            super().execute(context)
+            self._tell_assets(context, self._output())
+
+    def trigger_reentry(self, context: Context, event: dict[str, Any]) -> None:
+        """Go on with what the triggerer has seen; defers again while the pod works.
+
+        :raises StageError: of the class that says what failed.
+        """
+        with typed_errors(self.log):
+            try:
+                super().trigger_reentry(context, event)
+            except PodNotFoundException:
+                self._fail(missing(self.stage, event["name"]))
+            self._tell_assets(context, self._output())
+
+    def build_pod_request_obj(self, context: Context | None = None, *, dry_run: bool = False) -> k8s.V1Pod:
+        """The stage's pod, with the labels by which Airflow knows its own."""
+        run = Run.open(self.run_uri)
+        spec = run.read_spec()
+        digest = look_up_output(run, spec, self.stage).digest
+        self.full_pod_spec = stage_pod(self.stage, run, spec, digest, load_settings())
+        return super().build_pod_request_obj(context, dry_run=dry_run)
+
+    def get_or_create_pod(self, pod_request_obj: k8s.V1Pod, context: Context) -> k8s.V1Pod:
+        """The pod that is at work already, else a new one in the place of any that has ended."""
+        name = pod_request_obj.metadata.name
+        while True:
+            standing = self._read_pod(name)
+            if standing is not None and not has_ended(standing) and standing.metadata.deletion_timestamp is None:
+                self.log.info("Pod %s is at work already: following it.", name)
+                return standing
+            if standing is not None:
+                self._remove(standing)
+            try:
+                return self.client.create_namespaced_pod(self.namespace, pod_request_obj)
+            except ApiException as refusal:
+                if refusal.status != _CONFLICT:
+                    raise _not_created(self.stage, refusal) from refusal
+
+    def find_pod(self, namespace: str, context: Context, *, exclude_checked: bool = True) -> k8s.V1Pod | None:
+        """This task's pod, by its name."""
+        return None if self.pod is None else self._read_pod(self.pod.metadata.name)
+
+    def cleanup(
+        self, pod: k8s.V1Pod, remote_pod: k8s.V1Pod, xcom_result: Any = None, context: Context | None = None
+    ) -> None:
+        """Remove the pod once it has ended, and raise what it died of. A pod at work stays, for the next try to adopt.
+
+        :raises AirsmithError: of the kind that the pod's end says.
+        """
+        if self._killed or self.pod is None:
+            return
+        ended = self._read_pod(self.pod.metadata.name)
+        if ended is None:
+            self._fail(missing(self.stage, self.pod.metadata.name))
+        if ended.status.phase == "Running" and not has_ended(ended):
+            return
+        error = None if has_succeeded(ended) else failure_of(self.stage, ended, self._events(ended))
+        self.process_pod_deletion(ended, reraise=False)
+        if error is not None:
+            self._fail(error)
+
+    def on_kill(self) -> None:
+        """End a short stage's pod. A training goes on: its worker may only be restarting, and the triggerer ends it
+        when a person does."""
+        if self.stage in TRAINING:
+            self.log.info("The pod goes on; the task's next try follows it.")
+            self._killed = True
+        else:
+            super().on_kill()
+
+    def _output(self) -> StagePointer:
+        pointer = Run.open(self.run_uri).pointer(self.stage)
+        if pointer is None:
+            raise AirsmithError(ErrorKind.INTERNAL, f"The pod of {self.stage} ended well but points to no output.")
+        return pointer
+
+    def _tell_assets(self, context: Context, pointer: StagePointer) -> None:
+        for outlet in self.outlets:
+            context["outlet_events"][outlet].extra = event_extra(self.run_uri, pointer)
+
+    def _fail(self, error: AirsmithError) -> NoReturn:
+        """Raise an error that the stage may have been unable to tell, and tell it in its place."""
+        StageRecord.begin(self.stage, Run.open(self.run_uri)).fail(error)
+        raise error
+
+    def _read_pod(self, name: str) -> k8s.V1Pod | None:
+        try:
+            return self.client.read_namespaced_pod(name, self.namespace)
+        except ApiException as refusal:
+            if refusal.status == _MISSING:
+                return None
+            raise
+
+    def _events(self, pod: k8s.V1Pod) -> list[k8s.CoreV1Event]:
+        about = f"involvedObject.name={pod.metadata.name}"
+        events: list[k8s.CoreV1Event] = self.client.list_namespaced_event(self.namespace, field_selector=about).items
+        return events
+
+    def _remove(self, pod: k8s.V1Pod) -> None:
+        """Delete a pod and wait until it is gone, so that two never work at once.
+
+        :raises AirsmithError: `node_lost` where nobody can say whether its process has ended.
+        """
+        name = pod.metadata.name
+        grace_seconds = pod.spec.termination_grace_period_seconds or 0
+        self.log.info("Waiting for the end of an earlier pod %s (%s).", name, pod.status.phase)
+        if pod.metadata.deletion_timestamp is None:
+            self.client.delete_namespaced_pod(name, self.namespace)
+        deadline = time.monotonic() + grace_seconds + self.startup_timeout_seconds
+        while (left := self._read_pod(name)) is not None and left.metadata.uid == pod.metadata.uid:
+            if time.monotonic() > deadline:
+                raise AirsmithError(
+                    ErrorKind.NODE_LOST,
+                    f"The earlier pod {name} does not end: its node {pod.spec.node_name} may be lost with it at work.",
+                    "Delete the node, or taint it node.kubernetes.io/out-of-service, once it is surely off.",
+                )
+            time.sleep(POLL_SECONDS)
+
+
+class KubernetesDeployOperator(LocalDeployOperator):
+    """Serve the run's model in the cluster, applied from the worker. The endpoint outlives the task.
+
+    :param run_uri: URI of the run's folder (templated).
+    """
+
+    def deploy(self) -> StagePointer:
+        """Apply the endpoint's objects and wait until it answers."""
+        from airsmith.serving.kubernetes import deploy
+
+        return deploy(Run.open(self.run_uri), load_settings())
+
+
+def _not_created(stage: str, refusal: ApiException) -> AirsmithError:
+    """Why the API server takes no pod."""
+    said = str(refusal.body or refusal.reason)
+    if refusal.status == _FORBIDDEN and "exceeded quota" in said:
+        return AirsmithError(
+            ErrorKind.UNSCHEDULABLE,
+            f"The namespace's quota leaves no room for the pod of {stage}: {said}",
+            "Wait for other pods to end, or raise the quota.",
+        )
+    if refusal.status in (_FORBIDDEN, _MISSING):
+        return AirsmithError(
+            ErrorKind.ACCESS_DENIED,
+            f"The cluster lets Airflow create no pod for {stage}: {said}",
+            "See that kubernetes.namespace exists and that Airflow's service account may create pods in it.",
+        )
+    kind = ErrorKind.BAD_RECIPE if refusal.status == _INVALID else ErrorKind.INTERNAL
+    return AirsmithError(kind, f"The cluster refuses the pod of {stage}: {said}", "Correct the recipe or the settings.")
