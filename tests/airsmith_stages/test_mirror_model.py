@@ -203,7 +203,6 @@ class TestFaults:
         assert len([request for request in requests if "_storage" in request]) == 6
 
     def test_the_first_failure_ends_a_copy_that_waits(self, bench: Bench) -> None:
-        """Were the wait not cut short, this would take a minute."""
         commit = bench.publish("model", MODEL_ID, MODEL)
         run, ended, _ = mirrored(
             bench,
@@ -211,6 +210,7 @@ class TestFaults:
             Refuse("*/resolve/*/tokenizer.json", times=9, status=404),
         )(revision=commit)
         assert_refused(ended, run, "mirror_model", ErrorKind.NOT_FOUND, "tokenizer.json")
+        assert ended.stderr.count("model.safetensors: HTTP 429") == 1
 
 
 class TestStoreSource:
