@@ -1,0 +1,1 @@
+"""What becomes of a trained adapter: merged, evaluated, registered, and proved where it is served."""
