@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
@@ -18,6 +19,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     # Airflow reads a line's level from this prefix.
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    # A stage's output is a log. The Hub's client and transformers read this when they are loaded.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     for client in ("httpx", "httpx2"):  # They log every request, with addresses that are signed.
         logging.getLogger(client).setLevel(logging.WARNING)
     return exit_code_of(lambda: run_stage(options.stage, Run.open(options.run)))

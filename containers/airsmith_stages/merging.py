@@ -14,7 +14,6 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from safetensors import safe_open
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
-from transformers.utils.logging import disable_progress_bar
 
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 
@@ -52,7 +51,6 @@ def merge_adapter(
     :raises AirsmithError: `verification_failed` for adapter tensors that are not used, not finite or change nothing,
         and for a result that does not compute what base and adapter compute.
     """
-    disable_progress_bar()
     names = _checked_tensor_names(adapter_dir / ADAPTER_WEIGHTS)
     base = _load(base_dir, dtype, trust_remote_code)
     _untie_what_is_tuned(base, names)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shlex
+import textwrap
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,7 +50,7 @@ _TEMPLATE = """\
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-folder = "{folder}"
+folder = {folder_in_python}
 model = AutoModelForCausalLM.from_pretrained(folder)
 tokenizer = AutoTokenizer.from_pretrained(folder)
 ```
@@ -55,7 +58,7 @@ tokenizer = AutoTokenizer.from_pretrained(folder)
 vLLM serves the same folder:
 
 ```shell
-python -m vllm.entrypoints.openai.api_server --model {folder} --served-model-name {name}
+python -m vllm.entrypoints.openai.api_server --model {folder_in_shell} --served-model-name {name}
 ```
 
 ## Recipe
@@ -64,6 +67,7 @@ python -m vllm.entrypoints.openai.api_server --model {folder} --served-model-nam
 {recipe}````
 """
 
+_LONGEST_CELL = 80
 _METRICS = (("exact_match", "exact match"), ("token_accuracy", "token accuracy"), ("loss", "loss"))
 
 
@@ -106,7 +110,8 @@ def model_card(version: ModelVersion, spec: RunSpec, provenance: Provenance) -> 
         licence=_licence_note(provenance.base_licence),
         examples=version.metrics.get("examples", "the"),
         metrics="\n".join(_metric_row(version, key, label) for key, label in _METRICS),
-        folder=folder,
+        folder_in_python=json.dumps(folder, ensure_ascii=False),
+        folder_in_shell=shlex.quote(folder),
         copying=copying,
         recipe=_yaml(recipe.model_dump(mode="json", exclude_defaults=True)),
     )
@@ -147,12 +152,18 @@ def _how_to_copy(weights_uri: str) -> tuple[str, str]:
     if weights_uri.startswith("file://"):
         folder = weights_uri.removeprefix("file://")
         return folder, "The merged weights lie on this machine's disk."
-    return "model", f"Copy the merged weights: `aws s3 sync '{weights_uri}' model`"
+    return "model", f"Copy the merged weights: `aws s3 sync {shlex.quote(weights_uri)} model`"
 
 
 def _changed_fields(spec: RunSpec) -> str:
     values = flatten(spec.recipe.model_dump(mode="json"))
-    return ", ".join(f"`{field}: {values.get(field, '…')}`" for field in spec.changed_fields)
+    return ", ".join(f"`{field}: {_in_a_cell(values.get(field, '…'))}`" for field in spec.changed_fields)
+
+
+def _in_a_cell(value: Any) -> str:
+    """A value within a table's code: one short line without what ends a cell or the code."""
+    line = textwrap.shorten(str(value), _LONGEST_CELL, placeholder=" …")
+    return line.replace("`", "'").replace("|", "\\|")
 
 
 def _metric_row(version: ModelVersion, key: str, label: str) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import takewhile
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 from tokenizers import Tokenizer
@@ -20,6 +20,8 @@ from airsmith.registry import Endpoint, read_endpoint
 from airsmith_stages.frame import StageContext
 
 log = logging.getLogger("airsmith")
+
+_Part = TypeVar("_Part")
 
 COMPARED_TOKENS = 16
 LEAST_AGREEMENT = 0.95
@@ -64,7 +66,7 @@ def compare(prompts: Sequence[dict[str, Any]], answers: Sequence[str], tokenizer
     """Compare served texts with kept ids.
 
     A server returns text, and the ids of a text are not always those that were generated. So the kept ids take the
-    same way: to text, and back to ids.
+    same way: as many as were asked for become text, and that becomes ids again.
     """
     agreed = compared = differing = unlike = 0
     for prompt, answer in zip(prompts, answers, strict=True):
@@ -92,33 +94,43 @@ def _endpoint(context: StageContext) -> Endpoint:
 
 
 def _check_listed(client: httpx.Client, endpoint: Endpoint) -> None:
-    try:
-        health = client.get("/health")
-        listed = client.get("/v1/models")
-    except httpx.HTTPError as error:
-        raise _unreachable(endpoint, str(error)) from error
-    if health.status_code != 200 or listed.status_code != 200:
-        raise _unreachable(endpoint, f"/health {health.status_code}, /v1/models {listed.status_code}")
+    _send(client, endpoint, "GET", "/health")
+    listed = _send(client, endpoint, "GET", "/v1/models")
     # `transformers serve` lists what lies in the Hub's cache, which is nothing here, instead of what it serves.
-    names = [model["id"] for model in listed.json()["data"]]
+    names = _read(listed, endpoint, lambda answer: [str(model["id"]) for model in answer["data"]])
     if names and endpoint.model_name not in names:
         raise _unproved(endpoint, f"it serves {', '.join(names)}, not {endpoint.model_name}")
 
 
 def _ask(client: httpx.Client, endpoint: Endpoint, prompt: dict[str, Any]) -> str:
-    length = max(len(prompt["tuned_token_ids"]), len(prompt["base_token_ids"]))
+    length = min(COMPARED_TOKENS, max(len(prompt["tuned_token_ids"]), len(prompt["base_token_ids"])))
     request = {"model": endpoint.model_name, "temperature": 0, "max_tokens": length}
+    if prompt["messages"] is not None:
+        response = _send(client, endpoint, "POST", "/v1/chat/completions", {**request, "messages": prompt["messages"]})
+        return _read(response, endpoint, lambda answer: str(answer["choices"][0]["message"]["content"] or ""))
+    response = _send(client, endpoint, "POST", "/v1/completions", {**request, "prompt": prompt["prompt"]})
+    return _read(response, endpoint, lambda answer: str(answer["choices"][0]["text"]))
+
+
+def _send(
+    client: httpx.Client, endpoint: Endpoint, method: str, path: str, body: Mapping[str, Any] | None = None
+) -> httpx.Response:
     try:
-        if prompt["messages"] is not None:
-            response = client.post("/v1/chat/completions", json={**request, "messages": prompt["messages"]})
-        else:
-            response = client.post("/v1/completions", json={**request, "prompt": prompt["prompt"]})
+        response = client.request(method, path, json=body)
     except httpx.HTTPError as error:
-        raise _unreachable(endpoint, str(error)) from error
-    if response.is_error:
-        raise _unreachable(endpoint, f"HTTP {response.status_code}: {response.text[:200]}")
-    choice = response.json()["choices"][0]
-    return str((choice["message"]["content"] if "message" in choice else choice["text"]) or "")
+        raise _unreachable(endpoint, str(error) or type(error).__name__) from error
+    if not response.is_success:
+        raise _unreachable(endpoint, f"{path} gave HTTP {response.status_code}: {response.text[:200]}")
+    return response
+
+
+def _read(response: httpx.Response, endpoint: Endpoint, part: Callable[[Any], _Part]) -> _Part:
+    """Part of an answer that is as OpenAI's protocol has it."""
+    try:
+        return part(response.json())
+    except (ValueError, LookupError, TypeError) as error:
+        path = response.request.url.path
+        raise _unreachable(endpoint, f"{path} gave no answer of OpenAI's protocol: {response.text[:200]}") from error
 
 
 def _tokenizer(context: StageContext, endpoint: Endpoint) -> Tokenizer:
@@ -129,11 +141,11 @@ def _tokenizer(context: StageContext, endpoint: Endpoint) -> Tokenizer:
 
 
 def _canonical(tokenizer: Tokenizer, ids: list[int]) -> list[int]:
-    return _ids(tokenizer, tokenizer.decode(ids, skip_special_tokens=True))
+    return _ids(tokenizer, tokenizer.decode(ids[:COMPARED_TOKENS], skip_special_tokens=True))
 
 
 def _ids(tokenizer: Tokenizer, text: str) -> list[int]:
-    return list(tokenizer.encode(text.strip(), add_special_tokens=False).ids)[:COMPARED_TOKENS]
+    return list(tokenizer.encode(text.strip(), add_special_tokens=False).ids)
 
 
 def _common_prefix(one: list[int], other: list[int]) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel
@@ -24,9 +24,12 @@ def answer(
     pad_token_id: int,
     batch_prompts: int = BATCH_PROMPTS,
 ) -> list[list[int]]:
-    """Greedy continuations, each up to and including the token at which the model's generation config stops."""
+    """Greedy continuations, each up to and including the token at which the model's generation config stops.
+
+    :param max_new_tokens: longest answer; a shorter one where the model's positions end.
+    """
     answers: list[list[int]] = [[] for _ in prompts]
-    for batch in longest_first([len(prompt) + max_new_tokens for prompt in prompts], batch_prompts, BATCH_TOKENS):
+    for batch in _batches([len(prompt) + max_new_tokens for prompt in prompts], _longest_text(model), batch_prompts):
         width = max(len(prompts[index]) for index in batch)
         config = _greedy(model, min(max_new_tokens, _longest_text(model) - width), pad_token_id)
         tokens = torch.full((len(batch), width), pad_token_id, dtype=torch.long)
@@ -73,6 +76,14 @@ def _is_greedy(model: PreTrainedModel, prompt: Sequence[int], answered: Sequence
     tokens = torch.tensor([[*prompt, *answered[:-1]]], device=model.device)
     best = model(input_ids=tokens, use_cache=False).logits[0, len(prompt) - 1 :].argmax(-1)
     return bool(best.tolist() == list(answered))
+
+
+def _batches(lengths: Sequence[int], longest_text: int, most_rows: int) -> Iterator[list[int]]:
+    """Indices in batches. A prompt that leaves too little room for an answer comes alone: it would cut the others'."""
+    roomy = [index for index, length in enumerate(lengths) if length <= longest_text]
+    for batch in longest_first([lengths[index] for index in roomy], most_rows, BATCH_TOKENS):
+        yield [roomy[position] for position in batch]
+    yield from ([index] for index, length in enumerate(lengths) if length > longest_text)
 
 
 def _greedy(model: PreTrainedModel, max_new_tokens: int, pad_token_id: int) -> GenerationConfig:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
-from transformers.utils.logging import disable_progress_bar
 
 from airsmith.recipe import Recipe
 from airsmith_stages.accelerators import Accelerator
@@ -73,7 +72,6 @@ def judge(who: str, folder: Path, held_out: HeldOut, recipe: Recipe, accelerator
     :param who: the model's part, for the log.
     :raises AirsmithError: `non_finite_loss`.
     """
-    disable_progress_bar()
     model = _load(folder, recipe, accelerator)
     scored = score(model, held_out.rows, held_out.pad_token_id, recipe.evaluate.max_examples)
     token_ids, fixed = _answers(model, held_out, recipe.evaluate.max_new_tokens)
