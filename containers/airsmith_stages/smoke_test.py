@@ -48,7 +48,9 @@ def run(context: StageContext) -> Output:
     """Ask the endpoint the fixed prompts, and compare."""
     endpoint = _endpoint(context)
     evaluation = context.input("evaluate")
-    prompts = json.loads(evaluation.read("fixed_prompts.json"))
+    fixed = json.loads(evaluation.read("fixed_prompts.json"))
+    # Where the prompt fills all of the model's positions, neither model has answered.
+    prompts = [prompt for prompt in fixed if prompt["tuned_token_ids"] or prompt["base_token_ids"]]
     with httpx.Client(base_url=endpoint.address, timeout=ANSWER_SECONDS) as client:
         _check_listed(client, endpoint)
         answers = [_ask(client, endpoint, prompt) for prompt in prompts]

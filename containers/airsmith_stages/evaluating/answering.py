@@ -29,16 +29,18 @@ def answer(
     :param max_new_tokens: longest answer; a shorter one where the model's positions end.
     """
     answers: list[list[int]] = [[] for _ in prompts]
-    for batch in _batches([len(prompt) + max_new_tokens for prompt in prompts], _longest_text(model), batch_prompts):
+    longest_text = _longest_text(model)
+    for batch in _batches([len(prompt) + max_new_tokens for prompt in prompts], longest_text, batch_prompts):
         width = max(len(prompts[index]) for index in batch)
-        config = _greedy(model, min(max_new_tokens, _longest_text(model) - width), pad_token_id)
+        room = min(max_new_tokens, longest_text - width)
+        if room < 1:
+            continue
         tokens = torch.full((len(batch), width), pad_token_id, dtype=torch.long)
         attention = torch.zeros_like(tokens)
         for line, index in enumerate(batch):
             tokens[line, width - len(prompts[index]) :] = torch.tensor(prompts[index])
             attention[line, width - len(prompts[index]) :] = 1
-        if config.max_new_tokens < 1:
-            continue
+        config = _greedy(model, room, pad_token_id)
         output = model.generate(
             input_ids=tokens.to(model.device), attention_mask=attention.to(model.device), generation_config=config
         )

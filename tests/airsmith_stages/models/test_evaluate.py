@@ -1,0 +1,319 @@
+"""Both models are judged on the same held-out examples, and how they are batched changes nothing."""
+
+from __future__ import annotations
+
+import gc
+import json
+import weakref
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airsmith.artifacts.read import Artifact
+from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.contracts.run import Run
+from airsmith_stages.data.token_shards import read_rows
+from airsmith_stages.evaluating import answering, judging, scoring
+from airsmith_stages.evaluating.answering import answer, answer_alone
+from airsmith_stages.evaluating.batches import longest_first
+from airsmith_stages.evaluating.judging import is_exact
+from airsmith_stages.evaluating.scoring import score
+from airsmith_stages.frame import run_stage
+from models.workshop import (
+    Workshop,
+    assert_refused,
+    assert_whole,
+    command,
+    exchanges,
+    load,
+    moments,
+    output_of,
+    remove,
+    save_base,
+    tokenizer,
+)
+
+BASE, TUNED = "base", "tuned"
+
+
+@pytest.fixture
+def models(workshop: Workshop) -> dict[str, Artifact]:
+    """Two models, as the stages that make them publish them."""
+    base, other = workshop.base(BASE), workshop.base(TUNED, seed=8)
+    return {"mirror_model": base, "merge": other}
+
+
+def evaluated(run: Run) -> tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]]]:
+    artifact = output_of(run, "evaluate")
+    answers = [json.loads(line) for line in artifact.read("answers.jsonl").splitlines()]
+    return json.loads(artifact.read("evaluation.json")), answers, json.loads(artifact.read("fixed_prompts.json"))
+
+
+@torch.inference_mode()
+def greedy(model: Any, prompt: list[int], most: int) -> list[int]:
+    """The most likely tokens one by one, without cache, batch or padding."""
+    tokens = list(prompt)
+    while len(tokens) - len(prompt) < most:
+        tokens.append(int(model(torch.tensor([tokens]), use_cache=False).logits[0, -1].argmax()))
+        if tokens[-1] == tokenizer().eos_token_id:
+            break
+    return tokens[len(prompt) :]
+
+
+def prompts_of(tokens: Artifact) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in tokens.read("validation_prompts.jsonl").splitlines()]
+
+
+def test_the_real_command_keeps_figures_answers_and_fixed_prompts(
+    workshop: Workshop, models: dict[str, Artifact]
+) -> None:
+    tokens = workshop.tokens(asked=exchanges(40))
+    run = workshop.run(tokenize=tokens, **models)
+    said = command("evaluate", run)
+    assert "tuned: loss" in said
+    assert "%|" not in said, "a progress bar"
+    artifact = output_of(run, "evaluate")
+    assert artifact.type == "evaluation"
+    assert artifact.manifest.inputs == {"mirror_model": BASE, "merge": TUNED, "tokenize": "tokens"}
+    figures, answers, fixed = evaluated(run)
+    assert (figures["examples"], len(answers), len(fixed)) == (6, 6, 32)
+    for index, (line, prompt) in enumerate(zip(fixed, prompts_of(tokens), strict=False)):
+        assert {name: line[name] for name in ("messages", "prompt", "prompt_token_ids")} == {
+            name: prompt[name] for name in ("messages", "prompt", "prompt_token_ids")
+        }
+        for who in (BASE, TUNED) if index < 6 else ():
+            said = tokenizer().decode(line[f"{who}_token_ids"], skip_special_tokens=True)
+            assert (answers[index]["expected"], answers[index][who]) == (prompt["answer"], said)
+    pointer = run.pointer("evaluate")
+    assert pointer is not None
+    assert pointer.metrics == {
+        "examples": 6,
+        **{f"{name}_{who}": figures[who][name] for who in (BASE, TUNED) for name in figures[who]},
+    }
+
+
+def test_loss_and_accuracy_are_those_of_each_row_alone(workshop: Workshop, models: dict[str, Artifact]) -> None:
+    tokens = workshop.tokens(asked=exchanges(11))
+    run = workshop.run(tokenize=tokens, recipe={"evaluate": {"max_examples": 9, "max_new_tokens": 1}}, **models)
+    run_stage("evaluate", run)
+    figures, _, _ = evaluated(run)
+    rows = read_rows(tokens.download(workshop.folder / "read"), "validation")
+    for who in (BASE, TUNED):
+        model, losses, hits = load(workshop.folder / who), [], []
+        for begin, end in zip(rows.offsets[:9], rows.offsets[1:10], strict=True):
+            row = torch.tensor(rows.tokens[begin:end].astype("int64"))
+            learnt = torch.tensor(rows.loss_mask[begin:end]).bool()[1:]
+            with torch.inference_mode():
+                scores = model(row[None]).logits[0, :-1].log_softmax(-1)
+            losses += (-scores.gather(1, row[1:, None])[:, 0])[learnt].tolist()
+            hits += (scores.argmax(-1) == row[1:])[learnt].tolist()
+        assert figures[who]["loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+        assert figures[who]["token_accuracy"] == pytest.approx(sum(hits) / len(hits))
+
+
+def test_an_answer_counts_where_it_is_the_expected_one(workshop: Workshop, models: dict[str, Artifact]) -> None:
+    """What the models say is told to them as the expected answer: of the tuned one thrice, of the base once."""
+    asked = exchanges(6)
+    first = workshop.run(tokenize=workshop.tokens("asked", asked), **models)
+    run_stage("evaluate", first)
+    _, answers, _ = evaluated(first)
+    said = [(question, answers[index][BASE if index == 3 else TUNED]) for index, (question, _) in enumerate(asked[:4])]
+    second = workshop.run(tokenize=workshop.tokens("answered", [*said, *asked[4:]]), **models)
+    run_stage("evaluate", second)
+    figures, answers, _ = evaluated(second)
+    assert (figures[TUNED]["exact_match"], figures[BASE]["exact_match"]) == (3 / 6, 1 / 6)
+    assert [line["tuned_correct"] for line in answers] == [True, True, True, False, False, False]
+    assert [line["base_correct"] for line in answers] == [False, False, False, True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("given", "exact"), [("Yes.", True), (" Yes.\n", True), ("yes.", False), ("Yes. No.", False), ("", False)]
+)
+def test_only_white_space_around_an_answer_is_forgiven(given: str, exact: bool) -> None:
+    assert is_exact(given, "Yes.") is exact
+
+
+@pytest.mark.parametrize(("most_new", "kept"), [(5, 5), (48, 32)])
+def test_fixed_prompts_are_answered_as_if_nothing_else_was_asked(
+    workshop: Workshop, models: dict[str, Artifact], most_new: int, kept: int
+) -> None:
+    recipe = {"evaluate": {"max_examples": 2, "max_new_tokens": most_new}}
+    run = workshop.run(tokenize=workshop.tokens(asked=exchanges(36)), recipe=recipe, **models)
+    run_stage("evaluate", run)
+    _, answers, fixed = evaluated(run)
+    assert (len(answers), len(fixed)) == (2, 32)
+    for who in (BASE, TUNED):
+        model = load(workshop.folder / who)
+        for line in fixed[::5]:
+            assert line[f"{who}_token_ids"] == greedy(model, line["prompt_token_ids"], kept)
+        assert max(len(line[f"{who}_token_ids"]) for line in fixed) == kept
+    assert any(line["base_token_ids"] != line["tuned_token_ids"] for line in fixed)
+
+
+def test_all_examples_are_answered_where_the_recipe_sets_no_bound(
+    workshop: Workshop, models: dict[str, Artifact]
+) -> None:
+    recipe = {"evaluate": {"max_examples": None, "max_new_tokens": 1}}
+    run = workshop.run(tokenize=workshop.tokens(asked=exchanges(35)), recipe=recipe, **models)
+    run_stage("evaluate", run)
+    figures, answers, fixed = evaluated(run)
+    assert (figures["examples"], len(answers), len(fixed)) == (35, 35, 32)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("model")
+    save_base(folder, max_position_embeddings=64)
+    return load(folder)
+
+
+def texts(lengths: list[int]) -> list[list[int]]:
+    return [[3 + (7 * line + 5 * place) % 250 for place in range(length)] for line, length in enumerate(lengths)]
+
+
+@pytest.mark.parametrize("batch_prompts", [1, 3, 64])
+def test_answers_depend_on_no_neighbour(model: Any, batch_prompts: int) -> None:
+    """Not on its padding, and not on the room that a long one leaves: 60 of the model's 64 positions."""
+    prompts = texts([4, 60, 9, 17, 5, 5, 30, 1, 63])
+    answers = answer(model, prompts, max_new_tokens=8, pad_token_id=0, batch_prompts=batch_prompts)
+    assert answers == [greedy(model, prompt, min(8, 64 - len(prompt))) for prompt in prompts]
+
+
+def test_a_prompt_that_leaves_no_room_gets_no_answer(model: Any) -> None:
+    assert [len(tokens) for tokens in answer(model, texts([64, 70, 10]), max_new_tokens=8, pad_token_id=0)] == [0, 0, 8]
+
+
+def test_an_answer_ends_with_the_token_that_ends_a_turn(model: Any) -> None:
+    prompts = texts([6, 11, 13])
+    unending = answer(model, prompts, max_new_tokens=8, pad_token_id=0)
+    before, stop = model.generation_config.eos_token_id, unending[1][2]
+    model.generation_config.eos_token_id = [before, stop]
+    try:
+        answers = answer(model, prompts, max_new_tokens=8, pad_token_id=0)
+    finally:
+        model.generation_config.eos_token_id = before
+    assert answers[1] == unending[1][: unending[1].index(stop) + 1]
+    assert all(tokens[-1] == stop or len(tokens) == 8 for tokens in answers)
+
+
+def test_what_only_holds_in_a_batch_is_answered_again(model: Any) -> None:
+    prompts = texts([6, 11])
+    right = answer(model, prompts, max_new_tokens=8, pad_token_id=0)
+    batched = [[*right[0], 9, 9], [*right[1][:3], right[1][3] + 1, *right[1][4:]]]
+    assert answer_alone(model, prompts, batched, max_new_tokens=8, pad_token_id=0) == right
+
+
+def test_a_models_penalties_are_kept_as_a_server_keeps_them(model: Any) -> None:
+    prompts = texts([6, 11, 13])
+    plain = answer(model, prompts, max_new_tokens=12, pad_token_id=0)
+    model.generation_config.update(repetition_penalty=3.0, do_sample=True, temperature=1.5, top_k=5)
+    try:
+        penalised = answer(model, prompts, max_new_tokens=12, pad_token_id=0)
+        assert penalised == answer(model, prompts, max_new_tokens=12, pad_token_id=0)
+    finally:
+        model.generation_config.update(repetition_penalty=None, do_sample=False, temperature=None, top_k=None)
+    assert penalised != plain
+
+
+@given(
+    lengths=st.lists(st.integers(0, 300), max_size=60), most_rows=st.integers(1, 9), most_tokens=st.integers(1, 1000)
+)
+def test_no_batch_is_larger_than_memory_is_meant_to_hold(lengths: list[int], most_rows: int, most_tokens: int) -> None:
+    batches = list(longest_first(lengths, most_rows, most_tokens))
+    assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
+    for batch in batches:
+        assert len(batch) <= most_rows
+        assert len(batch) == 1 or len(batch) * max(lengths[index] for index in batch) <= most_tokens
+    widths = [max(lengths[index] for index in batch) for batch in batches]
+    assert widths == sorted(widths, reverse=True)
+
+
+def test_batches_are_cut_by_what_their_logits_and_caches_take(
+    workshop: Workshop, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The largest batch that the model sees, however many rows there are."""
+    seen: list[torch.Size] = []
+    hook = model.register_forward_pre_hook(lambda _, __, named: seen.append(named["input_ids"].shape), with_kwargs=True)
+    rows = read_rows(workshop.tokens(asked=exchanges(30)).download(workshop.folder / "read"), "validation")
+    monkeypatch.setattr(scoring, "BATCH_LOGITS", 100 * len(tokenizer()))
+    monkeypatch.setattr(answering, "BATCH_TOKENS", 60)
+    try:
+        score(model, rows, 0, None)
+        assert 1 < max(rows * width for rows, width in seen) <= 100
+        seen.clear()
+        answer(model, texts([12] * 20), max_new_tokens=8, pad_token_id=0)
+        assert {shape[0] for shape in seen} == {3, 2}
+    finally:
+        hook.remove()
+
+
+def test_only_one_model_is_in_memory_at_a_time(
+    workshop: Workshop, models: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[weakref.ref[Any]] = []
+    right = judging._load
+
+    def watched(*arguments: Any) -> Any:
+        gc.collect()
+        assert not [model for model in loaded if model() is not None]
+        model = right(*arguments)
+        loaded.append(weakref.ref(model))
+        return model
+
+    monkeypatch.setattr(judging, "_load", watched)
+    run_stage("evaluate", workshop.run(tokenize=workshop.tokens(), **models))
+    assert len(loaded) == 2
+
+
+def test_a_model_that_computes_nothing_finite_is_refused(workshop: Workshop) -> None:
+    base = workshop.base(BASE)
+    broken = load(workshop.folder / BASE)
+    broken.lm_head.weight.data[5, 5] = float("nan")
+    broken.save_pretrained(workshop.folder / BASE)
+    merged = workshop.publish("model", TUNED, workshop.folder / BASE)
+    run = workshop.run(tokenize=workshop.tokens(), mirror_model=base, merge=merged)
+    with pytest.raises(AirsmithError, match="loss on the validation split is nan") as refused:
+        run_stage("evaluate", run)
+    assert refused.value.kind is ErrorKind.NON_FINITE_LOSS
+    assert_refused(refused.value, run, "evaluate", "evaluation")
+
+
+def test_a_split_without_a_whole_question_is_refused(workshop: Workshop, models: dict[str, Artifact]) -> None:
+    """Every example was longer than a row: there are rows, cut off, but nothing to ask."""
+    whole = workshop.tokens("whole").download(workshop.folder / "cut")
+    (whole / "validation_prompts.jsonl").write_text("")
+    run = workshop.run(tokenize=workshop.publish("tokens", "cut", Path(whole)), **models)
+    with pytest.raises(AirsmithError, match=r"fits into dataset\.max_length 256 as a whole") as refused:
+        run_stage("evaluate", run)
+    assert refused.value.kind is ErrorKind.BAD_DATA
+    assert_refused(refused.value, run, "evaluate", "evaluation")
+
+
+def test_a_power_cut_at_any_moment_leaves_no_manifest_without_content(
+    workshop: Workshop, models: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = workshop.tokens(asked=exchanges(2))
+    judged = judging.judge
+    known: dict[str, Any] = {}
+
+    def judged_once(who: str, *arguments: Any) -> Any:
+        if who not in known:
+            known[who] = judged(who, *arguments)
+        return known[who]
+
+    monkeypatch.setattr(judging, "judge", judged_once)
+
+    def start() -> Run:
+        remove(workshop.store, "artifacts/evaluation")
+        return workshop.run(tokenize=tokens, **models)
+
+    seen = set()
+    for run in moments("evaluate", start, monkeypatch):
+        assert_whole(workshop.store)
+        files = [info.path.rpartition("/")[2] for info in workshop.store.list("artifacts/evaluation")]
+        seen.add((bool(files), "manifest.json" in files, run.pointer("evaluate") is not None))
+    assert seen == {(False, False, False), (True, False, False), (True, True, False), (True, True, True)}
