@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import re
 import signal
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -79,9 +81,14 @@ def as_airsmith_error(failure: BaseException) -> AirsmithError:
             return AirsmithError(
                 ErrorKind.DISK_FULL,
                 f"The disk is full: {_told(cause)}.",
-                "Free space on the scratch disk, or set AIRSMITH_SCRATCH to a larger one.",
+                f"Free space at {scratch_folder()}, or set AIRSMITH_SCRATCH to a folder on a larger disk.",
             )
     return AirsmithError(ErrorKind.INTERNAL, f"{type(failure).__name__}: {failure}", "See the traceback in the log.")
+
+
+def scratch_folder() -> str:
+    """Where a stage keeps what it needs while it works."""
+    return os.environ.get("AIRSMITH_SCRATCH") or tempfile.gettempdir()
 
 
 def _causes(failure: BaseException | None) -> Iterator[BaseException]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import logging
-import os
 import tempfile
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
@@ -22,7 +21,7 @@ from airsmith.contracts.recording import recorded_stage
 from airsmith.contracts.run import Run
 from airsmith.contracts.spec import RunSpec
 from airsmith.contracts.stages import STAGES, StageContract
-from airsmith_stages.failures import stage_errors
+from airsmith_stages.failures import scratch_folder, stage_errors
 
 log = logging.getLogger("airsmith")
 
@@ -99,7 +98,7 @@ def run_stage(stage: str, run: Run) -> StagePointer:
 def _work(stage: str, run: Run, spec: RunSpec, wanted: Output) -> Output:
     module: StageModule = importlib.import_module(f"airsmith_stages.{stage}")
     contract = STAGES[stage]
-    with tempfile.TemporaryDirectory(prefix=f"airsmith-{stage}-", dir=os.environ.get("AIRSMITH_SCRATCH")) as scratch:
+    with tempfile.TemporaryDirectory(prefix=f"airsmith-{stage}-", dir=scratch_folder()) as scratch:
         return module.run(StageContext(run, spec, contract, wanted, run.input_pointers(contract), Path(scratch)))
 
 
