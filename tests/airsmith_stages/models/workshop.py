@@ -127,6 +127,14 @@ class Workshop:
             writer.add_folder(folder)
             return writer.publish(properties={TOKENIZER: tokenizer_digest(writer.files.values())})
 
+    def evaluation(
+        self, name: str = "evaluation", fixed_prompts: Sequence[Mapping[str, Any]] = (), **metrics: float
+    ) -> Artifact:
+        """An evaluation with these metrics."""
+        with self._writer(ArtifactType.EVALUATION, name, {}) as writer:
+            writer.add_bytes("fixed_prompts.json", json.dumps(list(fixed_prompts)).encode())
+            return writer.publish(metrics=metrics)
+
     def run(self, *, recipe: Mapping[str, Any] | None = None, **upstream: Artifact) -> Run:
         """A run in which these stages are done."""
         resolved = Recipe.model_validate(

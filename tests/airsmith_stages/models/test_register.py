@@ -1,0 +1,197 @@
+"""A registered version says where it came from, has a number of its own, and is champion only if worse in nothing."""
+
+from __future__ import annotations
+
+import re
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import yaml
+
+from airsmith.artifacts.read import Artifact
+from airsmith.contracts.errors import AirsmithError
+from airsmith.contracts.run import Run
+from airsmith.contracts.stages import ArtifactType
+from airsmith.registry import get_champion, get_version, list_versions
+from airsmith_stages.frame import run_stage
+from models.workshop import Workshop, command, distance, load, logits, moments, output_of, remove
+
+NUMBERS = {
+    "exact_match_base": 0.02,
+    "exact_match_tuned": 0.98,
+    "loss_base": 6.4,
+    "loss_tuned": 0.0123456,
+    "examples": 200,
+}
+"""Metrics of an evaluation."""
+
+
+@pytest.fixture
+def upstream(workshop: Workshop) -> dict[str, Artifact]:
+    """What a version points to, but for the evaluation."""
+    base = workshop.base(files={"README.md": "---\nlicense: apache-2.0\ntags: [x]\n---\n# Base\n"})
+    adapter = workshop.adapter(base)
+    merged = workshop.publish(ArtifactType.MODEL, "merged", workshop.folder / "base")
+    return {"mirror_model": base, "tokenize": workshop.tokens(), "train": adapter, "merge": merged}
+
+
+def card_of(run: Run) -> str:
+    pointer = run.pointer("register")
+    assert pointer is not None
+    return run.store.read(f"{pointer.location}/README.md").decode()
+
+
+def test_the_real_command_registers_a_version_with_its_card(workshop: Workshop, upstream: dict[str, Artifact]) -> None:
+    run = workshop.run(evaluate=workshop.evaluation(**NUMBERS), recipe={"description": "Says less."}, **upstream)
+    command("register", run)
+    pointer = run.pointer("register")
+    assert pointer is not None
+    assert (pointer.type, pointer.location) == ("model_version", "models/tiny/1")
+    assert pointer.properties == {"version": "1"}
+    version = get_version(run.store, "tiny", 1)
+    assert {"model": version.model, "adapter": version.adapter, "base_model": version.base_model} == {
+        "model": "artifacts/model/merged",
+        "adapter": "artifacts/adapter/adapter",
+        "base_model": "artifacts/base_model/base",
+    }
+    assert version.base == {"id": "tests/tiny-llama", "revision": "a" * 40}
+    assert version.evaluation == "artifacts/evaluation/evaluation"
+    assert version.metrics == NUMBERS
+    card = card_of(run)
+    for told in (
+        "# tiny 1\n",
+        "Says less.",
+        f"`tests/tiny-llama` at `{'a' * 40}`",
+        f"`tests/chats` at `{'b' * 40}`, digest `{'d' * 12}`",
+        "| method | lora |",
+        "`tests` / `run-1`",
+        f"digest `{run.read_spec().recipe_digest[:12]}`",
+        "airsmith 0",
+        "apache-2.0",
+        "On 200 held-out examples",
+        "| exact match | 0.02 | 0.98 |",
+        "| loss | 6.4 | 0.01235 |",
+        "| token accuracy | – | – |",
+    ):
+        assert told in card, told
+    front_matter = yaml.safe_load(card.split("---\n")[1])
+    assert front_matter == {
+        "license": "apache-2.0",
+        "base_model": "tests/tiny-llama",
+        "datasets": "tests/chats",
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["airsmith"],
+    }
+
+
+def test_the_card_tells_how_to_load_the_model(workshop: Workshop, upstream: dict[str, Artifact]) -> None:
+    run = workshop.run(evaluate=workshop.evaluation(**NUMBERS), **upstream)
+    run_stage("register", run)
+    lines = re.search(r"```python\n(.*?)```", card_of(run), re.DOTALL)
+    assert lines is not None
+    names: dict[str, Any] = {}
+    exec(lines[1], names)
+    assert distance(logits(load(workshop.folder / "base")), logits(names["model"].eval())) == 0
+    assert names["tokenizer"].chat_template
+
+
+def test_what_is_registered_already_keeps_its_number(workshop: Workshop, upstream: dict[str, Artifact]) -> None:
+    evaluation = workshop.evaluation(**NUMBERS)
+    first = run_stage("register", workshop.run(evaluate=evaluation, **upstream))
+    again = run_stage("register", workshop.run(evaluate=evaluation, **upstream))
+    other = run_stage("register", workshop.run(evaluate=workshop.evaluation("other", **NUMBERS), **upstream))
+    assert (first.cached, again.cached, other.cached) == (False, True, False)
+    assert (again.location, again.metrics, again.properties) == (first.location, first.metrics, first.properties)
+    assert other.location == "models/tiny/2"
+
+
+def test_registrations_at_the_same_time_get_numbers_of_their_own(
+    workshop: Workshop, upstream: dict[str, Artifact]
+) -> None:
+    runs = [workshop.run(evaluate=workshop.evaluation(f"e{n}", loss_tuned=n), **upstream) for n in range(6)]
+    with ThreadPoolExecutor(6) as pool:
+        pointers = list(pool.map(lambda run: run_stage("register", run), runs))
+    assert sorted(pointer.location for pointer in pointers) == [f"models/tiny/{n}" for n in range(1, 7)]
+    for run, pointer in zip(runs, pointers, strict=True):
+        number = int(pointer.properties["version"])
+        assert get_version(run.store, "tiny", number).evaluation == output_of(run, "evaluate").folder
+        assert f"# tiny {number}\n" in card_of(run)
+
+
+def test_the_same_result_registered_at_the_same_time_is_one_version(
+    workshop: Workshop, upstream: dict[str, Artifact]
+) -> None:
+    evaluation = workshop.evaluation(**NUMBERS)
+    runs = [workshop.run(evaluate=evaluation, **upstream) for _ in range(6)]
+    with ThreadPoolExecutor(6) as pool:
+        assert {pointer.location for pointer in pool.map(lambda run: run_stage("register", run), runs)} == {
+            "models/tiny/1"
+        }
+    assert len(list_versions(workshop.store, "tiny")) == 1
+
+
+@pytest.mark.parametrize(
+    ("exact_match", "loss", "champion"),
+    [
+        (0.99, 0.4, 2), (0.98, 0.5, 2), (0.98, 0.6, 1), (0.97, 0.4, 1), (1.0, float("nan"), 1), (None, 0.1, 1),
+    ],
+    ids=["better", "as good", "larger loss", "fewer right", "no loss", "no exact match"],
+)  # fmt: skip
+def test_a_version_becomes_champion_where_it_is_worse_in_nothing(
+    workshop: Workshop, upstream: dict[str, Artifact], exact_match: float | None, loss: float, champion: int
+) -> None:
+    first = workshop.evaluation("first", exact_match_tuned=0.98, loss_tuned=0.5)
+    run_stage("register", workshop.run(evaluate=first, **upstream))
+    metrics = {"loss_tuned": loss, **({} if exact_match is None else {"exact_match_tuned": exact_match})}
+    if loss != loss:
+        del metrics["loss_tuned"]
+    run_stage("register", workshop.run(evaluate=workshop.evaluation("second", **metrics), **upstream))
+    found = get_champion(workshop.store, "tiny")
+    assert found is not None
+    assert found.version == champion
+    if champion == 2:
+        assert found.reason == f"exact match {exact_match:.4g} against 0.98, loss {loss:.4g} against 0.5 of version 1"
+        assert [(event.version, event.reason) for event in found.history] == [(1, "the first version")]
+
+
+def test_a_fully_trained_model_has_no_adapter(workshop: Workshop, upstream: dict[str, Artifact]) -> None:
+    del upstream["train"]
+    recipe = {"method": {"name": "full"}, "name": "whole"}
+    run = workshop.run(evaluate=workshop.evaluation(), train=upstream["merge"], recipe=recipe, **upstream)
+    run_stage("register", run)
+    version = get_version(run.store, "whole", 1)
+    assert (version.adapter, version.model) == (None, "artifacts/model/merged")
+    assert "| method | full |" in card_of(run)
+
+
+def test_an_upstream_stage_that_has_not_run_is_named(workshop: Workshop, upstream: dict[str, Artifact]) -> None:
+    run = workshop.run(**upstream)
+    with pytest.raises(AirsmithError, match="needs the output of evaluate"):
+        run_stage("register", run)
+    assert not list(run.store.list("models"))
+
+
+def test_a_power_cut_at_any_moment_leaves_nothing_that_the_next_try_does_not_complete(
+    workshop: Workshop, upstream: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluation = workshop.evaluation(**NUMBERS)
+
+    def start() -> Run:
+        remove(workshop.store, "models")
+        return workshop.run(evaluate=evaluation, **upstream)
+
+    seen = set()
+    for run in moments("register", start, monkeypatch):
+        versions, champion = list_versions(run.store, "tiny"), get_champion(run.store, "tiny")
+        card = run.store.exists("models/tiny/1/README.md")
+        pointed = run.pointer("register") is not None
+        assert not pointed or (card and champion and versions)
+        assert not card or (champion and versions)
+        seen.add((len(versions), champion is not None, card, pointed))
+        run_stage("register", run)
+        assert [version.version for version in list_versions(run.store, "tiny")] == [1]
+        assert get_champion(run.store, "tiny") is not None
+        assert "# tiny 1\n" in card_of(run)
+    assert {(0, False, False, False), (1, False, False, False), (1, True, False, False)} <= seen
