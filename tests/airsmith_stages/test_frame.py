@@ -204,16 +204,20 @@ class TestKilled:
             calls = bench.command(stage, whole, environment=environment, trap=Trap(call=-1)).calls
             assert calls > 50
             expected = contents(output_of(whole, stage))
+            kills = 0
             # The last calls publish the manifest, the pointer and the status.
             for moment in [*range(1, calls, calls // self.MOMENTS), *range(calls - 60, calls, 12)]:
                 shutil.rmtree(bench.folder / "store")
                 run = ready(stage)
                 ended = bench.command(stage, run, environment=environment, trap=Trap(call=moment))
-                assert ended.code == -signal.SIGKILL, (moment, calls, ended.stderr)
+                # Copies run side by side, so that another time fewer calls may do.
+                assert ended.code in (-signal.SIGKILL, 0), (moment, calls, ended.stderr)
+                kills += ended.code != 0
                 assert_nothing_half_done(run.store)
                 assert bench.command(stage, run, environment=environment).code == 0
                 assert contents(output_of(run, stage)) == expected
                 assert run.statuses()[stage].state in ("done", "cached")
+            assert kills >= self.MOMENTS
 
     def test_told_to_stop_it_says_so_and_takes_away_what_it_wrote(self, bench: Bench, ready: Any, stage: str) -> None:
         with served(bench, stage) as hub:
