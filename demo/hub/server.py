@@ -1,4 +1,4 @@
-"""Run the local Hub on a loopback address, in a thread for tests or as a process of its own."""
+"""Run the local Hub, on a loopback address unless told else, in a thread for tests or as a process of its own."""
 
 from __future__ import annotations
 
@@ -28,9 +28,12 @@ class Hub:
 
 
 @contextmanager
-def serve(root: Path, *faults: Fault) -> Iterator[Hub]:
-    """Serve the repositories under `root` from a thread of this process until the block ends."""
-    listener, storage = listen(), listen()
+def serve(root: Path, *faults: Fault, host: str = HOST) -> Iterator[Hub]:
+    """Serve the repositories under `root` from a thread of this process until the block ends.
+
+    :param host: address to listen on: for pods, one that they reach.
+    """
+    listener, storage = listen(host=host), listen(host=host)
     hub = Hub(address_of(listener))
     app = reduce(with_fault, faults, build_app(root, port_of(storage)))
     server = build_server(_record_requests(app, hub.requests))
@@ -48,18 +51,19 @@ def build_server(app: ASGIApp) -> uvicorn.Server:
     return uvicorn.Server(uvicorn.Config(app, lifespan="off", log_level="critical", timeout_graceful_shutdown=5))
 
 
-def listen(port: int = 0) -> socket.socket:
+def listen(port: int = 0, host: str = HOST) -> socket.socket:
     """A socket that accepts connections from now on: a client may connect before the server has come up.
 
     :param port: 0 for any free one.
     :raises OSError: where the port is taken.
     """
-    return socket.create_server((HOST, port))
+    return socket.create_server((host, port))
 
 
 def address_of(listener: socket.socket) -> str:
     """What to set `HF_ENDPOINT` to."""
-    return f"http://{HOST}:{port_of(listener)}"
+    host, port = listener.getsockname()[:2]
+    return f"http://{host}:{port}"
 
 
 def port_of(listener: socket.socket) -> int:
