@@ -21,9 +21,9 @@ def read_endpoint(store: Store, name: str) -> Endpoint | None:
 
 def list_endpoints(store: Store) -> list[Endpoint]:
     """All endpoints, by name."""
-    paths = sorted(info.path for info in store.list("endpoints") if info.path.endswith(".json"))
+    paths = [info.path for info in store.list("endpoints") if info.path.endswith(".json")]
     found = (read_record(store, path, Endpoint) for path in paths)
-    return [record[0] for record in found if record is not None]
+    return sorted((record[0] for record in found if record is not None), key=lambda endpoint: endpoint.name)
 
 
 def swap_endpoint(store: Store, name: str, deployment: Deployment) -> Endpoint:
