@@ -1,0 +1,31 @@
+"""A laptop for each test, its servers stopped at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from machine import Machine
+
+from airsmith.serving.local import stop_all
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    machine = Machine(tmp_path, tmp_path / "venv/bin/python")
+    machine.python.parent.mkdir(parents=True)
+    machine.server_that()
+    yield machine
+    stop_all(machine.settings())
+
+
+@pytest.fixture
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Sets how long a server may take to start and to stop."""
+
+    def use(*, start_seconds: float = 600, stop_seconds: float = 20) -> None:
+        monkeypatch.setattr("airsmith.serving.local.START_SECONDS", start_seconds)
+        monkeypatch.setattr("airsmith.serving.local.STOP_GRACE_SECONDS", stop_seconds)
+
+    return use
