@@ -6,6 +6,10 @@ SHELL := /bin/bash
 PYTHON ?= python3
 RECIPE ?= ticket-triage
 PYTEST_WORKERS ?= 2
+# For `make images`: the settings' file, where images are pushed to, and what builds them (docker or buildah when empty).
+SETTINGS ?= $(CURDIR)/airsmith.yaml
+REGISTRY ?= localhost:5000/airsmith/
+BUILDER ?=
 
 AIRFLOW := .venvs/airflow/bin
 STAGES := .venvs/stages/bin
@@ -23,7 +27,7 @@ export UV_CUSTOM_COMPILE_COMMAND := make lock
 # Commands run from the checkout, whatever it is called, and need no PYTHONPATH of the caller's.
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: help setup demo stop test lint types test-suites lock docs clean
+.PHONY: help setup demo stop test lint types test-suites images test-cluster lock docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | column -t -s "$$(printf '\t')"
@@ -54,13 +58,24 @@ test-suites: setup  ## the tests of both sides; a failure on the first does not 
 
 LOCK = $(UV) pip compile --quiet --upgrade --universal --python-version 3.10 --generate-hashes --no-emit-index-url
 LOCK_STAGES = $(LOCK) --config-file containers/train-cpu/uv.toml --no-emit-package torch -c containers/train-cpu/torch.txt \
-	setup.cfg containers/setup.cfg --extra train
+	setup.cfg containers/setup.cfg
+# An image's own platform: vLLM's CPU build has wheels for few.
+LOCK_VLLM = $(subst --universal --python-version 3.10,--python-version 3.11 --python-platform x86_64-manylinux_2_35,$(LOCK)) \
+	--config-file containers/vllm-cpu/uv.toml --no-emit-package torch
 
 lock: $(UV)  ## resolve all dependencies anew
 	$(LOCK) setup.cfg --extra airflow --extra dev -o containers/airflow/requirements-dev.lock
 	$(LOCK) setup.cfg --extra airflow -c containers/airflow/requirements-dev.lock -o containers/airflow/requirements.lock
-	$(LOCK_STAGES) --extra dev -o containers/train-cpu/requirements-dev.lock
-	$(LOCK_STAGES) -c containers/train-cpu/requirements-dev.lock -o containers/train-cpu/requirements.lock
+	$(LOCK_STAGES) --extra train --extra dev -o containers/train-cpu/requirements-dev.lock
+	$(LOCK_STAGES) --extra train -c containers/train-cpu/requirements-dev.lock -o containers/train-cpu/requirements.lock
+	$(LOCK_STAGES) -c containers/train-cpu/requirements-dev.lock -o containers/cpu/requirements.lock
+	$(LOCK_VLLM) setup.cfg containers/vllm-cpu/requirements.txt -o containers/vllm-cpu/requirements.lock
+
+images: setup  ## build and push the images, and write their digests into SETTINGS (IMAGES="cpu …", REGISTRY=…/, BUILDER=…)
+	@$(AIRFLOW)/python scripts/build_images.py $(IMAGES) --settings '$(SETTINGS)' --prefix '$(REGISTRY)' --builder '$(BUILDER)'
+
+test-cluster: setup  ## the tests on the cluster that KUBECONFIG names, with the images of SETTINGS
+	@AIRSMITH_TEST_SETTINGS='$(SETTINGS)' $(AIRFLOW)/python -m pytest tests/cluster
 
 docs: setup  ## write the generated reference pages anew
 	@$(AIRFLOW)/airsmith recipe docs

@@ -20,7 +20,7 @@ from airsmith.contracts.pointers import StagePointer
 from airsmith.contracts.recording import recorded_stage
 from airsmith.contracts.run import Run
 from airsmith.contracts.spec import RunSpec
-from airsmith.contracts.stages import STAGES, StageContract
+from airsmith.contracts.stages import STAGES, StageContract, public_version
 from airsmith_stages.failures import scratch_folder, stage_errors
 
 log = logging.getLogger("airsmith")
@@ -110,7 +110,7 @@ def _check_toolchain(stage: str, spec: RunSpec) -> None:
     """The digest was computed for the versions in the spec: another version here would make it a lie."""
     for name, version in _installed(STAGES[stage].toolchain).items():
         planned = spec.toolchain_version(stage, name)
-        if planned != version:
+        if public_version(planned) != public_version(version):
             raise AirsmithError(
                 ErrorKind.INTERNAL,
                 f"Stage {stage} was planned for {name} {planned}, but {version} is installed where it runs.",

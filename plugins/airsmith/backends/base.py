@@ -26,6 +26,10 @@ class Backend:
     """One accelerator family.
 
     :param train_image: name of the image that holds the training's libraries.
+    :param serve_image: name of the image that serves its models.
+    :param serve_size: of a serving pod.
+    :param serve_arguments: what vLLM is told on it.
+    :param serve_environment: variables of the server.
     :param optional_stages: stages that this backend adds to those every recipe has.
     :param precisions: what the accelerator computes in.
     :param refused_methods: training methods that it cannot run, with the reason.
@@ -36,6 +40,10 @@ class Backend:
 
     name: str
     train_image: str
+    serve_image: str
+    serve_size: PodSize = PodSize(cpu="1", memory="6Gi")
+    serve_arguments: tuple[str, ...] = ()
+    serve_environment: Mapping[str, str] = field(default_factory=dict)
     optional_stages: frozenset[str] = frozenset()
     precisions: tuple[str, ...] = ("float32", "bfloat16", "float16")
     refused_methods: Mapping[str, str] = field(default_factory=dict)

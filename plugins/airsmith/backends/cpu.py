@@ -28,6 +28,9 @@ class CpuBackend(Backend):
 CPU = CpuBackend(
     name="cpu",
     train_image="train-cpu",
+    serve_image="vllm-cpu",
+    serve_arguments=("--enforce-eager",),
+    serve_environment={"VLLM_CPU_KVCACHE_SPACE": "1"},  # GiB
     precisions=("float32", "bfloat16"),
     refused_methods={"qlora": "its 4-bit kernels (bitsandbytes) need a CUDA GPU"},
 )

@@ -147,3 +147,8 @@ def output_type(contract: StageContract, recipe: Recipe) -> str:
     if contract.name == "train" and recipe.method.name == "full":
         return ArtifactType.MODEL
     return contract.output
+
+
+def public_version(version: str) -> str:
+    """A version without its local part (PEP 440): `2.13.0+cpu` and `2.13.0` are builds of one release."""
+    return version.partition("+")[0]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.spec import Plan
-from airsmith.contracts.stages import STAGES
+from airsmith.contracts.stages import STAGES, public_version
 from airsmith.runtimes.interpreter import installed_versions
 from airsmith.settings import Settings
 
@@ -56,5 +56,5 @@ def local_toolchains(plan: Plan, stages_python: Path) -> dict[str, dict[str, str
                 f"Stage {stage.stage} needs {', '.join(missing)}, not installed beside {stages_python}.",
                 "Run `make setup`, or set AIRSMITH_LOCAL__STAGES_PYTHON to an interpreter that has airsmith-stages.",
             )
-        toolchains.setdefault(stage.image, {}).update({name: installed[name] for name in needed})
+        toolchains.setdefault(stage.image, {}).update({name: public_version(installed[name]) for name in needed})
     return toolchains

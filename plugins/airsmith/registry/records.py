@@ -82,6 +82,8 @@ class Deployment(_Record):
     :ivar model_name: what requests name in `model`.
     :ivar model_uri: path in the store of the served artifact.
     :ivar deployment: unique id of this start of a server.
+    :ivar process: the server on this machine, or None where a cluster runs it.
+    :ivar namespace: of the cluster that runs it, else None.
     """
 
     engine: str
@@ -91,6 +93,7 @@ class Deployment(_Record):
     model_uri: str
     deployment: str
     process: Optional[ServerProcess] = None
+    namespace: Optional[str] = None
 
 
 class Endpoint(Deployment):

@@ -6,6 +6,7 @@ import time
 from datetime import timedelta
 from typing import Any, NoReturn
 
+from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
 from airflow.providers.cncf.kubernetes.utils.pod_manager import PodNotFoundException
 from airflow.sdk import BaseOperator
@@ -213,16 +214,15 @@ class KubernetesStageOperator(KubernetesPodOperator):
 
 
 class KubernetesDeployOperator(LocalDeployOperator):
-    """Serve the run's model in the cluster, applied from the worker. The endpoint outlives the task.
-
-    :param run_uri: URI of the run's folder (templated).
-    """
+    """Serve the run's model in the cluster, applied from the worker. The endpoint outlives the task."""
 
     def deploy(self) -> StagePointer:
         """Apply the endpoint's objects and wait until it answers."""
         from airsmith.serving.kubernetes import deploy
 
-        return deploy(Run.open(self.run_uri), load_settings())
+        settings = load_settings()
+        client = KubernetesHook(conn_id=settings.kubernetes.connection).get_conn()
+        return deploy(Run.open(self.run_uri), settings, client)
 
 
 def _not_created(stage: str, refusal: ApiException) -> AirsmithError:

@@ -49,7 +49,7 @@ def deploy(run: Run, settings: Settings) -> StagePointer:
         spec = run.read_spec()
         python = settings.stages_python()
         engine = choose_engine(spec.recipe.serve, python)
-        model = _served_model(run)
+        model = served_model(run)
         current = read_endpoint(run.store, spec.recipe.endpoint_name)
         if current is not None and _serves(current, model, engine):
             log.info("Endpoint %s serves this model already, at %s", current.name, current.address)
@@ -88,7 +88,11 @@ def is_healthy(deployment: Deployment) -> bool:
         return False
 
 
-def _served_model(run: Run) -> Artifact:
+def served_model(run: Run) -> Artifact:
+    """The model that a run's endpoint serves.
+
+    :raises AirsmithError: `not_found` where the run has not merged yet.
+    """
     pointer = run.pointer("merge")
     artifact = open_artifact(run.store, pointer.location) if pointer is not None else None
     if artifact is None:
