@@ -55,12 +55,11 @@ def merge_adapter(
     base = _load(base_dir, dtype, trust_remote_code)
     _untie_what_is_tuned(base, names)
     before = _fingerprints(base)
-    dtypes = {name: parameter.dtype for name, parameter in base.named_parameters()}
     base_logits = _probe(base)
     adapter = _attach(base, adapter_dir)
     targets = _targeted_parameters(adapter, before)
     adapter_logits = _probe(adapter)
-    merged = _in_dtypes(adapter.merge_and_unload(), dtypes)
+    merged = adapter.merge_and_unload()
     changed = _check_parameters(merged, before, targets)
     merged.save_pretrained(output_dir, max_shard_size=MAX_SHARD_SIZE)
     del base, adapter, merged
@@ -149,13 +148,6 @@ def _targeted_parameters(adapter: PeftModel, parameters: Collection[str]) -> set
         elif isinstance(kind, AuxiliaryTrainingWrapper):
             targets |= {name for name in parameters if name.startswith(f"{module}.")}
     return targets
-
-
-def _in_dtypes(model: PreTrainedModel, dtypes: Mapping[str, torch.dtype]) -> PreTrainedModel:
-    """Round what peft holds in float32, the `modules_to_save`, to the data types of the base."""
-    for name, parameter in model.named_parameters():
-        parameter.data = parameter.data.to(dtypes.get(name, parameter.dtype))
-    return model
 
 
 def _fingerprints(model: nn.Module) -> dict[str, bytes]:

@@ -17,7 +17,6 @@ CHAT_TEMPLATE, GENERATION_CONFIG, TOKENIZER_CONFIG = (
     "generation_config.json",
     "tokenizer_config.json",
 )
-READABLE_BY_ALL = 0o644
 
 _WRITTEN_WITH_THE_WEIGHTS = ("config.json",)
 _OF_THE_BASE_ALONE = ("README.md", ".gitattributes")
@@ -44,9 +43,6 @@ def complete_model_folder(
         _replace_chat_template(folder, chat_template)
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     _stop_at(folder, _learnt_ends(tokenizer))
-    for path in folder.rglob("*"):
-        if path.is_file():
-            path.chmod(READABLE_BY_ALL)
 
 
 def _replace_chat_template(folder: Path, template: str) -> None:

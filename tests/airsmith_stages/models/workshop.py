@@ -195,9 +195,9 @@ def save_adapter(base: Path, folder: Path, **lora: Any) -> None:
     moved = [
         parameter for parameter in model.parameters() if parameter.requires_grad and not config["init_lora_weights"]
     ]
-    with torch.no_grad():
-        for parameter in moved:
-            parameter += 0.1 * torch.randn_like(parameter)
+    for parameter in moved:
+        # As training holds it, in float32 whatever the base is.
+        parameter.data = parameter.data.float() + 0.1 * torch.randn(parameter.shape)
     model.save_pretrained(folder)
 
 
