@@ -6,10 +6,12 @@ SHELL := /bin/bash
 PYTHON ?= python3
 RECIPE ?= ticket-triage
 PYTEST_WORKERS ?= 2
-# For `make images`: the settings' file, where images are pushed to, and what builds them (docker or buildah when empty).
-SETTINGS ?= $(CURDIR)/airsmith.yaml
-REGISTRY ?= localhost:5000/airsmith/
-BUILDER ?=
+# For `make images`: which, where they are pushed to, the settings that name them, and what builds them (Docker, else buildah).
+IMAGES ?= cpu train-cpu vllm-cpu airflow
+REGISTRY ?= localhost:5000/airsmith
+SETTINGS ?= airsmith.yaml
+BUILD ?=
+BASE_IMAGE ?=
 
 AIRFLOW := .venvs/airflow/bin
 STAGES := .venvs/stages/bin
@@ -53,26 +55,36 @@ types: setup  ## mypy --strict
 test-suites: setup  ## the tests of both sides; a failure on the first does not hide the second's
 	@failed=0; \
 	$(STAGES)/$(PYTEST) tests/airsmith_stages tests/demo || failed=1; \
-	$(AIRFLOW)/$(PYTEST) --dist loadfile tests/end_to_end tests/airsmith || failed=1; \
+	$(AIRFLOW)/$(PYTEST) --dist loadfile tests/end_to_end tests/airsmith tests/containers || failed=1; \
 	exit $$failed
 
-LOCK = $(UV) pip compile --quiet --upgrade --universal --python-version 3.10 --generate-hashes --no-emit-index-url
-LOCK_STAGES = $(LOCK) --config-file containers/train-cpu/uv.toml --no-emit-package torch -c containers/train-cpu/torch.txt \
+LOCK = $(UV) pip compile --quiet --upgrade --generate-hashes --no-emit-index-url
+LOCK_ANYWHERE = $(LOCK) --universal --python-version 3.10
+# For an image alone, where what is locked has wheels for little else.
+LOCK_IMAGE = $(LOCK) --python-version 3.11 --python-platform x86_64-manylinux_2_28
+LOCK_STAGES = $(LOCK_ANYWHERE) --config-file containers/train-cpu/uv.toml --no-emit-package torch -c containers/train-cpu/torch.txt \
 	setup.cfg containers/setup.cfg
-# An image's own platform: vLLM's CPU build has wheels for few.
-LOCK_VLLM = $(subst --universal --python-version 3.10,--python-version 3.11 --python-platform x86_64-manylinux_2_35,$(LOCK)) \
-	--config-file containers/vllm-cpu/uv.toml --no-emit-package torch
+AS_TESTED = -c containers/train-cpu/requirements-dev.lock
 
 lock: $(UV)  ## resolve all dependencies anew
-	$(LOCK) setup.cfg --extra airflow --extra dev -o containers/airflow/requirements-dev.lock
-	$(LOCK) setup.cfg --extra airflow -c containers/airflow/requirements-dev.lock -o containers/airflow/requirements.lock
+	$(LOCK_ANYWHERE) containers/build-tools.txt -o containers/build-tools.lock
+	$(LOCK_ANYWHERE) setup.cfg --extra airflow --extra dev -o containers/airflow/requirements-dev.lock
+	$(LOCK_ANYWHERE) setup.cfg --extra airflow -c containers/airflow/requirements-dev.lock -o containers/airflow/requirements.lock
+	$(LOCK_ANYWHERE) containers/airflow/postgres.txt -o containers/airflow/postgres.lock
 	$(LOCK_STAGES) --extra train --extra dev -o containers/train-cpu/requirements-dev.lock
-	$(LOCK_STAGES) --extra train -c containers/train-cpu/requirements-dev.lock -o containers/train-cpu/requirements.lock
-	$(LOCK_STAGES) -c containers/train-cpu/requirements-dev.lock -o containers/cpu/requirements.lock
-	$(LOCK_VLLM) setup.cfg containers/vllm-cpu/requirements.txt -o containers/vllm-cpu/requirements.lock
+	$(LOCK_STAGES) --extra train $(AS_TESTED) -o containers/train-cpu/requirements.lock
+	$(LOCK_STAGES) $(AS_TESTED) -o containers/cpu/requirements.lock
+	$(LOCK_IMAGE) --config-file containers/train-cuda/uv.toml -c containers/train-cpu/torch.txt $(AS_TESTED) \
+		setup.cfg containers/setup.cfg --extra train -o containers/train-cuda/requirements.lock
+	$(LOCK_ANYWHERE) --config-file containers/train-rocm/uv.toml --no-emit-package torch $(AS_TESTED) \
+		setup.cfg containers/setup.cfg --extra train -o containers/train-rocm/requirements.lock
+	$(LOCK_IMAGE) --config-file containers/vllm-cpu/uv.toml --no-emit-package torch \
+		setup.cfg containers/vllm-cpu/requirements.txt -o containers/vllm-cpu/requirements.lock
+	$(LOCK_IMAGE) setup.cfg containers/vllm-cuda/requirements.txt -o containers/vllm-cuda/requirements.lock
 
-images: setup  ## build and push the images, and write their digests into SETTINGS (IMAGES="cpu …", REGISTRY=…/, BUILDER=…)
-	@$(AIRFLOW)/python scripts/build_images.py $(IMAGES) --settings '$(SETTINGS)' --prefix '$(REGISTRY)' --builder '$(BUILDER)'
+images: setup  ## build and push IMAGES to REGISTRY, and write their digests into SETTINGS (BUILD=…, BASE_IMAGE=…)
+	@$(AIRFLOW)/python -m scripts.images $(IMAGES) --registry '$(REGISTRY)' --settings '$(SETTINGS)' --build '$(BUILD)' \
+		$(if $(BASE_IMAGE),--build-arg 'BASE_IMAGE=$(BASE_IMAGE)')
 
 test-cluster: setup  ## the tests on the cluster that KUBECONFIG names, with the images of SETTINGS
 	@AIRSMITH_TEST_SETTINGS='$(SETTINGS)' $(AIRFLOW)/python -m pytest tests/cluster

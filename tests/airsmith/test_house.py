@@ -50,10 +50,11 @@ def pins(lock: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: f"{lock.parent.name}-{lock.stem}")
-def test_a_lock_pins_every_package_with_hashes_and_none_of_torch_or_cuda(lock: Path):
-    assert len(pins(lock)) > 30
+def test_a_lock_pins_every_package_with_hashes_and_torch_or_cuda_for_cuda_alone(lock: Path):
+    assert pins(lock)
     assert not [pin for pin in pins(lock) if not re.match(r"[\w.-]+==.* --hash=sha256:", pin)]
-    assert not [pin for pin in pins(lock) if re.match(r"torch=|triton|nvidia|cuda", pin)]
+    if not lock.parent.name.endswith("-cuda"):
+        assert not [pin for pin in pins(lock) if re.match(r"torch=|triton|nvidia|cuda", pin)]
 
 
 @pytest.mark.parametrize("image", ["airflow", "train-cpu"])

@@ -1,0 +1,30 @@
+"""How large an image is, and what makes it so."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from scripts.images.builders import Layer
+
+_SHOWN = 3
+_WIDTH = 90
+
+
+def report(image: str, layers: Sequence[Layer]) -> str:
+    """An image's size and its largest layers, in MB as they lie on a node's disk."""
+    total = sum(layer.size_bytes for layer in layers)
+    largest = sorted(layers, key=lambda layer: -layer.size_bytes)[:_SHOWN]
+    lines = [f"{image}: {_megabytes(total)} in {len(layers)} layers; the largest:"]
+    lines += [f"  {_megabytes(layer.size_bytes):>8}  {_instruction(layer.made_by)}" for layer in largest]
+    return "\n".join(lines)
+
+
+def _megabytes(size_bytes: int) -> str:
+    return f"{size_bytes / 1e6:,.0f} MB"
+
+
+def _instruction(made_by: str) -> str:
+    """What is told of a step, without the shell around it; of a base image that is often nothing."""
+    text = " ".join(made_by.removeprefix("/bin/sh").removeprefix(" -c ").removeprefix("#(nop) ").split())
+    text = text or "the base image"
+    return text if len(text) <= _WIDTH else f"{text[: _WIDTH - 1]}…"

@@ -1,0 +1,134 @@
+"""`make images`: what it builds with, what it makes of the answers, and that a failure changes nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from airsmith.contracts.errors import AirsmithError
+from scripts.images.__main__ import REPOSITORY
+from scripts.images.builders import Buildah, Docker, Layer, OwnCommand, builder_of
+from scripts.images.sizes import report
+
+
+def make_images(*arguments: str, path: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    if path is not None:
+        environment["PATH"] = f"{path}:{environment['PATH']}"
+    command = [sys.executable, "-m", "scripts.images", "cpu", "--registry", "registry/airsmith/", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment)
+
+
+@pytest.mark.parametrize(
+    ("command", "builder"),
+    [
+        ("docker", Docker),
+        ("docker buildx build", Docker),
+        ("buildah", Buildah),
+        ("../cluster build", OwnCommand),
+    ],
+)
+def test_the_builder_is_what_was_named(command: str, builder: type):
+    assert type(builder_of(command)) is builder
+
+
+def test_without_a_builder_the_error_names_what_to_install(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    with pytest.raises(AirsmithError, match="neither Docker with buildx nor buildah"):
+        builder_of("")
+
+
+def test_a_failed_build_shows_its_output_and_leaves_the_settings(tmp_path: Path):
+    settings = tmp_path / "airsmith.yaml"
+    done = make_images("--settings", str(settings), "--build", "sh -c 'echo no space; exit 3'")
+    assert done.returncode == 1
+    assert "no space" in done.stdout
+    assert "ended with exit status 3" in done.stderr
+    assert not settings.exists()
+
+
+def test_a_builder_that_prints_no_digest_is_refused(tmp_path: Path):
+    done = make_images("--settings", str(tmp_path / "airsmith.yaml"), "--build", "echo done")
+    assert done.returncode == 1
+    assert "which is no image with its digest" in done.stderr
+
+
+def test_the_builder_is_told_name_context_and_commit():
+    done = make_images("--settings", "unused", "--build", "echo", "--build-arg", "BASE_IMAGE=here/python:3.12")
+    name, context, *options = done.stdout.splitlines()[1].split()
+    assert name.startswith("registry/airsmith/cpu:")
+    assert Path(context) == REPOSITORY
+    assert options[:2] == ["--file", str(REPOSITORY / "containers/cpu/Dockerfile")]
+    assert options[2:] == ["--build-arg", options[3], "--build-arg", "BASE_IMAGE=here/python:3.12"]
+    commit = options[3].removeprefix("COMMIT=")
+    assert name.rpartition(":")[2] == commit.replace(commit[12:40], "", 1)
+
+
+def test_the_report_names_the_largest_layers_first():
+    layers = [Layer(150_000_000, "/bin/sh"), Layer(1_600_000_000, "COPY /opt"), Layer(4, "a"), Layer(5_000_000, "b")]
+    assert report("train-cpu", layers).splitlines() == [
+        "train-cpu: 1,755 MB in 4 layers; the largest:",
+        "  1,600 MB  COPY /opt",
+        "    150 MB  the base image",
+        "      5 MB  b",
+    ]
+
+
+FAKE_DOCKER = """#!/bin/sh
+echo "$@" >> "$DOCKER_CALLS"
+case "$1 $2" in
+  "image inspect") echo '["other/cpu@sha256:00", "registry/airsmith/cpu@sha256:12"]' ;;
+  "history --no-trunc") echo '{"Size": "5", "CreatedBy": "COPY"}'; echo '{"Size": "0", "CreatedBy": "ENV"}'
+    echo '{"Size": "7", "CreatedBy": "base"}' ;;
+  "run --rm") echo '{"tokenizers": "0.23.3", "torch": "2.13.0+cpu", "pip": "1"}' ;;
+esac
+"""
+
+
+def test_docker_is_spoken_to_in_its_own_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Docker itself cannot be had everywhere: this holds what it is asked, and what is made of its answers."""
+    (tmp_path / "bin").mkdir()
+    docker = tmp_path / "bin" / "docker"
+    docker.write_text(FAKE_DOCKER)
+    docker.chmod(0o755)
+    calls = tmp_path / "calls"
+    monkeypatch.setenv("DOCKER_CALLS", str(calls))
+    settings = tmp_path / "airsmith.yaml"
+    done = make_images("--settings", str(settings), "--build", "docker", path=docker.parent)
+    assert done.returncode == 0, done.stderr
+    assert yaml.safe_load(settings.read_text())["kubernetes"]["images"] == {
+        "cpu": {
+            "reference": "registry/airsmith/cpu@sha256:12",
+            "toolchain": {"tokenizers": "0.23.3", "torch": "2.13.0"},
+        }
+    }
+    assert "0 MB in 2 layers" in done.stdout
+    assert calls.read_text().startswith("buildx build --load --provenance=false --tag registry/airsmith/cpu:")
+    assert "\npush registry/airsmith/cpu:" in calls.read_text()
+
+
+@pytest.fixture
+def scratch_image(tmp_path: Path) -> Iterator[str]:
+    if not shutil.which("buildah") or os.geteuid():
+        pytest.skip("buildah needs to be installed, and to be run as root")
+    (tmp_path / "Dockerfile").write_text("FROM scratch\nCOPY one /one\nCOPY two /two\n")
+    (tmp_path / "one").write_bytes(bytes(10_000))
+    (tmp_path / "two").write_bytes(bytes(50_000))
+    name = "localhost/airsmith-test-layers:1"
+    subprocess.run(["buildah", "build", "--layers", "--tag", name, str(tmp_path)], check=True, capture_output=True)
+    yield name
+    subprocess.run(["buildah", "rmi", name], check=True, capture_output=True)
+
+
+def test_buildah_tells_each_layers_size_and_maker(scratch_image: str):
+    one, two = Buildah().layers(scratch_image)
+    assert 10_000 < one.size_bytes < 20_000 < 50_000 < two.size_bytes
+    assert "/one" in one.made_by
+    assert "/two" in two.made_by

