@@ -1,31 +1,29 @@
-"""The DAG on a real cluster: every stage a pod, every artifact in the object store."""
+"""The demo's recipe, unchanged, on a real cluster: every stage a pod, every artifact in the store, vLLM in front."""
 
 from __future__ import annotations
 
+import json
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
 import pytest
-from conftest import Cluster, Deployment
+from conftest import REPOSITORY, Cluster, Deployment
 
+from airsmith.artifacts.read import open_artifact
 from airsmith.contracts.run import Run
-from airsmith.contracts.stages import STAGES
+from airsmith.registry import read_endpoint
+from airsmith.serving.manifests import PORT, service_name
 
-RECIPE = {
-    "model": {"id": "airsmith/tiny-llama"},
-    "dataset": {"id": "airsmith/ticket-triage", "validation_split": "validation", "max_length": 192},
-    "method": {"r": 4},
-    "training": {"max_steps": 20, "total_train_batch_size": 8, "save_steps": 5, "logging_steps": 5},
-    "evaluate": {"max_examples": 4, "max_new_tokens": 8},
-    "serve": {"enabled": False},
-}
+DAG_ID = "finetune_ticket_triage"
+ENDPOINT = "ticket-triage"
 
 
 @pytest.fixture(scope="session")
-def dag_id(deployment: Deployment) -> str:
-    return deployment.write_recipe("tiny", RECIPE)
-
-
-@pytest.fixture(scope="session")
-def first_log(deployment: Deployment, dag_id: str) -> str:
-    return deployment.finish(deployment.start("dags", "test", dag_id))
+def first_log(deployment: Deployment) -> str:
+    recipe = REPOSITORY / "dags" / "recipes" / "ticket-triage.yaml"
+    shutil.copy(recipe, deployment.folder / "dags" / "recipes")
+    return deployment.finish(deployment.start("dags", "test", DAG_ID))
 
 
 @pytest.fixture(scope="session")
@@ -33,25 +31,57 @@ def first_run(deployment: Deployment, first_log: str) -> Run:
     return deployment.runs()[-1]
 
 
+def names_of_pods(cluster: Cluster) -> set[str]:
+    return {pod.metadata.name for pod in cluster.pods() if pod.metadata.deletion_timestamp is None}
+
+
 def test_every_stage_was_a_pod_and_points_to_its_output(first_run: Run, first_log: str, cluster: Cluster) -> None:
     for plan in first_run.read_spec().plan.stages:
         pointer = first_run.pointer(plan.stage)
         assert pointer is not None, plan.stage
         assert not pointer.cached
-        assert f"tiny-{plan.stage.replace('_', '-')}-" in first_log
-    assert not cluster.pods()
+        assert plan.runs_in_worker or f"ticket-triage-{plan.stage.replace('_', '-')}-" in first_log
+    assert {name.rpartition("-")[0].rpartition("-")[0] for name in names_of_pods(cluster)} == {
+        serving_object(first_run)
+    }
 
 
-def test_a_second_run_starts_no_pod(deployment: Deployment, dag_id: str, first_run: Run) -> None:
-    log = deployment.finish(deployment.start("dags", "test", dag_id))
+def serving_object(run: Run) -> str:
+    endpoint = read_endpoint(run.store, ENDPOINT)
+    assert endpoint is not None
+    return f"{ENDPOINT}-{endpoint.deployment[:8]}"
+
+
+def test_the_service_answers_as_the_tuned_model(first_run: Run, cluster: Cluster) -> None:
+    evaluated = first_run.pointer("evaluate")
+    assert evaluated is not None
+    artifact = open_artifact(first_run.store, evaluated.location)
+    assert artifact is not None
+    rows = [json.loads(line) for line in artifact.read("answers.jsonl").decode().splitlines()]
+    ip = cluster.core.read_namespaced_service(service_name(ENDPOINT), cluster.namespace).spec.cluster_ip
+    with httpx.Client(base_url=f"http://{ip}:{PORT}", timeout=60) as client, ThreadPoolExecutor(4) as pool:
+
+        def ask(row: dict[str, object]) -> bool:
+            request = {"model": ENDPOINT, "messages": row["messages"], "temperature": 0, "max_tokens": 32}
+            answer = client.post("/v1/chat/completions", json=request).raise_for_status().json()
+            return answer["choices"][0]["message"]["content"].strip() == row["expected"]
+
+        right = list(pool.map(ask, rows))
+    assert sum(right) / len(right) >= 0.95
+
+
+def test_a_second_run_starts_no_pod(deployment: Deployment, first_run: Run, cluster: Cluster) -> None:
+    before = names_of_pods(cluster)
+    log = deployment.finish(deployment.start("dags", "test", DAG_ID))
     again = deployment.runs()[-1]
     assert again.path != first_run.path
     assert {status.state for status in again.statuses().values()} == {"cached"}
     assert "Building pod" not in log
+    assert names_of_pods(cluster) == before
 
 
 def test_the_spec_names_the_images_by_digest(first_run: Run) -> None:
-    images = first_run.read_spec().images
-    assert set(images) == {plan.image for plan in first_run.read_spec().plan.stages}
+    spec = first_run.read_spec()
+    images = spec.images
+    assert set(images) == {plan.image for plan in spec.plan.stages}
     assert all("@sha256:" in reference for reference in images.values())
-    assert "smoke_test" in STAGES

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 import uuid
@@ -44,7 +45,8 @@ def deploy(run: Run, settings: Settings, client: ApiClient) -> StagePointer:
     """
     with recorded_stage("deploy", run) as record:
         recipe = run.read_spec().recipe
-        artifact = served_model(run).folder
+        merged = served_model(run)
+        artifact = merged.folder
         current = read_endpoint(run.store, recipe.endpoint_name)
         if current is not None and current.model_uri == artifact and is_available(current, client):
             log.info("Endpoint %s serves this model already, at %s", current.name, current.address)
@@ -54,6 +56,7 @@ def deploy(run: Run, settings: Settings, client: ApiClient) -> StagePointer:
             endpoint=recipe.endpoint_name,
             deployment=str(uuid.uuid4()),
             artifact=artifact,
+            dtype=_dtype(json.loads(merged.read("config.json"))),
             version=int(registered.properties["version"]) if registered is not None else None,
             recipe=recipe,
         )
@@ -232,6 +235,10 @@ def _delete(name: str, namespace: str, client: ApiClient) -> bool:
             return False
         raise
     return True
+
+
+def _dtype(config: dict[str, Any]) -> str:
+    return str(config.get("dtype") or config.get("torch_dtype") or "auto")
 
 
 def _output(endpoint: Endpoint) -> Output:

@@ -26,12 +26,14 @@ class ServedModel:
     :param endpoint: name of the endpoint; requests name it as their model.
     :param deployment: unique id of this start.
     :param artifact: the model's path in the store.
+    :param dtype: of the weights; vLLM's own choice would round float32 to half of it.
     :param version: in the registry, where it is registered.
     """
 
     endpoint: str
     deployment: str
     artifact: str
+    dtype: str
     version: int | None
     recipe: Recipe
 
@@ -142,7 +144,7 @@ def _server(model: ServedModel, settings: Settings) -> Manifest:
         "command": ["python", "-m", "vllm.entrypoints.openai.api_server"],
         "args": [
             *("--model", MODEL_FOLDER, "--served-model-name", model.endpoint),
-            *("--host", "0.0.0.0", "--port", str(PORT)),
+            *("--host", "0.0.0.0", "--port", str(PORT), "--dtype", model.dtype),
             *backend.serve_arguments,
             *(["--tensor-parallel-size", str(devices)] if offered else []),
             *(["--trust-remote-code"] if model.recipe.model.trust_remote_code else []),

@@ -1,0 +1,112 @@
+"""The table of `instances.yaml`: instance types, their devices, what marks their nodes, and what they cost."""
+
+from __future__ import annotations
+
+from datetime import date
+from functools import lru_cache
+from pathlib import Path
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from typing_extensions import Self
+
+TABLE_FILE = Path(__file__).parent / "instances.yaml"
+INSTANCE_TYPE_LABEL = "node.kubernetes.io/instance-type"
+_FAMILY_LABEL = "karpenter.k8s.aws/instance-family"
+_CATEGORY_LABEL = "karpenter.k8s.aws/instance-category"
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PriceList(_Entry):
+    """Where and when prices were read."""
+
+    description: str
+    date: date
+    source: str
+
+
+class Price(_Entry):
+    """What an hour of a whole node costs, by one of the price lists."""
+
+    list: str
+    usd_per_hour: float = Field(gt=0)
+
+
+class Device(_Entry):
+    """An accelerator, as Kubernetes and Karpenter see it.
+
+    :ivar resource: what pods ask for.
+    :ivar memory_gib: memory of one device.
+    :ivar labels: what Karpenter knows such nodes by.
+    :ivar taint: key of the taint that such nodes commonly have.
+    """
+
+    resource: str
+    memory_gib: float = Field(gt=0)
+    labels: dict[str, str] = {}
+    taint: str
+
+
+class Instance(_Entry):
+    """An instance type.
+
+    :ivar device: name of its device; None for plain CPUs.
+    :ivar devices: how many it has.
+    :ivar price: None where it is not known for sure.
+    """
+
+    cpu: int
+    memory_gib: float
+    device: str | None = None
+    devices: int = Field(0, ge=0)
+    price: Price | None = None
+
+
+class InstanceTable(_Entry):
+    """All of `instances.yaml`."""
+
+    price_lists: dict[str, PriceList]
+    devices: dict[str, Device]
+    instances: dict[str, Instance]
+
+    @model_validator(mode="after")
+    def _names_lead_somewhere(self) -> Self:
+        for name, instance in self.instances.items():
+            if instance.device is not None and instance.device not in self.devices:
+                raise ValueError(f"{name} has the device {instance.device!r}, which is not in the table")
+            if instance.price is not None and instance.price.list not in self.price_lists:
+                raise ValueError(f"{name} has a price of {instance.price.list!r}, which is no price list of the table")
+            if (instance.device is None) != (instance.devices == 0):
+                raise ValueError(f"{name} names a device without saying how many, or the other way round")
+        return self
+
+    def device_of(self, name: str) -> Device | None:
+        """The device of an instance type; None where it has none or is not in the table."""
+        instance = self.instances.get(name)
+        return None if instance is None or instance.device is None else self.devices[instance.device]
+
+    def labels_of(self, name: str) -> dict[str, str]:
+        """What marks the nodes of an instance type, as far as the table knows."""
+        device = self.device_of(name)
+        family = name.partition(".")[0]
+        category = family.rstrip("0123456789abcdefghijklmnopqrstuvwxyz-") or family
+        return {INSTANCE_TYPE_LABEL: name, **(device.labels if device else {}), _FAMILY_LABEL: family, **_nothing(category)}
+
+    def fitting(self, resource: str | None, devices: int, cpu: float, memory_gib: float) -> str | None:
+        """The instance type of the lowest known price that holds such a pod; None where the table has none.
+
+        :param resource: what the pod asks the cluster for; None for plain CPUs.
+        """
+        candidates = [
+            (instance.price.usd_per_hour, name)
+            for name, instance in self.instances.items()
+            if instance.price is not None
+            and _resource(self.device_of(name)) == resource
+            and instance.devices >= devices
+            and instance.cpu > cpu
+            and instance.memory_gib > memory_gib
+        ]
+        return min(candidates)[1] if candidates else None
