@@ -72,7 +72,7 @@ def _edited(text: str, path: Sequence[str], value: Any, newline: str) -> str:
         column = node.value[0][0].start_mark.column
         found = next((pair for pair in node.value if pair[0].value == key), None)
         if found is None:
-            place = len(text) if colon is None else _next_line(text, colon)
+            place = _next_line(text, _last_character(node))
             return _inserted(text, place, _nested(path[depth:], value), column, newline)
         if found[1].start_mark.index < found[0].end_mark.index:
             raise ValueError(f"{key} is an alias of another part.")
@@ -117,6 +117,9 @@ def _last_character(node: yaml.Node) -> int:
 
 
 def _next_line(text: str, index: int) -> int:
+    """Where the next line begins: here already, where a block scalar has ended."""
+    if text[index - 1 : index] == "\n":
+        return index
     end = text.find("\n", index)
     return len(text) if end < 0 else end + 1
 
