@@ -97,7 +97,7 @@ def test_what_stands_around_an_image_keeps_its_lines():
         "kubernetes:\r\n  images:\r\n    cpu:\r\n      reference: y\r\n  namespace: x\r\n",
         "---\nteam: a\n",
         "---\nteam: a\n...\n",
-        "kubernetes:\n  images:\n    cpu:\n      reference: |\n        y\n    other: {reference: z}\nteam: |\n  a\n\n  b\n",
+        "kubernetes:\n  images:\n    cpu:\n      reference: |\n        y\n    other: {reference: z}\nteam: |\n  a\n",
         "kubernetes:\n  namespace: >-\n    x\n\n# The end.\nteam: a\n",
         "kubernetes:\n  image_pull_secrets:\n  - one\n  - two\n# The end.\n",
     ],
