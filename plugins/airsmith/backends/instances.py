@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from datetime import date
 from functools import lru_cache
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing_extensions import Self
 
 TABLE_FILE = Path(__file__).parent / "instances.yaml"
 INSTANCE_TYPE_LABEL = "node.kubernetes.io/instance-type"
-_FAMILY_LABEL = "karpenter.k8s.aws/instance-family"
+FAMILY_LABEL = "karpenter.k8s.aws/instance-family"
 _CATEGORY_LABEL = "karpenter.k8s.aws/instance-category"
 
 
@@ -89,24 +91,41 @@ class InstanceTable(_Entry):
         return None if instance is None or instance.device is None else self.devices[instance.device]
 
     def labels_of(self, name: str) -> dict[str, str]:
-        """What marks the nodes of an instance type, as far as the table knows."""
-        device = self.device_of(name)
+        """What marks the nodes of an instance type: its own names, and Karpenter's words for its device."""
         family = name.partition(".")[0]
-        category = family.rstrip("0123456789abcdefghijklmnopqrstuvwxyz-") or family
-        return {INSTANCE_TYPE_LABEL: name, **(device.labels if device else {}), _FAMILY_LABEL: family, **_nothing(category)}
+        names = {INSTANCE_TYPE_LABEL: name, FAMILY_LABEL: family}
+        category = re.match("[a-z]+", family)
+        if category is not None:
+            names[_CATEGORY_LABEL] = category.group()
+        device = self.device_of(name)
+        return {**names, **(device.labels if device else {})}
 
-    def fitting(self, resource: str | None, devices: int, cpu: float, memory_gib: float) -> str | None:
-        """The instance type of the lowest known price that holds such a pod; None where the table has none.
+    def fitting(self, resource: str | None, devices: int, cpu: float, memory_gib: float) -> list[str]:
+        """The instance types with room for such a pod beside the node's own processes, the lowest known price first.
 
         :param resource: what the pod asks the cluster for; None for plain CPUs.
         """
-        candidates = [
-            (instance.price.usd_per_hour, name)
+        found = [
+            (instance.price.usd_per_hour if instance.price else math.inf, name)
             for name, instance in self.instances.items()
-            if instance.price is not None
-            and _resource(self.device_of(name)) == resource
+            if self._resource_of(name) == resource
             and instance.devices >= devices
             and instance.cpu > cpu
             and instance.memory_gib > memory_gib
         ]
-        return min(candidates)[1] if candidates else None
+        return [name for _, name in sorted(found)]
+
+    def price_list_of(self, name: str) -> PriceList | None:
+        """Where the price of an instance type was read; None where it has none."""
+        instance = self.instances.get(name)
+        return None if instance is None or instance.price is None else self.price_lists[instance.price.list]
+
+    def _resource_of(self, name: str) -> str | None:
+        device = self.device_of(name)
+        return device.resource if device else None
+
+
+@lru_cache(maxsize=1)
+def instance_table() -> InstanceTable:
+    """The table that Airsmith ships."""
+    return InstanceTable.model_validate(yaml.safe_load(TABLE_FILE.read_text(encoding="utf-8")))

@@ -1,0 +1,59 @@
+"""The table of instance types says what the backends need of it, and nothing without a source."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from airsmith.backends import get_backend
+from airsmith.backends.instances import InstanceTable, instance_table
+
+TABLE = instance_table()
+
+
+def test_every_price_has_a_date_and_a_source():
+    for name, instance in TABLE.instances.items():
+        listed = TABLE.price_list_of(name)
+        assert (listed is None) == (instance.price is None)
+        assert listed is None or (listed.date and listed.source.startswith("https://"))
+
+
+@pytest.mark.parametrize("backend", ["cuda", "rocm"])
+def test_the_table_has_what_a_backends_pods_ask_for_and_tolerate(backend: str):
+    resource = get_backend(backend).device_resource
+    devices = [device for device in TABLE.devices.values() if device.resource == resource]
+    assert devices
+    assert all(device.taint == resource for device in devices), "pods tolerate the taint of their resource's name"
+
+
+def test_the_cheapest_that_fits_comes_first_and_one_without_a_price_last():
+    fitting = TABLE.fitting("nvidia.com/gpu", devices=1, cpu=6, memory_gib=64)
+    assert fitting[0] == "g6.8xlarge"
+    assert "g6.xlarge" not in fitting
+    assert TABLE.fitting("amd.com/gpu", 8, 6, 64) == ["Standard_ND96isr_MI300X_v5"]
+    assert TABLE.fitting(None, 0, 1, 4) == ["m7i.xlarge", "m7i.4xlarge", "m7i.12xlarge"]
+    assert TABLE.fitting("nvidia.com/gpu", 64, 1, 1) == []
+
+
+def test_nodes_are_known_by_their_type_family_category_and_device():
+    assert TABLE.labels_of("trn1.32xlarge") == {
+        "node.kubernetes.io/instance-type": "trn1.32xlarge",
+        "karpenter.k8s.aws/instance-family": "trn1",
+        "karpenter.k8s.aws/instance-category": "trn",
+        "karpenter.k8s.aws/instance-accelerator-manufacturer": "aws",
+        "karpenter.k8s.aws/instance-accelerator-name": "trainium",
+    }
+
+
+@pytest.mark.parametrize(
+    "instance",
+    [
+        {"cpu": 1, "memory_gib": 1, "device": "h100"},
+        {"cpu": 1, "memory_gib": 1, "device": "abacus", "devices": 1},
+        {"cpu": 1, "memory_gib": 1, "price": {"list": "hearsay", "usd_per_hour": 1}},
+    ],
+)
+def test_an_entry_that_leads_nowhere_is_refused(instance: dict[str, object]):
+    table = TABLE.model_dump()
+    with pytest.raises(ValidationError):
+        InstanceTable.model_validate({**table, "instances": {"x1.large": instance}})
