@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Optional
 
 import typer
 from rich.console import Console
@@ -113,6 +113,24 @@ def run_recipe(
     request = local_request(recipe, changes, run_id, settings.recipes)
     run = run_sequence(request, settings, printer.run, printer.stage, printer.line)
     console.print(f"Done. See the result with: airsmith report {run.uri}", soft_wrap=True, markup=False)
+
+
+@app.command("plan")
+def plan_recipe(
+    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of one in the folder of recipes.")],
+    model_config: Annotated[
+        Optional[Path], typer.Option(help="A config.json to estimate with, instead of the model's own.")
+    ] = None,
+    hours: Annotated[Optional[float], typer.Option(min=0, help="Expected hours of training, for the cost.")] = None,
+) -> None:
+    """Print every pod that a run would have on a cluster, the training's memory, and the cost. Asks no cluster."""
+    from airsmith.pipeline.preview import preview_run
+    from airsmith.pipeline.sequence import find_recipe_file
+    from airsmith.settings import load_settings
+    from airsmith.terminal.plan import print_preview
+
+    settings = load_settings()
+    print_preview(preview_run(find_recipe_file(recipe, settings.recipes), settings, model_config), console, hours)
 
 
 @app.command("watch")

@@ -39,6 +39,31 @@ def pinned_revision(repo_type: RepoType, repo_id: str, revision: str, *, endpoin
     return str(info.sha)
 
 
+def read_model_file(repo_id: str, revision: str, name: str, *, endpoint: str, token: str | None) -> bytes:
+    """A small file of a model's repository.
+
+    :raises AirsmithError: `not_found`, `access_denied` or `hub_unavailable`, naming the repository and the remedy.
+    """
+    from huggingface_hub import get_session, hf_hub_url
+    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type: ignore[attr-defined]
+
+    url = hf_hub_url(repo_id, name, revision=revision, endpoint=endpoint)
+    with hub_errors("model", repo_id, revision, endpoint):
+        try:
+            response = get_session().get(
+                url, headers=build_hf_headers(token=token), timeout=TIMEOUT_SECONDS, follow_redirects=True
+            )
+            hf_raise_for_status(response)
+        except EntryNotFoundError as error:
+            raise AirsmithError(
+                ErrorKind.NOT_FOUND,
+                f"The model {repo_id} has no {name} at revision {revision!r} on {endpoint}.",
+                "Check model.id and model.revision.",
+            ) from error
+    return bytes(response.content)
+
+
 @contextmanager
 def hub_errors(repo_type: RepoType, repo_id: str, revision: str, endpoint: str) -> Iterator[None]:
     """Turn what the Hub's client raises into errors that name the recipe's field and the remedy."""

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -45,3 +47,14 @@ def test_settings_show_prints_origins() -> None:
 def test_the_command_line_starts_without_airflow() -> None:
     code = "import sys, airsmith.cli; sys.exit('airflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_plan_needs_no_cluster_and_no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRSMITH_HUB_ENDPOINT", "http://127.0.0.1:9")
+    result = airsmith("plan", "dags/recipes/ticket-triage.yaml", "--model-config", "setup.cfg")
+    assert result.returncode == 1
+    assert "setup.cfg is no JSON" in result.stderr
+    result = airsmith("plan", "ticket-triage")
+    assert result.returncode == 0, result.stderr
+    assert "Memory: unknown." in result.stdout
+    assert "USD for each hour of training" in result.stdout

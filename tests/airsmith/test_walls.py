@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "runtimes": RUNTIMES,
     "serving": RUNTIMES,
     "pipeline": RUNTIMES | {"pipeline"},
-    "terminal": RUNTIMES | {"terminal"},
+    "terminal": RUNTIMES | {"pipeline", "terminal"},
     "reference": GROUND_FLOOR,
     "cli": RUNTIMES | {"pipeline", "terminal", "reference"},
     "ui": RUNTIMES | {"pipeline", "terminal"},

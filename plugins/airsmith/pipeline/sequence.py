@@ -52,7 +52,7 @@ def local_request(recipe: str, changes: Iterable[str], run_id: str, recipes: Pat
     :param run_id: of the run; a new one when empty.
     :raises AirsmithError: `bad_recipe` where there is no such file or a change has no value.
     """
-    file = _recipe_file(recipe, recipes)
+    file = find_recipe_file(recipe, recipes)
     return RunRequest(
         dag_id=dag_id_of(file),
         run_id=run_id or f"cli__{datetime.now(timezone.utc).isoformat(timespec='seconds')}",
@@ -61,7 +61,11 @@ def local_request(recipe: str, changes: Iterable[str], run_id: str, recipes: Pat
     )
 
 
-def _recipe_file(recipe: str, recipes: Path) -> Path:
+def find_recipe_file(recipe: str, recipes: Path) -> Path:
+    """The file that a command line names: by its path, or by a recipe's name in the folder.
+
+    :raises AirsmithError: `bad_recipe`, naming the recipes that are there.
+    """
     candidates = [Path(recipe), *(recipes / f"{recipe}{suffix}" for suffix in (".yaml", ".yml"))]
     for candidate in candidates:
         if candidate.is_file():

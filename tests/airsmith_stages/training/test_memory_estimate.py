@@ -33,7 +33,7 @@ def decoder(model_type: str, layers: int) -> Decoder:
     return read_decoder(config(model_type, layers).to_dict())
 
 
-@pytest.mark.parametrize("model_type", (*FAMILIES, "qwen2"))
+@pytest.mark.parametrize("model_type", [*FAMILIES, "qwen2"])
 def test_parameters_are_counted_as_transformers_makes_them(model_type: str):
     model = AutoModelForCausalLM.from_config(config(model_type, 2))
     assert decoder(model_type, 2).parameters == sum(parameter.numel() for parameter in model.parameters())

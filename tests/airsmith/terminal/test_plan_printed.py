@@ -1,0 +1,64 @@
+"""`airsmith plan` says what a person needs to know before a run, and "unknown" where it does not know."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from rich.console import Console
+
+from airsmith.pipeline.preview import preview_run
+from airsmith.settings import BackendSettings, Settings
+from airsmith.terminal.plan import print_preview
+
+LLAMA_8B = {
+    "model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+    "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256, "dtype": "bfloat16",
+}  # fmt: skip
+
+
+@pytest.fixture
+def plan(tmp_path: Path):
+    def plan(hours: float | None = None, timeout_seconds: float | None = None, **sections: object) -> str:
+        recipe, config = tmp_path / "big.yaml", tmp_path / "config.json"
+        content = {
+            "model": {"id": "meta-llama/Llama-3.1-8B"},
+            "dataset": {"id": "a/b", "validation_fraction": 0.1},
+            "training": {"precision": "bfloat16", "max_per_device_train_batch_size": 1},
+        }
+        recipe.write_text(yaml.safe_dump({**content, **sections}))
+        config.write_text(json.dumps(LLAMA_8B))
+        limits = {"cuda": BackendSettings(timeout_seconds=timeout_seconds)}
+        settings = Settings(store=f"file://{tmp_path}/store", backends=limits)
+        console = Console(width=200, file=io.StringIO(), record=True)
+        print_preview(preview_run(recipe, settings, config), console, hours)
+        return console.export_text()
+
+    return plan
+
+
+def test_pods_memory_and_cost_are_told(plan):
+    backend = {"name": "cuda", "devices": 4, "instance_type": "p5.48xlarge"}
+    said = plan(hours=3, timeout_seconds=7200, backend=backend)
+    assert "4 × nvidia.com/gpu" in said
+    assert "training 41.9 of 8,030.3 million parameters" in said
+    assert "of the 79.6 GiB of a device of p5.48xlarge: fits." in said
+    assert "55.04 USD for each hour of training, on 1 × p5.48xlarge (4 of its 8 devices)." in said
+    assert "165.12 USD for 3 h of training." in said
+    assert "At most 110.08 USD per try: the settings end it after 2 h." in said
+    assert "AWS on-demand, Linux, us-east-1, 2026-01-19: https://" in said
+
+
+def test_what_does_not_fit_says_what_helps(plan):
+    assert "does not fit. Lower" in plan(backend={"name": "cuda", "instance_type": "g5.8xlarge"})
+    assert "does not fit. Raise backend.resources.memory" in plan()
+
+
+def test_what_is_unknown_is_called_so(plan):
+    said = plan(backend={"name": "rocm", "instance_type": "mars.9xlarge"})
+    assert "that of a device of mars.9xlarge is unknown" in said
+    assert "Cost: unknown for mars.9xlarge." in said
+    assert "No instance type of the table fits" in plan(backend={"name": "cuda", "devices": 100})
