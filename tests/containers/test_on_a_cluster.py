@@ -45,7 +45,8 @@ class Pods:
         )
         phases = (event["object"].status.phase for event in events)
         phase = next((phase for phase in phases if phase in ("Succeeded", "Failed")), "still running")
-        return phase, self.core.read_namespaced_pod_log(name, self.namespace)
+        log = self.core.read_namespaced_pod_log(name, self.namespace, _preload_content=False)
+        return phase, log.data.decode()
 
 
 def _pod(name: str, image: Image, command: tuple[str, ...]) -> dict[str, object]:
