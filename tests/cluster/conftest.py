@@ -63,13 +63,13 @@ class Deployment:
         (self.folder / "dags" / "recipes" / f"{name}.yaml").write_text(yaml.safe_dump(recipe))
         return f"finetune_{name.replace('-', '_')}"
 
-    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
         """Start `airflow …`; what it says goes to a file."""
         log = self.folder / f"{uuid.uuid4()}.log"
         with log.open("w") as output:
             process = subprocess.Popen(
                 [str(Path(sys.executable).parent / "airflow"), *arguments],
-                cwd=self.folder, env=self.environment, stdout=output, stderr=subprocess.STDOUT,
+                cwd=self.folder, env={**self.environment, **environment}, stdout=output, stderr=subprocess.STDOUT,
             )  # fmt: skip
         self.logs[process.pid] = log
         return process

@@ -1,0 +1,147 @@
+"""What goes wrong with a pod ends as an error in words, or is made good; never two pods, never green for nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import kubernetes
+import pytest
+import yaml
+from conftest import Cluster, Deployment
+
+from airsmith.artifacts.read import open_artifact
+from airsmith.contracts.run import Run
+
+WAIT_SECONDS = 180
+
+_Found = TypeVar("_Found")
+
+
+def recipe(seed: int, **sections: Any) -> dict[str, Any]:
+    """A small training that no other test has done: its seed is its own."""
+    training = {"max_steps": 40, "total_train_batch_size": 8, "save_steps": 5, "logging_steps": 5, "seed": seed}
+    return {
+        "model": {"id": "airsmith/tiny-llama"},
+        "dataset": {"id": "airsmith/ticket-triage", "validation_split": "validation", "max_length": 192},
+        "method": {"r": 4},
+        "evaluate": {"max_examples": 4, "max_new_tokens": 8},
+        "serve": {"enabled": False},
+        **sections,
+        "training": {**training, **sections.get("training", {})},
+    }
+
+
+def wait_for(found: Callable[[], _Found | None], process: subprocess.Popen[bytes]) -> _Found:
+    """Ask until there is something, as long as the process lives."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        answer = found()
+        if answer:
+            return answer
+        time.sleep(0.2)
+    raise AssertionError(f"what was waited for did not come; the process: {process.poll()}")
+
+
+def training_pods(cluster: Cluster, name: str) -> list[kubernetes.client.V1Pod]:
+    return [pod for pod in cluster.pods() if pod.metadata.name.startswith(f"{name}-train-")]
+
+
+def newest_run(deployment: Deployment, dag_id: str) -> Run:
+    return next(run for run in reversed(deployment.runs()) if run.path.split("/")[1] == dag_id)
+
+
+def failed_training(deployment: Deployment, dag_id: str, **environment: str) -> tuple[str, Run]:
+    """Run a DAG whose training cannot succeed.
+
+    :returns: what it said, and its run.
+    """
+    process = deployment.start("dags", "test", dag_id, **environment)
+    process.wait()
+    log = deployment.log_of(process)
+    run = newest_run(deployment, dag_id)
+    assert run.pointer("train") is None, log
+    assert run.pointer("merge") is None
+    return log, run
+
+
+def settings_with(deployment: Deployment, name: str, **changes: Any) -> dict[str, str]:
+    """A variable that names other settings."""
+    settings = yaml.safe_load((deployment.folder / "airsmith.yaml").read_text())
+    for key, value in changes.items():
+        section, _, field = key.rpartition("__")
+        target = settings
+        for part in section.split("__"):
+            target = target[part]
+        target[field] = value
+    path = deployment.folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    return {"AIRSMITH_SETTINGS": str(path)}
+
+
+def test_too_little_memory_is_said_with_the_limit_and_not_tried_again(deployment: Deployment, cluster: Cluster) -> None:
+    dag_id = deployment.write_recipe("hungry", recipe(1, backend={"resources": {"memory": "150Mi"}}))
+    log, run = failed_training(deployment, dag_id)
+    assert "used more memory than its limit of 150Mi" in log
+    assert "OutOfMemoryError" in log
+    assert log.count("Building pod hungry-train-") == 1
+    assert run.statuses()["train"].state == "failed"
+    assert not training_pods(cluster, "hungry")
+
+
+def test_a_pod_that_no_node_takes_is_said_in_the_schedulers_words(deployment: Deployment, cluster: Cluster) -> None:
+    dag_id = deployment.write_recipe("vast", recipe(2, backend={"resources": {"cpu": "640"}}))
+    impatient = settings_with(
+        deployment, "impatient", backends__cpu__startup_timeout_seconds=10, backends__cpu__retries=0
+    )
+    log, run = failed_training(deployment, dag_id, **impatient)
+    assert "Insufficient cpu" in run.statuses()["train"].error
+    assert "UnschedulableError" in log
+    assert not training_pods(cluster, "vast")
+
+
+def test_an_image_that_is_not_there_is_said_at_once(deployment: Deployment, cluster: Cluster) -> None:
+    dag_id = deployment.write_recipe("imageless", recipe(3))
+    settings = yaml.safe_load((deployment.folder / "airsmith.yaml").read_text())
+    image = dict(settings["kubernetes"]["images"]["train-cpu"])
+    image["reference"] = image["reference"].rpartition("@")[0] + f"@sha256:{'0' * 64}"
+    images = {**settings["kubernetes"]["images"], "train-cpu": image}
+    broken = settings_with(deployment, "broken", kubernetes__images=images, backends__cpu__retries=0)
+    process = deployment.start("dags", "test", dag_id, **broken)
+    process.wait()
+    log = deployment.log_of(process)
+    assert "ImagePullFailedError" in log
+    assert "kubernetes.image_pull_secrets" in log
+    assert not [pod for pod in cluster.pods() if pod.metadata.name.startswith("imageless-")]
+
+
+@pytest.mark.parametrize("grace_seconds", [0, 30], ids=["killed", "drained"])
+def test_a_training_whose_pod_is_deleted_goes_on_to_its_end(
+    deployment: Deployment, cluster: Cluster, grace_seconds: int
+) -> None:
+    name = f"deleted-{grace_seconds}"
+    dag_id = deployment.write_recipe(name, recipe(10 + grace_seconds))
+    process = deployment.start("dags", "test", dag_id)
+    wait_for(lambda: has_checkpoint(deployment, dag_id), process)
+    (pod,) = training_pods(cluster, name)
+    cluster.core.delete_namespaced_pod(pod.metadata.name, cluster.namespace, grace_period_seconds=grace_seconds)
+    alive: set[str] = set()
+    while process.poll() is None:
+        now = [pod for pod in training_pods(cluster, name) if pod.status.phase in ("Pending", "Running")]
+        assert len(now) <= 1
+        alive |= {pod.metadata.uid for pod in now}
+        time.sleep(0.2)
+    log = deployment.finish(process)
+    assert len(alive - {pod.metadata.uid}) == 1, log
+    run = newest_run(deployment, dag_id)
+    assert run.statuses()["train"].state == "done"
+    adapter = open_artifact(run.store, run.pointer("train").location)  # type: ignore[union-attr]
+    assert adapter is not None
+
+
+def has_checkpoint(deployment: Deployment, dag_id: str) -> bool:
+    runs = [run for run in deployment.runs() if run.path.split("/")[1] == dag_id]
+    progress = runs[-1].progress() if runs else None
+    return progress is not None and progress.step >= 10
