@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from scripts.images.builders import Layer
@@ -24,7 +25,9 @@ def _megabytes(size_bytes: int) -> str:
 
 
 def _instruction(made_by: str) -> str:
-    """What is told of a step, without the shell around it; of a base image that is often nothing."""
-    text = " ".join(made_by.removeprefix("/bin/sh").removeprefix(" -c ").removeprefix("#(nop) ").split())
+    """What is told of a step, without the shell and the arguments around it; of a base image that is often nothing."""
+    text = re.sub(
+        r"^(\|\d+ .*?)?/bin/sh( -c)? ?(#\(nop\) )?|^RUN |--mount=\S+ | # buildkit$", "", " ".join(made_by.split())
+    )
     text = text or "the base image"
     return text if len(text) <= _WIDTH else f"{text[: _WIDTH - 1]}…"

@@ -72,13 +72,20 @@ def test_the_builder_is_told_name_context_and_commit():
 
 
 def test_the_report_names_the_largest_layers_first():
-    layers = [Layer(150_000_000, "/bin/sh"), Layer(1_600_000_000, "COPY /opt"), Layer(4, "a"), Layer(5_000_000, "b")]
-    assert report("train-cpu", layers).splitlines() == [
-        "train-cpu: 1,755 MB in 4 layers; the largest:",
-        "  1,600 MB  COPY /opt",
-        "    150 MB  the base image",
-        "      5 MB  b",
+    layers = [
+        Layer(150_000_000, "/bin/sh"),
+        Layer(1_600_000_000, "|2 ONE=a TWO=b c /bin/sh -c python -m  venv ."),
+        Layer(4, "left out"),
+        Layer(5_000_000, "/bin/sh -c #(nop) COPY dir:12 in /opt"),
+        Layer(2_000_000, "RUN --mount=type=bind,from=tools uv sync # buildkit"),
     ]
+    assert report("train-cpu", layers).splitlines() == [
+        "train-cpu: 1,757 MB in 5 layers; the largest:",
+        "  1,600 MB  python -m venv .",
+        "    150 MB  the base image",
+        "      5 MB  COPY dir:12 in /opt",
+    ]
+    assert report("cpu", layers[-1:]).endswith("2 MB  uv sync")
 
 
 FAKE_DOCKER = """#!/bin/sh
