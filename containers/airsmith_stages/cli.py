@@ -7,11 +7,15 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from airsmith.contracts.run import Run
 from airsmith.contracts.stages import STAGES
 from airsmith_stages.failures import exit_code_of
 from airsmith_stages.frame import run_stage
+
+PREFLIGHT = "preflight"
+"""No stage: it makes nothing, and looks whether the stages could."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,14 +27,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     for client in ("httpx", "httpx2"):  # They log every request, with addresses that are signed.
         logging.getLogger(client).setLevel(logging.WARNING)
+    if options.stage == PREFLIGHT:
+        from airsmith_stages.preflight import run_preflight  # brings an HTTP client that most stages need not load
+
+        return exit_code_of(lambda: run_preflight(Run.open(options.run), options.pull_secrets))
     return exit_code_of(lambda: run_stage(options.stage, Run.open(options.run)))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="airsmith-stage", description=__doc__)
-    parser.add_argument("stage", choices=[name for name in STAGES if name != "deploy"])
+    parser.add_argument("stage", choices=[PREFLIGHT, *(name for name in STAGES if name != "deploy")])
     parser.add_argument(
         "--run", required=True, help="URI of the run's folder, for example s3://bucket/prefix/runs/<dag>/<run>"
+    )
+    parser.add_argument(
+        "--pull-secrets", type=Path, help="preflight only: folder of the registries' credentials, one folder per Secret"
     )
     return parser
 

@@ -97,6 +97,11 @@ class KubernetesSettings(_Group):
         None, description="Secret whose key HF_TOKEN is the Hub's token, where a recipe names none."
     )
     scratch_size: str = Field("20Gi", description="Scratch disk that a pod asks for, where the recipe does not say.")
+    check_placement: bool = Field(
+        True,
+        description="Whether preflight refuses a run whose pods fit no node and no Karpenter node pool; off where an "
+        "autoscaler makes nodes that the cluster does not show.",
+    )
     termination_grace_seconds: int = Field(120, ge=0, description="Time that a training has for a last checkpoint.")
 
 

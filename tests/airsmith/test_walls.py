@@ -41,6 +41,7 @@ AIRFLOW_IS_KNOWN_TO = (
     "plugins/airsmith/pipeline/dag.py",
     "plugins/airsmith/runtimes/local.py",
     "plugins/airsmith/runtimes/kubernetes.py",
+    "plugins/airsmith/runtimes/preflight/task.py",
     "plugins/airsmith/runtimes/retry_policy.py",
     "plugins/airsmith/ui/",
 )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 
 from airsmith.artifacts.layout import artifact_folder, model_version_folder
 from airsmith.artifacts.read import Artifact, open_artifact
@@ -40,23 +42,59 @@ class Output:
             manifest.type, manifest.digest, artifact.folder, True, dict(manifest.properties), dict(manifest.metrics)
         )
 
+    def pointer(self, stage: str) -> StagePointer:
+        """A pointer to it as it is there already."""
+        return StagePointer(
+            stage=stage,
+            type=self.type,
+            digest=self.digest,
+            location=self.location,
+            properties=self.properties,
+            metrics=self.metrics,
+            cached=True,
+            started_at=datetime.now(timezone.utc),
+            seconds=0.0,
+        )
+
 
 def look_up_output(run: Run, spec: RunSpec, stage: str) -> Output:
     """Compute a stage's digest from its inputs' pointers, and look for its output.
 
     :raises AirsmithError: `not_found`, naming the upstream stage that has not run.
     """
+    return _look_up(stage, run.store, spec, run.input_pointers(STAGES[stage]))
+
+
+def stages_to_run(run: Run, spec: RunSpec) -> tuple[str, ...]:
+    """The stages before the deployment whose output is not there yet, in order: those that will need a pod.
+
+    Asks the store alone, and leaves nothing in the run's folder.
+    """
+    pointers: dict[str, StagePointer] = {}
+    missing: list[str] = []
+    for plan in spec.plan.stages:
+        if plan.runs_in_worker:
+            break
+        inputs = {source.stage for source in STAGES[plan.stage].inputs}
+        output = _look_up(plan.stage, run.store, spec, pointers) if inputs <= pointers.keys() else None
+        if output is None or not output.found:
+            missing.append(plan.stage)
+        else:
+            pointers[plan.stage] = output.pointer(plan.stage)
+    return tuple(missing)
+
+
+def _look_up(stage: str, store: Store, spec: RunSpec, pointers: Mapping[str, StagePointer]) -> Output:
     contract = STAGES[stage]
-    pointers = run.input_pointers(contract)
     digest = stage_digest(contract, spec, pointers)
     if stage == "mirror_model" and source_kind(spec.recipe.model.id) == "registry":
-        return _registered_model(run.store, spec.recipe.model.id)
+        return _registered_model(store, spec.recipe.model.id)
     if stage == "merge" and spec.recipe.method.name == "full":
         return _same_as(pointers["train"])
     kind = output_type(contract, spec.recipe)
     if kind == ArtifactType.MODEL_VERSION:
-        return _model_version(run.store, spec.recipe.name, digest)
-    return _artifact(run.store, kind, digest, artifact_folder(kind, digest))
+        return _model_version(store, spec.recipe.name, digest)
+    return _artifact(store, kind, digest, artifact_folder(kind, digest))
 
 
 def _artifact(store: Store, kind: str, digest: str, folder: str) -> Output:

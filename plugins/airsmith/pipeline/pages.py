@@ -8,6 +8,7 @@ from airsmith.recipe import Recipe
 
 STAGE_SUMMARIES = {
     "resolve": "Merges recipe, form and overrides, checks the result, and pins every revision to a commit.",
+    "preflight": "Looks whether cluster, store and Hub will serve every pod of the run, before the first one starts.",
     "mirror_model": "Copies the base model into the store, verified, without pickled weights.",
     "mirror_dataset": "Copies the dataset's files into the store, verified.",
     "tokenize": "Renders every example with the chat template, marks the tokens that are learnt, packs them into rows.",

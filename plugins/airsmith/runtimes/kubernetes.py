@@ -22,7 +22,7 @@ from airsmith.contracts.run import Run
 from airsmith.contracts.spec import StagePlan
 from airsmith.recipe import Recipe
 from airsmith.runtimes.local import LocalDeployOperator, event_extra, typed_errors
-from airsmith.runtimes.pod_failures import failure_of, has_ended, has_succeeded, missing
+from airsmith.runtimes.pod_failures import failure_of, has_ended, has_succeeded, missing, not_created
 from airsmith.runtimes.pods import CONTAINER, TRAINING, stage_pod
 from airsmith.settings import Settings, load_settings
 
@@ -30,7 +30,7 @@ QUEUED_TIMEOUT = timedelta(days=30)
 """Longest wait in a queue: who queues, waits for its turn."""
 LOG_SECONDS = 30
 POLL_SECONDS = 1
-_FORBIDDEN, _MISSING, _CONFLICT, _INVALID = 403, 404, 409, 422
+_MISSING, _CONFLICT = 404, 409
 
 
 def kubernetes_task(stage: StagePlan, recipe: Recipe, settings: Settings, **options: Any) -> BaseOperator:
@@ -130,7 +130,7 @@ class KubernetesStageOperator(KubernetesPodOperator):
                 return self.client.create_namespaced_pod(self.namespace, pod_request_obj)
             except ApiException as refusal:
                 if refusal.status != _CONFLICT:
-                    raise _not_created(self.stage, refusal) from refusal
+                    raise not_created(self.stage, refusal) from refusal
 
     def find_pod(self, namespace: str, context: Context, *, exclude_checked: bool = True) -> k8s.V1Pod | None:
         """This task's pod, by its name."""
@@ -223,22 +223,3 @@ class KubernetesDeployOperator(LocalDeployOperator):
         settings = load_settings()
         client = KubernetesHook(conn_id=settings.kubernetes.connection).get_conn()
         return deploy(Run.open(self.run_uri), settings, client)
-
-
-def _not_created(stage: str, refusal: ApiException) -> AirsmithError:
-    """Why the API server takes no pod."""
-    said = str(refusal.body or refusal.reason)
-    if refusal.status == _FORBIDDEN and "exceeded quota" in said:
-        return AirsmithError(
-            ErrorKind.UNSCHEDULABLE,
-            f"The namespace's quota leaves no room for the pod of {stage}: {said}",
-            "Wait for other pods to end, or raise the quota.",
-        )
-    if refusal.status in (_FORBIDDEN, _MISSING):
-        return AirsmithError(
-            ErrorKind.ACCESS_DENIED,
-            f"The cluster lets Airflow create no pod for {stage}: {said}",
-            "See that kubernetes.namespace exists and that Airflow's service account may create pods in it.",
-        )
-    kind = ErrorKind.BAD_RECIPE if refusal.status == _INVALID else ErrorKind.INTERNAL
-    return AirsmithError(kind, f"The cluster refuses the pod of {stage}: {said}", "Correct the recipe or the settings.")

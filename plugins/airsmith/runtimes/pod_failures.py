@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kubernetes.client import models as k8s
+from kubernetes.client.exceptions import ApiException
 
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 
@@ -30,6 +31,7 @@ _HINTS = {
     ),
     ErrorKind.ACCESS_DENIED: "See that the Secrets that settings and recipe name exist in the namespace.",
 }
+_FORBIDDEN, _MISSING, _INVALID = 403, 404, 422
 _SIGKILL_EXIT = 128 + 9
 _GOES_ON = "Run it again: a training goes on from its newest checkpoint."
 
@@ -65,6 +67,25 @@ def missing(stage: str, name: str) -> AirsmithError:
     return AirsmithError(
         ErrorKind.POD_MISSING, f"Pod {name} of stage {stage} vanished: somebody or the cluster deleted it.", _GOES_ON
     )
+
+
+def not_created(stage: str, refusal: ApiException) -> AirsmithError:
+    """The error of a pod that the API server does not take, in its own words."""
+    said = str(refusal.body or refusal.reason)
+    if refusal.status == _FORBIDDEN and "exceeded quota" in said:
+        return AirsmithError(
+            ErrorKind.UNSCHEDULABLE,
+            f"The namespace's quota leaves no room for the pod of {stage}: {said}",
+            "Wait for other pods to end, or raise the quota.",
+        )
+    if refusal.status in (_FORBIDDEN, _MISSING):
+        return AirsmithError(
+            ErrorKind.ACCESS_DENIED,
+            f"The cluster lets Airflow create no pod for {stage}: {said}",
+            "See that kubernetes.namespace exists and that Airflow's service account may create pods in it.",
+        )
+    kind = ErrorKind.BAD_RECIPE if refusal.status == _INVALID else ErrorKind.INTERNAL
+    return AirsmithError(kind, f"The cluster refuses the pod of {stage}: {said}", "Correct the recipe or the settings.")
 
 
 def waiting_reason(pod: k8s.V1Pod) -> tuple[ErrorKind, str] | None:
