@@ -1,0 +1,95 @@
+"""What a pod finds out before the stages run, on real stores and a real Hub."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from data_fixtures import DATASET_ID, MODEL_ID, Bench
+
+from airsmith.artifacts.folder import Folder
+from airsmith.artifacts.store import Store
+from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.contracts.run import Run
+from airsmith_stages.preflight import refuse_unfit_store, run_preflight
+from demo.hub.server import Hub, serve
+
+
+@pytest.fixture
+def hub(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    bench.hub_root.mkdir()
+    with serve(bench.hub_root) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        yield hub
+
+
+@pytest.fixture
+def published(bench: Bench, hub: Hub) -> dict[str, dict[str, str]]:
+    """The sources' pinned revisions, as a run names them."""
+    model = bench.publish("model", MODEL_ID, {"config.json": b"{}", "model.safetensors": b"0"})
+    dataset = bench.publish("dataset", DATASET_ID, {"train.jsonl": b"{}"})
+    return {"model": {"revision": model}, "dataset": {"revision": dataset}}
+
+
+def test_where_all_is_well_nothing_is_left_in_the_store(bench: Bench, published: dict[str, Any]):
+    run = bench.new_run(**published)
+    run_preflight(run)
+    assert [info.path for info in run.store.list("")] == [f"{run.path}/spec.json"]
+
+
+def test_the_command_tells_everything_in_its_last_line(bench: Bench, hub: Hub):
+    ended = bench.command("preflight", bench.new_run(), environment={"HF_ENDPOINT": hub.url})
+    assert ended.error.kind is ErrorKind.NOT_FOUND
+    assert "2 things are wrong" in ended.error.message
+
+
+def test_every_source_that_cannot_be_read_is_told(bench: Bench, hub: Hub, tmp_path: Path):
+    bench.publish("model", MODEL_ID, {"config.json": b"{}"}, gated=True)
+    with pytest.raises(AirsmithError, match="2 things are wrong") as caught:
+        run_preflight(bench.new_run(model={"revision": "main"}, dataset={"id": f"file://{tmp_path}/absent"}))
+    assert f"{MODEL_ID} is gated" in str(caught.value)
+    assert f"There are no files at file://{tmp_path}/absent" in str(caught.value)
+
+
+def test_what_is_mirrored_already_is_not_asked_for(bench: Bench, hub: Hub, published: dict[str, Any]):
+    mirrored = bench.command("mirror_dataset", bench.new_run(**published), environment={"HF_ENDPOINT": hub.url})
+    assert mirrored.code == 0, mirrored.stderr
+    hub.requests.clear()
+    run_preflight(bench.new_run(**published))
+    assert hub.requests
+    assert not [request for request in hub.requests if DATASET_ID in str(request)]
+
+
+class Forgetful(Folder):
+    """A store that takes a conditional put for any other."""
+
+    def put_if(self, path: str, data: bytes, expected: Any) -> bool:
+        self.put(path, data)
+        return True
+
+
+class Jealous(Folder):
+    """A store that honours If-None-Match alone."""
+
+    def put_if(self, path: str, data: bytes, expected: Any) -> bool:
+        if expected is None:
+            return super().put_if(path, data, expected)
+        self.put(path, data)
+        return True
+
+
+@pytest.mark.parametrize("kind", [Forgetful, Jealous])
+def test_a_store_that_ignores_conditions_is_refused(kind: type[Folder], tmp_path: Path):
+    run = Run(Store("file:///odd", kind(tmp_path)), "runs/dag/run")
+    with pytest.raises(AirsmithError, match="ignores conditional puts") as caught:
+        refuse_unfit_store(run)
+    assert caught.value.kind is ErrorKind.VERIFICATION_FAILED
+    assert not list(run.store.list(""))
+
+
+def test_a_store_that_cannot_be_written_to_says_so(tmp_path: Path):
+    (tmp_path / "runs").write_text("a file where a folder should be")
+    with pytest.raises(AirsmithError):
+        refuse_unfit_store(Run(Store.open(f"file://{tmp_path}"), "runs/dag/run"))
