@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import airflow_identity
 import kubernetes
 import pytest
 import yaml
@@ -104,7 +105,9 @@ def cluster() -> Iterator[Cluster]:
     core.create_namespace({"metadata": {"name": namespace, "labels": labels}})
     credentials = {name: os.environ[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
     core.create_namespaced_secret(namespace, {"metadata": {"name": "store"}, "stringData": credentials})
+    airflow_identity.grant(namespace)
     yield Cluster(namespace, os.environ.get("AIRSMITH_TEST_HOST_ADDRESS", server), core)
+    airflow_identity.withdraw(namespace)
     core.delete_namespace(namespace)
 
 
@@ -138,15 +141,17 @@ def deployment(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> It
         )
         publish = [str(STAGES_PYTHON), "-m", "demo.publish", "--root", str(folder / "hub")]
         subprocess.run(publish, cwd=REPOSITORY, check=True)
-        deployment = Deployment(folder, Store.open(store), _environment(folder))
+        kubeconfig = airflow_identity.kubeconfig(cluster.namespace, folder)
+        deployment = Deployment(folder, Store.open(store), _environment(folder, kubeconfig))
         deployment.finish(deployment.start("db", "migrate"))
         yield deployment
 
 
-def _environment(folder: Path) -> dict[str, str]:
+def _environment(folder: Path, kubeconfig: Path) -> dict[str, str]:
     foreign = ("AIRFLOW", "AIRSMITH", "HF_")
     return {
         **{name: value for name, value in os.environ.items() if not name.startswith(foreign)},
+        "KUBECONFIG": str(kubeconfig),
         "AIRFLOW_HOME": str(folder / "airflow"),
         "AIRFLOW__CORE__DAGS_FOLDER": str(folder / "dags"),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",

@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import airflow_identity
 import kubernetes
 import pytest
 import yaml
@@ -63,8 +64,15 @@ def settings(cluster: Cluster, hub: Hub, images: dict[str, Image]) -> Settings:
     )
 
 
+@pytest.fixture(scope="module")
+def client(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> kubernetes.client.ApiClient:
+    """The cluster as Airflow's own service account sees it."""
+    file = airflow_identity.kubeconfig(cluster.namespace, tmp_path_factory.mktemp("identity"))
+    return kubernetes.config.new_client_from_config(str(file))
+
+
 @pytest.fixture
-def look(settings: Settings) -> Callable[..., Run]:
+def look(settings: Settings, client: kubernetes.client.ApiClient) -> Callable[..., Run]:
     """Preflight of a run that `resolve` might have written."""
 
     def look(changed: dict[str, Any] | None = None, model: str = "demo/model", **sections: Any) -> Run:
@@ -93,7 +101,7 @@ def look(settings: Settings) -> Callable[..., Run]:
                 created_at=datetime.now(timezone.utc),
             )
         )
-        preflight(run, settings.model_copy(update={"kubernetes": ours}), kubernetes.client.ApiClient())
+        preflight(run, settings.model_copy(update={"kubernetes": ours}), client)
         return run
 
     return look
