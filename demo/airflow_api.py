@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -69,6 +70,15 @@ class AirflowApi:
         """Ids of the tasks that failed themselves."""
         answer = self._checked(self._client.get(f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances"))
         return [task["task_id"] for task in answer.json()["task_instances"] if task["state"] == "failed"]
+
+    def request(self, method: str, path: str, **content: Any) -> Any:
+        """Any other call.
+
+        :param path: behind `/api/v2/`.
+        :param content: keyword arguments of httpx, for example `json`.
+        :raises RuntimeError: with Airflow's own words, where it refuses.
+        """
+        return self._checked(self._client.request(method, f"/api/v2/{path}", **content)).json()
 
     def _import_errors(self) -> str:
         errors = self._client.get("/api/v2/importErrors").json().get("import_errors", [])

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers.utils.logging import disable_progress_bar
 
 END_OF_TEXT, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 VOCABULARY_SIZE = 600
@@ -27,6 +28,7 @@ def build_tiny_llama(folder: Path, corpus: Path | Iterable[str], seed: int = 0) 
     :param corpus: what the tokenizer is trained on: texts, or a JSONL file of examples in chat format.
     :param seed: of the random weights.
     """
+    disable_progress_bar()
     tokenizer = train_tokenizer(chat_texts(corpus) if isinstance(corpus, Path) else corpus)
     model = random_model(tokenizer, seed)
     tokenizer.save_pretrained(folder)
