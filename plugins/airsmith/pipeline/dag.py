@@ -66,9 +66,10 @@ def build_dag(recipe: Recipe, file: Path, settings: Settings) -> DAG:
         doc_md=STAGE_SUMMARIES["resolve"],
         **_retries(settings, plan.backend),
     )
+    before = _preflight_task(dag, resolve, settings) if settings.runtime == "kubernetes" else resolve
     tasks = _stage_tasks(dag, recipe, plan, settings)
     for stage, upstream in upstream_stages(tasks).items():
-        tasks[stage].set_upstream([tasks[source] for source in upstream] or resolve)
+        tasks[stage].set_upstream([tasks[source] for source in upstream] or before)
     # Last, because a task copies the params that its DAG has when it is made: most of a parse, and of the stored DAG.
     dag.params = ParamsDict(form_params(recipe))
     return dag
@@ -174,6 +175,21 @@ def _broken_dag(dag_id: str, file: Path, error: AirsmithError) -> DAG:
         doc_md=broken_page(file.name, error),
     )
     return dag
+
+
+def _preflight_task(dag: DAG, resolve: BaseOperator, settings: Settings) -> BaseOperator:
+    """What looks before the first pod starts."""
+    from airsmith.runtimes.preflight.task import PreflightOperator  # half a second of imports
+
+    preflight = PreflightOperator(
+        task_id="preflight",
+        run_uri=RUN_URI,
+        dag=dag,
+        doc_md=STAGE_SUMMARIES["preflight"],
+        **_retries(settings, "cpu"),
+    )
+    preflight.set_upstream(resolve)
+    return preflight
 
 
 def _stage_tasks(dag: DAG, recipe: Recipe, plan: Plan, settings: Settings) -> dict[str, BaseOperator]:

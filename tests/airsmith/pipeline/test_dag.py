@@ -77,6 +77,16 @@ def test_the_graph_is_the_pipeline(bag: BundleDagBag):
     }
 
 
+def test_on_a_cluster_every_stage_waits_for_preflight(write_recipe: WriteRecipe, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("AIRSMITH_RUNTIME", "kubernetes")
+    dag = dag_of(write_recipe())
+    upstream = {task.task_id: task.upstream_task_ids for task in dag.tasks}
+    assert upstream["preflight"] == {"resolve"}
+    assert upstream["mirror_model"] == upstream["mirror_dataset"] == {"preflight"}
+    assert dag.get_task("preflight").run_uri == dag.get_task("train").run_uri
+    assert dag.get_task("preflight").doc_md
+
+
 def test_only_the_runs_uri_travels_between_tasks(bag: BundleDagBag):
     for dag in bag.dags.values():
         for task in dag.tasks:
