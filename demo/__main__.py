@@ -8,15 +8,15 @@ import sys
 import time
 from pathlib import Path
 
-from airsmith.recipe.load import load_recipe
-from airsmith.serving.local import stop_all
-from airsmith.settings import load_settings
 from rich.console import Console
 
 from airsmith.artifacts.layout import run_folder
 from airsmith.artifacts.store import Store
 from airsmith.contracts.errors import AirsmithError
 from airsmith.contracts.run import Run
+from airsmith.recipe.load import load_recipe
+from airsmith.serving.local import stop_all
+from airsmith.settings import load_settings
 from airsmith.terminal.report import Report, print_report, read_report
 from airsmith.terminal.watch import watch
 from demo import DATASET_ID, MODEL_ID
