@@ -94,7 +94,11 @@ def test_too_little_memory_is_said_with_the_limit_and_not_tried_again(deployment
 def test_a_pod_that_no_node_takes_is_said_in_the_schedulers_words(deployment: Deployment, cluster: Cluster) -> None:
     dag_id = deployment.write_recipe("vast", recipe(2, backend={"resources": {"cpu": "640"}}))
     impatient = settings_with(
-        deployment, "impatient", backends__cpu__startup_timeout_seconds=10, backends__cpu__retries=0
+        deployment,
+        "impatient",
+        kubernetes__check_placement=False,  # preflight would have said so before any stage began
+        backends__cpu__startup_timeout_seconds=10,
+        backends__cpu__retries=0,
     )
     log, run = failed_training(deployment, dag_id, **impatient)
     assert "Insufficient cpu" in run.statuses()["train"].error
