@@ -59,6 +59,7 @@ def _draft(context: StageContext) -> ModelVersionDraft:
         recipe_digest=recipe_digest(recipe),
         metrics=pointers["evaluate"].metrics,
         versions=context.input("merge").manifest.versions,
+        run=context.run.path,
     )
 
 

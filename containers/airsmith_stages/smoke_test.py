@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import takewhile
@@ -23,6 +24,7 @@ log = logging.getLogger("airsmith")
 
 _Part = TypeVar("_Part")
 
+KEY_VARIABLE = "OPENAI_API_KEY"
 COMPARED_TOKENS = 16
 LEAST_AGREEMENT = 0.95
 """Two engines round bfloat16 differently, and greedy decoding may then take another branch: not every token agrees."""
@@ -51,7 +53,9 @@ def run(context: StageContext) -> Output:
     fixed = json.loads(evaluation.read("fixed_prompts.json"))
     # Where the prompt fills all of the model's positions, neither model has answered.
     prompts = [prompt for prompt in fixed if prompt["tuned_token_ids"] or prompt["base_token_ids"]]
-    with httpx.Client(base_url=endpoint.address, timeout=ANSWER_SECONDS) as client:
+    key = os.environ.get(KEY_VARIABLE)
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    with httpx.Client(base_url=endpoint.address, headers=headers, timeout=ANSWER_SECONDS) as client:
         _check_listed(client, endpoint)
         answers = [_ask(client, endpoint, prompt) for prompt in prompts]
     report = compare(prompts, answers, _tokenizer(context, endpoint))

@@ -160,33 +160,41 @@ def report_run(
 
 @app.command("chat")
 def chat(endpoint: Annotated[str, typer.Argument(help="Name of an endpoint.")], max_tokens: int = 256) -> None:
-    """Talk to a served model; an empty line or Ctrl-D ends it."""
+    """Talk to a served model, from wherever; an empty line or Ctrl-D ends it."""
     from airsmith.artifacts.store import Store
-    from airsmith.serving.chat import Message, find_endpoint, stream_answer
+    from airsmith.serving.chat import Message, find_endpoint, reached, stream_answer
     from airsmith.settings import load_settings
 
-    found = find_endpoint(Store.open(load_settings().store), endpoint)
     messages: list[Message] = []
-    while question := _question():
-        messages.append({"role": "user", "content": question})
-        answer = ""
-        for piece in stream_answer(found, messages, max_tokens):
-            answer += piece
-            print(piece, end="", flush=True)
-        print()
-        messages.append({"role": "assistant", "content": answer})
+    with reached(find_endpoint(Store.open(load_settings().store), endpoint)) as found:
+        while question := _question():
+            messages.append({"role": "user", "content": question})
+            answer = ""
+            for piece in stream_answer(found, messages, max_tokens):
+                answer += piece
+                print(piece, end="", flush=True)
+            print()
+            messages.append({"role": "assistant", "content": answer})
 
 
 @app.command("stop")
-def stop(endpoint: Annotated[str, typer.Argument(help="Name of an endpoint that runs on this machine.")]) -> None:
-    """End an endpoint's server on this machine."""
+def stop(endpoint: Annotated[str, typer.Argument(help="Name of an endpoint.")]) -> None:
+    """End an endpoint's servers, on this machine or in its cluster."""
     from airsmith.artifacts.store import Store
     from airsmith.serving.chat import find_endpoint
-    from airsmith.serving.local import stop_endpoint
     from airsmith.settings import load_settings
 
     store = Store.open(load_settings().store)
-    stopped = stop_endpoint(store, find_endpoint(store, endpoint).name)
+    found = find_endpoint(store, endpoint)
+    if found.namespace is None:
+        from airsmith.serving.local import stop_endpoint
+
+        stopped = stop_endpoint(store, found.name)
+    else:
+        from airsmith.serving import kubernetes
+        from airsmith.serving.cluster_access import cluster_client
+
+        stopped = kubernetes.stop(store, found.name, cluster_client())
     print(f"Stopped {endpoint}." if stopped else f"{endpoint} was not running.")
 
 

@@ -96,6 +96,21 @@ class KubernetesSettings(_Group):
     hub_secret: Optional[str] = Field(
         None, description="Secret whose key HF_TOKEN is the Hub's token, where a recipe names none."
     )
+    api_key_secret: Optional[str] = Field(
+        None, description="Secret whose key API_KEY requests to endpoints must carry, where a recipe names none."
+    )
+    gateway: Optional[str] = Field(
+        None,
+        description="Gateway of the Gateway API, `namespace/name`, through which endpoints answer at "
+        "`/<namespace>/<endpoint>`, and by whose weights two versions share traffic.",
+        pattern=r"^[-a-z0-9]+/[-.a-z0-9]+$",
+    )
+    prometheus: Optional[str] = Field(
+        None, description="Prometheus that scrapes the endpoints; with KEDA, endpoints scale by waiting requests."
+    )
+    monitor_labels: dict[str, str] = Field(
+        {}, description="Labels by which the Prometheus Operator finds ServiceMonitors, for example `release`."
+    )
     scratch_size: str = Field("20Gi", description="Scratch disk that a pod asks for, where the recipe does not say.")
     check_placement: bool = Field(
         True,

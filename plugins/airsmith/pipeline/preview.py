@@ -28,7 +28,7 @@ from airsmith.pipeline.plan import make_plan
 from airsmith.recipe import Recipe
 from airsmith.recipe.load import load_recipe
 from airsmith.runtimes.pods import TRAINING, stage_pod
-from airsmith.serving.manifests import ServedModel, deployment
+from airsmith.serving.server_pod import ServedModel, pod_spec
 from airsmith.settings import Image, Settings
 
 WHOLE_NODE = (*TRAINING, "evaluate", "deploy")
@@ -155,7 +155,7 @@ def _with_every_image(plan: Plan, recipe: Recipe, settings: Settings) -> Setting
 
 def _endpoint_pod(recipe: Recipe, settings: Settings) -> Any:
     model = ServedModel(recipe.endpoint_name, "preview", "artifacts/model", "auto", None, recipe)
-    return deployment(model, settings)["spec"]["template"]["spec"]
+    return pod_spec(model, settings)
 
 
 def _pod_preview(stage: str, pod_spec: Mapping[str, Any], recipe: Recipe) -> PodPreview:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import re
+from typing import Any, Literal
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 from typing_extensions import Self
 
 from airsmith.recipe.fields import RecipeSection, recipe_field
@@ -13,6 +14,15 @@ BackendName = Literal["cpu", "cuda", "rocm", "neuron_xla", "neuron_native"]
 
 KUBERNETES_QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$"
 KUBERNETES_NAME = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
+
+_OWN = "Airsmith sets it"
+_NOT_ENGINE_ARGS = {
+    **dict.fromkeys(("model", "served-model-name", "host", "port", "lora-modules", "shutdown-timeout"), _OWN),
+    "trust-remote-code": "use model.trust_remote_code",
+    "enable-lora": "use serve.mode",
+    "api-key": "name a Secret in secrets.api_key; a recipe holds no secrets",
+    "hf-token": "use secrets.hf_token; a recipe holds no secrets",
+}
 
 
 class Resources(RecipeSection):
@@ -91,6 +101,39 @@ class Serve(RecipeSection):
         description="Serve the merged weights, or the base with the adapter beside it (vLLM only).",
         labels={"merged": "merged: one model", "adapter": "adapter: the base with the adapter beside it, vLLM only"},
     )
+    engine_args: dict[str, bool | int | float | str] = recipe_field(
+        description="Further arguments of vLLM by their names, for example `max-model-len: 4096`; a switch is true or "
+        "false. Other engines take none.",
+        default_factory=dict,
+        form="absent",
+    )
+    replicas: int = recipe_field(1, description="Servers of the endpoint in a cluster.", form="absent", ge=1, le=1000)
+    max_replicas: int | None = recipe_field(
+        None,
+        description="Most servers while many requests wait; `replicas`, always, when empty.",
+        form="absent",
+        ge=1,
+        le=1000,
+    )
+
+    @field_validator("engine_args")
+    @classmethod
+    def _leaves_airsmith_its_own(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name in value:
+            if not re.fullmatch(r"[a-z][a-z0-9_-]*", name):
+                raise ValueError(f"{name!r} names no argument of vLLM: write it without dashes in front")
+            remedy = _NOT_ENGINE_ARGS.get(name.replace("_", "-"))
+            if remedy is not None:
+                raise ValueError(f"{name} is not for serve.engine_args: {remedy}")
+        return value
+
+    @model_validator(mode="after")
+    def _most_is_not_less(self) -> Self:
+        if self.max_replicas is not None and self.max_replicas < self.replicas:
+            raise ValueError(
+                f"serve.max_replicas is {self.max_replicas}, less than serve.replicas, {self.replicas}: raise it"
+            )
+        return self
 
 
 class SecretReference(RecipeSection):
@@ -128,4 +171,9 @@ class Secrets(RecipeSection):
 
     hf_token: SecretReference | None = recipe_field(
         None, description="Token for gated and private Hub repositories.", form="absent"
+    )
+    api_key: SecretReference | None = recipe_field(
+        None,
+        description="Key that requests to the endpoint in a cluster must carry, as a `kubernetes_secret`.",
+        form="absent",
     )

@@ -1,7 +1,13 @@
 """Model versions, the champion among them, and endpoints. Imports neither airflow nor torch."""
 
 from airsmith.registry.champion import get_champion, promote
-from airsmith.registry.endpoints import list_endpoints, read_endpoint, swap_endpoint
+from airsmith.registry.endpoints import (
+    list_endpoints,
+    read_endpoint,
+    resize_endpoint,
+    share_endpoint,
+    swap_endpoint,
+)
 from airsmith.registry.records import Champion, Deployment, Endpoint, ModelVersion, ModelVersionDraft, ServerProcess
 from airsmith.registry.versions import (
     CARD_FILE,
@@ -27,5 +33,7 @@ __all__ = [
     "promote",
     "read_endpoint",
     "register_version",
+    "resize_endpoint",
+    "share_endpoint",
     "swap_endpoint",
 ]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from datetime import datetime, timezone
+from typing import Any
 
 from airsmith.artifacts.layout import endpoint_path
 from airsmith.artifacts.store import Store
+from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.registry.names import checked_name
 from airsmith.registry.records import Deployment, Endpoint
 from airsmith.registry.swapping import change_record, read_record
@@ -27,12 +29,40 @@ def list_endpoints(store: Store) -> list[Endpoint]:
 
 
 def swap_endpoint(store: Store, name: str, deployment: Deployment) -> Endpoint:
-    """Record that an endpoint serves something else now.
+    """Record that an endpoint serves something else now, and that alone: a candidate's share ends.
 
     :returns: the new record; its `previous` is what it took the place of.
     """
     path = endpoint_path(checked_name(name))
     return change_record(store, path, Endpoint, lambda before: _successor(name, deployment, before))
+
+
+def share_endpoint(store: Store, name: str, candidate: Deployment | None, percent: int) -> Endpoint:
+    """Record which share of an endpoint's requests another deployment takes.
+
+    :param candidate: None where it takes none any more.
+    :raises AirsmithError: `not_found` where there is no such endpoint.
+    """
+    return _amend(store, name, candidate=candidate, candidate_percent=percent if candidate else 0)
+
+
+def resize_endpoint(store: Store, name: str, replicas: int) -> Endpoint:
+    """Record how many servers an endpoint has.
+
+    :raises AirsmithError: `not_found` where there is no such endpoint.
+    """
+    return _amend(store, name, replicas=replicas)
+
+
+def _amend(store: Store, name: str, **changes: Any) -> Endpoint:
+    """Change what is said of an endpoint that goes on serving what it serves."""
+
+    def amended(before: Endpoint | None) -> Endpoint:
+        if before is None:
+            raise AirsmithError(ErrorKind.NOT_FOUND, f"There is no endpoint {name} in {store.uri}.")
+        return before.model_copy(update={**changes, "updated_at": datetime.now(timezone.utc)})
+
+    return change_record(store, endpoint_path(checked_name(name)), Endpoint, amended)
 
 
 def _successor(name: str, deployment: Deployment, before: Endpoint | None) -> Endpoint:

@@ -24,6 +24,7 @@ class ModelVersionDraft(_Record):
     :ivar base_model: path of the base model's artifact.
     :ivar base: where the base came from: its id and revision.
     :ivar evaluation: path of the evaluation's artifact.
+    :ivar run: path of the run that made it.
     """
 
     digest: str
@@ -35,6 +36,7 @@ class ModelVersionDraft(_Record):
     recipe_digest: str
     metrics: Mapping[str, Metric] = {}
     versions: Mapping[str, str] = {}
+    run: Optional[str] = None
 
 
 class ModelVersion(ModelVersionDraft):
@@ -80,10 +82,15 @@ class Deployment(_Record):
     """What an endpoint serves.
 
     :ivar model_name: what requests name in `model`.
-    :ivar model_uri: path in the store of the served artifact.
+    :ivar model_uri: path in the store of the served artifact; where adapters are served, of their base.
+    :ivar adapters: paths in the store of the adapters beside the base, by the names that requests use.
     :ivar deployment: unique id of this start of a server.
     :ivar process: the server on this machine, or None where a cluster runs it.
     :ivar namespace: of the cluster that runs it, else None.
+    :ivar configuration: digest of all that a cluster was told about it; None where none was.
+    :ivar replicas: servers that it has in a cluster while it serves alone.
+    :ivar scales_itself: whether an autoscaler changes that.
+    :ivar api_key: Secret and key, `name/key`, that requests must carry; None where they need none.
     """
 
     engine: str
@@ -94,12 +101,23 @@ class Deployment(_Record):
     deployment: str
     process: Optional[ServerProcess] = None
     namespace: Optional[str] = None
+    adapters: Mapping[str, str] = {}
+    configuration: Optional[str] = None
+    replicas: int = 1
+    scales_itself: bool = False
+    api_key: Optional[str] = None
 
 
 class Endpoint(Deployment):
-    """A served model, and those that were served there before, the newest last."""
+    """A served model, and those that were served there before, the newest last.
+
+    :ivar candidate: another version that takes a share of the requests.
+    :ivar candidate_percent: its share.
+    """
 
     name: str
+    candidate: Optional[Deployment] = None
+    candidate_percent: int = 0
     history: tuple[Deployment, ...] = ()
     updated_at: datetime
 

@@ -21,6 +21,7 @@ from airsmith.contracts.recording import StageRecord, reuse_output
 from airsmith.contracts.run import Run
 from airsmith.contracts.spec import StagePlan
 from airsmith.recipe import Recipe
+from airsmith.runtimes.failures import VerificationFailedError
 from airsmith.runtimes.local import LocalDeployOperator, event_extra, typed_errors
 from airsmith.runtimes.pod_failures import failure_of, has_ended, has_succeeded, missing, not_created
 from airsmith.runtimes.pods import CONTAINER, TRAINING, stage_pod
@@ -41,8 +42,9 @@ def kubernetes_task(stage: StagePlan, recipe: Recipe, settings: Settings, **opti
     if stage.runs_in_worker:
         return KubernetesDeployOperator(**options)
     startup_seconds = settings.backend(stage.backend).startup_timeout_seconds
+    operator = KubernetesSmokeTestOperator if stage.stage == "smoke_test" else KubernetesStageOperator
     is_queued = recipe.backend.queue is not None and stage.stage in TRAINING
-    return KubernetesStageOperator(
+    return operator(
         stage=stage.stage,
         namespace=settings.kubernetes.namespace,
         kubernetes_conn_id=settings.kubernetes.connection,
@@ -211,6 +213,29 @@ class KubernetesStageOperator(KubernetesPodOperator):
                     "Delete the node, or taint it node.kubernetes.io/out-of-service, once it is surely off.",
                 )
             time.sleep(POLL_SECONDS)
+
+
+class KubernetesSmokeTestOperator(KubernetesStageOperator):
+    """Prove what the endpoint serves; then what it served before rests, or, where the proof fails, serves again."""
+
+    def execute(self, context: Context) -> None:
+        """Run the stage, and settle the endpoint or roll it back.
+
+        :raises StageError: of the class that says what failed.
+        """
+        from airsmith.serving.kubernetes import roll_back, settle
+
+        try:
+            super().execute(context)
+        except VerificationFailedError:
+            run, settings = Run.open(self.run_uri), load_settings()
+            try:
+                roll_back(run.store, run.read_spec().recipe.endpoint_name, settings, self.client.api_client)
+            except AirsmithError as left:
+                self.log.error("The endpoint stays as it is: %s", left)
+            raise
+        run = Run.open(self.run_uri)
+        settle(run.store, run.read_spec().recipe.endpoint_name, self.client.api_client)
 
 
 class KubernetesDeployOperator(LocalDeployOperator):

@@ -12,6 +12,7 @@ from airsmith.contracts.run import Run
 from airsmith.contracts.spec import RunSpec, StagePlan
 from airsmith.runtimes.pod_labels import PREFIX, object_name, pod_labels
 from airsmith.runtimes.process import HUB_STAGES
+from airsmith.serving.server_pod import api_key_of
 from airsmith.settings import BackendSettings, Settings
 
 CONTAINER = "base"
@@ -126,7 +127,15 @@ def _environment(stage: str, spec: RunSpec, settings: Settings) -> list[k8s.V1En
         **settings.kubernetes.environment,
     }
     variables = [k8s.V1EnvVar(name=name, value=value) for name, value in plain.items()]
-    return [*variables, *_hub_token(spec, settings)] if stage in HUB_STAGES else variables
+    if stage in HUB_STAGES:
+        return [*variables, *_hub_token(spec, settings)]
+    return [*variables, *_endpoint_key(spec, settings)] if stage == "smoke_test" else variables
+
+
+def _endpoint_key(spec: RunSpec, settings: Settings) -> list[k8s.V1EnvVar]:
+    """The key that the endpoint asks for, by reference."""
+    reference = api_key_of(spec.recipe, settings)
+    return [] if reference is None else [_from_secret("OPENAI_API_KEY", *reference.split("/"))]
 
 
 def _hub_token(spec: RunSpec, settings: Settings) -> list[k8s.V1EnvVar]:
@@ -144,8 +153,12 @@ def _hub_token(spec: RunSpec, settings: Settings) -> list[k8s.V1EnvVar]:
         name, key = settings.kubernetes.hub_secret, "HF_TOKEN"
     else:
         return []
+    return [_from_secret("HF_TOKEN", name, key)]
+
+
+def _from_secret(variable: str, name: str, key: str) -> k8s.V1EnvVar:
     source = k8s.V1EnvVarSource(secret_key_ref=k8s.V1SecretKeySelector(name=name, key=key))
-    return [k8s.V1EnvVar(name="HF_TOKEN", value_from=source)]
+    return k8s.V1EnvVar(name=variable, value_from=source)
 
 
 def _store_credentials(settings: Settings) -> list[k8s.V1EnvFromSource]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -14,6 +16,8 @@ from airsmith.registry import Endpoint, list_endpoints, read_endpoint
 
 ANSWER_SECONDS = 300.0
 EXAMPLE_TOKENS = 64
+KEY_VARIABLE = "OPENAI_API_KEY"
+"""Holds the key of an endpoint that asks for one, as every client of OpenAI's protocol has it."""
 
 Message = dict[str, str]
 
@@ -30,6 +34,25 @@ def find_endpoint(store: Store, name: str) -> Endpoint:
     return endpoint
 
 
+@contextmanager
+def reached(endpoint: Endpoint) -> Iterator[Endpoint]:
+    """The endpoint under an address that leads to it from here: its own, else one that ends in its cluster.
+
+    :raises AirsmithError: `not_found` where this machine knows no cluster, or none of the endpoint's pods answers.
+    """
+    if endpoint.namespace is None:
+        yield endpoint
+        return
+    from airsmith.serving.cluster_access import cluster_client  # half a second of imports
+    from airsmith.serving.port_forward import answers_here, forwarded
+
+    if answers_here(endpoint):
+        yield endpoint
+        return
+    with forwarded(endpoint, cluster_client()) as near:
+        yield near
+
+
 def stream_answer(endpoint: Endpoint, messages: list[Message], max_tokens: int) -> Iterator[str]:
     """The answer to a conversation, piece by piece.
 
@@ -38,7 +61,7 @@ def stream_answer(endpoint: Endpoint, messages: list[Message], max_tokens: int) 
     request = {**_request(endpoint, messages, max_tokens), "stream": True}
     url = f"{endpoint.address}/v1/chat/completions"
     try:
-        with httpx.stream("POST", url, json=request, timeout=ANSWER_SECONDS) as response:
+        with httpx.stream("POST", url, json=request, headers=_key_header(), timeout=ANSWER_SECONDS) as response:
             response.raise_for_status()
             for line in response.iter_lines():
                 yield from _pieces(line)
@@ -54,7 +77,14 @@ def curl_line(endpoint: Endpoint, question: str = "Hello!") -> str:
     """A command that asks an endpoint one question."""
     body = json.dumps(_request(endpoint, [{"role": "user", "content": question}], EXAMPLE_TOKENS), ensure_ascii=False)
     quoted = body.replace("'", "'\\''")
-    return f"curl -s {endpoint.address}/v1/chat/completions -H 'Content-Type: application/json' -d '{quoted}'"
+    key = f' -H "Authorization: Bearer ${KEY_VARIABLE}"' if endpoint.api_key is not None else ""
+    return f"curl -s {endpoint.address}/v1/chat/completions -H 'Content-Type: application/json'{key} -d '{quoted}'"
+
+
+def _key_header(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """What shows an endpoint that somebody may ask it."""
+    key = environment.get(KEY_VARIABLE)
+    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def _request(endpoint: Endpoint, messages: list[Message], max_tokens: int) -> dict[str, Any]:

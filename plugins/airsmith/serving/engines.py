@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from airsmith.contracts.errors import AirsmithError, ErrorKind
@@ -16,12 +16,14 @@ class ServeOptions:
     """What an engine is told.
 
     :param model_name: what requests name; also the name of the model's folder in the server's working folder.
+    :param engine_args: the recipe's further arguments, for vLLM.
     """
 
     model_name: str
     host: str
     port: int
     trust_remote_code: bool
+    engine_args: Mapping[str, bool | int | float | str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,18 @@ class Engine:
     arguments: Callable[[ServeOptions], list[str]]
 
 
+def engine_arguments(given: Mapping[str, bool | int | float | str]) -> list[str]:
+    """A recipe's `serve.engine_args` as vLLM's command line has them."""
+    arguments = []
+    for name, value in given.items():
+        option = name.replace("_", "-")
+        if isinstance(value, bool):
+            arguments.append(f"--{option}" if value else f"--no-{option}")
+        else:
+            arguments += [f"--{option}", str(value)]
+    return arguments
+
+
 def _vllm(options: ServeOptions) -> list[str]:
     # Not `vllm serve`, which the CPU build does not have.
     return [
@@ -42,6 +56,7 @@ def _vllm(options: ServeOptions) -> list[str]:
         *("--model", options.model_name, "--served-model-name", options.model_name),
         *("--host", options.host, "--port", str(options.port), "--enforce-eager"),
         *(["--trust-remote-code"] if options.trust_remote_code else []),
+        *engine_arguments(options.engine_args),
     ]
 
 

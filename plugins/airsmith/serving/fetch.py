@@ -15,11 +15,15 @@ def main() -> int:
     """Fetch what the command line names; the error of a failure is the last line on stderr."""
     parser = argparse.ArgumentParser(prog="python -m airsmith.serving.fetch", description=__doc__)
     parser.add_argument("store", help="URI of the store")
-    parser.add_argument("artifact", help="the model's path in it")
-    parser.add_argument("folder", type=Path, help="an empty folder, made where it is absent")
+    parser.add_argument(
+        "copies", nargs="+", metavar="ARTIFACT FOLDER", help="an artifact's path in it and where to, again and again"
+    )
     options = parser.parse_args()
+    if len(options.copies) % 2:
+        parser.error(f"no folder is given for {options.copies[-1]}")
     try:
-        fetch(options.store, options.artifact, options.folder)
+        for artifact, folder in zip(options.copies[::2], options.copies[1::2], strict=True):
+            fetch(options.store, artifact, Path(folder))
     except AirsmithError as error:
         print(error.to_json_line(), file=sys.stderr)
         return 1
@@ -29,6 +33,7 @@ def main() -> int:
 def fetch(store: str, path: str, folder: Path) -> None:
     """Copy an artifact's files, each verified against the manifest.
 
+    :param folder: made where it is absent.
     :raises AirsmithError: `not_found` where there is no such artifact, or what the store says.
     """
     artifact = open_artifact(Store.open(store), path)

@@ -1,244 +1,246 @@
-"""Deploy to a cluster: a new Deployment beside the old one, and the Service turned to it once it answers."""
+"""Endpoints in a cluster: deploy beside what is served, share traffic, settle, roll back, scale, stop."""
 
 from __future__ import annotations
 
-import json
 import logging
-import time
-import uuid
-from typing import Any
 
-from kubernetes.client import ApiClient, AppsV1Api, CoreV1Api
-from kubernetes.client import models as k8s
-from kubernetes.client.exceptions import ApiException
-from kubernetes.dynamic import DynamicClient
+from kubernetes.client import ApiClient
 
 from airsmith.artifacts.layout import endpoint_path
+from airsmith.artifacts.store import Store
 from airsmith.contracts.cache import Output
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.pointers import StagePointer
 from airsmith.contracts.recording import recorded_stage
 from airsmith.contracts.run import Run
 from airsmith.contracts.stages import ArtifactType
-from airsmith.registry import Deployment, Endpoint, read_endpoint, swap_endpoint
-from airsmith.runtimes.pod_failures import failure_of, waiting_reason
-from airsmith.runtimes.pod_labels import PREFIX, object_name
-from airsmith.serving.chat import curl_line
-from airsmith.serving.local import served_model
-from airsmith.serving.manifests import START_SECONDS, Manifest, ServedModel, address, deployment, service
+from airsmith.registry import Deployment, Endpoint, get_version, read_endpoint, resize_endpoint, swap_endpoint
+from airsmith.serving.chat import curl_line, find_endpoint
+from airsmith.serving.cluster_access import delete_if_there, deployments_of, find_deployment
+from airsmith.serving.manifests import OPTIONAL_KINDS, configuration_of, service_name
+from airsmith.serving.rollout import end, is_available, resize, rest, start, wake
+from airsmith.serving.served_model import model_to_serve
+from airsmith.serving.server_pod import ServedModel, deployment_name
+from airsmith.serving.traffic import send_all_to, share, withdraw_candidate
 from airsmith.settings import Settings
 
 log = logging.getLogger("airsmith")
-
-FIELD_MANAGER = "airsmith"
-POLL_SECONDS = 1.0
-RESTARTS_TOLERATED = 2
-_LOG_LINES = 30
-_MISSING = 404
 
 
 def deploy(run: Run, settings: Settings, client: ApiClient) -> StagePointer:
     """Serve the run's model at the recipe's endpoint; what serves it already goes on.
 
+    What was served before stays at work until `settle` or `roll_back` decides.
+
     :param client: of the cluster.
     :raises AirsmithError: where the server does not come up; the endpoint then answers as before.
     """
     with recorded_stage("deploy", run) as record:
-        recipe = run.read_spec().recipe
-        merged = served_model(run)
-        artifact = merged.folder
-        current = read_endpoint(run.store, recipe.endpoint_name)
-        if current is not None and current.model_uri == artifact and is_available(current, client):
+        current = read_endpoint(run.store, run.read_spec().recipe.endpoint_name)
+        model = model_to_serve(run, current)
+        if current is not None and _serves(current, model, settings, client):
             log.info("Endpoint %s serves this model already, at %s", current.name, current.address)
             return record.finish(_output(current), cached=True)
-        registered = run.pointer("register")
-        model = ServedModel(
-            endpoint=recipe.endpoint_name,
-            deployment=str(uuid.uuid4()),
-            artifact=artifact,
-            dtype=_dtype(json.loads(merged.read("config.json"))),
-            version=int(registered.properties["version"]) if registered is not None else None,
-            recipe=recipe,
-        )
-        endpoint = _replace(run, model, settings, client)
-        log.info("Endpoint %s is up. Try it:\n%s", endpoint.name, curl_line(endpoint))
+        endpoint = _replace(run.store, model, current, settings, client)
+        log.info("Endpoint %s is up. From anywhere: airsmith chat %s", endpoint.name, endpoint.name)
+        log.info("Inside the cluster:\n%s", curl_line(endpoint))
         return record.finish(_output(endpoint), cached=False)
 
 
-def is_available(endpoint: Deployment, client: ApiClient) -> bool:
-    """Whether a cluster runs this deployment, and it answers."""
-    if endpoint.namespace is None:
-        return False
-    found = _find(endpoint.model_name, endpoint.deployment, endpoint.namespace, client)
-    return found is not None and bool(found.status.available_replicas)
+def deploy_version(
+    store: Store, name: str, version: int, settings: Settings, client: ApiClient, percent: int = 100
+) -> Endpoint:
+    """Serve a version of the registry as its run would: alone, or beside what the endpoint serves.
 
-
-def stop(endpoint: Deployment, client: ApiClient) -> bool:
-    """End a deployment.
-
-    :returns: whether it was there.
+    :param name: of the model; the recipe that made it says which endpoint.
+    :param percent: share of the requests that it takes.
+    :raises AirsmithError: `not_found` where the registry does not know the version or the run that made it.
     """
-    if endpoint.namespace is None:
-        return False
-    return _delete(object_name(endpoint.model_name[:40], endpoint.deployment[:8]), endpoint.namespace, client)
-
-
-def _replace(run: Run, model: ServedModel, settings: Settings, client: ApiClient) -> Endpoint:
-    namespace = settings.kubernetes.namespace
-    before = read_endpoint(run.store, model.endpoint)
-    apply(deployment(model, settings), client)
+    run = Run(store, _run_of(store, name, version))
+    current = read_endpoint(store, run.read_spec().recipe.endpoint_name)
+    model = model_to_serve(run, current)
+    if current is not None and _serves(current, model, settings, client):
+        return current
+    if percent == 100 or current is None or not is_available(current.name, current, client):
+        return _replace(store, model, current, settings, client)
+    _check_percent(percent)
+    alone = withdraw_candidate(store, current, settings, client)
+    candidate = start(model, settings, client)
     try:
-        _wait_until_available(model, namespace, client)
-        apply(service(model.endpoint, model.deployment, settings), client)
-        endpoint = swap_endpoint(
-            run.store,
-            model.endpoint,
-            Deployment(
-                engine="vllm",
-                address=address(model.endpoint, namespace),
-                model_name=model.endpoint,
-                version=model.version,
-                model_uri=model.artifact,
-                deployment=model.deployment,
-                namespace=namespace,
-            ),
-        )
+        return share(store, alone, candidate, percent, settings, client)
     except BaseException:
-        _delete(model.object_name, namespace, client)
+        end(current.name, candidate, client)
         raise
-    if before is not None:
-        stop(before, client)
+
+
+def shift_traffic(
+    store: Store, name: str, percent: int, settings: Settings, client: ApiClient, servers: int | None = None
+) -> Endpoint:
+    """Change the share of the version beside the one that an endpoint serves: 0 withdraws it, 100 lets it take over.
+
+    :param servers: of both together, where no Gateway weighs; see `airsmith.serving.traffic.share`.
+    :raises AirsmithError: `not_found` where no version is beside it, `bad_recipe` where the share is none.
+    """
+    endpoint = find_endpoint(store, name)
+    candidate = endpoint.candidate
+    if candidate is None:
+        raise AirsmithError(
+            ErrorKind.NOT_FOUND,
+            f"Endpoint {name} serves one version alone.",
+            "Deploy another one beside it first, with a share below 100.",
+        )
+    if percent == 0:
+        return withdraw_candidate(store, endpoint, settings, client)
+    if percent == 100:
+        if not candidate.scales_itself:
+            resize(name, candidate, candidate.replicas, client)
+        return _turn_to(store, name, candidate, settings, client)
+    _check_percent(percent)
+    return share(store, endpoint, candidate, percent, settings, client, servers)
+
+
+def settle(store: Store, name: str, client: ApiClient) -> None:
+    """Let what an endpoint served before rest, once what it serves now is proved.
+
+    The one before keeps its description in the cluster, without a pod, for `roll_back`; older ones are deleted.
+    """
+    endpoint = read_endpoint(store, name)
+    if endpoint is None or endpoint.namespace is None:
+        return
+    current = {started.deployment for started in (endpoint, endpoint.candidate) if started is not None}
+    kept = next((old for old in reversed(endpoint.history) if old.deployment not in current), None)
+    stay = {deployment_name(name, deployment) for deployment in current}
+    for found in deployments_of(name, endpoint.namespace, client):
+        known = found.metadata.name
+        if kept is not None and known == deployment_name(name, kept.deployment):
+            if found.spec.replicas:
+                log.info("Version %s rests; rolling back starts it again.", kept.version)
+                rest(name, kept, client)
+        elif known not in stay:
+            delete_if_there("Deployment", "apps/v1", known, endpoint.namespace, client)
+
+
+def roll_back(store: Store, name: str, settings: Settings, client: ApiClient) -> Endpoint:
+    """Serve what was served before and end what is served now; a version beside it is withdrawn, no more.
+
+    :raises AirsmithError: `not_found` where the cluster holds nothing to go back to; the endpoint then stays as it is.
+    """
+    endpoint = find_endpoint(store, name)
+    if endpoint.candidate is not None:
+        return withdraw_candidate(store, endpoint, settings, client)
+    before = _newest_kept(endpoint, client)
+    if before is None:
+        raise AirsmithError(
+            ErrorKind.NOT_FOUND,
+            f"The cluster holds nothing that endpoint {name} served before.",
+            "Deploy the version that it should serve.",
+        )
+    log.warning("Endpoint %s goes back from version %s to version %s.", name, endpoint.version, before.version)
+    wake(name, before, client)
+    restored = _turn_to(store, name, before, settings, client)
+    end(name, endpoint, client)
+    return restored
+
+
+def scale(store: Store, name: str, replicas: int, client: ApiClient) -> Endpoint:
+    """Change how many servers an endpoint has, and wait for them.
+
+    :raises AirsmithError: `bad_recipe` where it scales itself, shares its traffic, or is to have none.
+    """
+    endpoint = find_endpoint(store, name)
+    if replicas < 1 or endpoint.candidate is not None:
+        raise AirsmithError(
+            ErrorKind.BAD_RECIPE,
+            f"Endpoint {name} cannot have {replicas} servers"
+            + (" while two versions share its traffic." if endpoint.candidate else "."),
+            "Stop it, or let one version serve alone first.",
+        )
+    resize(name, endpoint, replicas, client)
+    return resize_endpoint(store, name, replicas)
+
+
+def stop(store: Store, name: str, client: ApiClient) -> bool:
+    """End an endpoint in the cluster, with all versions that it holds. Its record stays, for the history.
+
+    :returns: whether anything was there.
+    """
+    endpoint = find_endpoint(store, name)
+    namespace = endpoint.namespace
+    if namespace is None:
+        return False
+    for kind in ("HTTPRoute", "ServiceMonitor", "PodDisruptionBudget"):
+        delete_if_there(kind, OPTIONAL_KINDS[kind], service_name(name), namespace, client)
+    delete_if_there("Service", "v1", service_name(name), namespace, client)
+    standing = deployments_of(name, namespace, client)
+    for found in standing:
+        delete_if_there("Deployment", "apps/v1", found.metadata.name, namespace, client)
+    return bool(standing)
+
+
+def _replace(
+    store: Store, model: ServedModel, current: Endpoint | None, settings: Settings, client: ApiClient
+) -> Endpoint:
+    """Start a server and let it take over, beside what was served before."""
+    started = start(model, settings, client)
+    try:
+        if model.adapters:
+            _check_unchanged(store, current, model.endpoint)
+        endpoint = _turn_to(store, model.endpoint, started, settings, client)
+    except BaseException:
+        end(model.endpoint, started, client)
+        raise
+    if current is not None and current.candidate is not None:
+        end(current.name, current.candidate, client)
     return endpoint
 
 
-def apply(manifest: Manifest, client: ApiClient) -> None:
-    """Make an object be as described: a server-side apply, which leaves what others manage in it alone.
+def _turn_to(store: Store, name: str, served: Deployment, settings: Settings, client: ApiClient) -> Endpoint:
+    send_all_to(name, served, settings, client)
+    return swap_endpoint(store, name, served)
 
-    :raises AirsmithError: `access_denied` or `bad_recipe`, in the API server's words.
+
+def _check_unchanged(store: Store, current: Endpoint | None, name: str) -> None:
+    """Two recipes may deploy at once: the second takes the first one's adapter along.
+
+    :raises AirsmithError: `interrupted`, which is retried at once.
     """
-    dynamic = DynamicClient(client)
-    kind = dynamic.resources.get(api_version=manifest["apiVersion"], kind=manifest["kind"])
-    metadata = manifest["metadata"]
-    try:
-        kind.server_side_apply(
-            body=manifest,
-            name=metadata["name"],
-            namespace=metadata["namespace"],
-            field_manager=FIELD_MANAGER,
-            force_conflicts=True,
-        )
-    except ApiException as refusal:
-        what = f"{manifest['kind']} {metadata['name']}"
+    now = read_endpoint(store, name)
+    if (now.deployment if now else None) != (current.deployment if current else None):
         raise AirsmithError(
-            ErrorKind.ACCESS_DENIED if refusal.status in (401, 403, 404) else ErrorKind.BAD_RECIPE,
-            f"The cluster refuses {what}: {refusal.body or refusal.reason}",
-            "See that kubernetes.namespace exists and what Airflow's service account may do in it.",
-        ) from refusal
+            ErrorKind.INTERRUPTED, f"Another recipe has deployed to endpoint {name} meanwhile.", "Run it again."
+        )
 
 
-def _wait_until_available(model: ServedModel, namespace: str, client: ApiClient) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    said = ""
-    while True:
-        found = _find(model.endpoint, model.deployment, namespace, client)
-        if found is not None and found.status.available_replicas:
-            return
-        pods = _pods(model, namespace, client)
-        for pod in pods:
-            _raise_if_hopeless(pod, client)
-        now = _progress(pods)
-        if now != said:
-            log.info("Waiting for %s: %s", model.object_name, now)
-            said = now
-        if time.monotonic() > deadline:
-            raise (
-                failure_of("deploy", pods[0])
-                if pods
-                else AirsmithError(
-                    ErrorKind.UNSCHEDULABLE,
-                    f"No pod of {model.object_name} appeared in {START_SECONDS} s.",
-                    f"See `kubectl describe deployment {model.object_name} -n {namespace}`.",
-                )
-            )
-        time.sleep(POLL_SECONDS)
+def _serves(endpoint: Endpoint, model: ServedModel, settings: Settings, client: ApiClient) -> bool:
+    return endpoint.configuration == configuration_of(model, settings) and is_available(endpoint.name, endpoint, client)
 
 
-def _raise_if_hopeless(pod: k8s.V1Pod, client: ApiClient) -> None:
-    """Give up on a pod whose image cannot be pulled, or whose container ends again and again.
-
-    :raises AirsmithError: with the pod's own reason; the end of its log is in ours.
-    """
-    waiting = waiting_reason(pod)
-    if waiting is not None:
-        raise failure_of("deploy", pod)
-    statuses = [*(pod.status.init_container_statuses or ()), *(pod.status.container_statuses or ())]
-    for status in statuses:
-        ended = status.last_state.terminated if status.last_state else None
-        if ended is None or status.restart_count < RESTARTS_TOLERATED:
+def _newest_kept(endpoint: Endpoint, client: ApiClient) -> Deployment | None:
+    """The newest of an endpoint's past that the cluster still holds."""
+    for old in reversed(endpoint.history):
+        if old.namespace is None or old.deployment == endpoint.deployment:
             continue
-        log.error(
-            "The last lines of %s in %s:\n%s", status.name, pod.metadata.name, _log_tail(pod, status.name, client)
+        if find_deployment(deployment_name(endpoint.name, old.deployment), old.namespace, client) is not None:
+            return old
+    return None
+
+
+def _run_of(store: Store, name: str, version: int) -> str:
+    run = get_version(store, name, version).run
+    if run is None:
+        raise AirsmithError(
+            ErrorKind.NOT_FOUND,
+            f"Version {version} of {name} does not say which run made it.",
+            "Clear the task deploy of the run that did.",
         )
-        told = AirsmithError.from_json_line((ended.message or "").strip().rpartition("\n")[2])
-        raise told or AirsmithError(
-            ErrorKind.OUT_OF_MEMORY if ended.reason == "OOMKilled" else ErrorKind.INTERNAL,
-            f"Container {status.name} of {pod.metadata.name} ended {status.restart_count} times, "
-            f"last with exit code {ended.exit_code} ({ended.reason}).",
-            "See the last lines of its log above.",
+    return run
+
+
+def _check_percent(percent: int) -> None:
+    if not 0 < percent < 100:
+        raise AirsmithError(
+            ErrorKind.BAD_RECIPE, f"{percent} % is no share of the requests.", "Give a number from 0 to 100."
         )
-
-
-def _progress(pods: list[k8s.V1Pod]) -> str:
-    """Where the pods are on their way, in words."""
-    words = []
-    for pod in pods:
-        running = [
-            status.name
-            for status in (*(pod.status.init_container_statuses or ()), *(pod.status.container_statuses or ()))
-            if status.state and status.state.running
-        ]
-        words.append(f"{pod.status.phase}{f' ({running[-1]})' if running else ''}")
-    return ", ".join(words) or "no pod yet"
-
-
-def _log_tail(pod: k8s.V1Pod, container: str, client: ApiClient) -> str:
-    try:
-        return str(
-            CoreV1Api(client).read_namespaced_pod_log(
-                pod.metadata.name, pod.metadata.namespace, container=container, previous=True, tail_lines=_LOG_LINES
-            )
-        )
-    except ApiException as refusal:
-        return f"(not to be had: {refusal.reason})"
-
-
-def _pods(model: ServedModel, namespace: str, client: ApiClient) -> list[k8s.V1Pod]:
-    selector = f"{PREFIX}deployment={model.deployment}"
-    return list(CoreV1Api(client).list_namespaced_pod(namespace, label_selector=selector).items)
-
-
-def _find(endpoint: str, deployment_id: str, namespace: str, client: ApiClient) -> Any:
-    try:
-        name = object_name(endpoint[:40], deployment_id[:8])
-        return AppsV1Api(client).read_namespaced_deployment(name, namespace)
-    except ApiException as refusal:
-        if refusal.status == _MISSING:
-            return None
-        raise
-
-
-def _delete(name: str, namespace: str, client: ApiClient) -> bool:
-    try:
-        AppsV1Api(client).delete_namespaced_deployment(name, namespace)
-    except ApiException as refusal:
-        if refusal.status == _MISSING:
-            return False
-        raise
-    return True
-
-
-def _dtype(config: dict[str, Any]) -> str:
-    return str(config.get("dtype") or config.get("torch_dtype") or "auto")
 
 
 def _output(endpoint: Endpoint) -> Output:

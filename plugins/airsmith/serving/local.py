@@ -117,6 +117,7 @@ def _replace(
         host=settings.local.serve_host,
         port=_port(settings, current),
         trust_remote_code=spec.recipe.model.trust_remote_code,
+        engine_args=spec.recipe.serve.engine_args,
     )
     process = _start(options, engine, model, settings)
     deployment = Deployment(

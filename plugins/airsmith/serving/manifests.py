@@ -1,46 +1,30 @@
-"""The objects of an endpoint in a cluster, from what is to be served and the settings alone."""
+"""The objects of an endpoint in a cluster, from what is served, the settings, and the kinds that the cluster has."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from airsmith.backends import get_backend
-from airsmith.recipe import Recipe
-from airsmith.runtimes.pod_labels import object_name, pod_labels
+from airsmith.contracts.digests import canonical_digest
+from airsmith.runtimes.pod_labels import PREFIX, object_name, pod_labels
+from airsmith.serving.server_pod import PORT, ServedModel, pod_spec
 from airsmith.settings import Settings
 
-PORT = 8000
-MODEL_FOLDER = "/scratch/model"
-START_SECONDS = 600
-"""Longest time that a server may take to load its model."""
+OPTIONAL_KINDS = {
+    "PodDisruptionBudget": "policy/v1",
+    "HorizontalPodAutoscaler": "autoscaling/v2",
+    "PodMetrics": "metrics.k8s.io/v1beta1",
+    "ScaledObject": "keda.sh/v1alpha1",
+    "HTTPRoute": "gateway.networking.k8s.io/v1",
+    "ServiceMonitor": "monitoring.coreos.com/v1",
+}
+"""Kinds that an endpoint uses where the cluster has them. Without PodMetrics a HorizontalPodAutoscaler is blind."""
+WAITING_METRIC = "vllm:num_requests_waiting"
+"""What vLLM exports, and endpoints scale by."""
+WAITING_PER_SERVER = 4
+BUSY_PERCENT = 80
 
 Manifest = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class ServedModel:
-    """One start of a server.
-
-    :param endpoint: name of the endpoint; requests name it as their model.
-    :param deployment: unique id of this start.
-    :param artifact: the model's path in the store.
-    :param dtype: of the weights; vLLM's own choice would round float32 to half of it.
-    :param version: in the registry, where it is registered.
-    """
-
-    endpoint: str
-    deployment: str
-    artifact: str
-    dtype: str
-    version: int | None
-    recipe: Recipe
-
-    @property
-    def object_name(self) -> str:
-        """Name of its Deployment: another for every start, so that the old one goes on beside the new."""
-        return object_name(self.endpoint[:40], self.deployment[:8])
 
 
 def service_name(endpoint: str) -> str:
@@ -53,130 +37,198 @@ def address(endpoint: str, namespace: str) -> str:
     return f"http://{service_name(endpoint)}.{namespace}:{PORT}"
 
 
-def service(endpoint: str, deployment: str, settings: Settings) -> Manifest:
-    """The Service of an endpoint, which sends requests to one deployment."""
-    labels = pod_labels(endpoint=endpoint, team=settings.team)
-    return {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": {"name": service_name(endpoint), "namespace": settings.kubernetes.namespace, "labels": labels},
-        "spec": {
-            "selector": pod_labels(endpoint=endpoint, deployment=deployment),
-            "ports": [{"name": "http", "port": PORT, "targetPort": PORT}],
-        },
-    }
+def deployment(model: ServedModel, settings: Settings, *, scales_itself: bool = False) -> Manifest:
+    """The Deployment of one start of an endpoint's server.
 
-
-def deployment(model: ServedModel, settings: Settings) -> Manifest:
-    """The Deployment that fetches the model and serves it with vLLM."""
-    labels = pod_labels(
-        endpoint=model.endpoint,
-        deployment=model.deployment,
-        version=str(model.version or ""),
-        recipe=model.recipe.name,
-        team=settings.team,
-    )
+    :param scales_itself: whether an autoscaler decides how many servers there are.
+    """
+    labels = labels_of(model, settings)
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
         "metadata": {"name": model.object_name, "namespace": settings.kubernetes.namespace, "labels": labels},
         "spec": {
-            "replicas": 1,
+            **({} if scales_itself else {"replicas": model.recipe.serve.replicas}),
             "selector": {"matchLabels": pod_labels(deployment=model.deployment)},
-            "progressDeadlineSeconds": START_SECONDS,
-            "template": {"metadata": {"labels": labels}, "spec": _pod_spec(model, settings)},
+            "progressDeadlineSeconds": model.load_seconds,
+            "template": {"metadata": {"labels": labels}, "spec": pod_spec(model, settings)},
         },
     }
 
 
-def _pod_spec(model: ServedModel, settings: Settings) -> Manifest:
-    kubernetes = settings.kubernetes
-    backend = settings.backend(model.recipe.backend.name)
-    device = get_backend(model.recipe.backend.name).device_resource
-    tolerations = [toleration.model_dump(exclude_none=True) for toleration in backend.tolerations]
-    if device is not None:
-        tolerations.append({"key": device, "operator": "Exists", "effect": "NoSchedule"})
+def labels_of(model: ServedModel, settings: Settings) -> dict[str, str]:
+    """What marks the objects of one start of a server."""
+    return pod_labels(
+        endpoint=model.endpoint,
+        deployment=model.deployment,
+        version=str(model.version or ""),
+        recipe=model.recipe.name,
+        run=model.run,
+        team=settings.team,
+    )
+
+
+def configuration_of(model: ServedModel, settings: Settings) -> str:
+    """Digest of all that decides how a model is served: what serves it so already need not be started anew."""
+    serve = model.recipe.serve
+    return canonical_digest(
+        {"pod": pod_spec(model, settings), "replicas": serve.replicas, "max_replicas": serve.max_replicas}
+    )
+
+
+def service(endpoint: str, deployment: str | None, settings: Settings) -> Manifest:
+    """The Service of an endpoint.
+
+    :param deployment: the one start of a server that requests go to; None lets all that run take their share.
+    """
     return {
-        "serviceAccountName": kubernetes.service_account,
-        "automountServiceAccountToken": False,
-        "enableServiceLinks": False,
-        "imagePullSecrets": [{"name": name} for name in kubernetes.image_pull_secrets],
-        "nodeSelector": dict(backend.node_selector),
-        "tolerations": tolerations,
-        "terminationGracePeriodSeconds": 60,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": 10001,
-            "runAsGroup": 10001,
-            "fsGroup": 10001,
-            "seccompProfile": {"type": "RuntimeDefault"},
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": _endpoint_metadata(endpoint, settings),
+        "spec": {
+            "selector": pod_labels(endpoint=endpoint, deployment=deployment or ""),
+            "ports": [{"name": "http", "port": PORT, "targetPort": PORT}],
         },
-        "initContainers": [_fetcher(model, settings)],
-        "containers": [_server(model, settings)],
-        "volumes": [
-            {"name": "scratch", "emptyDir": {}},
-            {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "1Gi"}},
+    }
+
+
+def backend_service(model: ServedModel, settings: Settings) -> Manifest:
+    """A Service of one start of a server alone: what a route's weights choose between."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {
+            "name": model.object_name,
+            "namespace": settings.kubernetes.namespace,
+            "labels": labels_of(model, settings),
+        },
+        "spec": {
+            "selector": pod_labels(deployment=model.deployment),
+            "ports": [{"name": "http", "port": PORT, "targetPort": PORT}],
+        },
+    }
+
+
+def route(endpoint: str, weights: Mapping[str, int], settings: Settings) -> Manifest:
+    """The way from the settings' Gateway to an endpoint.
+
+    :param weights: of the Services that share the requests, by name.
+    """
+    namespace, gateway = (settings.kubernetes.gateway or "").split("/")
+    prefix = f"/{settings.kubernetes.namespace}/{service_name(endpoint)}"
+    return {
+        "apiVersion": OPTIONAL_KINDS["HTTPRoute"],
+        "kind": "HTTPRoute",
+        "metadata": _endpoint_metadata(endpoint, settings),
+        "spec": {
+            "parentRefs": [{"name": gateway, "namespace": namespace}],
+            "rules": [
+                {
+                    "matches": [{"path": {"type": "PathPrefix", "value": prefix}}],
+                    "filters": [
+                        {
+                            "type": "URLRewrite",
+                            "urlRewrite": {"path": {"type": "ReplacePrefixMatch", "replacePrefixMatch": "/"}},
+                        }
+                    ],
+                    "backendRefs": [{"name": name, "port": PORT, "weight": share} for name, share in weights.items()],
+                }
+            ],
+        },
+    }
+
+
+def guards(endpoint: str, settings: Settings, kinds: Collection[str]) -> list[Manifest]:
+    """What watches over an endpoint whatever it serves: servers are evicted one by one, and Prometheus reads them."""
+    metadata = _endpoint_metadata(endpoint, settings)
+    monitor_labels = {**metadata["labels"], **settings.kubernetes.monitor_labels}
+    selector = {"matchLabels": pod_labels(endpoint=endpoint)}
+    # Of the Services with this label the one that stays: a deployment's own would have its servers read twice.
+    staying = [{"key": f"{PREFIX}deployment", "operator": "DoesNotExist"}]
+    wanted: list[Manifest] = [
+        {
+            "apiVersion": OPTIONAL_KINDS["PodDisruptionBudget"],
+            "kind": "PodDisruptionBudget",
+            "metadata": metadata,
+            # Not minAvailable: a single server would keep its node from ever being drained.
+            "spec": {"maxUnavailable": 1, "selector": selector},
+        },
+        {
+            "apiVersion": OPTIONAL_KINDS["ServiceMonitor"],
+            "kind": "ServiceMonitor",
+            "metadata": {**metadata, "labels": monitor_labels},
+            "spec": {
+                "selector": {
+                    **selector,
+                    "matchExpressions": staying,
+                },
+                "endpoints": [{"port": "http", "path": "/metrics"}],
+            },
+        },
+    ]
+    return [manifest for manifest in wanted if manifest["kind"] in kinds]
+
+
+def autoscaler(model: ServedModel, settings: Settings, kinds: Collection[str]) -> Manifest | None:
+    """What changes the number of servers: by waiting requests with KEDA and Prometheus, on plain CPUs by their load.
+
+    None where the recipe wants no more than `serve.replicas`, or the cluster has nothing that could see the need.
+    """
+    serve = model.recipe.serve
+    if serve.max_replicas is None or serve.max_replicas == serve.replicas:
+        return None
+    metadata = {
+        "name": model.object_name,
+        "namespace": settings.kubernetes.namespace,
+        "labels": labels_of(model, settings),
+    }
+    if "ScaledObject" in kinds and settings.kubernetes.prometheus is not None:
+        return {
+            "apiVersion": OPTIONAL_KINDS["ScaledObject"],
+            "kind": "ScaledObject",
+            "metadata": metadata,
+            "spec": _scaled_by_waiting(model, settings, serve.replicas, serve.max_replicas),
+        }
+    if "PodMetrics" in kinds and not model.has_devices:
+        return {
+            "apiVersion": OPTIONAL_KINDS["HorizontalPodAutoscaler"],
+            "kind": "HorizontalPodAutoscaler",
+            "metadata": metadata,
+            "spec": _scaled_by_load(model, serve.replicas, serve.max_replicas),
+        }
+    return None
+
+
+def _scaled_by_waiting(model: ServedModel, settings: Settings, least: int, most: int) -> Manifest:
+    pods = f'namespace="{settings.kubernetes.namespace}",pod=~"{model.object_name}-.*"'
+    return {
+        "scaleTargetRef": {"name": model.object_name},
+        "minReplicaCount": least,
+        "maxReplicaCount": most,
+        "cooldownPeriod": 300,
+        "triggers": [
+            {
+                "type": "prometheus",
+                "metadata": {
+                    "serverAddress": settings.kubernetes.prometheus,
+                    "query": f"sum({WAITING_METRIC}{{{pods}}})",
+                    "threshold": str(WAITING_PER_SERVER),
+                },
+            }
         ],
     }
 
 
-def _fetcher(model: ServedModel, settings: Settings) -> Manifest:
-    secret = settings.kubernetes.store_secret
+def _scaled_by_load(model: ServedModel, least: int, most: int) -> Manifest:
+    target = {"type": "Utilization", "averageUtilization": BUSY_PERCENT}
     return {
-        **_container(model, settings, settings.kubernetes.environment),
-        "name": "fetch",
-        "command": ["python", "-m", "airsmith.serving.fetch", settings.store, model.artifact, MODEL_FOLDER],
-        "envFrom": [{"secretRef": {"name": secret}}] if secret else [],
-        "resources": {"requests": {"cpu": "200m", "memory": "512Mi"}, "limits": {"memory": "2Gi"}},
+        "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": model.object_name},
+        "minReplicas": least,
+        "maxReplicas": most,
+        "metrics": [{"type": "Resource", "resource": {"name": "cpu", "target": target}}],
     }
 
 
-def _server(model: ServedModel, settings: Settings) -> Manifest:
-    """vLLM as the container's first process, so that it hears SIGTERM and ends its requests in order."""
-    backend = get_backend(model.recipe.backend.name)
-    devices = model.recipe.backend.devices
-    offered = {backend.device_resource: str(devices)} if backend.device_resource is not None else {}
-    size = backend.serve_size
-    health = {"httpGet": {"path": "/health", "port": PORT}}
-    return {
-        **_container(model, settings, backend.serve_environment),
-        "name": "vllm",
-        "command": ["python", "-m", "vllm.entrypoints.openai.api_server"],
-        "args": [
-            *("--model", MODEL_FOLDER, "--served-model-name", model.endpoint),
-            *("--host", "0.0.0.0", "--port", str(PORT), "--dtype", model.dtype),
-            *backend.serve_arguments,
-            *(["--tensor-parallel-size", str(devices)] if offered else []),
-            *(["--trust-remote-code"] if model.recipe.model.trust_remote_code else []),
-        ],
-        "ports": [{"name": "http", "containerPort": PORT}],
-        "resources": {
-            "requests": {"cpu": size.cpu, "memory": size.memory, **offered},
-            "limits": {"memory": size.memory, **offered},
-        },
-        "startupProbe": {**health, "periodSeconds": 2, "failureThreshold": START_SECONDS // 2},
-        "readinessProbe": {**health, "periodSeconds": 5, "timeoutSeconds": 5},
-        "livenessProbe": {**health, "periodSeconds": 15, "timeoutSeconds": 10, "failureThreshold": 6},
-    }
-
-
-def _container(model: ServedModel, settings: Settings, environment: Mapping[str, str]) -> Manifest:
-    """What both containers have: image, rights, scratch disk, and no way out to the Hub."""
-    plain = {
-        "HOME": "/scratch",
-        "TMPDIR": "/scratch",
-        "HF_HOME": "/scratch/huggingface",
-        "HF_HUB_OFFLINE": "1",
-        "VLLM_NO_USAGE_STATS": "1",
-        **environment,
-    }
-    return {
-        "image": settings.image(get_backend(model.recipe.backend.name).serve_image).reference,
-        "env": [{"name": name, "value": value} for name, value in plain.items()],
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
-        "volumeMounts": [{"name": "scratch", "mountPath": "/scratch"}, {"name": "shm", "mountPath": "/dev/shm"}],
-    }
+def _endpoint_metadata(endpoint: str, settings: Settings) -> Manifest:
+    labels = pod_labels(endpoint=endpoint, team=settings.team)
+    return {"name": service_name(endpoint), "namespace": settings.kubernetes.namespace, "labels": labels}
