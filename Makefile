@@ -29,7 +29,7 @@ export UV_CUSTOM_COMPILE_COMMAND := make lock
 # Commands run from the checkout, whatever it is called, and need no PYTHONPATH of the caller's.
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: help setup demo stop test lint types test-suites images test-cluster lock docs clean
+.PHONY: help setup demo stop test lint types test-suites images test-cluster test-cluster-long lock docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | column -t -s "$$(printf '\t')"
@@ -87,7 +87,10 @@ images: setup  ## build and push IMAGES to REGISTRY, and write their digests int
 		$(if $(BASE_IMAGE),--build-arg 'BASE_IMAGE=$(BASE_IMAGE)')
 
 test-cluster: setup  ## the tests on the cluster that KUBECONFIG names, with the images of SETTINGS
-	@AIRSMITH_TEST_SETTINGS='$(SETTINGS)' $(AIRFLOW)/python -m pytest tests/cluster
+	@AIRSMITH_TEST_SETTINGS='$(SETTINGS)' $(AIRFLOW)/python -m pytest tests/cluster -m 'not long' --durations 15
+
+test-cluster-long: setup  ## those that take long as well
+	@AIRSMITH_TEST_SETTINGS='$(SETTINGS)' $(AIRFLOW)/python -m pytest tests/cluster --durations 30
 
 docs: setup  ## write the generated reference pages anew
 	@$(AIRFLOW)/airsmith recipe docs
