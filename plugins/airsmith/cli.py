@@ -31,6 +31,12 @@ def main() -> None:
         if error.hint:
             print(f"hint: {error.hint}", file=sys.stderr)
         sys.exit(1)
+    except ModuleNotFoundError as missing:
+        if (missing.name or "").partition(".")[0] != "kubernetes":
+            raise
+        print("error: This command speaks of pods, with the library kubernetes, which is not installed.", file=sys.stderr)
+        print("hint: pip install 'airsmith[kubernetes]'", file=sys.stderr)
+        sys.exit(1)
 
 
 @app.callback(invoke_without_command=True)

@@ -58,3 +58,12 @@ def test_plan_needs_no_cluster_and_no_model(monkeypatch: pytest.MonkeyPatch) -> 
     assert result.returncode == 0, result.stderr
     assert "Memory: unknown." in result.stdout
     assert "USD for each hour of training" in result.stdout
+
+
+def test_a_command_that_lacks_a_library_says_how_to_install_it() -> None:
+    hide = "import sys; sys.modules['kubernetes'] = None; sys.argv[1:] = ['plan', 'ticket-triage']"
+    command = [sys.executable, "-c", f"{hide}\nfrom airsmith.cli import main; main()"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert result.stderr.endswith("hint: pip install 'airsmith[kubernetes]'\n")
+    assert "Traceback" not in result.stderr
