@@ -34,7 +34,7 @@ def main() -> None:
     except ModuleNotFoundError as missing:
         if (missing.name or "").partition(".")[0] != "kubernetes":
             raise
-        print("error: This command speaks of pods, with the library kubernetes, which is not installed.", file=sys.stderr)
+        print("error: This command speaks of pods and needs the library kubernetes.", file=sys.stderr)
         print("hint: pip install 'airsmith[kubernetes]'", file=sys.stderr)
         sys.exit(1)
 
