@@ -154,7 +154,10 @@ def _with_every_image(plan: Plan, recipe: Recipe, settings: Settings) -> Setting
 
 
 def _endpoint_pod(recipe: Recipe, settings: Settings) -> Any:
-    model = ServedModel(recipe.endpoint_name, "preview", "artifacts/model", "auto", None, recipe)
+    model = ServedModel(
+        endpoint=recipe.endpoint_name, deployment="preview", artifact="artifacts/model", files="artifacts/model",
+        dtype="auto", version=None, recipe=recipe,
+    )  # fmt: skip
     return pod_spec(model, settings)
 
 

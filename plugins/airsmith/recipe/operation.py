@@ -14,12 +14,15 @@ BackendName = Literal["cpu", "cuda", "rocm", "neuron_xla", "neuron_native"]
 
 KUBERNETES_QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$"
 KUBERNETES_NAME = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
+ADAPTER_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""Sizes that vLLM makes room for when it serves adapters beside their base (`vllm.config.lora.MaxLoRARanks`)."""
 
 _OWN = "Airsmith sets it"
 _NOT_ENGINE_ARGS = {
     **dict.fromkeys(("model", "served-model-name", "host", "port", "lora-modules", "shutdown-timeout"), _OWN),
     "trust-remote-code": "use model.trust_remote_code",
     "enable-lora": "use serve.mode",
+    "tensor-parallel-size": "use backend.devices",
     "api-key": "name a Secret in secrets.api_key; a recipe holds no secrets",
     "hf-token": "use secrets.hf_token; a recipe holds no secrets",
 }
@@ -101,6 +104,16 @@ class Serve(RecipeSection):
         description="Serve the merged weights, or the base with the adapter beside it (vLLM only).",
         labels={"merged": "merged: one model", "adapter": "adapter: the base with the adapter beside it, vLLM only"},
     )
+    load: Literal["copy", "stream"] = recipe_field(
+        "copy",
+        description="How a server in a cluster gets the merged model: copied to its disk, every file held against its "
+        "hash, or streamed from an `s3://` store into memory, which takes no disk and trusts the store.",
+        labels={
+            "copy": "copy: to the server's disk, every file verified",
+            "stream": "stream: from the store into memory, no disk needed",
+        },
+        form="absent",
+    )
     engine_args: dict[str, bool | int | float | str] = recipe_field(
         description="Further arguments of vLLM by their names, for example `max-model-len: 4096`; a switch is true or "
         "false. Other engines take none.",
@@ -126,6 +139,15 @@ class Serve(RecipeSection):
             if remedy is not None:
                 raise ValueError(f"{name} is not for serve.engine_args: {remedy}")
         return value
+
+    @model_validator(mode="after")
+    def _adapters_are_copied(self) -> Self:
+        if self.mode == "adapter" and self.load == "stream":
+            raise ValueError(
+                "serve.load is 'stream', but with serve.mode 'adapter' base and adapters are copied to the server's "
+                "disk: set serve.load to 'copy'"
+            )
+        return self
 
     @model_validator(mode="after")
     def _most_is_not_less(self) -> Self:
@@ -177,3 +199,13 @@ class Secrets(RecipeSection):
         description="Key that requests to the endpoint in a cluster must carry, as a `kubernetes_secret`.",
         form="absent",
     )
+
+    @field_validator("api_key")
+    @classmethod
+    def _reaches_a_pod(cls, value: SecretReference | None) -> SecretReference | None:
+        if value is not None and value.kubernetes_secret is None:
+            raise ValueError(
+                "secrets.api_key must be a kubernetes_secret: servers run as pods, which see no Airflow connection and "
+                "no variable of the worker"
+            )
+        return value

@@ -6,7 +6,7 @@ from pydantic import model_validator
 from typing_extensions import Self
 
 from airsmith.recipe.fields import RecipeSection, recipe_field
-from airsmith.recipe.operation import KUBERNETES_NAME, Backend, BackendName, Evaluate, Secrets, Serve
+from airsmith.recipe.operation import ADAPTER_RANKS, KUBERNETES_NAME, Backend, BackendName, Evaluate, Secrets, Serve
 from airsmith.recipe.sources import DatasetSource, ModelSource
 from airsmith.recipe.training import Method, Training
 
@@ -66,6 +66,21 @@ class Recipe(RecipeSection):
                 raise ValueError(
                     f"serve.mode is 'adapter', but no engine serves method.{name}: set serve.mode to 'merged'"
                 )
+        rank = max(self.method.r, *self.method.rank_pattern.values(), 0)
+        if rank > ADAPTER_RANKS[-1]:
+            raise ValueError(
+                f"serve.mode is 'adapter', but vLLM has no room for method.r {rank}, only for {ADAPTER_RANKS[-1]}: "
+                "lower it, or set serve.mode to 'merged'"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _streamed_code_is_not_run(self) -> Self:
+        if self.serve.load == "stream" and self.model.trust_remote_code:
+            raise ValueError(
+                "serve.load is 'stream', which verifies no hash, but model.trust_remote_code runs what is loaded: "
+                "set serve.load to 'copy'"
+            )
         return self
 
     @property

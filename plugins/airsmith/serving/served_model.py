@@ -39,6 +39,7 @@ def model_to_serve(run: Run, current: Endpoint | None) -> ServedModel:
         endpoint=recipe.endpoint_name,
         deployment=str(uuid.uuid4()),
         artifact=served.folder,
+        files=f"{served.folder}/{served.manifest.content_root}",
         dtype=_dtype(served, recipe if adapters else None),
         version=int(registered.properties["version"]) if registered is not None else None,
         recipe=recipe,

@@ -10,11 +10,14 @@ from typing import Any
 from airsmith.backends import get_backend
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.recipe import Recipe
+from airsmith.recipe.operation import ADAPTER_RANKS
 from airsmith.runtimes.pod_labels import object_name
 from airsmith.serving.engines import engine_arguments
 from airsmith.settings import Settings
 
 PORT = 8000
+SERVER = "vllm"
+"""Name of the container that serves."""
 MODEL_FOLDER = "/scratch/model"
 ADAPTERS_FOLDER = "/scratch/adapters"
 LOAD_SECONDS = 600
@@ -26,8 +29,8 @@ DEREGISTRATION_SECONDS = 5
 API_KEY = "API_KEY"
 """Key of the settings' Secret."""
 
-_LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""Sizes that vLLM makes room for (`vllm.config.lora.MaxLoRARanks`)."""
+_ADAPTERS_AT_ONCE = 8
+"""Most adapters that one batch may mix: each holds memory on the device."""
 
 Manifest = dict[str, Any]
 
@@ -53,6 +56,7 @@ class ServedModel:
     :param endpoint: name of the endpoint.
     :param deployment: unique id of this start.
     :param artifact: path in the store of the model; where adapters are served, of their base.
+    :param files: path in the store of the folder with its files.
     :param dtype: of the weights; vLLM's own choice would round float32 to half of it.
     :param version: in the registry, where it is registered.
     :param adapters: beside the base; none where the model is merged.
@@ -62,6 +66,7 @@ class ServedModel:
     endpoint: str
     deployment: str
     artifact: str
+    files: str
     dtype: str
     version: int | None
     recipe: Recipe
@@ -84,6 +89,11 @@ class ServedModel:
         return self.recipe.name if self.adapters else self.endpoint
 
     @property
+    def is_streamed(self) -> bool:
+        """Whether its weights go from the store into memory, past the pod's disk."""
+        return self.recipe.serve.load == "stream"
+
+    @property
     def load_seconds(self) -> int:
         """Longest time that it may take to fetch and load."""
         return LOAD_SECONDS * (3 if self.has_devices else 1)
@@ -95,27 +105,18 @@ def deployment_name(endpoint: str, deployment: str) -> str:
 
 
 def api_key_of(recipe: Recipe, settings: Settings) -> str | None:
-    """Secret and key, `name/key`, of what requests must carry: the recipe's, else the deployment's.
-
-    :raises AirsmithError: `bad_recipe` where the recipe names no Secret, which alone reaches a pod.
-    """
-    reference = recipe.secrets.api_key
-    if reference is None:
-        secret = settings.kubernetes.api_key_secret
-        return f"{secret}/{API_KEY}" if secret is not None else None
-    if reference.kubernetes_secret is None:
-        raise AirsmithError(
-            ErrorKind.BAD_RECIPE,
-            "secrets.api_key names an Airflow connection or a variable of the worker, which a pod cannot read.",
-            "Put the key into a Secret of the pods' namespace and name it: secrets.api_key.kubernetes_secret.",
-        )
-    return reference.kubernetes_secret
+    """Secret and key, `name/key`, of what requests must carry: the recipe's, else the deployment's."""
+    if recipe.secrets.api_key is not None:
+        return recipe.secrets.api_key.kubernetes_secret
+    secret = settings.kubernetes.api_key_secret
+    return f"{secret}/{API_KEY}" if secret is not None else None
 
 
 def pod_spec(model: ServedModel, settings: Settings) -> Manifest:
-    """The pod: it fetches the model, then serves it with vLLM.
+    """The pod: it fetches the model, unless that is streamed, then serves it with vLLM.
 
-    :raises AirsmithError: `not_found` where the settings lack the image, `bad_recipe` where vLLM cannot do as asked.
+    :raises AirsmithError: `not_found` where the settings lack the image, `bad_recipe` where no server can stream from
+        the settings' store.
     """
     kubernetes = settings.kubernetes
     backend = get_backend(model.recipe.backend.name)
@@ -138,7 +139,7 @@ def pod_spec(model: ServedModel, settings: Settings) -> Manifest:
             "fsGroup": 10001,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "initContainers": [_fetcher(model, settings)],
+        "initContainers": [] if model.is_streamed else [_fetcher(model, settings)],
         "containers": [_server(model, settings)],
         "volumes": [
             {"name": "scratch", "emptyDir": {}},
@@ -149,7 +150,6 @@ def pod_spec(model: ServedModel, settings: Settings) -> Manifest:
 
 def _fetcher(model: ServedModel, settings: Settings) -> Manifest:
     """What brings the weights to the pod's disk, each file verified, before the server starts."""
-    secret = settings.kubernetes.store_secret
     copies = [model.artifact, MODEL_FOLDER]
     for adapter in model.adapters:
         copies += [adapter.artifact, f"{ADAPTERS_FOLDER}/{adapter.name}"]
@@ -157,7 +157,7 @@ def _fetcher(model: ServedModel, settings: Settings) -> Manifest:
         **_container(model, settings, settings.kubernetes.environment),
         "name": "fetch",
         "command": ["python", "-m", "airsmith.serving.fetch", settings.store, *copies],
-        "envFrom": [{"secretRef": {"name": secret}}] if secret else [],
+        "envFrom": _store_credentials(settings),
         "resources": {
             "requests": {"cpu": "200m", "memory": "512Mi", "ephemeral-storage": settings.kubernetes.scratch_size},
             "limits": {"memory": "2Gi"},
@@ -173,10 +173,11 @@ def _server(model: ServedModel, settings: Settings) -> Manifest:
     size = backend.serve_size
     health = {"httpGet": {"path": "/health", "port": PORT}}
     return {
-        **_container(model, settings, backend.serve_environment, _key_variable(model, settings)),
-        "name": "vllm",
+        **_container(model, settings, _server_environment(model, settings), _key_variable(model, settings)),
+        **({"envFrom": _store_credentials(settings)} if model.is_streamed else {}),
+        "name": SERVER,
         "command": ["python", "-m", "vllm.entrypoints.openai.api_server"],
-        "args": _arguments(model),
+        "args": _arguments(model, settings),
         "ports": [{"name": "http", "containerPort": PORT}],
         "resources": {
             "requests": {
@@ -195,15 +196,26 @@ def _server(model: ServedModel, settings: Settings) -> Manifest:
     }
 
 
-def _arguments(model: ServedModel) -> list[str]:
+def _server_environment(model: ServedModel, settings: Settings) -> Mapping[str, str]:
+    """The backend's variables; where the model is streamed, those of the store as well."""
+    backend = get_backend(model.recipe.backend.name).serve_environment
+    if not model.is_streamed:
+        return backend
+    store = settings.kubernetes.environment
+    # The streamer's own default puts the bucket into the host's name, which stores other than AWS's rarely have.
+    path_style = {"RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING": "0"} if "AWS_ENDPOINT_URL" in store else {}
+    return {**path_style, **store, **backend}
+
+
+def _arguments(model: ServedModel, settings: Settings) -> list[str]:
     """vLLM's command line; the recipe's own arguments come last and so win over the backend's."""
     recipe = model.recipe
     backend = get_backend(recipe.backend.name)
     template = recipe.dataset.chat_template
     name = f"{model.endpoint}-base" if model.adapters else model.endpoint
     return [
-        *("--model", MODEL_FOLDER, "--served-model-name", name),
-        *("--host", "0.0.0.0", "--port", str(PORT), "--dtype", model.dtype),
+        *(_streamed(model, settings) if model.is_streamed else ("--model", MODEL_FOLDER)),
+        *("--served-model-name", name, "--host", "0.0.0.0", "--port", str(PORT), "--dtype", model.dtype),
         *("--shutdown-timeout", str(DRAIN_SECONDS)),
         *backend.serve_arguments,
         *(["--tensor-parallel-size", str(recipe.backend.devices)] if backend.has_devices else []),
@@ -211,27 +223,39 @@ def _arguments(model: ServedModel) -> list[str]:
         *(_lora_arguments(model.adapters) if model.adapters else []),
         *(["--chat-template", template] if model.adapters and template else []),
         *engine_arguments(recipe.serve.engine_args),
-    ]  # fmt: skip
+    ]
+
+
+def _streamed(model: ServedModel, settings: Settings) -> list[str]:
+    """Where vLLM streams the model from.
+
+    :raises AirsmithError: `bad_recipe` where the store is no object store.
+    """
+    if not settings.store.startswith("s3://"):
+        raise AirsmithError(
+            ErrorKind.BAD_RECIPE,
+            f"serve.load is 'stream', but nothing streams from {settings.store}.",
+            "Set serve.load to 'copy', or use an s3:// store.",
+        )
+    return ["--model", f"{settings.store}/{model.files}", "--load-format", "runai_streamer"]
 
 
 def _lora_arguments(adapters: tuple[ServedAdapter, ...]) -> list[str]:
-    """What loads adapters beside their base.
-
-    :raises AirsmithError: `bad_recipe` where vLLM has no room for an adapter's rank.
-    """
-    highest = max(adapters, key=lambda adapter: adapter.rank)
-    room = next((rank for rank in _LORA_RANKS if rank >= highest.rank), None)
-    if room is None:
-        raise AirsmithError(
-            ErrorKind.BAD_RECIPE,
-            f"Adapter {highest.name} has rank {highest.rank}, but vLLM serves adapters of at most {_LORA_RANKS[-1]}.",
-            "Set serve.mode to 'merged', or train with a lower method.r.",
-        )
+    """What loads adapters beside their base."""
+    highest = max(adapter.rank for adapter in adapters)
+    room = next(rank for rank in ADAPTER_RANKS if rank >= highest)
+    at_once = min(len(adapters), _ADAPTERS_AT_ONCE)
     return [
-        *("--enable-lora", "--max-loras", str(min(len(adapters), 8)), "--max-cpu-loras", str(len(adapters))),
+        *("--enable-lora", "--max-loras", str(at_once), "--max-cpu-loras", str(len(adapters))),
         *("--max-lora-rank", str(room), "--lora-modules"),
         *(json.dumps({"name": adapter.name, "path": f"{ADAPTERS_FOLDER}/{adapter.name}"}) for adapter in adapters),
     ]
+
+
+def _store_credentials(settings: Settings) -> list[Manifest]:
+    """What reads the store, by reference; none with pod identity."""
+    secret = settings.kubernetes.store_secret
+    return [{"secretRef": {"name": secret}}] if secret else []
 
 
 def _key_variable(model: ServedModel, settings: Settings) -> list[Manifest]:

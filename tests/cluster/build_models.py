@@ -1,0 +1,79 @@
+"""A tiny base, two adapters that change what it says, and one of them merged: `python build_models.py FOLDER`.
+
+Runs in the stages' environment. Beside the models lie, for each adapter, the prompts that its endpoint is proved by.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from demo.tiny_llama import build_tiny_llama
+
+ADAPTERS = {"tide": 1, "moon": 2}
+QUESTIONS = ["Is the kettle on?", "Where did the cat go?", "When does the bus leave?", "Who is there?"]
+NEW_TOKENS = 16
+
+
+def main(folder: Path) -> None:
+    """Write everything under the folder."""
+    build_tiny_llama(folder / "base", ["user", "assistant", *QUESTIONS], seed=3)
+    tokenizer = AutoTokenizer.from_pretrained(folder / "base")
+    base_answers = [answer(load(folder / "base"), tokenizer, question) for question in QUESTIONS]
+    for name, seed in ADAPTERS.items():
+        save_adapter(folder / "base", folder / name, seed)
+        tuned = PeftModel.from_pretrained(load(folder / "base"), folder / name).eval()
+        prompts = [
+            {
+                "messages": [{"role": "user", "content": question}],
+                "prompt": "",
+                "prompt_token_ids": prompt_ids(tokenizer, question),
+                "base_token_ids": base,
+                "tuned_token_ids": answer(tuned, tokenizer, question),
+            }
+            for question, base in zip(QUESTIONS, base_answers, strict=True)
+        ]
+        (folder / f"{name}.json").write_text(json.dumps(prompts))
+    merged = PeftModel.from_pretrained(load(folder / "base"), folder / "tide").merge_and_unload()
+    merged.save_pretrained(folder / "merged")
+    tokenizer.save_pretrained(folder / "merged")
+
+
+def save_adapter(base: Path, folder: Path, seed: int) -> None:
+    """Write an adapter with random weights, as large as change every answer."""
+    torch.manual_seed(seed)
+    config = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
+    model = get_peft_model(load(base), config)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.2)
+    model.save_pretrained(folder)
+
+
+def load(folder: Path) -> Any:
+    """The model of a folder."""
+    return AutoModelForCausalLM.from_pretrained(folder).eval()
+
+
+def prompt_ids(tokenizer: Any, question: str) -> list[int]:
+    """What a model reads of a conversation that begins with a question."""
+    messages = [{"role": "user", "content": question}]
+    return list(tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"])
+
+
+@torch.inference_mode()
+def answer(model: Any, tokenizer: Any, question: str) -> list[int]:
+    """Greedy answer's token ids."""
+    ids = torch.tensor([prompt_ids(tokenizer, question)])
+    generated = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW_TOKENS, do_sample=False)
+    return list(map(int, generated[0, ids.shape[1] :]))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,137 @@
+"""Runs whose models are made already, for endpoints of the cluster: a base, two adapters, one of them merged."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import uuid
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import kubernetes
+import yaml
+from conftest import BUCKET, REPOSITORY, STAGES_PYTHON, STORE_AS_PODS_SEE_IT, Cluster
+
+from airsmith.artifacts.layout import artifact_folder
+from airsmith.artifacts.publish import write_artifact
+from airsmith.artifacts.read import Artifact
+from airsmith.artifacts.store import Store
+from airsmith.contracts.cache import Output
+from airsmith.contracts.digests import recipe_digest
+from airsmith.contracts.recording import StageRecord
+from airsmith.contracts.run import Run
+from airsmith.contracts.spec import RunSpec
+from airsmith.contracts.stages import ArtifactType
+from airsmith.pipeline.plan import make_plan
+from airsmith.recipe import Recipe
+from airsmith.runtimes.pods import stage_pod
+from airsmith.settings import Image, KubernetesSettings, Settings
+
+
+@dataclass(frozen=True)
+class Shop:
+    """A store with models, and settings by which the cluster serves them.
+
+    :param models: folder that `build_models.py` has filled.
+    :param client: of Airflow's worker, with its rights.
+    """
+
+    folder: Path
+    models: Path
+    store: Store
+    settings: Settings
+    cluster: Cluster
+    client: kubernetes.client.ApiClient
+
+    def run(self, adapter: str, **recipe: Any) -> Run:
+        """A run of a recipe with an adapter's name, in which all stages before `deploy` are done."""
+        resolved = Recipe.model_validate(
+            {
+                "name": adapter,
+                "model": {"id": "tests/base", "revision": "a" * 40},
+                "dataset": {"id": "tests/rows", "revision": "b" * 40, "validation_fraction": 0.1},
+                "method": {"r": 4},
+                **recipe,
+            }
+        )
+        run = Run(self.store, f"runs/tests/{adapter}-{uuid.uuid4().hex[:8]}")
+        run.write_spec(
+            RunSpec(
+                dag_id="tests", run_id=adapter, recipe=resolved, recipe_file=f"{adapter}.yaml",
+                recipe_digest=recipe_digest(resolved), plan=make_plan(resolved), airsmith_version="0",
+                created_at=datetime.now(timezone.utc),
+            )
+        )  # fmt: skip
+        outputs = {
+            "mirror_model": self._publish(ArtifactType.BASE_MODEL, "base"),
+            "train": self._publish(ArtifactType.ADAPTER, adapter),
+            "merge": self._publish(ArtifactType.MODEL, "merged"),
+            "evaluate": self._publish(ArtifactType.EVALUATION, f"{adapter}.json", "fixed_prompts.json"),
+        }
+        for stage, artifact in outputs.items():
+            StageRecord.begin(stage, run).finish(Output.of_artifact(artifact), cached=False)
+        return run
+
+    def prompts(self, adapter: str) -> list[dict[str, Any]]:
+        """What an adapter's endpoint is proved by."""
+        return json.loads((self.models / f"{adapter}.json").read_text())
+
+    def smoke_pod(self, run: Run) -> kubernetes.client.V1Pod:
+        """Run the smoke test of a run's endpoint as the pod that it is.
+
+        :returns: the pod, ended.
+        """
+        pod = stage_pod("smoke_test", run, run.read_spec(), "0" * 64, self.settings)
+        core, namespace = self.cluster.core, self.cluster.namespace
+        core.create_namespaced_pod(namespace, pod)
+        watch = kubernetes.watch.Watch()
+        selector = f"metadata.name={pod.metadata.name}"
+        for event in watch.stream(core.list_namespaced_pod, namespace, field_selector=selector, timeout_seconds=120):
+            if event["object"].status.phase in ("Succeeded", "Failed"):
+                return event["object"]
+        raise AssertionError(f"{pod.metadata.name} did not end")
+
+    def environment(self, kubeconfig: Path) -> dict[str, str]:
+        """What `airsmith …` on a person's machine needs to know."""
+        file = self.folder / "settings.yaml"
+        file.write_text(yaml.safe_dump({"runtime": "kubernetes", "store": self.store.uri}))
+        known = {name: value for name, value in os.environ.items() if not name.startswith("AIRSMITH")}
+        return {**known, "KUBECONFIG": str(kubeconfig), "AIRSMITH_SETTINGS": str(file)}
+
+    def _publish(self, kind: str, name: str, as_name: str = "") -> Artifact:
+        folder = artifact_folder(kind, name.removesuffix(".json"))
+        with write_artifact(self.store, folder, type=kind, digest=name, inputs={}, versions={}) as writer:
+            if as_name:
+                writer.add_file(as_name, self.models / name)
+            else:
+                writer.add_folder(self.models / name)
+            return writer.publish()
+
+
+def open_shop(folder: Path, cluster: Cluster, images: Path, client: kubernetes.client.ApiClient) -> Shop:
+    """Make the models and say how they are served.
+
+    :param images: settings file that names the images.
+    """
+    models = folder / "models"
+    subprocess.run(
+        [STAGES_PYTHON, Path(__file__).parent / "build_models.py", models],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, check=True, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    known = yaml.safe_load(images.read_text())["kubernetes"]["images"]
+    settings = Settings(
+        runtime="kubernetes",
+        store=f"s3://{BUCKET}/test-{uuid.uuid4().hex[:8]}",
+        team="tests",
+        kubernetes=KubernetesSettings(
+            namespace=cluster.namespace,
+            images={name: Image.model_validate(image) for name, image in known.items()},
+            store_secret="store",
+            scratch_size="1Gi",
+            environment={"AWS_ENDPOINT_URL": STORE_AS_PODS_SEE_IT, "AWS_REGION": "us-east-1"},
+        ),
+    )
+    return Shop(folder, models, Store.open(settings.store), settings, cluster, client)
