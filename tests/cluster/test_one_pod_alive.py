@@ -2,93 +2,26 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeVar
 
 import kubernetes
-import psutil
 import pytest
 from conftest import Cluster, Deployment
 from test_failures import newest_run, recipe
 
-from demo.airflow_api import AirflowApi, Login, is_healthy, wait_until
+from tests.cluster.standalone import Airflow, standalone
 
 WAIT_SECONDS = 240
 
 _Found = TypeVar("_Found")
 
 
-@dataclass(frozen=True)
-class Airflow:
-    """A real Airflow on the deployment: API server, scheduler with its workers, DAG processor, triggerer."""
-
-    deployment: Deployment
-    process: subprocess.Popen[bytes]
-    environment: dict[str, str]
-    api: AirflowApi
-    replacements: list[subprocess.Popen[bytes]] = field(default_factory=list)
-
-    def start_triggerer(self) -> None:
-        """A new triggerer, as whatever supervises a real one would start."""
-        self.replacements.append(self.deployment.start("triggerer", **self.environment))
-
-    def processes(self, *words: str) -> list[psutil.Process]:
-        """Airflow's processes whose command line has all of the words."""
-        found = []
-        for process in psutil.Process(self.process.pid).children(recursive=True):
-            with suppress(psutil.Error):
-                if all(word in " ".join(process.cmdline()) for word in words):
-                    found.append(process)
-        return found
-
-    def task(self, dag_id: str, run_id: str, task_id: str) -> dict[str, Any]:
-        """A task instance as the API shows it."""
-        return dict(self.api.request("GET", f"dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}"))
-
-
 @pytest.fixture(scope="module")
 def airflow(deployment: Deployment) -> Iterator[Airflow]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    address = f"http://127.0.0.1:{port}"
-    environment = {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "AIRFLOW__API__HOST": "127.0.0.1",
-        "AIRFLOW__API__PORT": str(port),
-        "AIRFLOW__API__BASE_URL": address,
-        "AIRFLOW__API__WORKERS": "1",
-        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{address}/execution/",
-        "AIRFLOW__CORE__PARALLELISM": "4",
-        "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "5",
-        "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
-        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "15",
-        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "3",
-    }
-    process = deployment.start("standalone", **environment)
-    try:
-        assert wait_until(lambda: is_healthy(address), WAIT_SECONDS, 0.5), deployment.log_of(process)
-        api = AirflowApi(address, Login.read(deployment.folder / "airflow"))
-        airflow = Airflow(deployment, process, environment, api)
+    with standalone(deployment) as airflow:
         yield airflow
-        for replacement in airflow.replacements:
-            replacement.terminate()
-            replacement.wait()
-    finally:
-        family = psutil.Process(process.pid).children(recursive=True)
-        process.send_signal(signal.SIGINT)
-        _, alive = psutil.wait_procs([psutil.Process(process.pid), *family], timeout=20)
-        for straggler in alive:
-            straggler.kill()
-        process.wait()
 
 
 def wait_for(found: Callable[[], _Found | None]) -> _Found:
