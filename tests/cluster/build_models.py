@@ -1,6 +1,7 @@
 """A tiny base, two adapters that change what it says, and one of them merged: `python build_models.py FOLDER`.
 
-Runs in the stages' environment. Beside the models lie, for each adapter, the prompts that its endpoint is proved by.
+Runs in the stages' environment. Beside the models lie the prompts that each adapter's endpoint is proved by, and what
+all of them say.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from demo.tiny_llama import build_tiny_llama
 ADAPTERS = {"tide": 1, "moon": 2}
 QUESTIONS = ["Is the kettle on?", "Where did the cat go?", "When does the bus leave?", "Who is there?"]
 NEW_TOKENS = 16
+CUT_SHORT = "\N{REPLACEMENT CHARACTER}"
 
 
 def main(folder: Path) -> None:
@@ -26,20 +28,24 @@ def main(folder: Path) -> None:
     build_tiny_llama(folder / "base", ["user", "assistant", *QUESTIONS], seed=3)
     tokenizer = AutoTokenizer.from_pretrained(folder / "base")
     base_answers = [answer(load(folder / "base"), tokenizer, question) for question in QUESTIONS]
+    said = {"base": texts(tokenizer, base_answers)}
     for name, seed in ADAPTERS.items():
         save_adapter(folder / "base", folder / name, seed)
         tuned = PeftModel.from_pretrained(load(folder / "base"), folder / name).eval()
+        answers = [answer(tuned, tokenizer, question) for question in QUESTIONS]
+        said[name] = texts(tokenizer, answers)
         prompts = [
             {
                 "messages": [{"role": "user", "content": question}],
                 "prompt": "",
                 "prompt_token_ids": prompt_ids(tokenizer, question),
                 "base_token_ids": base,
-                "tuned_token_ids": answer(tuned, tokenizer, question),
+                "tuned_token_ids": ids,
             }
-            for question, base in zip(QUESTIONS, base_answers, strict=True)
+            for question, base, ids in zip(QUESTIONS, base_answers, answers, strict=True)
         ]
         (folder / f"{name}.json").write_text(json.dumps(prompts))
+    (folder / "said.json").write_text(json.dumps(said))
     merged = PeftModel.from_pretrained(load(folder / "base"), folder / "tide").merge_and_unload()
     merged.save_pretrained(folder / "merged")
     tokenizer.save_pretrained(folder / "merged")
@@ -54,6 +60,13 @@ def save_adapter(base: Path, folder: Path, seed: int) -> None:
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.2)
     model.save_pretrained(folder)
+
+
+def texts(tokenizer: Any, answers: list[list[int]]) -> dict[str, str]:
+    """What a server says for these answers, by question."""
+    decoded = (tokenizer.decode(ids, skip_special_tokens=True) for ids in answers)
+    # A character that is cut short is shown by one library and not by the other.
+    return {question: text.rstrip(CUT_SHORT) for question, text in zip(QUESTIONS, decoded, strict=True)}
 
 
 def load(folder: Path) -> Any:

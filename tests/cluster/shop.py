@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -13,11 +14,10 @@ from typing import Any
 
 import kubernetes
 import yaml
-from conftest import BUCKET, REPOSITORY, STAGES_PYTHON, STORE_AS_PODS_SEE_IT, Cluster
 
 from airsmith.artifacts.layout import artifact_folder
 from airsmith.artifacts.publish import write_artifact
-from airsmith.artifacts.read import Artifact
+from airsmith.artifacts.read import Artifact, open_artifact
 from airsmith.artifacts.store import Store
 from airsmith.contracts.cache import Output
 from airsmith.contracts.digests import recipe_digest
@@ -29,6 +29,7 @@ from airsmith.pipeline.plan import make_plan
 from airsmith.recipe import Recipe
 from airsmith.runtimes.pods import stage_pod
 from airsmith.settings import Image, KubernetesSettings, Settings
+from tests.cluster.deploying import BUCKET, REPOSITORY, STAGES_PYTHON, STORE_AS_PODS_SEE_IT, Cluster
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,11 @@ class Shop:
     cluster: Cluster
     client: kubernetes.client.ApiClient
 
-    def run(self, adapter: str, **recipe: Any) -> Run:
-        """A run of a recipe with an adapter's name, in which all stages before `deploy` are done."""
+    def run(self, adapter: str, *, merged: str = "merged", **recipe: Any) -> Run:
+        """A run of a recipe with an adapter's name, in which all stages before `deploy` are done.
+
+        :param merged: digest of the merged model; another one is another artifact.
+        """
         resolved = Recipe.model_validate(
             {
                 "name": adapter,
@@ -66,18 +70,18 @@ class Shop:
             )
         )  # fmt: skip
         outputs = {
-            "mirror_model": self._publish(ArtifactType.BASE_MODEL, "base"),
-            "train": self._publish(ArtifactType.ADAPTER, adapter),
-            "merge": self._publish(ArtifactType.MODEL, "merged"),
-            "evaluate": self._publish(ArtifactType.EVALUATION, f"{adapter}.json", "fixed_prompts.json"),
+            "mirror_model": self._publish(ArtifactType.BASE_MODEL, "base", {"": "base"}),
+            "train": self._publish(ArtifactType.ADAPTER, adapter, {"": adapter}),
+            "merge": self._publish(ArtifactType.MODEL, merged, {"": "merged"}),
+            "evaluate": self._publish(ArtifactType.EVALUATION, adapter, {"fixed_prompts.json": f"{adapter}.json"}),
         }
         for stage, artifact in outputs.items():
             StageRecord.begin(stage, run).finish(Output.of_artifact(artifact), cached=False)
         return run
 
-    def prompts(self, adapter: str) -> list[dict[str, Any]]:
-        """What an adapter's endpoint is proved by."""
-        return json.loads((self.models / f"{adapter}.json").read_text())
+    def said(self) -> dict[str, dict[str, str]]:
+        """What base and adapters answer, by model and question."""
+        return json.loads((self.models / "said.json").read_text())
 
     def smoke_pod(self, run: Run) -> kubernetes.client.V1Pod:
         """Run the smoke test of a run's endpoint as the pod that it is.
@@ -94,20 +98,25 @@ class Shop:
                 return event["object"]
         raise AssertionError(f"{pod.metadata.name} did not end")
 
-    def environment(self, kubeconfig: Path) -> dict[str, str]:
-        """What `airsmith …` on a person's machine needs to know."""
+    def environment(self) -> dict[str, str]:
+        """What `airsmith …` on a person's machine needs to know, beside KUBECONFIG."""
         file = self.folder / "settings.yaml"
         file.write_text(yaml.safe_dump({"runtime": "kubernetes", "store": self.store.uri}))
         known = {name: value for name, value in os.environ.items() if not name.startswith("AIRSMITH")}
-        return {**known, "KUBECONFIG": str(kubeconfig), "AIRSMITH_SETTINGS": str(file)}
+        return {**known, "AIRSMITH_SETTINGS": str(file)}
 
-    def _publish(self, kind: str, name: str, as_name: str = "") -> Artifact:
-        folder = artifact_folder(kind, name.removesuffix(".json"))
-        with write_artifact(self.store, folder, type=kind, digest=name, inputs={}, versions={}) as writer:
-            if as_name:
-                writer.add_file(as_name, self.models / name)
-            else:
-                writer.add_folder(self.models / name)
+    def _publish(self, kind: str, digest: str, files: Mapping[str, str]) -> Artifact:
+        """An artifact of files that the shop has, by their names in it; a folder's keep their own."""
+        folder = artifact_folder(kind, digest)
+        published = open_artifact(self.store, folder)
+        if published is not None:
+            return published
+        with write_artifact(self.store, folder, type=kind, digest=digest, inputs={}, versions={}) as writer:
+            for name, source in files.items():
+                if name:
+                    writer.add_file(name, self.models / source)
+                else:
+                    writer.add_folder(self.models / source)
             return writer.publish()
 
 

@@ -56,12 +56,14 @@ def reached(endpoint: Endpoint) -> Iterator[Endpoint]:
 def stream_answer(endpoint: Endpoint, messages: list[Message], max_tokens: int) -> Iterator[str]:
     """The answer to a conversation, piece by piece.
 
-    :raises AirsmithError: `not_found` where the endpoint does not answer.
+    :raises AirsmithError: `access_denied` where the endpoint wants another key; `not_found` where it does not answer.
     """
     request = {**_request(endpoint, messages, max_tokens), "stream": True}
     url = f"{endpoint.address}/v1/chat/completions"
     try:
         with httpx.stream("POST", url, json=request, headers=_key_header(), timeout=ANSWER_SECONDS) as response:
+            if response.status_code == httpx.codes.UNAUTHORIZED:
+                raise _unauthorized(endpoint)
             response.raise_for_status()
             for line in response.iter_lines():
                 yield from _pieces(line)
@@ -85,6 +87,15 @@ def _key_header(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     """What shows an endpoint that somebody may ask it."""
     key = environment.get(KEY_VARIABLE)
     return {"Authorization": f"Bearer {key}"} if key else {}
+
+
+def _unauthorized(endpoint: Endpoint) -> AirsmithError:
+    place = f"Secret {endpoint.api_key} of namespace {endpoint.namespace}" if endpoint.api_key else "its deployment"
+    return AirsmithError(
+        ErrorKind.ACCESS_DENIED,
+        f"Endpoint {endpoint.name} answers only to who has its key.",
+        f"Set {KEY_VARIABLE} to what {place} holds.",
+    )
 
 
 def _request(endpoint: Endpoint, messages: list[Message], max_tokens: int) -> dict[str, Any]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import logging
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -17,6 +20,8 @@ from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.registry import Endpoint
 from airsmith.serving.cluster_access import pods_of
 from airsmith.serving.server_pod import PORT
+
+log = logging.getLogger("airsmith")
 
 CONNECT_SECONDS = 2.0
 _CHUNK_BYTES = 64 * 1024
@@ -34,10 +39,11 @@ def answers_here(endpoint: Endpoint) -> bool:
 def forwarded(endpoint: Endpoint, client: ApiClient) -> Iterator[Endpoint]:
     """The endpoint under a local address, as long as the block lasts.
 
-    :raises AirsmithError: `not_found` where none of its pods answers.
+    :raises AirsmithError: `not_found` where none of its pods answers, `access_denied` where the cluster opens no way.
     """
     namespace = endpoint.namespace or ""
     pod = _ready_pod(endpoint, namespace, client)
+    _connect(pod, namespace, client).close()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         accept = threading.Thread(target=_accept, args=(listener, pod, namespace, client), daemon=True)
         accept.start()
@@ -75,10 +81,9 @@ def _carry(connection: socket.socket, pod: str, namespace: str, client: ApiClien
     """Pass the bytes of one connection in both directions until either side ends it."""
     with connection:
         try:
-            # A client of its own: while it connects, `portforward` puts itself in the place of the client's requests.
-            core = CoreV1Api(ApiClient(client.configuration))
-            forward = portforward(core.connect_get_namespaced_pod_portforward, pod, namespace, ports=str(PORT))
-        except ApiException:
+            forward = _connect(pod, namespace, client)
+        except AirsmithError as refused:
+            log.warning("%s", refused)
             return
         remote = forward.socket(PORT)
         back = threading.Thread(target=_copy, args=(remote, connection), daemon=True)
@@ -86,6 +91,26 @@ def _carry(connection: socket.socket, pod: str, namespace: str, client: ApiClien
         _copy(connection, remote)
         back.join()
         forward.close()
+
+
+def _connect(pod: str, namespace: str, client: ApiClient) -> Any:
+    """One connection to a pod.
+
+    :raises AirsmithError: `access_denied`, in the API server's words.
+    """
+    # A client of its own: while it connects, `portforward` puts itself in the place of the client's requests.
+    core = CoreV1Api(ApiClient(client.configuration))
+    try:
+        return portforward(core.connect_get_namespaced_pod_portforward, pod, namespace, ports=str(PORT))
+    except (ApiException, AttributeError) as failed:
+        # The library stumbles over a refusal without a body: the refusal is what it was handling.
+        refusal = failed if isinstance(failed, ApiException) else failed.__context__
+        said = re.search(r'"message":("(?:[^"\\]|\\.)*")', str(refusal))
+        raise AirsmithError(
+            ErrorKind.ACCESS_DENIED,
+            f"The cluster opens no way to pod {pod}: {json.loads(said[1]) if said else refusal}.",
+            "To chat from outside takes the rights to list pods and to get pods/portforward in the namespace.",
+        ) from failed
 
 
 def _copy(source: Any, target: Any) -> None:

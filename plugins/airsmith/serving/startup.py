@@ -20,6 +20,8 @@ log = logging.getLogger("airsmith")
 POLL_SECONDS = 1.0
 RESTARTS_TOLERATED = 2
 """Of a container whose end may have been bad luck."""
+REFUSED_SECONDS = 20.0
+"""Longest time that a cluster may let a server have no pod; webhooks stumble and recover."""
 _LOG_LINES = 40
 _USAGE_EXIT = 2
 """How a Python program ends whose command line is wrong."""
@@ -34,9 +36,12 @@ def wait_until_available(name: str, deployment: str, namespace: str, timeout_sec
     :raises AirsmithError: with the reason of a pod that will not come up, or has not come up in time.
     """
     deadline = time.monotonic() + timeout_seconds
+    let_in = time.monotonic()
     said = ""
     while not is_complete(found := find_deployment(name, namespace, client)):
-        _raise_if_refused(found)
+        let_in = let_in if _refusal(found) else time.monotonic()
+        if time.monotonic() - let_in > REFUSED_SECONDS:
+            _raise_if_refused(found)
         pods = [_with_waiting_init_containers(pod) for pod in pods_of(deployment, namespace, client)]
         for pod in pods:
             _raise_if_hopeless(pod, client)
