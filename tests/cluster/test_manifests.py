@@ -12,7 +12,11 @@ import pytest
 import yaml
 from conftest import Cluster
 
+from airsmith.serving.cluster_access import optional_kinds
+from airsmith.serving.manifests import OPTIONAL_KINDS
+
 GOLDEN = Path(__file__).parents[1] / "airsmith" / "runtimes" / "golden"
+ENDPOINTS = Path(__file__).parents[1] / "airsmith" / "serving" / "golden"
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +52,26 @@ def test_golden_pods_are_admitted_under_the_restricted_standard(
     for pod in yaml.safe_load_all((GOLDEN / f"{backend}.yaml").read_text(encoding="utf-8")):
         pod["metadata"]["namespace"] = cluster.namespace
         dry_run(pod)
+
+
+@pytest.mark.parametrize("backend", sorted(file.stem for file in ENDPOINTS.glob("*.yaml")))
+def test_golden_endpoints_are_admitted_in_every_kind_that_the_cluster_has(
+    backend: str, cluster: Cluster, dry_run: Callable[[dict[str, Any]], None]
+) -> None:
+    kinds = optional_kinds(kubernetes.client.ApiClient())
+    absent = set()
+    for manifest in yaml.safe_load_all((ENDPOINTS / f"{backend}.yaml").read_text(encoding="utf-8")):
+        if manifest["kind"] in OPTIONAL_KINDS and manifest["kind"] not in kinds:
+            absent.add(manifest["kind"])
+            continue
+        manifest["metadata"]["namespace"] = cluster.namespace
+        dry_run(manifest)
+        if manifest["kind"] == "Deployment":  # Pod Security looks at pods alone.
+            template = manifest["spec"]["template"]
+            place = {"name": "server", "namespace": cluster.namespace, **template["metadata"]}
+            dry_run({"apiVersion": "v1", "kind": "Pod", "metadata": place, "spec": template["spec"]})
+    if absent:
+        pytest.skip(f"this cluster lacks {', '.join(sorted(absent))}; all else is valid")
 
 
 @pytest.mark.parametrize("name", ["rbac.yaml", "network-policies.yaml"])

@@ -111,7 +111,10 @@ def adapters(shop: Shop, cluster: Cluster) -> Iterator[Served]:
 
 
 def other_image(shop: Shop) -> Settings:
-    images = {"vllm-cpu": Image(reference=f"localhost:5000/airsmith/none@sha256:{'0' * 64}")}
+    images = {
+        **shop.settings.kubernetes.images,
+        "vllm-cpu": Image(reference=f"localhost:5000/airsmith/none@sha256:{'0' * 64}"),
+    }
     kubernetes_settings = shop.settings.kubernetes.model_copy(update={"images": images})
     return shop.settings.model_copy(update={"kubernetes": kubernetes_settings})
 

@@ -154,7 +154,8 @@ def _fetcher(model: ServedModel, settings: Settings) -> Manifest:
     for adapter in model.adapters:
         copies += [adapter.artifact, f"{ADAPTERS_FOLDER}/{adapter.name}"]
     return {
-        **_container(model, settings, settings.kubernetes.environment),
+        # Not the server's image, which may be a vendor's.
+        **_container("cpu", settings, settings.kubernetes.environment),
         "name": "fetch",
         "command": ["python", "-m", "airsmith.serving.fetch", settings.store, *copies],
         "envFrom": _store_credentials(settings),
@@ -173,7 +174,9 @@ def _server(model: ServedModel, settings: Settings) -> Manifest:
     size = backend.serve_size
     health = {"httpGet": {"path": "/health", "port": PORT}}
     return {
-        **_container(model, settings, _server_environment(model, settings), _key_variable(model, settings)),
+        **_container(
+            backend.serve_image, settings, _server_environment(model, settings), _key_variable(model, settings)
+        ),
         **({"envFrom": _store_credentials(settings)} if model.is_streamed else {}),
         "name": SERVER,
         "command": ["python", "-m", "vllm.entrypoints.openai.api_server"],
@@ -268,9 +271,9 @@ def _key_variable(model: ServedModel, settings: Settings) -> list[Manifest]:
 
 
 def _container(
-    model: ServedModel, settings: Settings, environment: Mapping[str, str], secret_variables: Sequence[Manifest] = ()
+    image: str, settings: Settings, environment: Mapping[str, str], secret_variables: Sequence[Manifest] = ()
 ) -> Manifest:
-    """What both containers have: image, rights, scratch disk, and no way out to the Hub."""
+    """What both containers have: rights, scratch disk, and no way out to the Hub."""
     plain = {
         "HOME": "/scratch",
         "TMPDIR": "/scratch",
@@ -280,7 +283,7 @@ def _container(
         **environment,
     }
     return {
-        "image": settings.image(get_backend(model.recipe.backend.name).serve_image).reference,
+        "image": settings.image(image).reference,
         "env": [*({"name": name, "value": value} for name, value in plain.items()), *secret_variables],
         "securityContext": {
             "allowPrivilegeEscalation": False,
