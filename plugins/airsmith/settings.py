@@ -120,6 +120,32 @@ class KubernetesSettings(_Group):
     termination_grace_seconds: int = Field(120, ge=0, description="Time that a training has for a last checkpoint.")
 
 
+GarbageKind = Literal["unfinished", "uploads", "endpoints", "checkpoints", "caches"]
+"""What the janitor removes only where it is told to."""
+
+
+class JanitorSettings(_Group):
+    """What the janitor removes, and how long it waits."""
+
+    every_minutes: int = Field(5, ge=1, description="Minutes between its rounds.")
+    delete: tuple[GarbageKind, ...] = Field(
+        (),
+        description="What it removes beside orphaned pods: half-published folders (`unfinished`), abandoned `uploads`, "
+        "unused servers of `endpoints`, old `checkpoints`, unused artifacts (`caches`). Of the others it says what "
+        "there is.",
+    )
+    grace_hours: float = Field(
+        24, ge=1, description="Hours without a sign of life after which something half-done counts as abandoned."
+    )
+    checkpoint_days: float = Field(30, gt=0, description="Days that the checkpoints of a training are kept.")
+    finished_checkpoint_days: float = Field(
+        7, gt=0, description="Days that they are kept once the training has its output."
+    )
+    cache_days: float = Field(
+        30, gt=0, description="Days that an artifact is kept after the last run that used it, where nothing else does."
+    )
+
+
 class Settings(_Group):
     """Airsmith's settings."""
 
@@ -137,6 +163,7 @@ class Settings(_Group):
     team: str = Field("", description="Owner that tasks and models are marked with.")
     local: LocalSettings = Field(default_factory=LocalSettings, description="Processes on this machine.")
     kubernetes: KubernetesSettings = Field(default_factory=KubernetesSettings, description="Pods of a cluster.")
+    janitor: JanitorSettings = Field(default_factory=JanitorSettings, description="What is removed, and when.")
     backends: dict[BackendName, BackendSettings] = Field(
         default_factory=dict, description="How the tasks of a backend are run, by its name."
     )

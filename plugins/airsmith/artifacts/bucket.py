@@ -163,8 +163,7 @@ def open_s3(name: str, prefix: str) -> Bucket:
     :raises AirsmithError: `bad_recipe` where the environment's deadline is no number.
     """
     deadline_seconds = _deadline_seconds()
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
+    endpoint, region = s3_place()
     place = endpoint or f"AWS S3 in {region}"
 
     def client(most_retries: int) -> S3Store:
@@ -192,6 +191,12 @@ def open_s3(name: str, prefix: str) -> Bucket:
 
     uri = f"s3://{name}/{prefix}".rstrip("/")
     return Bucket(f"{uri} at {place}", client(10_000), client(0), deadline_seconds)
+
+
+def s3_place() -> tuple[str, str]:
+    """Endpoint and region of S3 from the environment; the endpoint is empty where it is AWS's own."""
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+    return endpoint, os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
 
 
 def open_memory(name: str) -> Bucket:

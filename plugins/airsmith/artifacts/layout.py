@@ -8,6 +8,8 @@ import re
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 
 MANIFEST = "manifest.json"
+ATTEMPT_PREFIX = "attempt="
+"""Begins the names of the folders that hold an artifact's content, one per try at making it."""
 STAGING_PREFIX = ".airsmith-partial-"
 """Begins the names of files that a folder's store is still writing."""
 LOCK_FILE = ".airsmith-lock"
@@ -71,6 +73,11 @@ def champion_path(name: str) -> str:
 def endpoint_path(name: str) -> str:
     """File that says what an endpoint serves."""
     return f"endpoints/{name}.json"
+
+
+def clock_path() -> str:
+    """File that the janitor writes to read the store's clock."""
+    return "janitor/clock"
 
 
 def split_run_uri(uri: str) -> tuple[str, str]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 
-from airsmith.artifacts.layout import MANIFEST, checked_path
+from airsmith.artifacts.layout import ATTEMPT_PREFIX, MANIFEST, checked_path
 from airsmith.artifacts.manifest import FileEntry, Manifest, Metric, refuse_clashes
 from airsmith.artifacts.read import Artifact, open_artifact
 from airsmith.artifacts.store import STREAM_CHUNK_BYTES, Store
@@ -32,7 +32,7 @@ class ArtifactWriter:
     digest: str
     inputs: Mapping[str, str]
     versions: Mapping[str, str]
-    content_root: str = field(default_factory=lambda: f"attempt={uuid.uuid4()}")
+    content_root: str = field(default_factory=lambda: f"{ATTEMPT_PREFIX}{uuid.uuid4()}")
     files: dict[str, FileEntry] = field(default_factory=dict)
     published: bool = False
     _names: set[str] = field(default_factory=set, repr=False)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 
@@ -13,7 +14,7 @@ from airsmith.contracts.digests import stage_digest
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.pointers import StagePointer
 from airsmith.contracts.run import Run
-from airsmith.contracts.spec import RunSpec
+from airsmith.contracts.spec import RunSpec, StagePlan
 from airsmith.contracts.stages import STAGES, ArtifactType, output_type
 from airsmith.recipe.sources import source_kind
 from airsmith.registry import CARD_FILE, find_version_by_digest, get_version
@@ -70,18 +71,26 @@ def stages_to_run(run: Run, spec: RunSpec) -> tuple[str, ...]:
 
     Asks the store alone, and leaves nothing in the run's folder.
     """
+    found = {stage for stage, output in outputs_ahead(run, spec) if output.found}
+    return tuple(plan.stage for plan in _before_deployment(spec) if plan.stage not in found)
+
+
+def outputs_ahead(run: Run, spec: RunSpec) -> Iterator[tuple[str, Output]]:
+    """What the stages before the deployment have made or will make, in order, as far as the store can tell now.
+
+    A stage whose inputs are not made yet is left out. Asks the store alone, and leaves nothing in the run's folder.
+    """
     pointers: dict[str, StagePointer] = {}
-    missing: list[str] = []
-    for plan in spec.plan.stages:
-        if plan.runs_in_worker:
-            break
-        inputs = {source.stage for source in STAGES[plan.stage].inputs}
-        output = _look_up(plan.stage, run.store, spec, pointers) if inputs <= pointers.keys() else None
-        if output is None or not output.found:
-            missing.append(plan.stage)
-        else:
-            pointers[plan.stage] = output.pointer(plan.stage)
-    return tuple(missing)
+    for plan in _before_deployment(spec):
+        if {source.stage for source in STAGES[plan.stage].inputs} <= pointers.keys():
+            output = _look_up(plan.stage, run.store, spec, pointers)
+            yield plan.stage, output
+            if output.found:
+                pointers[plan.stage] = output.pointer(plan.stage)
+
+
+def _before_deployment(spec: RunSpec) -> list[StagePlan]:
+    return list(itertools.takewhile(lambda plan: not plan.runs_in_worker, spec.plan.stages))
 
 
 def _look_up(stage: str, store: Store, spec: RunSpec, pointers: Mapping[str, StagePointer]) -> Output:

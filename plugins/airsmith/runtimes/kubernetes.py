@@ -25,6 +25,7 @@ from airsmith.runtimes.failures import VerificationFailedError
 from airsmith.runtimes.local import LocalDeployOperator, event_extra, typed_errors
 from airsmith.runtimes.pod_failures import failure_of, has_ended, has_succeeded, missing, not_created
 from airsmith.runtimes.pods import CONTAINER, TRAINING, stage_pod
+from airsmith.runtimes.task_owner import task_owner
 from airsmith.settings import Settings, load_settings
 
 QUEUED_TIMEOUT = timedelta(days=30)
@@ -116,6 +117,8 @@ class KubernetesStageOperator(KubernetesPodOperator):
         spec = run.read_spec()
         digest = look_up_output(run, spec, self.stage).digest
         self.full_pod_spec = stage_pod(self.stage, run, spec, digest, load_settings())
+        if context is not None:
+            self.full_pod_spec.metadata.annotations.update(task_owner(context).annotations())
         return super().build_pod_request_obj(context, dry_run=dry_run)
 
     def get_or_create_pod(self, pod_request_obj: k8s.V1Pod, context: Context) -> k8s.V1Pod:

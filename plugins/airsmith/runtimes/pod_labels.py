@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 PREFIX = "airsmith.dev/"
 _LONGEST_VALUE = 63
@@ -33,3 +35,32 @@ def object_name(*parts: str) -> str:
         return safe
     hashed = hashlib.sha256(text.encode()).hexdigest()[:8]
     return f"{safe[: _LONGEST_VALUE - 9].rstrip('-')}-{hashed}"
+
+
+@dataclass(frozen=True)
+class TaskOwner:
+    """The task that a pod works for.
+
+    :param airflow: which Airflow it belongs to: several may share a namespace.
+    """
+
+    airflow: str
+    dag_id: str
+    run_id: str
+    task_id: str
+
+    def annotations(self) -> dict[str, str]:
+        """What marks the task's pods; unlike labels, annotations take any text."""
+        return {
+            f"{PREFIX}airflow": self.airflow,
+            f"{PREFIX}dag-id": self.dag_id,
+            f"{PREFIX}run-id": self.run_id,
+            f"{PREFIX}task-id": self.task_id,
+        }
+
+    @classmethod
+    def of_annotations(cls, annotations: Mapping[str, str]) -> TaskOwner | None:
+        """The owner of a pod, or None where it is not marked."""
+        found = [annotations.get(f"{PREFIX}{name}") for name in ("airflow", "dag-id", "run-id", "task-id")]
+        values = [value for value in found if value is not None]
+        return cls(*values) if len(values) == len(found) else None

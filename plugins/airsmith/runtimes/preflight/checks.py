@@ -13,6 +13,7 @@ from airsmith.contracts.cache import stages_to_run
 from airsmith.contracts.checks import check_all
 from airsmith.contracts.run import Run
 from airsmith.runtimes.pod_failures import not_created
+from airsmith.runtimes.pod_labels import TaskOwner
 from airsmith.runtimes.pods import stage_pod
 from airsmith.runtimes.preflight.placement import refuse_unplaceable
 from airsmith.runtimes.preflight.probe import probe_pod, run_probe
@@ -25,9 +26,10 @@ log = logging.getLogger("airsmith")
 _CONFLICT = 409
 
 
-def preflight(run: Run, settings: Settings, client: ApiClient) -> None:
+def preflight(run: Run, settings: Settings, client: ApiClient, owner: TaskOwner | None = None) -> None:
     """Find out what would stop the run's pods. Nothing is asked where every stage has its output already.
 
+    :param owner: marks the pod that looks at store and Hub, so that the janitor knows whose it is.
     :raises AirsmithError: everything that is wrong, each with its remedy.
     """
     spec = run.read_spec()
@@ -37,6 +39,8 @@ def preflight(run: Run, settings: Settings, client: ApiClient) -> None:
         return
     log.info("Pods will start for %s.", ", ".join(stages))
     probe = probe_pod(run, spec, settings)
+    if owner is not None:
+        probe.metadata.annotations.update(owner.annotations())
     refuse_unadmitted("preflight", probe, client)  # Where this fails, nothing else could say more.
     pods = {stage: stage_pod(stage, run, spec, "", settings) for stage in stages}
     check_all(

@@ -11,6 +11,7 @@ from airflow.sdk.definitions.context import Context
 from airsmith.contracts.run import Run
 from airsmith.runtimes.local import typed_errors
 from airsmith.runtimes.preflight.checks import preflight
+from airsmith.runtimes.task_owner import task_owner
 from airsmith.settings import load_settings
 
 
@@ -35,4 +36,4 @@ class PreflightOperator(BaseOperator):
         with typed_errors(self.log):
             settings = load_settings()
             client = KubernetesHook(conn_id=settings.kubernetes.connection).get_conn()
-            preflight(Run.open(self.run_uri), settings, client)
+            preflight(Run.open(self.run_uri), settings, client, task_owner(context))
