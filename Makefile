@@ -29,7 +29,7 @@ export UV_CUSTOM_COMPILE_COMMAND := make lock
 # Commands run from the checkout, whatever it is called, and need no PYTHONPATH of the caller's.
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: help setup demo stop test lint types test-suites images test-cluster test-cluster-long lock docs clean
+.PHONY: help setup demo stop test lint types test-suites images test-cluster test-cluster-long benchmark-stages benchmark-deferred lock docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | column -t -s "$$(printf '\t')"
@@ -91,6 +91,12 @@ test-cluster: setup  ## the tests on the cluster that KUBECONFIG names, with the
 
 test-cluster-long: setup  ## those that take long as well
 	@AIRSMITH_TEST_SETTINGS='$(SETTINGS)' $(AIRFLOW)/python -m pytest tests/cluster --durations 30
+
+benchmark-stages: setup  ## where a stage's seconds go on that cluster, beside the provider's operator
+	@AIRSMITH_TEST_SETTINGS='$(SETTINGS)' $(AIRFLOW)/python -m benchmarks.stage_overhead
+
+benchmark-deferred: setup  ## what many deferred trainings cost, on a cluster with fake nodes
+	@AIRSMITH_TEST_SETTINGS='$(SETTINGS)' $(AIRFLOW)/python -m benchmarks.deferred_trainings
 
 docs: setup  ## write the generated reference pages anew
 	@$(AIRFLOW)/airsmith recipe docs

@@ -1,0 +1,1 @@
+"""What Airsmith costs, measured on the real thing. No test depends on a figure."""

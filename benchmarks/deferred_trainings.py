@@ -1,0 +1,252 @@
+"""Many trainings deferred at once: `make benchmark-deferred SETTINGS=…`.
+
+On fake nodes (KWOK; label `type=fake`, taint `kwok.x-k8s.io/node=fake`) pods run until they are told to end and write
+nothing, so this publishes each training's adapter while its pod runs. All else is real: API server, scheduler,
+Airflow with its triggerer, the store. Told per round: the triggerer's memory and CPU while all trainings are deferred,
+Airflow's requests to the API server, and how long after its pod's end a task has ended.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from airsmith.artifacts.layout import run_folder
+from airsmith.artifacts.publish import ArtifactWriter
+from airsmith.contracts.cache import Output, look_up_output
+from airsmith.contracts.recording import StageRecord
+from airsmith.contracts.run import Run
+from airsmith.contracts.spec import RunSpec
+from airsmith.contracts.stages import STAGES
+from benchmarks.airflow_tasks import seconds
+from benchmarks.api_requests import Requests, counted_requests
+from benchmarks.fake_pods import fake_pods
+from demo.airflow_api import wait_until
+from tests.cluster.deploying import Cluster, Deployment, deployed, own_namespace
+from tests.cluster.standalone import Airflow, standalone
+
+DAG_ID = "many"
+LONGEST_SECONDS = 1800
+WATCHED_SECONDS = 60
+ENDED_ONE_BY_ONE = 30
+SECONDS_BETWEEN_ENDS = 4
+"""More than a worker needs to take up a task again on two cores: no task waits for another's worker."""
+
+RECIPE: dict[str, Any] = {
+    "model": {"id": "airsmith/tiny-llama"},
+    "dataset": {"id": "airsmith/ticket-triage", "validation_split": "validation", "max_length": 192},
+    "training": {"max_steps": 10, "total_train_batch_size": 8},
+    "serve": {"enabled": False},
+}
+DAG_FILE = """
+from pathlib import Path
+
+from airflow.sdk import DAG
+
+from airsmith.pipeline.plan import make_plan
+from airsmith.recipe.load import load_recipe
+from airsmith.runtimes.kubernetes import kubernetes_task
+from airsmith.settings import load_settings
+
+recipe = load_recipe(Path(__file__).parent / "recipes" / "many.yaml")
+stage = next(stage for stage in make_plan(recipe).stages if stage.stage == "train")
+with DAG("many", schedule=None, max_active_runs=1000, max_active_tasks=1000):
+    kubernetes_task(stage, recipe, load_settings(), task_id="train", run_uri="{{ dag_run.conf['run'] }}")
+"""
+AIRFLOW = {
+    "AIRFLOW__SCHEDULER__MAX_DAGRUNS_TO_CREATE_PER_LOOP": "100",
+    "AIRFLOW__SCHEDULER__MAX_DAGRUNS_PER_LOOP_TO_SCHEDULE": "200",
+}
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one number of trainings cost.
+
+    :ivar ends: seconds from a pod's end to its task's, of those that ended one by one.
+    :ivar last_end: seconds until the last task had ended where all the others' pods ended at once.
+    """
+
+    trainings: int
+    triggerer_mib: float
+    triggerer_cpu_percent: float
+    requests_per_minute: float
+    ends: list[float]
+    last_end: float
+
+
+def main() -> int:
+    """Run every round on one Airflow, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("trainings", nargs="*", type=int, default=[50, 200])
+    numbers = parser.parse_args().trainings
+    images = Path(os.environ["AIRSMITH_TEST_SETTINGS"])
+    with (
+        own_namespace() as cluster,
+        tempfile.TemporaryDirectory() as folder,
+        deployed(cluster, Path(folder), images) as deployment,
+        counted_requests(cluster.namespace) as requests,
+    ):
+        spec = _prepare(deployment)
+        with standalone(deployment, **AIRFLOW) as airflow:
+            airflow.api.wait_for_dag(DAG_ID, 120)
+            _print([_round(airflow, cluster, spec, requests, number) for number in numbers])
+    return 0
+
+
+def _round(airflow: Airflow, cluster: Cluster, spec: RunSpec, requests: Requests, number: int) -> Round:
+    """Start the trainings, look at the triggerer while all are deferred, and let their pods end."""
+    with fake_pods(cluster) as pods:
+        runs = dict(_started(airflow, spec, number, index) for index in range(number))
+        _wait_for(airflow, runs, {"deferred"})
+        assert wait_until(lambda: len(pods.running) == number, LONGEST_SECONDS)
+        memory, cpu, asked = _watch_triggerer(airflow, requests)
+        for run in runs.values():
+            _publish(run)
+        tasks_by_pod = {_pod_name(airflow, run_id): run_id for run_id in runs}
+        one_by_one = sorted(pods.running)[:ENDED_ONE_BY_ONE]
+        for name in one_by_one:
+            pods.end(name)
+            time.sleep(SECONDS_BETWEEN_ENDS)
+        for name in sorted(pods.running - pods.ended_at.keys()):
+            pods.end(name)
+        burst_began = time.time()
+        _wait_for(airflow, runs, {"success"})
+    ended = {name: seconds(_task(airflow, run_id)["end_date"]) for name, run_id in tasks_by_pod.items()}
+    ends = [ended[name] - pods.ended_at[name] for name in one_by_one]
+    return Round(number, memory, cpu, asked, ends, max(ended.values()) - burst_began)
+
+
+def _prepare(deployment: Deployment) -> RunSpec:
+    """Put the DAG in place of the recipes', let pods go to fake nodes, and resolve one run as a pattern for all."""
+    from airsmith.pipeline.resolve import RunRequest, resolve
+    from airsmith.settings import load_settings
+
+    file = deployment.folder / "airsmith.yaml"
+    settings = yaml.safe_load(file.read_text())
+    toleration = {"key": "kwok.x-k8s.io/node", "operator": "Equal", "value": "fake", "effect": "NoSchedule"}
+    settings["backends"]["cpu"] |= {"node_selector": {"type": "fake"}, "tolerations": [toleration]}
+    file.write_text(yaml.safe_dump(settings))
+    deployment.write_recipe(DAG_ID, RECIPE)
+    (deployment.folder / "dags" / "finetune.py").unlink()
+    (deployment.folder / "dags" / "many.py").write_text(DAG_FILE)
+    os.environ["AIRSMITH_SETTINGS"] = str(file)
+    request = RunRequest(DAG_ID, "pattern", deployment.folder / "dags" / "recipes" / "many.yaml")
+    return resolve(request, load_settings()).read_spec()
+
+
+def _started(airflow: Airflow, pattern: RunSpec, number: int, index: int) -> tuple[str, Run]:
+    """A run whose inputs are there, triggered.
+
+    :returns: Airflow's id of it, and its folder.
+    """
+    name = f"{number}-{index}"
+    training = pattern.recipe.training.model_copy(update={"seed": 1000 * number + index})
+    recipe = pattern.recipe.model_copy(update={"training": training})
+    run = Run(airflow.deployment.store, run_folder(DAG_ID, name))
+    run.write_spec(pattern.model_copy(update={"run_id": name, "recipe": recipe}))
+    for source in STAGES["train"].inputs:
+        made = Output("made-up", f"{source.stage}-digest", f"artifacts/{source.stage}", True, {source.property: "1"})
+        run.write_pointer(made.pointer(source.stage))
+    airflow.api.request("PATCH", f"dags/{DAG_ID}", json={"is_paused": False})
+    body = {"logical_date": None, "conf": {"run": run.uri}}
+    return str(airflow.api.request("POST", f"dags/{DAG_ID}/dagRuns", json=body)["dag_run_id"]), run
+
+
+def _publish(run: Run) -> None:
+    """Leave what a training leaves: an artifact, and a pointer to it."""
+    record = StageRecord.begin("train", run)
+    output = look_up_output(run, run.read_spec(), "train")
+    writer = ArtifactWriter(run.store, output.location, output.type, output.digest, inputs={}, versions={})
+    writer.add_bytes("adapter_config.json", b"{}")
+    record.finish(Output.of_artifact(writer.publish()), cached=False)
+
+
+def _watch_triggerer(airflow: Airflow, requests: Requests) -> tuple[float, float, float]:
+    """What the triggerer uses, and what Airflow asks of the API server.
+
+    :returns: MiB, percent of one core, requests per minute.
+    """
+    processes = airflow.processes("airflow", "triggerer")
+    busy, asked, begun = _cpu_seconds(processes), requests.total(), time.monotonic()
+    time.sleep(WATCHED_SECONDS)
+    passed = time.monotonic() - begun
+    memory = sum(process.memory_full_info().uss for process in processes) / 2**20
+    return memory, 100 * (_cpu_seconds(processes) - busy) / passed, 60 * (requests.total() - asked) / passed
+
+
+def _cpu_seconds(processes: list[psutil.Process]) -> float:
+    return sum(sum(process.cpu_times()[:2]) for process in processes)
+
+
+def _wait_for(airflow: Airflow, runs: dict[str, Run], states: set[str]) -> None:
+    """Wait until every task is in one of the states."""
+
+    def found() -> list[str]:
+        path = f"dags/{DAG_ID}/dagRuns/~/taskInstances"
+        found = []
+        for offset in range(0, 2000, 100):
+            tasks = airflow.api.request("GET", path, params={"limit": 100, "offset": offset})["task_instances"]
+            found += [str(task["state"]) for task in tasks if task["dag_run_id"] in runs]
+            if len(tasks) < 100:
+                return found
+        return found
+
+    def is_so() -> bool:
+        now = found()
+        assert "failed" not in now, "a training failed"
+        return len(now) == len(runs) and set(now) <= states
+
+    assert wait_until(is_so, LONGEST_SECONDS, 2), found()
+
+
+def _task(airflow: Airflow, run_id: str) -> dict[str, Any]:
+    return airflow.task(DAG_ID, run_id, "train")
+
+
+def _pod_name(airflow: Airflow, run_id: str) -> str:
+    path = f"dags/{DAG_ID}/dagRuns/{run_id}/taskInstances/train/xcomEntries/pod_name"
+    return str(airflow.api.request("GET", path)["value"])
+
+
+def _print(rounds: list[Round]) -> None:
+    table = Table(box=None)
+    headings = (
+        "trainings",
+        "triggerer MiB",
+        "CPU %",
+        "requests/min",
+        "per task",
+        "pod's end → task's",
+        "burst, last end",
+    )
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    for it in rounds:
+        ends = f"{statistics.median(it.ends):.1f} s, at most {max(it.ends):.1f} s"
+        asked = (f"{it.requests_per_minute:.0f}", f"{it.requests_per_minute / it.trainings:.1f}")
+        table.add_row(
+            str(it.trainings),
+            f"{it.triggerer_mib:.0f}",
+            f"{it.triggerer_cpu_percent:.0f}",
+            *asked,
+            ends,
+            f"{it.last_end:.0f} s",
+        )
+    Console(width=130).print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
