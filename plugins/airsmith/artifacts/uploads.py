@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import Any, Protocol
 
 from airsmith.artifacts.bucket import s3_place
@@ -65,34 +64,43 @@ def open_uploads(store: Store) -> Uploads:
     """
     if store.uri.startswith("s3://"):
         return _S3Uploads.open(store)
-    return _FolderUploads(store.objects.root if isinstance(store.objects, Folder) else None)
+    return _FolderUploads(store.objects) if isinstance(store.objects, Folder) else _NoUploads()
 
 
 @dataclass(frozen=True)
 class _FolderUploads:
-    """Files under a folder that were not renamed to their own names; none in memory."""
+    """Files under a folder that were not renamed to their own names."""
 
-    root: Path | None
+    folder: Folder
 
     def list(self) -> Iterator[Upload]:
-        for file in self.root.rglob(f"{STAGING_PREFIX}*") if self.root is not None else ():
+        for file in self.folder.root.rglob(f"{STAGING_PREFIX}*"):
             with suppress(FileNotFoundError):
                 begun = datetime.fromtimestamp(file.stat().st_ctime, timezone.utc)
-                yield Upload(file.relative_to(self.root or file).as_posix(), "", begun)
+                yield Upload(file.relative_to(self.folder.root).as_posix(), "", begun)
 
     def parts(self, upload: Upload) -> UploadedParts:
         try:
-            status = self._file(upload).stat()
+            status = (self.folder.root / upload.path).stat()
         except FileNotFoundError:
             return UploadedParts(0, upload.begun)
         return UploadedParts(status.st_size, datetime.fromtimestamp(status.st_mtime, timezone.utc))
 
     def abort(self, upload: Upload) -> None:
-        self._file(upload).unlink(missing_ok=True)
+        self.folder.delete(upload.path)
 
-    def _file(self, upload: Upload) -> Path:
-        assert self.root is not None
-        return self.root / upload.path
+
+class _NoUploads:
+    """Memory holds none."""
+
+    def list(self) -> Iterator[Upload]:
+        return iter(())
+
+    def parts(self, upload: Upload) -> UploadedParts:
+        return UploadedParts(0, upload.begun)
+
+    def abort(self, upload: Upload) -> None:
+        pass
 
 
 @dataclass(frozen=True)

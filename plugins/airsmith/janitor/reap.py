@@ -46,9 +46,7 @@ def abort_uploads(uploads: Uploads, garbage: Sequence[Garbage]) -> list[Garbage]
     return list(garbage)
 
 
-def remove_published(
-    store: Store, garbage: Sequence[Garbage], look_again: Callable[[], References]
-) -> list[Garbage]:
+def remove_published(store: Store, garbage: Sequence[Garbage], look_again: Callable[[], References]) -> list[Garbage]:
     """Remove artifacts and checkpoints: all manifests first, so that no reader takes the rest for whole.
 
     Whoever found one whole before that has pointed to it soon after: such a one gets its manifest back, and stays.

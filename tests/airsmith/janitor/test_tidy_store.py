@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
+from typing import Any
 
 import pytest
 from workshop import (
@@ -24,7 +25,9 @@ from airsmith.artifacts.read import open_artifact
 from airsmith.artifacts.store import Store
 from airsmith.contracts.digests import stage_digest
 from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.contracts.run import Run
 from airsmith.contracts.stages import STAGES
+from airsmith.janitor.inventory import Folder, list_records
 from airsmith.janitor.runs import KnownRun, alive_by_the_store, alive_in_airflow
 from airsmith.registry import ModelVersionDraft, register_version, share_endpoint, swap_endpoint
 
@@ -73,7 +76,8 @@ def test_half_published_folders_go_after_the_grace(store: Store, later: Later) -
     (one, other) = tidy(store)["unfinished"].removed
     assert (one.name, one.size_bytes) == ("artifacts/tokens/aa/attempt=lost", 8)
     assert other.name == "checkpoints/key/5/attempt=lost"
-    assert not is_there(store, "artifacts") and not is_there(store, "checkpoints")
+    assert not is_there(store, "artifacts")
+    assert not is_there(store, "checkpoints")
 
 
 def test_the_loser_of_a_race_goes_and_the_winner_stays(store: Store, later: Later) -> None:
@@ -155,27 +159,22 @@ def test_checkpoints_go_sooner_once_the_training_is_done(store: Store, later: La
 def test_a_run_that_begins_meanwhile_keeps_what_it_finds(
     store: Store, later: Later, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make(new_run(store, "before"), *TRAINED)
+    before = new_run(store, "before")
+    make(before, *TRAINED)
     unused = artifact(store, "tokens", "unused")
     later(days=100)
-    begun = []
+    begun: list[Run] = []
 
     def begin(seconds: float) -> None:
-        """After the manifests are gone, before the content is: its cache checks came before."""
-        if not begun:
-            begun.append(new_run(store, "meanwhile"))
-            for stage in TRAINED:
-                pointer = new_run_pointer(store, stage)
-                begun[0].write_pointer(pointer)
-
-    def new_run_pointer(store: Store, stage: str):  # type: ignore[no-untyped-def]
-        from airsmith.artifacts.layout import run_folder
-        from airsmith.contracts.run import Run
-
-        return Run(store, run_folder("finetune_tickets", "before")).pointer(stage)
+        """Its cache checks come before the manifests go, its pointers after that."""
+        begun.append(new_run(store, "meanwhile"))
+        for stage in TRAINED:
+            pointer = before.pointer(stage)
+            assert pointer is not None
+            begun[0].write_pointer(pointer)
 
     monkeypatch.setattr("airsmith.janitor.reap.time.sleep", begin)
-    removed = tidy(store, lambda runs, now: {run.path for run in begun})["caches"].removed
+    removed = tidy(store, lambda runs, now: {run.path for run in begun}, told=("caches",))["caches"].removed
     assert [one.name for one in removed] == [unused]
     for stage in TRAINED:
         pointer = begun[0].pointer(stage)
@@ -225,6 +224,27 @@ def test_what_is_not_ours_is_never_touched(store: Store, later: Later) -> None:
     assert all(store.exists(path) for path in theirs)
 
 
+def test_requests_do_not_grow_with_the_objects(s3_uri: str, s3_server: Any, later: Later) -> None:
+    store = Store.open(s3_uri)
+    make(new_run(store, "run"), *TRAINED)
+    later(days=10)
+    asked = []
+    for more in (0, 200):
+        for number in range(more):
+            store.write(f"artifacts/model/aa/attempt=1/{number}", b"")
+        requests: list[str] = []
+
+        def watched(request: Any, real: Any, requests: list[str] = requests) -> Any:
+            requests.append(f"{request.method} {request.path}")
+            return real()
+
+        s3_server.fault = watched
+        tidy(store, told=())
+        s3_server.fault = None
+        asked.append(len(requests))
+    assert asked[0] == asked[1]
+
+
 def test_a_run_is_over_when_airflow_says_so_of_each_of_its_tasks(store: Store) -> None:
     runs = [new_run(store, run_id) for run_id in ("over", "between", "waiting", "deleted")]
     known = [KnownRun(folder, run.read_spec()) for run, folder in zip(runs, folders_of(store, runs), strict=True)]
@@ -247,8 +267,6 @@ def test_without_airflow_a_run_that_lacks_an_output_counts_as_at_work_for_a_mont
     assert not alive_by_the_store(known, now + timedelta(days=31))
 
 
-def folders_of(store: Store, runs: list) -> list:  # type: ignore[type-arg]
-    from airsmith.janitor.inventory import list_records
-
+def folders_of(store: Store, runs: list[Run]) -> list[Folder]:
     by_path = {folder.path: folder for folder in list_records(store).runs}
     return [by_path[run.path] for run in runs]

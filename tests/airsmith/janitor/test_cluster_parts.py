@@ -1,0 +1,135 @@
+"""Pods and servers are judged on evidence alone: what is young, foreign or unclear is left to whoever made it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kubernetes.client import models as k8s
+from workshop import served
+
+from airsmith.janitor.endpoints import unused_servers
+from airsmith.janitor.pods import find_orphans
+from airsmith.janitor.runs import ENDED_STATES
+from airsmith.registry import Deployment, Endpoint
+from airsmith.runtimes.pod_labels import PREFIX, TaskOwner, pod_labels
+
+NOW = datetime(2026, 6, 1, tzinfo=timezone.utc)
+HERE = "https://airflow.example.com"
+STORE = "s3://bucket/prefix"
+GRACE = timedelta(hours=24)
+
+States = Mapping[str, Mapping[str, "str | None"]]
+
+
+def pod(name: str, run_id: str = "r", task: str = "train", *, airflow: str = HERE, age: float = 600, **metadata: Any):  # type: ignore[no-untyped-def]
+    known = {"creation_timestamp": NOW - timedelta(seconds=age), "uid": name, "namespace": "n"}
+    owner = TaskOwner(airflow, "dag", run_id, task).annotations()
+    return k8s.V1Pod(metadata=k8s.V1ObjectMeta(name=name, **{**known, "annotations": owner, **metadata}))
+
+
+def orphans(pods: Sequence[k8s.V1Pod], states: States) -> dict[str, str]:
+    def ask(dag_id: str, run_ids: Sequence[str]) -> States:
+        assert dag_id == "dag"
+        return {run_id: states[run_id] for run_id in run_ids if run_id in states}
+
+    return {found.metadata.name: reason for found, reason in find_orphans(pods, NOW, HERE, ask)}
+
+
+def test_a_pod_whose_run_was_deleted_is_an_orphan():
+    assert orphans([pod("a")], {}) == {"a": "run r of dag was deleted in Airflow"}
+
+
+@given(st.none() | st.text(max_size=12) | st.sampled_from(sorted(ENDED_STATES)))
+def test_a_pod_is_an_orphan_when_its_task_has_ended_and_in_no_other_state(state: str | None):
+    assert bool(orphans([pod("a")], {"r": {"train": state}})) == (state in ENDED_STATES)
+
+
+def test_a_task_that_its_run_does_not_show_proves_nothing():
+    assert not orphans([pod("a")], {"r": {"train_0": "failed"}})
+
+
+def test_what_is_young_foreign_unmarked_or_ending_is_left_alone():
+    left = [
+        pod("young", age=59),
+        pod("foreign", airflow="https://other.example.com"),
+        pod("unmarked", annotations={f"{PREFIX}run-uri": "s3://b/runs/d/r"}),
+        pod("bare", annotations=None),
+        pod("ending", deletion_timestamp=NOW),
+    ]
+    assert not orphans(left, {})
+
+
+def test_where_airflow_does_not_answer_no_pod_is_judged():
+    def silent(dag_id: str, run_ids: Sequence[str]) -> States:
+        raise RuntimeError("API server")
+
+    with pytest.raises(RuntimeError):
+        list(find_orphans([pod("a")], NOW, HERE, silent))
+
+
+def test_many_runs_are_asked_for_in_parts():
+    questions = []
+
+    def ask(dag_id: str, run_ids: Sequence[str]) -> States:
+        questions.append(len(run_ids))
+        return {run_id: {"train": "running"} for run_id in run_ids}
+
+    assert not list(find_orphans([pod(str(n), f"run-{n}") for n in range(120)], NOW, HERE, ask))
+    assert questions == [50, 50, 20]
+
+
+def server(endpoint: str, deployment: str, *, hours: float = 48, store: str = STORE) -> k8s.V1Deployment:
+    labels = pod_labels(endpoint=endpoint, deployment=deployment)
+    container = k8s.V1Container(name="fetch", command=["python", "-m", "airsmith.serving.fetch", store, "artifacts/m"])
+    return k8s.V1Deployment(
+        metadata=k8s.V1ObjectMeta(name=deployment, labels=labels, creation_timestamp=NOW - timedelta(hours=hours)),
+        spec=k8s.V1DeploymentSpec(
+            selector=k8s.V1LabelSelector(),
+            template=k8s.V1PodTemplateSpec(spec=k8s.V1PodSpec(containers=[container])),
+        ),
+    )
+
+
+def endpoint(name: str, current: str, *history: str, candidate: str | None = None) -> Endpoint:
+    def one(deployment: str) -> Deployment:
+        return served(name, "artifacts/model/m", deployment=deployment, namespace="n")
+
+    return Endpoint(
+        **one(current).model_dump(),
+        name=name,
+        history=tuple(map(one, history)),
+        candidate=None if candidate is None else one(candidate),
+        updated_at=NOW,
+    )
+
+
+def unused(servers: Sequence[k8s.V1Deployment], *endpoints: Endpoint) -> list[str]:
+    return [found.name for found in unused_servers(servers, endpoints, STORE, NOW, GRACE)]
+
+
+def test_a_server_that_no_endpoint_records_is_unused():
+    assert unused([server("chat", "a")]) == ["a"]
+
+
+def test_what_serves_what_shares_and_what_a_roll_back_would_wake_stay():
+    standing = [server("chat", name) for name in ("oldest", "before", "now", "candidate", "stray")]
+    record = endpoint("chat", "now", "oldest", "before", candidate="candidate")
+    assert unused(standing, record) == ["oldest", "stray"]
+
+
+def test_where_the_one_before_is_gone_an_older_one_is_what_a_roll_back_would_wake():
+    record = endpoint("chat", "now", "oldest", "before", "now")
+    assert not unused([server("chat", "oldest"), server("chat", "now")], record)
+
+
+def test_a_server_that_may_be_about_to_be_recorded_stays():
+    assert not unused([server("chat", "a", hours=23)])
+
+
+def test_servers_of_other_stores_are_none_of_ours():
+    assert not unused([server("chat", "a", store=f"{STORE}-of-others"), server("chat", "b", store="s3://else/x")])
