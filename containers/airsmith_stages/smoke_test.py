@@ -90,13 +90,15 @@ def _endpoint(context: StageContext) -> Endpoint:
     name = context.spec.recipe.endpoint_name
     endpoint = read_endpoint(context.run.store, name)
     deployed = context.pointers["deploy"]
-    if endpoint is None or endpoint.deployment != deployed.digest:
+    deployment = deployed.properties.get("deployment", deployed.digest)
+    server = endpoint.find(deployment) if endpoint is not None else None
+    if endpoint is None or server is None:
         raise AirsmithError(
             ErrorKind.NOT_FOUND,
             f"Endpoint {name} does not serve what this run deployed ({endpoint_path(name)} says otherwise).",
             "Another run has deployed since; clear deploy to take the endpoint back.",
         )
-    return endpoint
+    return endpoint.model_copy(update=dict(server))
 
 
 def _check_listed(client: httpx.Client, endpoint: Endpoint) -> None:

@@ -37,38 +37,45 @@ def swap_endpoint(store: Store, name: str, deployment: Deployment) -> Endpoint:
     return change_record(store, path, Endpoint, lambda before: _successor(name, deployment, before))
 
 
-def share_endpoint(store: Store, name: str, candidate: Deployment | None, percent: int) -> Endpoint:
+def share_endpoint(
+    store: Store, name: str, candidate: Deployment | None, percent: int, *, beside: str | None = None
+) -> Endpoint:
     """Record which share of an endpoint's requests another deployment takes.
 
     :param candidate: None where it takes none any more.
-    :raises AirsmithError: `not_found` where there is no such endpoint.
+    :param beside: id of the deployment that is to have the rest.
+    :raises AirsmithError: `not_found` where there is no such endpoint, `interrupted` where it serves another by now.
     """
-    return _amend(store, name, candidate=candidate, candidate_percent=percent if candidate else 0)
+    return _amend(store, name, beside, candidate=candidate, candidate_percent=percent if candidate else 0)
 
 
-def resize_endpoint(store: Store, name: str, replicas: int) -> Endpoint:
+def resize_endpoint(store: Store, name: str, replicas: int, *, of: str | None = None) -> Endpoint:
     """Record how many servers an endpoint has.
 
-    :raises AirsmithError: `not_found` where there is no such endpoint.
+    :param of: id of the deployment that has them.
+    :raises AirsmithError: `not_found` where there is no such endpoint, `interrupted` where it serves another by now.
     """
-    return _amend(store, name, replicas=replicas)
+    return _amend(store, name, of, replicas=replicas)
 
 
-def _amend(store: Store, name: str, **changes: Any) -> Endpoint:
+def _amend(store: Store, name: str, deployment: str | None, **changes: Any) -> Endpoint:
     """Change what is said of an endpoint that goes on serving what it serves."""
 
-    def amended(before: Endpoint | None) -> Endpoint:
-        if before is None:
+    def amended(now: Endpoint | None) -> Endpoint:
+        if now is None:
             raise AirsmithError(ErrorKind.NOT_FOUND, f"There is no endpoint {name} in {store.uri}.")
-        return before.model_copy(update={**changes, "updated_at": datetime.now(timezone.utc)})
+        if deployment not in (None, now.deployment):
+            raise AirsmithError(
+                ErrorKind.INTERRUPTED,
+                f"Endpoint {name} has come to serve something else meanwhile.",
+                "Look at what it serves now, and say again what it should.",
+            )
+        return now.model_copy(update={**changes, "updated_at": datetime.now(timezone.utc)})
 
     return change_record(store, endpoint_path(checked_name(name)), Endpoint, amended)
 
 
 def _successor(name: str, deployment: Deployment, before: Endpoint | None) -> Endpoint:
-    history: tuple[Deployment, ...] = ()
-    if before is not None:
-        served = Deployment.model_validate(before.model_dump(include=set(Deployment.model_fields)))
-        history = (*before.history, served)[-_MOST_HISTORY:]
+    history = () if before is None else (*before.history, before.served)[-_MOST_HISTORY:]
     fields = deployment.model_dump(include=set(Deployment.model_fields))
     return Endpoint(**fields, name=name, history=history, updated_at=datetime.now(timezone.utc))

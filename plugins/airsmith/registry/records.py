@@ -81,6 +81,7 @@ class ServerProcess(_Record):
 class Deployment(_Record):
     """What an endpoint serves.
 
+    :ivar address: where it answers; of a version beside another one, where it answers alone.
     :ivar model_name: what requests name in `model`.
     :ivar model_uri: path in the store of the served artifact; where adapters are served, of their base.
     :ivar adapters: paths in the store of the adapters beside the base, by the names that requests use.
@@ -91,6 +92,7 @@ class Deployment(_Record):
     :ivar replicas: servers that it has in a cluster while it serves alone.
     :ivar scales_itself: whether an autoscaler changes that.
     :ivar api_key: Secret and key, `name/key`, that requests must carry; None where they need none.
+    :ivar run: path in the store of the run that started it; it holds what the model was evaluated by.
     """
 
     engine: str
@@ -106,6 +108,7 @@ class Deployment(_Record):
     replicas: int = 1
     scales_itself: bool = False
     api_key: Optional[str] = None
+    run: Optional[str] = None
 
 
 class Endpoint(Deployment):
@@ -122,6 +125,16 @@ class Endpoint(Deployment):
     updated_at: datetime
 
     @property
+    def served(self) -> Deployment:
+        """What is served, without the endpoint's past."""
+        return Deployment.model_validate(self.model_dump(include=set(Deployment.model_fields)))
+
+    @property
     def previous(self) -> Optional[Deployment]:
         """What was served before this."""
         return self.history[-1] if self.history else None
+
+    def find(self, deployment: str) -> Optional[Deployment]:
+        """The server of this id, if requests go to it: all of them, or a candidate's share."""
+        at_work = (self.served, self.candidate)
+        return next((server for server in at_work if server is not None and server.deployment == deployment), None)

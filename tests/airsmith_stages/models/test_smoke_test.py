@@ -18,7 +18,7 @@ import pytest
 from airsmith.contracts.cache import Output
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.run import Run
-from airsmith.registry import Deployment, swap_endpoint
+from airsmith.registry import Deployment, read_endpoint, share_endpoint, swap_endpoint
 from airsmith.serving.local import deploy, stop_endpoint
 from airsmith.settings import LocalSettings, Settings
 from airsmith_stages.frame import run_stage
@@ -230,6 +230,25 @@ def test_an_endpoint_that_is_not_there_is_refused(deployed: Callable[..., Run]) 
 def test_an_endpoint_that_another_run_has_taken_is_refused(deployed: Callable[..., Run]) -> None:
     with serving(Served(TUNED)) as served:
         assert refused(deployed(served.address, deployment="d-2"), "deployed").kind is ErrorKind.NOT_FOUND
+
+
+def test_a_version_that_has_a_share_is_asked_where_it_answers_alone(
+    deployed: Callable[..., Run], workshop: Workshop
+) -> None:
+    with serving(Served(TUNED)) as served, serving(Served(BASE)) as other:
+        run = deployed(other.address, deployment="d-0")
+        stable = read_endpoint(workshop.store, "tiny")
+        assert stable is not None
+        candidate = stable.served.model_copy(update={"address": served.address, "deployment": "d-1"})
+        share_endpoint(workshop.store, "tiny", candidate, 25)
+        run_stage("smoke_test", run)
+
+
+def test_a_server_that_takes_over_is_proved_again(deployed: Callable[..., Run]) -> None:
+    with serving(Served(BASE)) as served:
+        run = deployed(served.address)
+        done(run, "deploy", Output("endpoint", "taken-over", "endpoints/tiny.json", True, {"deployment": "d-1"}))
+        refused(run, "the base model's")
 
 
 def test_models_that_answer_alike_prove_nothing(deployed: Callable[..., Run]) -> None:
