@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from datetime import timedelta
+from functools import cached_property
 from typing import Any, NoReturn
 
 from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
-from airflow.providers.cncf.kubernetes.utils.pod_manager import PodNotFoundException
 from airflow.sdk import BaseOperator
 from airflow.sdk.definitions.context import Context
+from airflow.sdk.exceptions import AirflowException
+from airflow.triggers.base import BaseTrigger
 from kubernetes.client import models as k8s
 from kubernetes.client.exceptions import ApiException
 
@@ -25,14 +26,19 @@ from airsmith.runtimes.failures import VerificationFailedError
 from airsmith.runtimes.local import LocalDeployOperator, event_extra, typed_errors
 from airsmith.runtimes.pod_failures import failure_of, has_ended, has_succeeded, missing, not_created
 from airsmith.runtimes.pods import CONTAINER, TRAINING, stage_pod
+from airsmith.runtimes.queue import is_held_back, queue_of
+from airsmith.runtimes.queued_trigger import TIMEOUT_SECONDS, QueuedPodTrigger
+from airsmith.runtimes.stage_pod_manager import StagePodManager
 from airsmith.runtimes.task_owner import task_owner
 from airsmith.settings import Settings, load_settings
 
-QUEUED_TIMEOUT = timedelta(days=30)
-"""Longest wait in a queue: who queues, waits for its turn."""
+MOST_PREEMPTIONS = 100
+"""After which a preempted training counts as a failure, and uses up a retry."""
 LOG_SECONDS = 30
 POLL_SECONDS = 1
 _MISSING, _CONFLICT = 404, 409
+_POD_UID, _PREEMPTIONS = "pod_uid", "preemptions"
+"""Of `trigger_kwargs`: they come back in the trigger's event."""
 
 
 def kubernetes_task(stage: StagePlan, recipe: Recipe, settings: Settings, **options: Any) -> BaseOperator:
@@ -44,13 +50,12 @@ def kubernetes_task(stage: StagePlan, recipe: Recipe, settings: Settings, **opti
         return KubernetesDeployOperator(**options)
     startup_seconds = settings.backend(stage.backend).startup_timeout_seconds
     operator = KubernetesSmokeTestOperator if stage.stage == "smoke_test" else KubernetesStageOperator
-    is_queued = recipe.backend.queue is not None and stage.stage in TRAINING
     return operator(
         stage=stage.stage,
         namespace=settings.kubernetes.namespace,
         kubernetes_conn_id=settings.kubernetes.connection,
         startup_timeout_seconds=startup_seconds,
-        schedule_timeout_seconds=QUEUED_TIMEOUT.total_seconds() if is_queued else startup_seconds,
+        schedule_timeout_seconds=startup_seconds,
         deferrable=stage.stage in TRAINING,
         **options,
     )
@@ -60,7 +65,10 @@ class KubernetesStageOperator(KubernetesPodOperator):
     """Run a stage in a pod, unless its output is there already.
 
     The pod has the run's and the stage's name, so the API server itself refuses a second one. A worker that dies, and
-    for a training also one that is told to stop, leaves the pod at work; the task's next try adopts it.
+    for a training also one that is told to stop, leaves the pod at work; the task's next try adopts it. A training
+    waits in Kueue's queue without a worker; where other work takes its place, it queues again within the same try.
+
+    The provider pushes the XComs `pod_name` and `pod_namespace`, with no way to switch that off; nothing reads them.
 
     :param stage: name of the stage.
     :param run_uri: URI of the run's folder (templated).
@@ -84,6 +92,11 @@ class KubernetesStageOperator(KubernetesPodOperator):
         self.stage = stage
         self.run_uri = run_uri
 
+    @cached_property
+    def pod_manager(self) -> StagePodManager:
+        """What follows the pod of a short stage."""
+        return StagePodManager(kube_client=self.client, callbacks=self.callbacks)
+
     def execute(self, context: Context) -> None:
         """Bring the stage to its output. A training goes on in the triggerer, see `trigger_reentry`.
 
@@ -100,16 +113,36 @@ class KubernetesStageOperator(KubernetesPodOperator):
             self._tell_assets(context, self._output())
 
     def trigger_reentry(self, context: Context, event: dict[str, Any]) -> None:
-        """Go on with what the triggerer has seen; defers again while the pod works.
+        """Go on with what the triggerer has seen; defers again while the pod works, or where its place was taken.
 
         :raises StageError: of the class that says what failed.
         """
+        preemptions = event.get(_PREEMPTIONS, 0)
+        self.trigger_kwargs = {_PREEMPTIONS: preemptions}
         with typed_errors(self.log):
             try:
-                super().trigger_reentry(context, event)
-            except PodNotFoundException:
-                self._fail(missing(self.stage, event["name"]))
+                self._follow(context, event)
+            except AirsmithError as error:
+                if error.kind is not ErrorKind.PREEMPTED or preemptions >= MOST_PREEMPTIONS:
+                    raise
+                self.log.warning("%s A new pod takes its turn and goes on from the newest checkpoint.", error.message)
+                self.pod, self.trigger_kwargs = None, {_PREEMPTIONS: preemptions + 1}
+                self.execute_async(context)
             self._tell_assets(context, self._output())
+
+    def invoke_defer_method(self, last_log_time: Any = None, context: Context | None = None) -> None:
+        """Leave the pod to the triggerer, with what is needed to understand how it ends."""
+        assert self.pod is not None
+        self.trigger_kwargs = {**(self.trigger_kwargs or {}), _POD_UID: self.pod.metadata.uid}
+        if self.execution_timeout is not None:
+            self.trigger_kwargs[TIMEOUT_SECONDS] = self.execution_timeout.total_seconds()
+        if is_held_back(self.pod):
+            self.log.info("Pod %s waits in queue %s, and holds no worker.", self.pod.metadata.name, queue_of(self.pod))
+        super().invoke_defer_method(last_log_time)  # Without the context: it stands for timeouts that begin too early.
+
+    def defer(self, *, trigger: BaseTrigger, **how: Any) -> NoReturn:
+        """Defer to the trigger that also waits in a queue."""
+        super().defer(trigger=QueuedPodTrigger(**trigger.serialize()[1]), **how)
 
     def build_pod_request_obj(self, context: Context | None = None, *, dry_run: bool = False) -> k8s.V1Pod:
         """The stage's pod, with the labels by which Airflow knows its own."""
@@ -155,7 +188,7 @@ class KubernetesStageOperator(KubernetesPodOperator):
             self._fail(missing(self.stage, self.pod.metadata.name))
         if ended.status.phase == "Running" and not has_ended(ended):
             return
-        error = None if has_succeeded(ended) else failure_of(self.stage, ended, self._events(ended))
+        error = None if has_succeeded(ended) else failure_of(self.stage, ended, self._events(ended.metadata.uid))
         self.process_pod_deletion(ended, reraise=False)
         if error is not None:
             self._fail(error)
@@ -169,6 +202,18 @@ class KubernetesStageOperator(KubernetesPodOperator):
         else:
             super().on_kill()
 
+    def _follow(self, context: Context, event: dict[str, Any]) -> None:
+        """Go on as the provider does, and find out why a pod is not there any more."""
+        try:
+            super().trigger_reentry(context, event)
+        except AirflowException:
+            left = self._read_pod(event["name"])
+            if left is None:
+                self._fail(missing(self.stage, event["name"], self._events(event[_POD_UID])))
+            if event["status"] == "timeout":  # of the attempt: what did not start in time is removed already
+                self._remove(left)
+            raise
+
     def _output(self) -> StagePointer:
         pointer = Run.open(self.run_uri).pointer(self.stage)
         if pointer is None:
@@ -181,7 +226,12 @@ class KubernetesStageOperator(KubernetesPodOperator):
 
     def _fail(self, error: AirsmithError) -> NoReturn:
         """Raise an error that the stage may have been unable to tell, and tell it in its place."""
-        StageRecord.begin(self.stage, Run.open(self.run_uri)).fail(error)
+        run = Run.open(self.run_uri)
+        told = run.statuses().get(self.stage)
+        if error.kind is ErrorKind.PREEMPTED and told is not None and told.state == "interrupted":
+            self.log.info(told.error)
+        else:
+            StageRecord.begin(self.stage, run).fail(error)
         raise error
 
     def _read_pod(self, name: str) -> k8s.V1Pod | None:
@@ -192,8 +242,8 @@ class KubernetesStageOperator(KubernetesPodOperator):
                 return None
             raise
 
-    def _events(self, pod: k8s.V1Pod) -> list[k8s.CoreV1Event]:
-        about = f"involvedObject.name={pod.metadata.name}"
+    def _events(self, pod_uid: str) -> list[k8s.CoreV1Event]:
+        about = f"involvedObject.uid={pod_uid}"
         events: list[k8s.CoreV1Event] = self.client.list_namespaced_event(self.namespace, field_selector=about).items
         return events
 

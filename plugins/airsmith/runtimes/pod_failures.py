@@ -16,13 +16,15 @@ CONFIG_REASONS = ("CreateContainerConfigError", "CreateContainerError", "RunCont
 
 _DISRUPTIONS = {
     "PreemptionByScheduler": (ErrorKind.PREEMPTED, "more important pods took its place"),
-    "PreemptionByKueue": (ErrorKind.PREEMPTED, "more important work in the queue took its place"),
     "EvictionByEvictionAPI": (ErrorKind.EVICTED, "its node was drained"),
     "DeletionByTaintManager": (ErrorKind.NODE_LOST, "its node was lost or tainted"),
     "DeletionByPodGC": (ErrorKind.NODE_LOST, "its node is gone"),
     "TerminationByKubelet": (ErrorKind.EVICTED, "its node ran short of memory or disk, or was shut down"),
 }
 """Reasons of the condition `DisruptionTarget` (https://kubernetes.io/docs/concepts/workloads/pods/disruptions)."""
+
+_PREEMPTING_EVENTS = (("Stopped", "pod-kueue-controller"), ("Preempted", "default-scheduler"))
+"""Reason and reporter of the events about a pod whose place was taken; the pod itself is often gone by then."""
 
 _HINTS = {
     ErrorKind.INVALID_IMAGE_NAME: "Correct kubernetes.images in the settings; `make images` writes it.",
@@ -53,7 +55,8 @@ def failure_of(stage: str, pod: k8s.V1Pod, events: Sequence[k8s.CoreV1Event] = (
     :param events: of the pod; read where it never started.
     """
     return (
-        _told_by_stage(pod)
+        _taken_back_by_queue(stage, pod)
+        or _told_by_stage(pod)
         or _disrupted(stage, pod)
         or _out_of_memory(stage, pod)
         or _ended_otherwise(stage, pod)
@@ -62,8 +65,14 @@ def failure_of(stage: str, pod: k8s.V1Pod, events: Sequence[k8s.CoreV1Event] = (
     )
 
 
-def missing(stage: str, name: str) -> AirsmithError:
-    """The error of a pod that is not there any more."""
+def missing(stage: str, name: str, events: Sequence[k8s.CoreV1Event] = ()) -> AirsmithError:
+    """The error of a pod that is not there any more.
+
+    :param events: of that very pod.
+    """
+    for event in events:
+        if (event.reason, event.reporting_component or event.source.component) in _PREEMPTING_EVENTS:
+            return _taken_back(stage, event.message)
     return AirsmithError(
         ErrorKind.POD_MISSING, f"Pod {name} of stage {stage} vanished: somebody or the cluster deleted it.", _GOES_ON
     )
@@ -125,6 +134,20 @@ def _told_by_stage(pod: k8s.V1Pod) -> AirsmithError | None:
     if ended is None or not ended.message:
         return None
     return AirsmithError.from_json_line(ended.message.strip().splitlines()[-1])
+
+
+def _taken_back_by_queue(stage: str, pod: k8s.V1Pod) -> AirsmithError | None:
+    """What Kueue says about a pod that it ends. It goes first: the stage only knows that it had to stop."""
+    for condition in pod.status.conditions or ():
+        if condition.type == "TerminationTarget" and condition.status == "True":
+            return _taken_back(stage, condition.message or condition.reason)
+    return None
+
+
+def _taken_back(stage: str, said: str) -> AirsmithError:
+    """The error of a pod whose place was taken; a person's deactivation of its Workload is no preemption."""
+    kind = ErrorKind.EVICTED if "deactivated" in said else ErrorKind.PREEMPTED
+    return AirsmithError(kind, f"The pod of stage {stage} was ended: {said.rstrip('.')}.", _GOES_ON)
 
 
 def _disrupted(stage: str, pod: k8s.V1Pod) -> AirsmithError | None:

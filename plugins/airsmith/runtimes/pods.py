@@ -12,6 +12,7 @@ from airsmith.contracts.run import Run
 from airsmith.contracts.spec import RunSpec, StagePlan
 from airsmith.runtimes.pod_labels import PREFIX, object_name, pod_labels
 from airsmith.runtimes.process import HUB_STAGES
+from airsmith.runtimes.queue import queue_labels
 from airsmith.serving.server_pod import api_key_of
 from airsmith.settings import BackendSettings, Settings
 
@@ -49,7 +50,7 @@ def stage_pod(stage: str, run: Run, spec: RunSpec, digest: str, settings: Settin
                     recipe=spec.recipe.name, run=run.path.rsplit("/", 1)[-1], stage=stage, digest=digest[:16],
                     team=settings.team, airsmith=spec.airsmith_version, bundle=spec.bundle_version or "",
                 ),
-                **_queue_labels(stage, spec),
+                **(queue_labels(spec.recipe.backend.queue, spec.recipe.backend.priority) if stage in TRAINING else {}),
             },
             annotations={
                 f"{PREFIX}run-uri": run.uri,
@@ -210,12 +211,3 @@ def _tolerations(plan: StagePlan, chosen: BackendSettings) -> list[k8s.V1Tolerat
     if plan.needs_accelerator and backend.devices_are_tainted:
         given.append(k8s.V1Toleration(key=backend.device_resource, operator="Exists", effect="NoSchedule"))
     return given
-
-
-def _queue_labels(stage: str, spec: RunSpec) -> dict[str, str]:
-    """Kueue's labels, for the stages that hold the recipe's accelerator."""
-    backend = spec.recipe.backend
-    if backend.queue is None or stage not in TRAINING:
-        return {}
-    priority = {"kueue.x-k8s.io/priority-class": backend.priority} if backend.priority is not None else {}
-    return {"kueue.x-k8s.io/queue-name": backend.queue, **priority}

@@ -10,7 +10,7 @@ from kubernetes.client import ApiClient
 from kubernetes.client import models as k8s
 
 from airsmith.contracts.errors import AirsmithError, ErrorKind
-from airsmith.runtimes.pod_failures import failure_of, has_ended, has_succeeded
+from airsmith.runtimes.pod_failures import failure_of, has_ended, has_succeeded, missing
 
 
 class Answer:
@@ -54,6 +54,8 @@ def condition(kind: str, status: str, reason: str, message: str = "m") -> list[d
 
 SAID = AirsmithError(ErrorKind.BAD_DATA, "Row 3 is broken.", "Mend it.")
 NO_NODE = "0/2 nodes are available: 2 Insufficient nvidia.com/gpu."
+PREEMPTED = "Preempted to accommodate a workload (UID: 1, JobUID: 2) due to prioritization in the ClusterQueue"
+DEACTIVATED = "The workload is deactivated"
 
 CASES = [
     (pod(container=ended(1, message=f"INFO: x\n{SAID.to_json_line()}\n")), "bad_data", "Row 3 is broken"),
@@ -67,6 +69,16 @@ CASES = [
         "drained",
     ),
     (pod(conditions=condition("DisruptionTarget", "True", "PreemptionByScheduler")), "preempted", "more important"),
+    (
+        pod(conditions=condition("TerminationTarget", "True", "WorkloadEvictedDueToPreempted", PREEMPTED)),
+        "preempted",
+        "to accommodate a workload",
+    ),
+    (
+        pod(conditions=condition("TerminationTarget", "True", "WorkloadEvictedDueToDeactivated", DEACTIVATED)),
+        "evicted",
+        "deactivated",
+    ),
     (pod(conditions=condition("DisruptionTarget", "True", "DeletionByTaintManager")), "node_lost", "node was lost"),
     (pod(reason="NodeLost"), "node_lost", "lost"),
     (pod("Unknown"), "node_lost", "node-1"),
@@ -90,6 +102,33 @@ def test_what_the_stage_said_wins_over_what_the_cluster_did_then() -> None:
     told = ended(1, message=AirsmithError(ErrorKind.INTERRUPTED, "Stopped.", "Go on.").to_json_line())
     drained = pod(container=told, conditions=condition("DisruptionTarget", "True", "EvictionByEvictionAPI"))
     assert failure_of("train", drained).kind is ErrorKind.INTERRUPTED
+
+
+def test_a_preemption_is_told_even_where_the_stage_stopped_in_order() -> None:
+    told = ended(1, message=AirsmithError(ErrorKind.INTERRUPTED, "Stopped.", "Go on.").to_json_line())
+    taken = condition("TerminationTarget", "True", "WorkloadEvictedDueToPreempted", PREEMPTED)
+    assert failure_of("train", pod(container=told, conditions=taken)).kind is ErrorKind.PREEMPTED
+
+
+@pytest.mark.parametrize(
+    ("reason", "reporter", "said", "kind"),
+    [
+        ("Stopped", "pod-kueue-controller", PREEMPTED, "preempted"),
+        ("Stopped", "pod-kueue-controller", "The ClusterQueue is stopped", "preempted"),
+        ("Stopped", "pod-kueue-controller", DEACTIVATED, "evicted"),
+        ("Preempted", "default-scheduler", "Preempted by pod 1 on node n", "preempted"),
+        ("Killing", "kubelet", "Stopping container base", "pod_missing"),
+    ],
+)
+def test_the_events_of_a_vanished_pod_say_who_took_its_place(reason: str, reporter: str, said: str, kind: str) -> None:
+    event = k8s.CoreV1Event(
+        metadata=k8s.V1ObjectMeta(),
+        involved_object=k8s.V1ObjectReference(),
+        reason=reason,
+        message=said,
+        source=k8s.V1EventSource(component=reporter),
+    )
+    assert missing("train", "p", [event]).kind.value == kind
 
 
 def test_a_pod_that_was_deleted_while_it_worked_has_not_succeeded() -> None:

@@ -1,0 +1,76 @@
+"""What a pod that Kueue holds back is told about: its place, why it waits, and that its turn has come."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kubernetes.client import models as k8s
+
+from airsmith.runtimes.queue import is_held_back, pending_path, queue_labels, waiting_line, workloads_path
+
+UID = "b3d7fd8c-576e-429b-9589-da08f6e85019"
+SHORT = "couldn't assign flavors to pod set main: insufficient unused quota for cpu in flavor a100, 5 more needed"
+
+
+def pending(uid: str, in_queue: int, overall: int) -> dict[str, Any]:
+    """A PendingWorkloadsSummary, as Kueue 0.14 answers."""
+    return {
+        "items": [
+            {
+                "metadata": {"name": "w", "ownerReferences": [{"kind": "Pod", "uid": uid}]},
+                "localQueueName": "nlp",
+                "positionInLocalQueue": in_queue,
+                "positionInClusterQueue": overall,
+            }
+        ]
+    }
+
+
+def workloads(*conditions: tuple[str, str, str]) -> dict[str, Any]:
+    told = [{"type": kind, "status": status, "message": message} for kind, status, message in conditions]
+    return {"items": [{"status": {"conditions": told}}]}
+
+
+def test_the_place_counts_from_one_and_kueue_says_why_it_is_not_ones_turn() -> None:
+    said = waiting_line("nlp", UID, pending(UID, 0, 0), workloads(("QuotaReserved", "False", SHORT)))
+    assert said == f"Waiting: place 1 in queue nlp. Kueue: {SHORT}."
+
+
+def test_who_shares_the_quota_is_told_where_it_differs() -> None:
+    assert waiting_line("nlp", UID, pending(UID, 1, 6), {}) == (
+        "Waiting: place 2 in queue nlp, 7 of all that share its quota."
+    )
+
+
+def test_without_the_visibility_api_the_place_is_left_out() -> None:
+    said = waiting_line("nlp", UID, {}, workloads(("QuotaReserved", "False", SHORT)))
+    assert said == f"Waiting in queue nlp. Kueue: {SHORT}."
+    assert waiting_line("nlp", UID, pending("other", 0, 0), {}) == "Waiting in queue nlp."
+
+
+def test_a_pod_with_quota_waits_for_what_admits_it() -> None:
+    conditions = ("QuotaReserved", "True", "Quota reserved"), ("Admitted", "False", "Waiting for nodes.")
+    assert waiting_line("nlp", UID, {}, workloads(*conditions)) == "Waiting in queue nlp. Kueue: Waiting for nodes."
+
+
+def test_only_kueues_gates_hold_a_pod_back() -> None:
+    def gated(*names: str) -> k8s.V1Pod:
+        gates = [k8s.V1PodSchedulingGate(name=name) for name in names]
+        return k8s.V1Pod(spec=k8s.V1PodSpec(containers=[], scheduling_gates=gates or None))
+
+    assert is_held_back(gated("kueue.x-k8s.io/admission"))
+    assert not is_held_back(gated("example.org/other"))
+    assert not is_held_back(gated())
+
+
+def test_a_recipe_without_a_queue_gets_no_label() -> None:
+    assert queue_labels(None, None) == {}
+    assert queue_labels("nlp", None) == {"kueue.x-k8s.io/queue-name": "nlp"}
+    assert queue_labels("nlp", "high")["kueue.x-k8s.io/priority-class"] == "high"
+
+
+def test_the_paths_are_those_of_kueues_apis() -> None:
+    assert pending_path("airsmith", "nlp") == (
+        "/apis/visibility.kueue.x-k8s.io/v1beta1/namespaces/airsmith/localqueues/nlp/pendingworkloads"
+    )
+    assert workloads_path("airsmith") == "/apis/kueue.x-k8s.io/v1beta1/namespaces/airsmith/workloads"
