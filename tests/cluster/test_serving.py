@@ -142,7 +142,7 @@ def test_a_model_that_was_changed_in_the_store_is_not_served(shop: Shop, caplog:
     refused = refusal(shop, run)
     assert refused.kind is ErrorKind.VERIFICATION_FAILED
     assert "tokenizer_config.json" in refused.message
-    assert "The last lines of fetch in tide-" in caplog.text
+    assert "The end of the log of fetch in tide-" in caplog.text
 
 
 @pytest.mark.long
