@@ -78,7 +78,8 @@ class AirflowApi:
         :param content: keyword arguments of httpx, for example `json`.
         :raises RuntimeError: with Airflow's own words, where it refuses.
         """
-        return self._checked(self._client.request(method, f"/api/v2/{path}", **content)).json()
+        answer = self._checked(self._client.request(method, f"/api/v2/{path}", **content))
+        return answer.json() if answer.content else None
 
     def _import_errors(self) -> str:
         errors = self._client.get("/api/v2/importErrors").json().get("import_errors", [])
