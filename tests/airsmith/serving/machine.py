@@ -83,9 +83,10 @@ class Machine:
             info.mkdir(parents=True)
             (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
 
-    def run(self, model: str = "m1", files: Path | None = None, **recipe: Any) -> Run:
+    def run(self, merged: str = "m1", files: Path | None = None, **recipe: Any) -> Run:
         """A run that has merged and registered a model.
 
+        :param merged: digest of the model.
         :param files: a folder with the model; otherwise it is one by name only.
         """
         resolved = Recipe.model_validate(
@@ -105,11 +106,11 @@ class Machine:
                 created_at=datetime.now(timezone.utc),
             )
         )  # fmt: skip
-        folder = f"artifacts/model/{model}"
-        with write_artifact(self.store, folder, type="model", digest=model, inputs={}, versions={}) as writer:
-            writer.add_bytes("name.txt", model.encode()) if files is None else writer.add_folder(files)
-            merged = writer.publish()
-        StageRecord.begin("merge", run).finish(Output.of_artifact(merged), cached=False)
+        folder = f"artifacts/model/{merged}"
+        with write_artifact(self.store, folder, type="model", digest=merged, inputs={}, versions={}) as writer:
+            writer.add_bytes("name.txt", merged.encode()) if files is None else writer.add_folder(files)
+            model = writer.publish()
+        StageRecord.begin("merge", run).finish(Output.of_artifact(model), cached=False)
         version = Output("model_version", "v", f"models/tiny/{self.runs}", True, {"version": str(self.runs)})
         StageRecord.begin("register", run).finish(version, cached=False)
         return run

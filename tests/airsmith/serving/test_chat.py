@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shlex
 import subprocess
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from machine import Machine
 from airsmith.artifacts.store import Store
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.registry import Deployment, Endpoint, swap_endpoint
-from airsmith.serving.chat import curl_line, find_endpoint, stream_answer
+from airsmith.serving.chat import curl_line, find_endpoint, reached, stream_answer
 from airsmith.serving.local import deploy, stop_all
 
 REPOSITORY = Path(__file__).parents[3]
@@ -70,6 +72,71 @@ def test_an_endpoint_that_does_not_answer_is_named_with_the_remedy(tmp_path: Pat
         list(stream_answer(endpoint, HELLO, max_tokens=2))
     assert failed.value.kind is ErrorKind.NOT_FOUND
     assert "deploy again" in failed.value.hint
+
+
+@pytest.fixture
+def guarded() -> Iterator[str]:
+    """Address of a server that answers to who has the key, and says what it was asked with."""
+
+    class Guard(BaseHTTPRequestHandler):
+        def do_POST(self):
+            allowed = self.headers["Authorization"] == "Bearer right"
+            self.send_response(200 if allowed else 401)
+            self.end_headers()
+            if allowed:
+                self.wfile.write(b'data: {"choices": [{"delta": {"content": "yes"}}]}\n\ndata: [DONE]\n\n')
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Guard)
+    serving = threading.Thread(target=server.serve_forever)
+    serving.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    serving.join()
+    server.server_close()
+
+
+def locked(tmp_path: Path, address: str) -> Endpoint:
+    """An endpoint that wants a key."""
+    deployment = Deployment(
+        engine="vllm", address=address, model_name="tiny", model_uri="m", deployment="d", namespace="ns",
+        api_key="endpoints/API_KEY",
+    )  # fmt: skip
+    return swap_endpoint(Store.open(f"file://{tmp_path}"), "tiny", deployment)
+
+
+def test_the_key_comes_from_the_variable_that_every_client_knows(
+    tmp_path: Path, guarded: str, monkeypatch: pytest.MonkeyPatch
+):
+    endpoint = locked(tmp_path, guarded)
+    monkeypatch.setenv("OPENAI_API_KEY", "right")
+    assert list(stream_answer(endpoint, HELLO, max_tokens=2)) == ["yes"]
+    answer = subprocess.run(["bash", "-c", curl_line(endpoint)], capture_output=True, text=True, check=True)
+    assert '"content": "yes"' in answer.stdout
+
+
+def test_who_has_no_key_is_told_where_it_lies(tmp_path: Path, guarded: str, monkeypatch: pytest.MonkeyPatch):
+    endpoint = locked(tmp_path, guarded)
+    for key in ("", "wrong"):
+        monkeypatch.setenv("OPENAI_API_KEY", key)
+        with pytest.raises(AirsmithError, match="only to who has its key") as failed:
+            list(stream_answer(endpoint, HELLO, max_tokens=2))
+        assert failed.value.kind is ErrorKind.ACCESS_DENIED
+        assert failed.value.hint == "Set OPENAI_API_KEY to what Secret endpoints/API_KEY of namespace ns holds."
+
+
+def test_an_endpoint_of_this_machine_is_reached_as_it_is(tmp_path: Path):
+    endpoint = record(Store.open(f"file://{tmp_path}"), "tiny")
+    with reached(endpoint) as near:
+        assert near is endpoint
+
+
+def test_without_a_cluster_nobody_reaches_its_endpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "none"))
+    endpoint = locked(tmp_path, "http://127.0.0.1:9")
+    with pytest.raises(AirsmithError, match="No cluster is configured") as failed, reached(endpoint):
+        pass
+    assert "KUBECONFIG" in failed.value.hint
 
 
 def test_an_endpoint_that_is_not_there_is_answered_with_those_that_are(tmp_path: Path):
