@@ -6,7 +6,8 @@ import json
 import os
 import subprocess
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -120,8 +121,9 @@ class Shop:
             return writer.publish()
 
 
-def open_shop(folder: Path, cluster: Cluster, images: Path, client: kubernetes.client.ApiClient) -> Shop:
-    """Make the models and say how they are served.
+@contextmanager
+def open_shop(folder: Path, cluster: Cluster, images: Path, client: kubernetes.client.ApiClient) -> Iterator[Shop]:
+    """Make the models and say how they are served; the store is emptied at the end.
 
     :param images: settings file that names the images.
     """
@@ -143,4 +145,9 @@ def open_shop(folder: Path, cluster: Cluster, images: Path, client: kubernetes.c
             environment={"AWS_ENDPOINT_URL": STORE_AS_PODS_SEE_IT, "AWS_REGION": "us-east-1"},
         ),
     )
-    return Shop(folder, models, Store.open(settings.store), settings, cluster, client)
+    shop = Shop(folder, models, Store.open(settings.store), settings, cluster, client)
+    try:
+        yield shop
+    finally:
+        for info in list(shop.store.list("")):
+            shop.store.delete(info.path)

@@ -48,11 +48,13 @@ def kubeconfig(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 @pytest.fixture(scope="module")
-def shop(cluster: Cluster, kubeconfig: Path, tmp_path_factory: pytest.TempPathFactory) -> Shop:
+def shop(cluster: Cluster, kubeconfig: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     if "AIRSMITH_TEST_SETTINGS" not in os.environ:
         pytest.skip("no images: AIRSMITH_TEST_SETTINGS names no settings file, see `make images`")
     client = kubernetes.config.new_client_from_config(str(kubeconfig))
-    return open_shop(tmp_path_factory.mktemp("shop"), cluster, Path(os.environ["AIRSMITH_TEST_SETTINGS"]), client)
+    images = Path(os.environ["AIRSMITH_TEST_SETTINGS"])
+    with open_shop(tmp_path_factory.mktemp("shop"), cluster, images, client) as shop:
+        yield shop
 
 
 @dataclass(frozen=True)
@@ -191,7 +193,8 @@ def test_the_recipes_arguments_reach_vllm(adapters: Served):
 def test_who_has_no_key_gets_no_answer(adapters: Served, headers: dict[str, str]):
     address = str(adapters.http.base_url)
     assert httpx.get(f"{address}/v1/models", headers=headers).status_code == httpx.codes.UNAUTHORIZED
-    assert httpx.get(f"{address}/health", headers=headers).is_success
+    for path in ("/health", "/metrics"):
+        assert httpx.get(f"{address}{path}", headers=headers).is_success
 
 
 def test_the_smoke_test_has_the_key_and_passes(adapters: Served, shop: Shop):

@@ -13,6 +13,7 @@ import httpx
 from airsmith.artifacts.store import Store
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.registry import Endpoint, list_endpoints, read_endpoint
+from airsmith.serving.server_pod import base_name
 
 ANSWER_SECONDS = 300.0
 EXAMPLE_TOKENS = 64
@@ -32,6 +33,24 @@ def find_endpoint(store: Store, name: str) -> Endpoint:
         known = ", ".join(known.name for known in list_endpoints(store)) or "none"
         raise AirsmithError(ErrorKind.NOT_FOUND, f"There is no endpoint {name} in {store.uri}.", f"There is {known}.")
     return endpoint
+
+
+def asking(endpoint: Endpoint, model: str | None) -> Endpoint:
+    """The endpoint as one that is asked for another of its models.
+
+    :param model: an adapter beside the one that was deployed last, or their base; that one when None.
+    :raises AirsmithError: `not_found`, naming those that it serves.
+    """
+    if model is None:
+        return endpoint
+    served = {endpoint.model_name, *endpoint.adapters, *([base_name(endpoint.name)] if endpoint.adapters else [])}
+    if model not in served:
+        raise AirsmithError(
+            ErrorKind.NOT_FOUND,
+            f"Endpoint {endpoint.name} serves no model {model}.",
+            f"It serves {', '.join(sorted(served))}.",
+        )
+    return endpoint.model_copy(update={"model_name": model})
 
 
 @contextmanager

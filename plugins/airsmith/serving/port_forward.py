@@ -109,7 +109,7 @@ def _connect(pod: str, namespace: str, client: ApiClient) -> Any:
         raise AirsmithError(
             ErrorKind.ACCESS_DENIED,
             f"The cluster opens no way to pod {pod}: {json.loads(said[1]) if said else refusal}.",
-            "To chat from outside takes the rights to list pods and to get pods/portforward in the namespace.",
+            "To chat from outside takes the rights to list pods, and to get and create pods/portforward.",
         ) from failed
 
 

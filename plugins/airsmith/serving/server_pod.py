@@ -104,6 +104,11 @@ def deployment_name(endpoint: str, deployment: str) -> str:
     return object_name(endpoint[:40], deployment[:8])
 
 
+def base_name(endpoint: str) -> str:
+    """What requests name to be answered by the base that an endpoint serves its adapters on."""
+    return f"{endpoint}-base"
+
+
 def api_key_of(recipe: Recipe, settings: Settings) -> str | None:
     """Secret and key, `name/key`, of what requests must carry: the recipe's, else the deployment's."""
     if recipe.secrets.api_key is not None:
@@ -215,7 +220,7 @@ def _arguments(model: ServedModel, settings: Settings) -> list[str]:
     recipe = model.recipe
     backend = get_backend(recipe.backend.name)
     template = recipe.dataset.chat_template
-    name = f"{model.endpoint}-base" if model.adapters else model.endpoint
+    name = base_name(model.endpoint) if model.adapters else model.endpoint
     return [
         *(_streamed(model, settings) if model.is_streamed else ("--model", MODEL_FOLDER)),
         *("--served-model-name", name, "--host", "0.0.0.0", "--port", str(PORT), "--dtype", model.dtype),

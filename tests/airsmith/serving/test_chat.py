@@ -16,7 +16,7 @@ from machine import Machine
 from airsmith.artifacts.store import Store
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.registry import Deployment, Endpoint, swap_endpoint
-from airsmith.serving.chat import curl_line, find_endpoint, reached, stream_answer
+from airsmith.serving.chat import asking, curl_line, find_endpoint, reached, stream_answer
 from airsmith.serving.local import deploy, stop_all
 
 REPOSITORY = Path(__file__).parents[3]
@@ -122,6 +122,20 @@ def test_who_has_no_key_is_told_where_it_lies(tmp_path: Path, guarded: str, monk
             list(stream_answer(endpoint, HELLO, max_tokens=2))
         assert failed.value.kind is ErrorKind.ACCESS_DENIED
         assert failed.value.hint == "Set OPENAI_API_KEY to what Secret endpoints/API_KEY of namespace ns holds."
+
+
+def test_one_of_several_adapters_or_their_base_is_asked_by_name(tmp_path: Path):
+    alone = record(Store.open(f"file://{tmp_path}"), "shore")
+    several = alone.model_copy(update={"model_name": "tide", "adapters": {"tide": "t", "moon": "m"}})
+    assert asking(several, None) is several
+    for name in ("tide", "moon", "shore-base"):
+        assert asking(several, name).model_name == name
+    with pytest.raises(AirsmithError, match="serves no model sun") as failed:
+        asking(several, "sun")
+    assert failed.value.hint == "It serves moon, shore-base, tide."
+    with pytest.raises(AirsmithError) as failed:
+        asking(alone, "shore-base")
+    assert failed.value.hint == "It serves shore."
 
 
 def test_an_endpoint_of_this_machine_is_reached_as_it_is(tmp_path: Path):
