@@ -165,14 +165,19 @@ def report_run(
 
 
 @app.command("chat")
-def chat(endpoint: Annotated[str, typer.Argument(help="Name of an endpoint.")], max_tokens: int = 256) -> None:
+def chat(
+    endpoint: Annotated[str, typer.Argument(help="Name of an endpoint.")],
+    model: Annotated[Optional[str], typer.Option(help="One of several that it serves.")] = None,
+    max_tokens: int = 256,
+) -> None:
     """Talk to a served model, from wherever; an empty line or Ctrl-D ends it."""
     from airsmith.artifacts.store import Store
-    from airsmith.serving.chat import Message, find_endpoint, reached, stream_answer
+    from airsmith.serving.chat import Message, asking, find_endpoint, reached, stream_answer
     from airsmith.settings import load_settings
 
     messages: list[Message] = []
-    with reached(find_endpoint(Store.open(load_settings().store), endpoint)) as found:
+    asked = asking(find_endpoint(Store.open(load_settings().store), endpoint), model)
+    with reached(asked) as found:
         while question := _question():
             messages.append({"role": "user", "content": question})
             answer = ""
