@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from airsmith.artifacts.read import open_artifact
 from airsmith.artifacts.store import Store
 from airsmith.contracts.errors import AirsmithError, ErrorKind
+
+FILES_AT_ONCE = 4
+"""One core hashes, and one connection brings, less than a store can give."""
 
 
 def main() -> int:
@@ -41,7 +45,9 @@ def fetch(store: str, path: str, folder: Path) -> None:
         raise AirsmithError(
             ErrorKind.NOT_FOUND, f"There is no model {store}/{path}.", "Deploy a version that is in the store."
         )
-    artifact.download(folder)
+    with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
+        for _ in pool.map(lambda name: artifact.download(folder, [name]), artifact.names()):
+            pass
 
 
 if __name__ == "__main__":
