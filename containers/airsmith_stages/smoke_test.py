@@ -90,8 +90,7 @@ def _endpoint(context: StageContext) -> Endpoint:
     name = context.spec.recipe.endpoint_name
     endpoint = read_endpoint(context.run.store, name)
     deployed = context.pointers["deploy"]
-    deployment = deployed.properties.get("deployment", deployed.digest)
-    server = endpoint.find(deployment) if endpoint is not None else None
+    server = endpoint.find(deployed.server) if endpoint is not None else None
     if endpoint is None or server is None:
         raise AirsmithError(
             ErrorKind.NOT_FOUND,

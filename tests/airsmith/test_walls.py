@@ -40,9 +40,11 @@ MAY_IMPORT = {
 AIRFLOW_IS_KNOWN_TO = (
     "plugins/airsmith_plugin.py",
     "plugins/airsmith/pipeline/dag.py",
+    "plugins/airsmith/pipeline/endpoint_dag.py",
     "plugins/airsmith/pipeline/janitor_dag.py",
     "plugins/airsmith/runtimes/local.py",
     "plugins/airsmith/runtimes/kubernetes.py",
+    "plugins/airsmith/runtimes/kubernetes_endpoints.py",
     "plugins/airsmith/runtimes/preflight/task.py",
     "plugins/airsmith/runtimes/queued_trigger.py",
     "plugins/airsmith/runtimes/retry_policy.py",

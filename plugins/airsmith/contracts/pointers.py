@@ -27,6 +27,11 @@ class StagePointer(BaseModel):
     started_at: datetime
     seconds: float
 
+    @property
+    def server(self) -> str:
+        """Id of the server that `deploy` points to; it may have come to its requests after others had them."""
+        return self.properties.get("deployment", self.digest)
+
 
 class StageStatus(BaseModel):
     """`status/<stage>.json`: what a stage is doing, for people who watch. Nothing depends on it."""

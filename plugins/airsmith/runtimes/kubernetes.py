@@ -1,4 +1,4 @@
-"""The Kubernetes runtime's operators: a stage as a pod, and the deployment of what a run has made."""
+"""The Kubernetes runtime's operator: a stage as a pod."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import time
 from functools import cached_property
 from typing import Any, NoReturn
 
-from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
 from airflow.sdk import BaseOperator
 from airflow.sdk.definitions.context import Context
@@ -22,8 +21,7 @@ from airsmith.contracts.recording import StageRecord, reuse_output
 from airsmith.contracts.run import Run
 from airsmith.contracts.spec import StagePlan
 from airsmith.recipe import Recipe
-from airsmith.runtimes.failures import VerificationFailedError
-from airsmith.runtimes.local import LocalDeployOperator, event_extra, typed_errors
+from airsmith.runtimes.local import event_extra, typed_errors
 from airsmith.runtimes.pod_failures import failure_of, has_ended, has_succeeded, missing, not_created
 from airsmith.runtimes.pods import CONTAINER, TRAINING, stage_pod
 from airsmith.runtimes.queue import is_held_back, queue_of
@@ -46,19 +44,27 @@ def kubernetes_task(stage: StagePlan, recipe: Recipe, settings: Settings, **opti
 
     :param options: of any task: its id, retries, assets, place in the DAG.
     """
+    from airsmith.runtimes.kubernetes_endpoints import KubernetesDeployOperator, smoke_test_task  # they stand on this
+
     if stage.runs_in_worker:
         return KubernetesDeployOperator(**options)
-    startup_seconds = settings.backend(stage.backend).startup_timeout_seconds
-    operator = KubernetesSmokeTestOperator if stage.stage == "smoke_test" else KubernetesStageOperator
-    return operator(
-        stage=stage.stage,
-        namespace=settings.kubernetes.namespace,
-        kubernetes_conn_id=settings.kubernetes.connection,
-        startup_timeout_seconds=startup_seconds,
-        schedule_timeout_seconds=startup_seconds,
-        deferrable=stage.stage in TRAINING,
-        **options,
+    if stage.stage == "smoke_test":
+        return smoke_test_task(settings, **options)
+    in_triggerer = stage.stage in TRAINING
+    return KubernetesStageOperator(
+        stage=stage.stage, deferrable=in_triggerer, **pod_options(settings, stage.backend), **options
     )
+
+
+def pod_options(settings: Settings, backend: str) -> dict[str, Any]:
+    """What the deployment decides about the pods of a backend."""
+    startup_seconds = settings.backend(backend).startup_timeout_seconds
+    return {
+        "namespace": settings.kubernetes.namespace,
+        "kubernetes_conn_id": settings.kubernetes.connection,
+        "startup_timeout_seconds": startup_seconds,
+        "schedule_timeout_seconds": startup_seconds,
+    }
 
 
 class KubernetesStageOperator(KubernetesPodOperator):
@@ -266,38 +272,3 @@ class KubernetesStageOperator(KubernetesPodOperator):
                     "Delete the node, or taint it node.kubernetes.io/out-of-service, once it is surely off.",
                 )
             time.sleep(POLL_SECONDS)
-
-
-class KubernetesSmokeTestOperator(KubernetesStageOperator):
-    """Prove what the endpoint serves; then what it served before rests, or, where the proof fails, serves again."""
-
-    def execute(self, context: Context) -> None:
-        """Run the stage, and settle the endpoint or roll it back.
-
-        :raises StageError: of the class that says what failed.
-        """
-        from airsmith.serving.kubernetes import roll_back, settle
-
-        try:
-            super().execute(context)
-        except VerificationFailedError:
-            run, settings = Run.open(self.run_uri), load_settings()
-            try:
-                roll_back(run.store, run.read_spec().recipe.endpoint_name, settings, self.client.api_client)
-            except AirsmithError as left:
-                self.log.error("The endpoint stays as it is: %s", left)
-            raise
-        run = Run.open(self.run_uri)
-        settle(run.store, run.read_spec().recipe.endpoint_name, self.client.api_client)
-
-
-class KubernetesDeployOperator(LocalDeployOperator):
-    """Serve the run's model in the cluster, applied from the worker. The endpoint outlives the task."""
-
-    def deploy(self) -> StagePointer:
-        """Apply the endpoint's objects and wait until it answers."""
-        from airsmith.serving.kubernetes import deploy
-
-        settings = load_settings()
-        client = KubernetesHook(conn_id=settings.kubernetes.connection).get_conn()
-        return deploy(Run.open(self.run_uri), settings, client)

@@ -14,74 +14,57 @@ from airsmith.contracts.pointers import StagePointer
 from airsmith.contracts.recording import recorded_stage
 from airsmith.contracts.run import Run
 from airsmith.contracts.stages import ArtifactType
-from airsmith.registry import Deployment, Endpoint, get_version, read_endpoint, resize_endpoint, swap_endpoint
+from airsmith.registry import Deployment, Endpoint, read_endpoint, resize_endpoint, share_endpoint
 from airsmith.serving.chat import curl_line, find_endpoint
 from airsmith.serving.cluster_access import delete_if_there, deployments_of, find_deployment
 from airsmith.serving.manifests import OPTIONAL_KINDS, configuration_of, service_name
 from airsmith.serving.rollout import end, is_available, resize, rest, start, wake
 from airsmith.serving.served_model import model_to_serve
 from airsmith.serving.server_pod import ServedModel, deployment_name
-from airsmith.serving.traffic import send_all_to, share, withdraw_candidate
+from airsmith.serving.traffic import ALL, Share, share, turn_to, withdraw_candidate
 from airsmith.settings import Settings
 
 log = logging.getLogger("airsmith")
 
 
-def deploy(run: Run, settings: Settings, client: ApiClient) -> StagePointer:
+def deploy(run: Run, settings: Settings, client: ApiClient, wanted: Share = ALL) -> StagePointer:
     """Serve the run's model at the recipe's endpoint; what serves it already goes on.
 
     What was served before stays at work until `settle` or `roll_back` decides.
 
     :param client: of the cluster.
+    :param wanted: share of the requests that it takes; less than all of them beside what is served.
     :raises AirsmithError: where the server does not come up; the endpoint then answers as before.
     """
     with recorded_stage("deploy", run) as record:
-        current = read_endpoint(run.store, run.read_spec().recipe.endpoint_name)
+        name = run.read_spec().recipe.endpoint_name
+        current = read_endpoint(run.store, name)
         model = model_to_serve(run, current)
-        if current is not None and _serves(current, model, settings, client):
-            log.info("Endpoint %s serves this model already, at %s", current.name, current.address)
-            return record.finish(_output(current), cached=True)
-        endpoint = _replace(run.store, model, current, settings, client)
-        log.info("Endpoint %s is up. From anywhere: airsmith chat %s", endpoint.name, endpoint.name)
+        serving = _server_of(model, current, settings, client) if current is not None else None
+        if serving is not None:
+            log.info("Endpoint %s has a server with this model already.", name)
+        server = serving or start(model, run.path, settings, client)
+        try:
+            if model.adapters:
+                _check_unchanged(run.store, current, name)
+            endpoint = _let_in(run.store, name, server, current, wanted, settings, client)
+        except BaseException:
+            if serving is None:
+                end(name, server, client)
+            raise
+        log.info("Endpoint %s is up. From anywhere: airsmith chat %s", name, name)
         log.info("Inside the cluster:\n%s", curl_line(endpoint))
-        return record.finish(_output(endpoint), cached=False)
+        return record.finish(endpoint_output(endpoint, server.deployment), cached=serving is not None)
 
 
-def deploy_version(
-    store: Store, name: str, version: int, settings: Settings, client: ApiClient, percent: int = 100
-) -> Endpoint:
-    """Serve a version of the registry as its run would: alone, or beside what the endpoint serves.
-
-    :param name: of the model; the recipe that made it says which endpoint.
-    :param percent: share of the requests that it takes.
-    :raises AirsmithError: `not_found` where the registry does not know the version or the run that made it.
-    """
-    run = Run(store, _run_of(store, name, version))
-    current = read_endpoint(store, run.read_spec().recipe.endpoint_name)
-    model = model_to_serve(run, current)
-    if current is not None and _serves(current, model, settings, client):
-        return current
-    if percent == 100 or current is None or not is_available(current.name, current, client):
-        return _replace(store, model, current, settings, client)
-    _check_percent(percent)
-    alone = withdraw_candidate(store, current, settings, client)
-    candidate = start(model, settings, client)
-    try:
-        return share(store, alone, candidate, percent, settings, client)
-    except BaseException:
-        end(current.name, candidate, client)
-        raise
-
-
-def shift_traffic(
-    store: Store, name: str, percent: int, settings: Settings, client: ApiClient, servers: int | None = None
-) -> Endpoint:
+def shift_traffic(store: Store, name: str, wanted: Share, settings: Settings, client: ApiClient) -> Endpoint:
     """Change the share of the version beside the one that an endpoint serves: 0 withdraws it, 100 lets it take over.
 
-    :param servers: of both together, where no Gateway weighs; see `airsmith.serving.traffic.share`.
-    :raises AirsmithError: `not_found` where no version is beside it, `bad_recipe` where the share is none.
+    What was served before stays at work until `settle` or `roll_back` decides.
+
+    :raises AirsmithError: `not_found` where no version is beside it.
     """
-    endpoint = find_endpoint(store, name)
+    endpoint = _in_cluster(store, name)
     candidate = endpoint.candidate
     if candidate is None:
         raise AirsmithError(
@@ -89,14 +72,11 @@ def shift_traffic(
             f"Endpoint {name} serves one version alone.",
             "Deploy another one beside it first, with a share below 100.",
         )
-    if percent == 0:
+    if wanted.percent == 0:
         return withdraw_candidate(store, endpoint, settings, client)
-    if percent == 100:
-        if not candidate.scales_itself:
-            resize(name, candidate, candidate.replicas, client)
-        return _turn_to(store, name, candidate, settings, client)
-    _check_percent(percent)
-    return share(store, endpoint, candidate, percent, settings, client, servers)
+    if wanted.percent == 100 and not candidate.scales_itself:
+        resize(name, candidate, candidate.replicas, client)
+    return _let_in(store, name, candidate, endpoint, wanted, settings, client)
 
 
 def settle(store: Store, name: str, client: ApiClient) -> None:
@@ -108,7 +88,7 @@ def settle(store: Store, name: str, client: ApiClient) -> None:
     if endpoint is None or endpoint.namespace is None:
         return
     current = {started.deployment for started in (endpoint, endpoint.candidate) if started is not None}
-    kept = next((old for old in reversed(endpoint.history) if old.deployment not in current), None)
+    kept = _newest_kept(endpoint, client)
     stay = {deployment_name(name, deployment) for deployment in current}
     for found in deployments_of(name, endpoint.namespace, client):
         known = found.metadata.name
@@ -120,13 +100,18 @@ def settle(store: Store, name: str, client: ApiClient) -> None:
             delete_if_there("Deployment", "apps/v1", known, endpoint.namespace, client)
 
 
-def roll_back(store: Store, name: str, settings: Settings, client: ApiClient) -> Endpoint:
+def roll_back(store: Store, name: str, settings: Settings, client: ApiClient, failed: str | None = None) -> Endpoint:
     """Serve what was served before and end what is served now; a version beside it is withdrawn, no more.
 
-    :raises AirsmithError: `not_found` where the cluster holds nothing to go back to; the endpoint then stays as it is.
+    :param failed: id of the server to go back from; None goes back from whatever came last.
+    :raises AirsmithError: `not_found` where the cluster holds nothing to go back to, or the failed server has no
+        requests any more; the endpoint then stays as it is.
     """
-    endpoint = find_endpoint(store, name)
-    if endpoint.candidate is not None:
+    endpoint = _in_cluster(store, name)
+    if failed is not None and endpoint.find(failed) is None:
+        raise AirsmithError(ErrorKind.NOT_FOUND, f"Endpoint {name} has come to serve something else meanwhile.")
+    if endpoint.candidate is not None and failed != endpoint.deployment:
+        log.warning("Endpoint %s goes on with version %s alone.", name, endpoint.version)
         return withdraw_candidate(store, endpoint, settings, client)
     before = _newest_kept(endpoint, client)
     if before is None:
@@ -137,26 +122,29 @@ def roll_back(store: Store, name: str, settings: Settings, client: ApiClient) ->
         )
     log.warning("Endpoint %s goes back from version %s to version %s.", name, endpoint.version, before.version)
     wake(name, before, client)
-    restored = _turn_to(store, name, before, settings, client)
-    end(name, endpoint, client)
+    restored = turn_to(store, name, before, settings, client)
+    for gone in (endpoint.candidate, endpoint):
+        if gone is not None:
+            end(name, gone, client)
+    if not before.scales_itself:  # Only now is there room for as many as it had.
+        resize(name, before, before.replicas, client)
     return restored
 
 
 def scale(store: Store, name: str, replicas: int, client: ApiClient) -> Endpoint:
-    """Change how many servers an endpoint has, and wait for them.
+    """Change how many servers an endpoint has, and wait for them; where they do not come up it has as many as before.
 
-    :raises AirsmithError: `bad_recipe` where it scales itself, shares its traffic, or is to have none.
+    :raises AirsmithError: `bad_recipe` where it scales itself or shares its traffic; or the reason of a pod.
     """
-    endpoint = find_endpoint(store, name)
-    if replicas < 1 or endpoint.candidate is not None:
+    endpoint = _in_cluster(store, name)
+    if endpoint.candidate is not None:
         raise AirsmithError(
             ErrorKind.BAD_RECIPE,
-            f"Endpoint {name} cannot have {replicas} servers"
-            + (" while two versions share its traffic." if endpoint.candidate else "."),
-            "Stop it, or let one version serve alone first.",
+            f"Endpoint {name} cannot have {replicas} servers while two versions share its traffic.",
+            "Let one of them serve alone first: shift the traffic to 0 or 100 percent.",
         )
     resize(name, endpoint, replicas, client)
-    return resize_endpoint(store, name, replicas)
+    return resize_endpoint(store, name, replicas, of=endpoint.deployment)
 
 
 def stop(store: Store, name: str, client: ApiClient) -> bool:
@@ -174,29 +162,56 @@ def stop(store: Store, name: str, client: ApiClient) -> bool:
     standing = deployments_of(name, namespace, client)
     for found in standing:
         delete_if_there("Deployment", "apps/v1", found.metadata.name, namespace, client)
+    if endpoint.candidate is not None:
+        share_endpoint(store, name, None, 0)
     return bool(standing)
 
 
-def _replace(
-    store: Store, model: ServedModel, current: Endpoint | None, settings: Settings, client: ApiClient
+def endpoint_output(endpoint: Endpoint, deployment: str, change: str | None = None) -> Output:
+    """What `deploy` has made: a server that answers an endpoint's requests, or a share of them.
+
+    :param deployment: id of the server.
+    :param change: what gave it its requests, where it was not its start: it is proved anew.
+    """
+    server = endpoint.find(deployment)
+    assert server is not None, "the endpoint has just been given this server"
+    return Output(
+        ArtifactType.ENDPOINT,
+        change or deployment,
+        endpoint_path(endpoint.name),
+        True,
+        {"address": server.address, "model_name": server.model_name, "deployment": deployment},
+    )
+
+
+def _let_in(
+    store: Store,
+    name: str,
+    server: Deployment,
+    current: Endpoint | None,
+    wanted: Share,
+    settings: Settings,
+    client: ApiClient,
 ) -> Endpoint:
-    """Start a server and let it take over, beside what was served before."""
-    started = start(model, settings, client)
-    try:
-        if model.adapters:
-            _check_unchanged(store, current, model.endpoint)
-        endpoint = _turn_to(store, model.endpoint, started, settings, client)
-    except BaseException:
-        end(model.endpoint, started, client)
-        raise
-    if current is not None and current.candidate is not None:
-        end(current.name, current.candidate, client)
-    return endpoint
+    """Give a server that is up its requests; another candidate ends."""
+    if current is not None and server.deployment == current.deployment:
+        return current
+    if current is None or wanted.percent == 100 or not is_available(name, current, client):
+        endpoint = turn_to(store, name, server, settings, client)
+        if current is not None and current.candidate not in (None, server):
+            end(name, current.candidate, client)
+        return endpoint
+    alone = current if current.candidate == server else withdraw_candidate(store, current, settings, client)
+    return share(store, alone, server, wanted, settings, client)
 
 
-def _turn_to(store: Store, name: str, served: Deployment, settings: Settings, client: ApiClient) -> Endpoint:
-    send_all_to(name, served, settings, client)
-    return swap_endpoint(store, name, served)
+def _server_of(model: ServedModel, endpoint: Endpoint, settings: Settings, client: ApiClient) -> Deployment | None:
+    """What serves the model as it is to be served already, to all or to some."""
+    configuration = configuration_of(model, settings)
+    for server in (endpoint.served, endpoint.candidate):
+        if server is not None and server.configuration == configuration and is_available(endpoint.name, server, client):
+            return server
+    return None
 
 
 def _check_unchanged(store: Store, current: Endpoint | None, name: str) -> None:
@@ -211,38 +226,26 @@ def _check_unchanged(store: Store, current: Endpoint | None, name: str) -> None:
         )
 
 
-def _serves(endpoint: Endpoint, model: ServedModel, settings: Settings, client: ApiClient) -> bool:
-    return endpoint.configuration == configuration_of(model, settings) and is_available(endpoint.name, endpoint, client)
+def _in_cluster(store: Store, name: str) -> Endpoint:
+    """The endpoint of this name.
+
+    :raises AirsmithError: `not_found` where there is none, or a machine serves it.
+    """
+    endpoint = find_endpoint(store, name)
+    if endpoint.namespace is None:
+        raise AirsmithError(
+            ErrorKind.NOT_FOUND,
+            f"Endpoint {name} is a process of one machine, at {endpoint.address}, not of the cluster.",
+            "Deploy to it from the cluster's Airflow first.",
+        )
+    return endpoint
 
 
 def _newest_kept(endpoint: Endpoint, client: ApiClient) -> Deployment | None:
     """The newest of an endpoint's past that the cluster still holds."""
     for old in reversed(endpoint.history):
-        if old.namespace is None or old.deployment == endpoint.deployment:
+        if old.namespace is None or endpoint.find(old.deployment) is not None:
             continue
         if find_deployment(deployment_name(endpoint.name, old.deployment), old.namespace, client) is not None:
             return old
     return None
-
-
-def _run_of(store: Store, name: str, version: int) -> str:
-    run = get_version(store, name, version).run
-    if run is None:
-        raise AirsmithError(
-            ErrorKind.NOT_FOUND,
-            f"Version {version} of {name} does not say which run made it.",
-            "Clear the task deploy of the run that did.",
-        )
-    return run
-
-
-def _check_percent(percent: int) -> None:
-    if not 0 < percent < 100:
-        raise AirsmithError(
-            ErrorKind.BAD_RECIPE, f"{percent} % is no share of the requests.", "Give a number from 0 to 100."
-        )
-
-
-def _output(endpoint: Endpoint) -> Output:
-    properties = {"address": endpoint.address, "model_name": endpoint.model_name}
-    return Output(ArtifactType.ENDPOINT, endpoint.deployment, endpoint_path(endpoint.name), True, properties)

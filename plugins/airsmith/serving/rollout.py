@@ -34,9 +34,10 @@ log = logging.getLogger("airsmith")
 _PAUSED = "autoscaling.keda.sh/paused-replicas"
 
 
-def start(model: ServedModel, settings: Settings, client: ApiClient) -> Deployment:
-    """Bring a server up and wait until it answers. No request goes to it yet.
+def start(model: ServedModel, run: str, settings: Settings, client: ApiClient) -> Deployment:
+    """Bring a server up and wait until it answers, under an address of its own. No request of others goes to it yet.
 
+    :param run: path in the store of the run that asks for it.
     :raises AirsmithError: with the reason of the pod that does not come up; nothing is left of it.
     """
     namespace = settings.kubernetes.namespace
@@ -50,8 +51,7 @@ def start(model: ServedModel, settings: Settings, client: ApiClient) -> Deployme
     waiting_seconds = settings.backend(model.recipe.backend.name).startup_timeout_seconds + model.load_seconds
     try:
         owner = apply(deployment(model, settings, scales_itself=scaler is not None), client)
-        if settings.kubernetes.gateway is not None:
-            apply(_owned(backend_service(model, settings), owner.metadata), client)
+        apply(_owned(backend_service(model, settings), owner.metadata), client)
         wait_until_available(model.object_name, model.deployment, namespace, waiting_seconds, client)
         if scaler is not None:
             apply(_owned(scaler, owner.metadata), client)
@@ -60,7 +60,7 @@ def start(model: ServedModel, settings: Settings, client: ApiClient) -> Deployme
         raise
     return Deployment(
         engine="vllm",
-        address=address(model.endpoint, namespace),
+        address=address(model.object_name, namespace),
         model_name=model.model_name,
         version=model.version,
         model_uri=model.artifact,
@@ -71,6 +71,7 @@ def start(model: ServedModel, settings: Settings, client: ApiClient) -> Deployme
         replicas=model.recipe.serve.replicas,
         scales_itself=scaler is not None,
         api_key=api_key_of(model.recipe, settings),
+        run=run,
     )
 
 
@@ -92,20 +93,25 @@ def rest(endpoint: str, served: Deployment, client: ApiClient) -> None:
 def wake(endpoint: str, served: Deployment, client: ApiClient) -> None:
     """Start a server that rests, and wait until it answers; one that is at work goes on.
 
-    :raises AirsmithError: with the reason of the pod that does not come up.
+    :raises AirsmithError: with the reason of the pod that does not come up; the server rests again.
     """
     if is_available(endpoint, served, client):
         return
     name, namespace = _place(endpoint, served)
     set_replicas(name, namespace, served.replicas, client)
     annotate_if_there("ScaledObject", OPTIONAL_KINDS["ScaledObject"], name, namespace, {_PAUSED: None}, client)
-    wait_until_available(name, served.deployment, namespace, 3 * LOAD_SECONDS, client)
+    try:
+        wait_until_available(name, served.deployment, namespace, 3 * LOAD_SECONDS, client)
+    except BaseException:
+        rest(endpoint, served, client)
+        raise
 
 
 def resize(endpoint: str, served: Deployment, replicas: int, client: ApiClient) -> None:
-    """Change how many pods a server has, and wait until that many answer.
+    """Change how many pods a server has, and wait until that many answer; it has as many as before where they do not.
 
-    :raises AirsmithError: `bad_recipe` where an autoscaler would change it back; or a pod's reason.
+    :raises AirsmithError: `bad_recipe` where an autoscaler would change it back, `not_found` where the server is gone;
+        or a pod's reason.
     """
     if served.scales_itself:
         raise AirsmithError(
@@ -114,8 +120,19 @@ def resize(endpoint: str, served: Deployment, replicas: int, client: ApiClient) 
             "Change serve.replicas and serve.max_replicas in the recipe; to share traffic, name a kubernetes.gateway.",
         )
     name, namespace = _place(endpoint, served)
+    found = find_deployment(name, namespace, client)
+    if found is None:
+        raise AirsmithError(
+            ErrorKind.NOT_FOUND,
+            f"Endpoint {endpoint} has no server in the cluster.",
+            "Deploy the version it is to serve.",
+        )
     set_replicas(name, namespace, replicas, client)
-    wait_until_available(name, served.deployment, namespace, 3 * LOAD_SECONDS, client)
+    try:
+        wait_until_available(name, served.deployment, namespace, 3 * LOAD_SECONDS, client)
+    except BaseException:
+        set_replicas(name, namespace, found.spec.replicas, client)
+        raise
 
 
 def end(endpoint: str, served: Deployment, client: ApiClient) -> bool:

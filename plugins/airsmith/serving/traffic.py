@@ -3,75 +3,96 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 
 from kubernetes.client import ApiClient
 
 from airsmith.artifacts.store import Store
 from airsmith.contracts.errors import AirsmithError, ErrorKind
-from airsmith.registry import Deployment, Endpoint, share_endpoint
+from airsmith.registry import Deployment, Endpoint, read_endpoint, share_endpoint, swap_endpoint
 from airsmith.serving.cluster_access import apply, optional_kinds
-from airsmith.serving.manifests import guards, route, service
+from airsmith.serving.manifests import address, guards, route, service
 from airsmith.serving.rollout import end, resize
 from airsmith.serving.server_pod import deployment_name
 from airsmith.settings import Settings
 
 log = logging.getLogger("airsmith")
 
+_NEAR_PERCENT = 5
+"""A share by the number of servers that is further from what was asked for is warned of."""
 
-def send_all_to(endpoint: str, served: Deployment, settings: Settings, client: ApiClient) -> None:
-    """Let one start of an endpoint's server answer every request."""
-    kinds = optional_kinds(client)
-    apply(service(endpoint, served.deployment, settings), client)
-    if _has_route(settings, kinds):
-        apply(route(endpoint, {deployment_name(endpoint, served.deployment): 100}, settings), client)
-    for manifest in guards(endpoint, settings, kinds):
-        apply(manifest, client)
+
+@dataclass(frozen=True)
+class Share:
+    """How many of an endpoint's requests a version is to have.
+
+    :param percent: from 0 to 100.
+    :param servers: of both versions together, where no Gateway weighs; one more than the endpoint has when None.
+    """
+
+    percent: int
+    servers: int | None = None
+
+
+ALL = Share(100)
+
+
+def turn_to(store: Store, name: str, served: Deployment, settings: Settings, client: ApiClient) -> Endpoint:
+    """Let one start of an endpoint's server answer every request, and record it.
+
+    Where it cannot be recorded, requests go where they went before.
+    """
+    assert served.namespace is not None, "a server on this machine has no Service"
+    before = read_endpoint(store, name)
+    _direct(name, served, None, 0, settings, client)
+    try:
+        return swap_endpoint(store, name, served.model_copy(update={"address": address(name, served.namespace)}))
+    except BaseException:
+        if before is not None and before.namespace is not None:
+            _direct(name, before, before.candidate, before.candidate_percent, settings, client)
+        raise
 
 
 def share(
     store: Store,
     endpoint: Endpoint,
     candidate: Deployment,
-    percent: int,
+    wanted: Share,
     settings: Settings,
     client: ApiClient,
-    servers: int | None = None,
 ) -> Endpoint:
     """Give a candidate its share of an endpoint's requests, and record it.
 
     Through the settings' Gateway the share is exact, and the Service goes on as before; without one the Service sends
-    connections to both, by the number of servers that each has.
+    connections to both, by the number of servers that each has, and that share is recorded.
 
-    :param percent: more than 0, less than 100.
-    :param servers: of both together, where their number decides; one more than the endpoint has when None.
+    :param wanted: more than nothing, less than all.
     """
-    if _has_route(settings, optional_kinds(client)):
-        weights = {
-            deployment_name(endpoint.name, endpoint.deployment): 100 - percent,
-            deployment_name(endpoint.name, candidate.deployment): percent,
-        }
-        apply(route(endpoint.name, weights, settings), client)
-    else:
-        stable_servers, candidate_servers = split_servers(servers or endpoint.replicas + 1, percent)
-        resize(endpoint.name, candidate, candidate_servers, client)
-        resize(endpoint.name, endpoint, stable_servers, client)
-        apply(service(endpoint.name, None, settings), client)
-        actual = 100 * candidate_servers / (stable_servers + candidate_servers)
-        log.info(
-            "%d of %d servers take %.0f %% of the connections.", candidate_servers, stable_servers + candidate_servers,
-            actual,
-        )  # fmt: skip
-    return share_endpoint(store, endpoint.name, candidate, percent)
+    name, percent = endpoint.name, wanted.percent
+    by_servers = not _has_route(settings, client)
+    if by_servers:
+        stable_servers, candidate_servers = split_servers(wanted.servers or endpoint.replicas + 1, percent)
+        resize(name, candidate, candidate_servers, client)
+        resize(name, endpoint, stable_servers, client)
+        percent = _told_share(stable_servers, candidate_servers, percent)
+    try:
+        _direct(name, endpoint, candidate, percent, settings, client)
+        return share_endpoint(store, name, candidate, percent, beside=endpoint.deployment)
+    except BaseException:
+        _direct(name, endpoint, endpoint.candidate, endpoint.candidate_percent, settings, client)
+        if by_servers and endpoint.candidate is None:
+            resize(name, endpoint, endpoint.replicas, client)
+        raise
 
 
 def withdraw_candidate(store: Store, endpoint: Endpoint, settings: Settings, client: ApiClient) -> Endpoint:
     """End a candidate and its share."""
     if endpoint.candidate is None:
         return endpoint
-    if not _has_route(settings, optional_kinds(client)):
+    if not _has_route(settings, client):
         resize(endpoint.name, endpoint, endpoint.replicas, client)
-    send_all_to(endpoint.name, endpoint, settings, client)
-    withdrawn = share_endpoint(store, endpoint.name, None, 0)
+    _direct(endpoint.name, endpoint, None, 0, settings, client)
+    withdrawn = share_endpoint(store, endpoint.name, None, 0, beside=endpoint.deployment)
     end(endpoint.name, endpoint.candidate, client)
     return withdrawn
 
@@ -87,5 +108,31 @@ def split_servers(servers: int, percent: int) -> tuple[int, int]:
     return servers - second, second
 
 
-def _has_route(settings: Settings, kinds: frozenset[str]) -> bool:
-    return settings.kubernetes.gateway is not None and "HTTPRoute" in kinds
+def _told_share(stable_servers: int, candidate_servers: int, percent: int) -> int:
+    """The share that the number of servers makes of the one that was asked for."""
+    servers = stable_servers + candidate_servers
+    actual = round(100 * candidate_servers / servers)
+    log.info("%d of %d servers take %d %% of the connections.", candidate_servers, servers, actual)
+    if abs(actual - percent) > _NEAR_PERCENT:
+        log.warning("Not %d %%: with more servers it would be nearer, through a kubernetes.gateway exact.", percent)
+    return actual
+
+
+def _direct(
+    name: str, served: Deployment, candidate: Deployment | None, percent: int, settings: Settings, client: ApiClient
+) -> None:
+    """Send an endpoint's requests where they belong."""
+    kinds = optional_kinds(client)
+    weights = {deployment_name(name, served.deployment): 100 - percent}
+    if candidate is not None:
+        weights[deployment_name(name, candidate.deployment)] = percent
+    is_shared_by_service = candidate is not None and not _has_route(settings, client)
+    apply(service(name, None if is_shared_by_service else served.deployment, settings), client)
+    if _has_route(settings, client):
+        apply(route(name, weights, settings), client)
+    for manifest in guards(name, settings, kinds):
+        apply(manifest, client)
+
+
+def _has_route(settings: Settings, client: ApiClient) -> bool:
+    return settings.kubernetes.gateway is not None and "HTTPRoute" in optional_kinds(client)
