@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-
-from kubernetes.client import ApiClient
+from typing import TYPE_CHECKING, get_args
 
 from airsmith.artifacts.store import Store
-from airsmith.janitor.endpoints import tidy_endpoints
-from airsmith.janitor.pods import tidy_pods
+from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.janitor.report import Section
 from airsmith.janitor.runs import TaskStates, alive_by_the_store, alive_in_airflow
 from airsmith.janitor.tidy import ages_of, tidy_store
-from airsmith.settings import Settings
+from airsmith.settings import GarbageKind, Settings
+
+if TYPE_CHECKING:
+    from kubernetes.client import ApiClient
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,32 @@ def make_round(
     """
     store = Store.open(settings.store)
     if client is not None:
-        namespace = settings.kubernetes.namespace
-        if airflow is not None:
-            yield tidy_pods(namespace, airflow.name, airflow.task_states, client)
-        yield tidy_endpoints(store, namespace, ages_of(settings.janitor).grace, told, client)
+        yield from _tidy_cluster(store, settings, told, client, airflow)
     find_alive = alive_by_the_store if airflow is None else alive_in_airflow(airflow.task_states)
     yield from tidy_store(store, settings.janitor, find_alive, told)
+
+
+def checked_kinds(names: Sequence[str]) -> Sequence[str]:
+    """The names, where each is a kind of garbage.
+
+    :raises AirsmithError: `bad_recipe`, naming the kinds that there are.
+    """
+    kinds = get_args(GarbageKind)
+    for name in names:
+        if name not in kinds:
+            raise AirsmithError(
+                ErrorKind.BAD_RECIPE, f"The janitor knows no garbage of the kind {name!r}.", f"Use {', '.join(kinds)}."
+            )
+    return names
+
+
+def _tidy_cluster(
+    store: Store, settings: Settings, told: Collection[str], client: ApiClient, airflow: KnowingAirflow | None
+) -> Iterator[Section]:
+    from airsmith.janitor.endpoints import tidy_endpoints  # Where no cluster is, its client may not be installed.
+    from airsmith.janitor.pods import tidy_pods
+
+    namespace = settings.kubernetes.namespace
+    if airflow is not None:
+        yield tidy_pods(namespace, airflow.name, airflow.task_states, client)
+    yield tidy_endpoints(store, namespace, ages_of(settings.janitor).grace, told, client)
