@@ -48,7 +48,9 @@ class BackendSettings(_Group):
     retry_delay_seconds: float = Field(
         10, ge=0, description="Wait before a retry; doubled each time where it backs off."
     )
-    timeout_seconds: Optional[float] = Field(None, gt=0, description="Longest time that one attempt may take.")
+    timeout_seconds: Optional[float] = Field(
+        None, gt=0, description="Longest time that one attempt may take; waiting in Kueue's queue does not count."
+    )
     node_selector: dict[str, str] = Field({}, description="Labels of the nodes that its pods run on.")
     tolerations: tuple[Toleration, ...] = Field((), description="Taints that its pods tolerate.")
     startup_timeout_seconds: float = Field(
