@@ -6,6 +6,7 @@ import re
 import uuid
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
+from typing import Any
 
 import boto3
 import kubernetes
@@ -18,8 +19,11 @@ from test_one_pod_alive import end_of, is_training, pods_of, start_run, wait_for
 
 from airsmith.artifacts.uploads import open_uploads
 from airsmith.janitor import inventory
+from airsmith.janitor.endpoints import tidy_endpoints
 from airsmith.janitor.pods import YOUNGEST
 from airsmith.janitor.tidy import tidy_store
+from airsmith.registry import Deployment as ServerOfEndpoint
+from airsmith.registry import swap_endpoint
 from airsmith.runtimes.pod_labels import TaskOwner, pod_labels
 from airsmith.runtimes.pods import container_security, pod_security
 from airsmith.runtimes.task_owner import this_airflow
@@ -106,6 +110,47 @@ def test_an_upload_that_nobody_completes_is_aborted(deployment: Deployment, monk
     (removed,) = next(section.removed for section in sections if section.kind == "uploads")
     assert (removed.name, removed.size_bytes) == (path, 1000)
     assert not list(open_uploads(deployment.store).list())
+
+
+def test_a_server_that_no_endpoint_records_is_deleted_and_the_recorded_one_stays(
+    deployment: Deployment, cluster: Cluster
+) -> None:
+    client = kubernetes.config.new_client_from_config(str(deployment.folder / "airflow.kubeconfig"))
+    swap_endpoint(deployment.store, "tidied", served("recorded", cluster))
+    for name, store in (("recorded", deployment.store.uri), ("stray", deployment.store.uri), ("foreign", "s3://x/y")):
+        kubernetes.client.AppsV1Api().create_namespaced_deployment(cluster.namespace, resting_server(name, store))
+
+    def tidied(**grace: float) -> list[str]:
+        found = tidy_endpoints(deployment.store, cluster.namespace, timedelta(**grace), ("endpoints",), client)
+        return [server.name for server in found.removed]
+
+    assert tidied(hours=1) == []
+    assert tidied(seconds=-5) == ["stray"]
+    listed = kubernetes.client.AppsV1Api().list_namespaced_deployment(cluster.namespace).items
+    assert {found.metadata.name for found in listed} >= {"recorded", "foreign"}
+    assert "stray" not in {found.metadata.name for found in listed}
+    deployment.store.delete("endpoints/tidied.json")
+    for name in ("recorded", "foreign"):
+        kubernetes.client.AppsV1Api().delete_namespaced_deployment(name, cluster.namespace)
+
+
+def served(server: str, cluster: Cluster) -> ServerOfEndpoint:
+    known = {"engine": "vllm", "address": "http://x", "model_name": "tidied", "model_uri": "artifacts/model/m"}
+    return ServerOfEndpoint(**known, deployment=server, namespace=cluster.namespace)
+
+
+def resting_server(name: str, store: str) -> dict[str, Any]:
+    """A Deployment of the endpoint `tidied` without a pod."""
+    labels = pod_labels(endpoint="tidied", deployment=name)
+    container = {"name": "vllm", "image": "none", "command": ["serve", "--model", f"{store}/artifacts/model/m"]}
+    return {
+        "metadata": {"name": name, "labels": labels},
+        "spec": {
+            "replicas": 0,
+            "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": {"containers": [container]}},
+        },
+    }
 
 
 @pytest.mark.long

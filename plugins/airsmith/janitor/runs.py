@@ -17,9 +17,9 @@ from airsmith.janitor.inventory import Folder
 REQUESTS_AT_ONCE = 16
 LONGEST_QUEUED = timedelta(days=30)
 """A training may wait as long for its turn, and write nothing."""
-_RUNS_PER_QUESTION = 50
 ENDED_STATES = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
 """Of a task in Airflow. Any other, known or not, means that its pod may be needed."""
+_RUNS_PER_QUESTION = 50
 
 TaskStates = Callable[[str, Sequence[str]], Mapping[str, Mapping[str, "str | None"]]]
 """From a DAG's id and ids of its runs to the states of their tasks; runs that Airflow does not know are left out.

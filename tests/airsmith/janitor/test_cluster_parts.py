@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -17,6 +18,7 @@ from airsmith.janitor.pods import find_orphans
 from airsmith.janitor.runs import ENDED_STATES
 from airsmith.registry import Deployment, Endpoint
 from airsmith.runtimes.pod_labels import PREFIX, TaskOwner, pod_labels
+from airsmith.runtimes.task_owner import this_airflow
 
 NOW = datetime(2026, 6, 1, tzinfo=timezone.utc)
 HERE = "https://airflow.example.com"
@@ -70,6 +72,20 @@ def test_where_airflow_does_not_answer_no_pod_is_judged():
 
     with pytest.raises(RuntimeError):
         list(find_orphans([pod("a")], NOW, HERE, silent))
+
+
+@given(*[st.text(max_size=40)] * 4)
+def test_a_pods_mark_tells_its_task_whatever_the_names(airflow: str, dag_id: str, run_id: str, task_id: str):
+    owner = TaskOwner(airflow, dag_id, run_id, task_id)
+    assert TaskOwner.of_annotations(owner.annotations()) == owner
+
+
+def test_an_airflow_is_known_by_its_addresses_else_by_its_machine(monkeypatch: pytest.MonkeyPatch):
+    assert this_airflow() == socket.gethostname()
+    monkeypatch.setenv("AIRFLOW__API__BASE_URL", HERE)
+    assert this_airflow() == HERE
+    monkeypatch.setenv("AIRFLOW__CORE__EXECUTION_API_SERVER_URL", "http://api:8080/execution/")
+    assert this_airflow() == f"{HERE} http://api:8080/execution/"
 
 
 def test_many_runs_are_asked_for_in_parts():
