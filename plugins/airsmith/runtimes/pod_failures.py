@@ -33,7 +33,7 @@ _HINTS = {
     ),
     ErrorKind.ACCESS_DENIED: "See that the Secrets that settings and recipe name exist in the namespace.",
 }
-_FORBIDDEN, _MISSING, _INVALID = 403, 404, 422
+_FORBIDDEN, _MISSING, _INVALID, _TOO_MANY, _SERVER_ERROR = 403, 404, 422, 429, 500
 _SIGKILL_EXIT = 128 + 9
 _GOES_ON = "Run it again: a training goes on from its newest checkpoint."
 
@@ -92,6 +92,12 @@ def not_created(stage: str, refusal: ApiException) -> AirsmithError:
             ErrorKind.ACCESS_DENIED,
             f"The cluster lets Airflow create no pod for {stage}: {said}",
             "See that kubernetes.namespace exists and that Airflow's service account may create pods in it.",
+        )
+    if refusal.status == _TOO_MANY or refusal.status >= _SERVER_ERROR:
+        return AirsmithError(
+            ErrorKind.UNSCHEDULABLE,
+            f"The cluster takes no pod for {stage} at the moment: {said}",
+            "Where a webhook is named, see that what serves it (Kueue, a policy engine) is well.",
         )
     kind = ErrorKind.BAD_RECIPE if refusal.status == _INVALID else ErrorKind.INTERNAL
     return AirsmithError(kind, f"The cluster refuses the pod of {stage}: {said}", "Correct the recipe or the settings.")

@@ -11,7 +11,7 @@ from aiohttp import ClientError
 from airflow.providers.cncf.kubernetes.triggers.pod import KubernetesPodTrigger
 from airflow.triggers.base import TriggerEvent
 from kubernetes.client import models as k8s
-from kubernetes_asyncio.client import ApiException
+from kubernetes_asyncio.client import ApiClient, ApiException
 
 from airsmith.runtimes.queue import JOB_LABEL, is_held_back, pending_path, queue_of, waiting_line, workloads_path
 
@@ -66,22 +66,24 @@ class QueuedPodTrigger(KubernetesPodTrigger):
         return pod
 
     async def _look(self, pod: k8s.V1Pod) -> str:
+        """What to say of a pod's place; without it where nobody serves Kueue's visibility API."""
         queue, uid = queue_of(pod), str(pod.metadata.uid)
-        pending = await self._ask(pending_path(self.pod_namespace, queue))
-        workloads = await self._ask(workloads_path(self.pod_namespace), labelSelector=f"{JOB_LABEL}={uid}")
+        async with self.hook.get_conn() as client:
+            pending = await _ask(client, pending_path(self.pod_namespace, queue))
+            workloads = await _ask(client, workloads_path(self.pod_namespace), labelSelector=f"{JOB_LABEL}={uid}")
         return waiting_line(queue, uid, pending, workloads)
 
-    async def _ask(self, path: str, **query: str) -> Mapping[str, Any]:
-        """An answer of the API server; empty where it has none for us: nobody must serve Kueue's visibility API."""
-        async with self.hook.get_conn() as client:
-            try:
-                answer: Mapping[str, Any] = await client.call_api(
-                    path, "GET", query_params=list(query.items()), header_params={"Accept": "application/json"},
-                    response_types_map={200: "object"}, auth_settings=["BearerToken"], _return_http_data_only=True,
-                )  # fmt: skip
-            except ApiException:
-                return {}
-            return answer
+
+async def _ask(client: ApiClient, path: str, **query: str) -> Mapping[str, Any]:
+    """An answer of the API server; empty where it has none for us."""
+    try:
+        answer: Mapping[str, Any] = await client.call_api(
+            path, "GET", query_params=list(query.items()), header_params={"Accept": "application/json"},
+            response_types_map={200: "object"}, auth_settings=["BearerToken"], _return_http_data_only=True,
+        )  # fmt: skip
+    except ApiException:
+        return {}
+    return answer
 
 
 def _began(pod: k8s.V1Pod | None) -> datetime:

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from kubernetes.client import ApiClient
 from kubernetes.client import models as k8s
+from kubernetes.client.exceptions import ApiException
 
 from airsmith.contracts.errors import AirsmithError, ErrorKind
-from airsmith.runtimes.pod_failures import failure_of, has_ended, has_succeeded, missing
+from airsmith.runtimes.pod_failures import failure_of, has_ended, has_succeeded, missing, not_created
 
 
 class Answer:
@@ -137,3 +138,21 @@ def test_a_pod_that_was_deleted_while_it_worked_has_not_succeeded() -> None:
     assert not has_succeeded(pod("Running", {"running": {}}))
     assert has_succeeded(pod("Succeeded", ended(0, "Completed")))
     assert has_succeeded(pod("Running", ended(0, "Completed")))
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "kind"),
+    [
+        (500, 'failed calling webhook "mpod.kb.io": connect: connection refused', "unschedulable"),
+        (429, "too many requests", "unschedulable"),
+        (403, "exceeded quota: gpus", "unschedulable"),
+        (403, "pods is forbidden", "access_denied"),
+        (422, "spec.containers[0].image: Required value", "bad_recipe"),
+    ],
+)
+def test_a_pod_that_the_cluster_refuses_is_told_in_its_words(status: int, said: str, kind: str) -> None:
+    refusal = ApiException(status=status, reason=said)
+    error = not_created("train", refusal)
+    assert error.kind.value == kind
+    assert said in error.message
+    assert error.hint
