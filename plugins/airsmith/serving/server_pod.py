@@ -134,7 +134,7 @@ def pod_spec(model: ServedModel, settings: Settings) -> Manifest:
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "imagePullSecrets": [{"name": name} for name in kubernetes.image_pull_secrets],
-        "nodeSelector": dict(chosen.node_selector),
+        "nodeSelector": {**chosen.node_selector, **_instance_type(model.recipe)},
         "tolerations": tolerations,
         "terminationGracePeriodSeconds": DEREGISTRATION_SECONDS + DRAIN_SECONDS + 15,
         "securityContext": {
@@ -151,6 +151,12 @@ def pod_spec(model: ServedModel, settings: Settings) -> Manifest:
             {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": backend.serve_size.shared_memory}},
         ],
     }
+
+
+def _instance_type(recipe: Recipe) -> dict[str, str]:
+    """The label of the nodes whose devices the recipe is made for."""
+    wanted = recipe.backend.instance_type if get_backend(recipe.backend.name).has_devices else None
+    return {"node.kubernetes.io/instance-type": wanted} if wanted is not None else {}
 
 
 def _fetcher(model: ServedModel, settings: Settings) -> Manifest:

@@ -126,6 +126,15 @@ def test_a_model_spreads_over_the_devices_that_its_pod_asks_for(backend: str, si
     assert {"key": resource, "operator": "Exists", "effect": "NoSchedule"} in pod["tolerations"]
 
 
+@pytest.mark.parametrize(
+    ("backend", "selector"), [("cuda", {"node.kubernetes.io/instance-type": "p5.48xlarge"}), ("cpu", {})]
+)
+def test_a_server_goes_where_the_devices_of_its_recipe_are(backend: str, selector: dict[str, str]):
+    model = served_model(backend={"name": backend, "instance_type": "p5.48xlarge"})
+    settings = settings_with(backends={backend: {"node_selector": {"pool": "serving"}}})
+    assert pod_spec(model, settings)["nodeSelector"] == {"pool": "serving", **selector}
+
+
 def test_plain_cpus_ask_for_no_device():
     assert "--tensor-parallel-size" not in server(served_model())["args"]
     assert not any("/" in name for name in server(served_model())["resources"]["requests"])
