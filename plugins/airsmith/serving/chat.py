@@ -17,6 +17,7 @@ from airsmith.serving.server_pod import base_name
 
 ANSWER_SECONDS = 300.0
 EXAMPLE_TOKENS = 64
+_SHOWN_CHARACTERS = 300
 KEY_VARIABLE = "OPENAI_API_KEY"
 """Holds the key of an endpoint that asks for one, as every client of OpenAI's protocol has it."""
 
@@ -75,23 +76,20 @@ def reached(endpoint: Endpoint) -> Iterator[Endpoint]:
 def stream_answer(endpoint: Endpoint, messages: list[Message], max_tokens: int) -> Iterator[str]:
     """The answer to a conversation, piece by piece.
 
-    :raises AirsmithError: `access_denied` where the endpoint wants another key; `not_found` where it does not answer.
+    :raises AirsmithError: `access_denied` where the endpoint wants another key; `not_found` where it does not answer;
+        `internal` where it breaks off.
     """
     request = {**_request(endpoint, messages, max_tokens), "stream": True}
     url = f"{endpoint.address}/v1/chat/completions"
     try:
         with httpx.stream("POST", url, json=request, headers=_key_header(), timeout=ANSWER_SECONDS) as response:
-            if response.status_code == httpx.codes.UNAUTHORIZED:
-                raise _unauthorized(endpoint)
-            response.raise_for_status()
+            if not response.is_success:
+                response.read()
+                raise _refusal(endpoint, response)
             for line in response.iter_lines():
-                yield from _pieces(line)
+                yield from _pieces(endpoint, line)
     except httpx.HTTPError as error:
-        raise AirsmithError(
-            ErrorKind.NOT_FOUND,
-            f"Endpoint {endpoint.name} at {endpoint.address} does not answer: {error}.",
-            "Run the recipe's deploy again; a server ends with the machine or with `make stop`.",
-        ) from error
+        raise _silent(endpoint, str(error)) from error
 
 
 def curl_line(endpoint: Endpoint, question: str = "Hello!") -> str:
@@ -108,7 +106,9 @@ def _key_header(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
-def _unauthorized(endpoint: Endpoint) -> AirsmithError:
+def _refusal(endpoint: Endpoint, response: httpx.Response) -> AirsmithError:
+    if response.status_code != httpx.codes.UNAUTHORIZED:
+        return _silent(endpoint, f"HTTP {response.status_code}: {response.text[:_SHOWN_CHARACTERS]}")
     place = f"Secret {endpoint.api_key} of namespace {endpoint.namespace}" if endpoint.api_key else "its deployment"
     return AirsmithError(
         ErrorKind.ACCESS_DENIED,
@@ -117,14 +117,29 @@ def _unauthorized(endpoint: Endpoint) -> AirsmithError:
     )
 
 
+def _silent(endpoint: Endpoint, why: str) -> AirsmithError:
+    return AirsmithError(
+        ErrorKind.NOT_FOUND,
+        f"Endpoint {endpoint.name} at {endpoint.address} does not answer: {why}.",
+        "Run the recipe's deploy again; a server ends with the machine or with `make stop`.",
+    )
+
+
 def _request(endpoint: Endpoint, messages: list[Message], max_tokens: int) -> dict[str, Any]:
     return {"model": endpoint.model_name, "messages": messages, "temperature": 0, "max_tokens": max_tokens}
 
 
-def _pieces(line: str) -> Iterator[str]:
+def _pieces(endpoint: Endpoint, line: str) -> Iterator[str]:
     """The text in one line of server-sent events."""
     if not line.startswith("data: ") or line == "data: [DONE]":
         return
-    for choice in json.loads(line.removeprefix("data: ")).get("choices", []):
+    event = json.loads(line.removeprefix("data: "))
+    if event.get("error"):
+        raise AirsmithError(
+            ErrorKind.INTERNAL,
+            f"Endpoint {endpoint.name} broke off its answer: {event['error']}.",
+            "See its server's log.",
+        )
+    for choice in event.get("choices", []):
         if choice.get("delta", {}).get("content"):
             yield choice["delta"]["content"]

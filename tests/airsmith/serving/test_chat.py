@@ -74,17 +74,24 @@ def test_an_endpoint_that_does_not_answer_is_named_with_the_remedy(tmp_path: Pat
     assert "deploy again" in failed.value.hint
 
 
+BEGUN = b'data: {"choices": [{"delta": {"content": "yes"}}]}\n\n'
+ANSWERS = {
+    "Bearer right": (200, BEGUN + b"data: [DONE]\n\n"),
+    "Bearer unlucky": (200, BEGUN + b'data: {"error": {"message": "the engine is gone"}}\n\n'),
+    "Bearer talkative": (400, b'{"error": {"message": "this model takes 512 tokens"}}'),
+}
+
+
 @pytest.fixture
 def guarded() -> Iterator[str]:
-    """Address of a server that answers to who has the key, and says what it was asked with."""
+    """Address of a server that answers by the key that it is shown."""
 
     class Guard(BaseHTTPRequestHandler):
         def do_POST(self):
-            allowed = self.headers["Authorization"] == "Bearer right"
-            self.send_response(200 if allowed else 401)
+            status, body = ANSWERS.get(self.headers["Authorization"], (401, b""))
+            self.send_response(status)
             self.end_headers()
-            if allowed:
-                self.wfile.write(b'data: {"choices": [{"delta": {"content": "yes"}}]}\n\ndata: [DONE]\n\n')
+            self.wfile.write(body)
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Guard)
     serving = threading.Thread(target=server.serve_forever)
@@ -122,6 +129,22 @@ def test_who_has_no_key_is_told_where_it_lies(tmp_path: Path, guarded: str, monk
             list(stream_answer(endpoint, HELLO, max_tokens=2))
         assert failed.value.kind is ErrorKind.ACCESS_DENIED
         assert failed.value.hint == "Set OPENAI_API_KEY to what Secret endpoints/API_KEY of namespace ns holds."
+
+
+@pytest.mark.parametrize(
+    ("key", "kind", "says"),
+    [
+        ("unlucky", ErrorKind.INTERNAL, "broke off its answer: .*the engine is gone"),
+        ("talkative", ErrorKind.NOT_FOUND, "HTTP 400: .*takes 512 tokens"),
+    ],
+)
+def test_what_the_server_says_instead_of_an_answer_is_heard(
+    tmp_path: Path, guarded: str, monkeypatch: pytest.MonkeyPatch, key: str, kind: ErrorKind, says: str
+):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(AirsmithError, match=says) as failed:
+        list(stream_answer(locked(tmp_path, guarded), HELLO, max_tokens=2))
+    assert failed.value.kind is kind
 
 
 def test_one_of_several_adapters_or_their_base_is_asked_by_name(tmp_path: Path):
