@@ -64,7 +64,7 @@ def build_dag(recipe: Recipe, file: Path, settings: Settings) -> DAG:
         recipe_file=str(file),
         dag=dag,
         doc_md=STAGE_SUMMARIES["resolve"],
-        **_retries(settings, plan.backend),
+        **retry_options(settings, plan.backend),
     )
     before = _preflight_task(dag, resolve, settings) if settings.runtime == "kubernetes" else resolve
     tasks = _stage_tasks(dag, recipe, plan, settings)
@@ -186,7 +186,7 @@ def _preflight_task(dag: DAG, resolve: BaseOperator, settings: Settings) -> Base
         run_uri=RUN_URI,
         dag=dag,
         doc_md=STAGE_SUMMARIES["preflight"],
-        **_retries(settings, "cpu"),
+        **retry_options(settings, "cpu"),
     )
     preflight.set_upstream(resolve)
     return preflight
@@ -209,7 +209,7 @@ def _stage_task(stage: StagePlan, recipe: Recipe, settings: Settings, **where: A
         "task_id": stage.stage,
         "run_uri": RUN_URI,
         "doc_md": STAGE_SUMMARIES[stage.stage],
-        **_retries(settings, stage.backend),
+        **retry_options(settings, stage.backend),
         **where,
     }
     if stage.stage == "mirror_dataset":
@@ -228,7 +228,7 @@ def _runtime(settings: Settings) -> Callable[..., BaseOperator]:
     return local_task
 
 
-def _retries(settings: Settings, backend: str) -> dict[str, Any]:
+def retry_options(settings: Settings, backend: str) -> dict[str, Any]:
     """What the deployment decides about the tasks of a backend."""
     chosen = settings.backend(backend)
     options: dict[str, Any] = {

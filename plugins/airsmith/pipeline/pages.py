@@ -23,6 +23,25 @@ STAGE_SUMMARIES = {
 }
 """One sentence per task, for its page and for the DAG's table."""
 
+ENDPOINT_PAGE = """\
+Changes one endpoint, by hand: trigger it and say in the form what to do.
+
+| action | fields | what happens |
+|---|---|---|
+| deploy | model, version, percent | A server with the version starts beside what is served. Once it answers, it takes \
+all requests, or with a percent below 100 its share of them. |
+| shift traffic | endpoint, percent | The version beside gets another share. 0 withdraws it; 100 lets it take over. |
+| roll back | endpoint | A version beside is withdrawn; without one, what was served before serves again. |
+| scale | endpoint, replicas | The endpoint has that many servers. |
+| stop | endpoint | All servers end, and every object of the endpoint in the cluster. |
+
+`smoke_test` proves what has come to be served. Where the proof fails, on a cluster what was served before serves
+again, and the run is red. A server that does not come up leaves the endpoint as it was.
+
+On one machine an endpoint is one process: a version is deployed in its place, or it is stopped.
+"""
+"""The page of the DAG `endpoint`."""
+
 
 def dag_page(recipe: Recipe, plan: Plan, recipe_file: str, recipe_text: str) -> str:
     """The page of a recipe's DAG: what it does, its stages, the recipe itself."""

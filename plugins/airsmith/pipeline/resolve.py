@@ -64,7 +64,7 @@ def resolve(request: RunRequest, settings: Settings, read_connection: ReadConnec
             plan=plan,
             airsmith_version=airsmith.__version__,
             bundle_version=request.bundle_version,
-            images=_image_references(plan, settings),
+            images=image_references(plan, settings),
             toolchains=toolchains,
             created_at=datetime.now(timezone.utc),
         )
@@ -72,7 +72,7 @@ def resolve(request: RunRequest, settings: Settings, read_connection: ReadConnec
     return run
 
 
-def _image_references(plan: Plan, settings: Settings) -> dict[str, str]:
+def image_references(plan: Plan, settings: Settings) -> dict[str, str]:
     """The images of a run on a cluster, by digest."""
     if settings.runtime != "kubernetes":
         return {}
