@@ -23,7 +23,7 @@ class Requests:
     def total(self) -> float:
         """How many there have been so far."""
         client = kubernetes.client.ApiClient()
-        answer, _, _ = client.call_api("/metrics", "GET", auth_settings=["BearerToken"], _preload_content=False)
+        answer = client.call_api("/metrics", "GET", auth_settings=["BearerToken"], _preload_content=False)
         lines = answer.data.decode().splitlines()
         mine = (line for line in lines if line.startswith(METRIC) and f'"{self.schema}"' in line)
         return sum(float(re.split(r"\s+", line)[1]) for line in mine)

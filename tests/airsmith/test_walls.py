@@ -48,6 +48,7 @@ AIRFLOW_IS_KNOWN_TO = (
     "plugins/airsmith/runtimes/preflight/task.py",
     "plugins/airsmith/runtimes/queued_trigger.py",
     "plugins/airsmith/runtimes/retry_policy.py",
+    "plugins/airsmith/runtimes/stage_pod_manager.py",
     "plugins/airsmith/runtimes/task_owner.py",
     "plugins/airsmith/ui/",
 )

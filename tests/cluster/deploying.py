@@ -126,7 +126,11 @@ def deployed(cluster: Cluster, folder: Path, images: Path) -> Iterator[Deploymen
         kubeconfig = airflow_identity.kubeconfig(cluster.namespace, folder)
         deployment = Deployment(folder, Store.open(store), _environment(folder, kubeconfig))
         deployment.finish(deployment.start("db", "migrate"))
-        yield deployment
+        try:
+            yield deployment
+        finally:
+            for info in deployment.store.list(""):
+                deployment.store.delete(info.path)
 
 
 def _settings(cluster: Cluster, store: str, hub_endpoint: str, images: dict[str, Any]) -> dict[str, Any]:
