@@ -17,11 +17,11 @@ from airsmith.contracts.stages import ArtifactType
 from airsmith.registry import Deployment, Endpoint, read_endpoint, resize_endpoint, share_endpoint
 from airsmith.serving.chat import curl_line, find_endpoint
 from airsmith.serving.cluster_access import delete_if_there, deployments_of, find_deployment
-from airsmith.serving.manifests import OPTIONAL_KINDS, configuration_of, service_name
+from airsmith.serving.manifests import configuration_of
 from airsmith.serving.rollout import end, is_available, resize, rest, start, wake
 from airsmith.serving.served_model import model_to_serve
 from airsmith.serving.server_pod import ServedModel, deployment_name
-from airsmith.serving.traffic import ALL, Share, share, turn_to, withdraw_candidate
+from airsmith.serving.traffic import ALL, Share, close, share, turn_to, withdraw_candidate
 from airsmith.settings import Settings
 
 log = logging.getLogger("airsmith")
@@ -156,9 +156,7 @@ def stop(store: Store, name: str, client: ApiClient) -> bool:
     namespace = endpoint.namespace
     if namespace is None:
         return False
-    for kind in ("HTTPRoute", "ServiceMonitor", "PodDisruptionBudget"):
-        delete_if_there(kind, OPTIONAL_KINDS[kind], service_name(name), namespace, client)
-    delete_if_there("Service", "v1", service_name(name), namespace, client)
+    close(name, namespace, client)
     standing = deployments_of(name, namespace, client)
     for found in standing:
         delete_if_there("Deployment", "apps/v1", found.metadata.name, namespace, client)

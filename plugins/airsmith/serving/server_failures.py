@@ -89,7 +89,7 @@ def progress(pods: Sequence[k8s.V1Pod], refusal: str | None) -> str:
 
     :param refusal: why there is none.
     """
-    return ", ".join(_pod_progress(pod) for pod in pods) or refusal or "no pod yet"
+    return ", ".join([*map(_pod_progress, pods), *([refusal] if refusal else [])]) or "no pod yet"
 
 
 def is_between_lives(status: k8s.V1ContainerStatus) -> bool:

@@ -10,9 +10,10 @@ from kubernetes.client import ApiClient
 from airsmith.artifacts.store import Store
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.registry import Deployment, Endpoint, read_endpoint, share_endpoint, swap_endpoint
-from airsmith.serving.cluster_access import apply, optional_kinds
-from airsmith.serving.manifests import address, guards, route, service
-from airsmith.serving.rollout import end, resize
+from airsmith.serving.cluster_access import apply, delete_if_there, optional_kinds
+from airsmith.serving.gateway import wait_until_taken
+from airsmith.serving.manifests import OPTIONAL_KINDS, address, guards, route, service, service_name
+from airsmith.serving.rollout import end, is_available, resize
 from airsmith.serving.server_pod import deployment_name
 from airsmith.settings import Settings
 
@@ -40,17 +41,26 @@ ALL = Share(100)
 def turn_to(store: Store, name: str, served: Deployment, settings: Settings, client: ApiClient) -> Endpoint:
     """Let one start of an endpoint's server answer every request, and record it.
 
-    Where it cannot be recorded, requests go where they went before.
+    Where that fails, requests go where they went before; where they went nowhere, nothing is left.
     """
     assert served.namespace is not None, "a server on this machine has no Service"
     before = read_endpoint(store, name)
-    _direct(name, served, None, 0, settings, client)
     try:
+        _direct(name, served, None, 0, settings, client)
         return swap_endpoint(store, name, served.model_copy(update={"address": address(name, served.namespace)}))
     except BaseException:
-        if before is not None and before.namespace is not None:
+        if before is not None and is_available(name, before, client):
             _direct(name, before, before.candidate, before.candidate_percent, settings, client)
+        else:
+            close(name, served.namespace, client)
         raise
+
+
+def close(name: str, namespace: str, client: ApiClient) -> None:
+    """Remove what leads to an endpoint, and what watches over it."""
+    for kind in ("HTTPRoute", "ServiceMonitor", "PodDisruptionBudget"):
+        delete_if_there(kind, OPTIONAL_KINDS[kind], service_name(name), namespace, client)
+    delete_if_there("Service", "v1", service_name(name), namespace, client)
 
 
 def share(
@@ -129,7 +139,9 @@ def _direct(
     is_shared_by_service = candidate is not None and not _has_route(settings, client)
     apply(service(name, None if is_shared_by_service else served.deployment, settings), client)
     if _has_route(settings, client):
-        apply(route(name, weights, settings), client)
+        weighed = route(name, weights, settings)
+        apply(weighed, client)
+        wait_until_taken(weighed, client)
     for manifest in guards(name, settings, kinds):
         apply(manifest, client)
 

@@ -1,0 +1,201 @@
+"""The DAG `endpoint` on a real cluster: what its actions do to pods, objects and the requests that people send."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import kubernetes
+import pytest
+from kubernetes.client.exceptions import ApiException
+from kubernetes.dynamic import DynamicClient
+
+from airsmith.contracts.errors import AirsmithError
+from airsmith.serving import rollout
+from airsmith.serving.cluster_access import cluster_client, deployments_of
+from airsmith.serving.kubernetes import scale
+from demo.airflow_api import wait_until
+from tests.cluster.deploying import Cluster, Deployment
+from tests.cluster.endpoint_form import REQUESTS, EndpointForm, endpoint_form
+from tests.cluster.stand_in import MODEL, Versions
+
+DAG_FILE = """\
+# An Airflow DAG whose endpoints are served by stand-ins.
+from tests.cluster.stand_in import serve_by_stand_in
+
+serve_by_stand_in()
+
+from airsmith.pipeline.endpoint_dag import endpoint_dag
+
+dag = endpoint_dag()
+"""
+GATEWAY = os.environ.get("AIRSMITH_TEST_GATEWAY", "gateway-system/gateway")
+KINDS = {
+    "Deployment": "apps/v1", "ReplicaSet": "apps/v1", "Pod": "v1", "Service": "v1", "PodDisruptionBudget": "policy/v1",
+    "HTTPRoute": "gateway.networking.k8s.io/v1", "ServiceMonitor": "monitoring.coreos.com/v1",
+}  # fmt: skip
+GARBAGE_SECONDS = 60
+
+CHANGED = {"change": "success", "smoke_test": "skipped"}
+PROVED = {"change": "success", "smoke_test": "success"}
+DISPROVED = {"change": "success", "smoke_test": "failed"}
+UNCHANGED = {"change": "failed", "smoke_test": "upstream_failed"}
+
+
+@pytest.fixture(scope="module")
+def versions(deployment: Deployment) -> Versions:
+    return Versions(deployment.store)
+
+
+@pytest.fixture(scope="module")
+def first(versions: Versions) -> int:
+    """The version that serves before anything happens."""
+    return versions.register()
+
+
+@pytest.fixture(scope="module")
+def form(deployment: Deployment, cluster: Cluster) -> Iterator[EndpointForm]:
+    with endpoint_form(MODEL, DAG_FILE, deployment, cluster) as form:
+        yield form
+
+
+@pytest.fixture
+def alone(form: EndpointForm, first: int) -> EndpointForm:
+    """The endpoint with the first version, one server."""
+    assert form.trigger("deploy", model=MODEL, version=first, percent=100) == PROVED, form.said()
+    assert form.answers(requests=10) == {first: 10}
+    return form
+
+
+def objects(form: EndpointForm) -> set[str]:
+    """All that the cluster has of the endpoint."""
+    found, client = set(), DynamicClient(kubernetes.client.ApiClient())
+    for kind, version in KINDS.items():
+        for known in client.resources.search(api_version=version, kind=kind):
+            listed = known.get(namespace=form.cluster.namespace, label_selector=form.selector).items
+            found |= {f"{kind} {item.metadata.name}" for item in listed}
+    return found
+
+
+def test_a_version_takes_its_share_then_all_and_is_taken_back(alone: EndpointForm, first: int, versions: Versions):
+    second = versions.register()
+    with alone.asked_all_along():
+        assert alone.trigger("deploy", model=MODEL, version=second, percent=25, replicas=4) == PROVED, alone.said()
+        assert alone.servers() == {first: 3, second: 1}
+        answers = alone.answers()
+        assert 0.10 * REQUESTS < answers[second] < 0.40 * REQUESTS
+        assert answers.total() == REQUESTS
+
+        assert alone.trigger("shift_traffic", percent=100) == PROVED, alone.said()
+        assert alone.answers() == {second: REQUESTS}
+        assert alone.servers() == {second: 1}
+        assert (alone.record().version, alone.record().candidate) == (second, None)
+
+        assert alone.trigger("roll_back") == CHANGED, alone.said()
+        assert alone.answers() == {first: REQUESTS}
+        assert alone.servers() == {first: 1}
+        assert alone.record().version == first
+
+
+@pytest.mark.parametrize("percent", [None, 50])
+def test_what_its_smoke_test_disproves_is_taken_back(
+    alone: EndpointForm, first: int, versions: Versions, percent: int | None
+):
+    liar = versions.register(lies=True)
+    with alone.asked_all_along():
+        assert alone.trigger("deploy", model=MODEL, version=liar, percent=percent) == DISPROVED
+    assert "4 of 4 answers are the base model's" in alone.said()
+    assert alone.answers() == {first: REQUESTS}
+    assert alone.servers() == {first: 1}
+    assert (alone.record().version, alone.record().candidate) == (first, None)
+
+
+@pytest.mark.parametrize("percent", [None, 50])
+def test_what_does_not_come_up_changes_nothing(
+    alone: EndpointForm, first: int, versions: Versions, percent: int | None
+):
+    broken = versions.register(refusal="error: these are no weights")
+    before = alone.record()
+    with alone.asked_all_along():
+        assert alone.trigger("deploy", model=MODEL, version=broken, percent=percent) == UNCHANGED
+    assert "these are no weights" in alone.said()
+    assert alone.answers(requests=20) == {first: 20}
+    assert alone.record() == before
+    assert alone.servers() == {first: 1}
+
+
+def test_servers_come_and_go(alone: EndpointForm, first: int, monkeypatch: pytest.MonkeyPatch):
+    assert alone.trigger("scale", replicas=2) == CHANGED, alone.said()
+    assert alone.servers() == {first: 2}
+    assert alone.record().replicas == 2
+
+    monkeypatch.setattr(rollout, "LOAD_SECONDS", 1)
+    namespace, core = alone.cluster.namespace, alone.cluster.core
+    used_up = {"metadata": {"name": "used-up"}, "spec": {"hard": {"pods": "2"}}}
+    core.create_namespaced_resource_quota(namespace, used_up)
+    with pytest.raises(AirsmithError, match="exceeded quota"):
+        scale(alone.deployment.store, alone.name, 3, cluster_client())
+    core.delete_namespaced_resource_quota("used-up", namespace)
+    assert [found.spec.replicas for found in running(alone)] == [2]
+
+    assert alone.trigger("scale", replicas=1) == CHANGED, alone.said()
+    assert alone.servers() == {first: 1}
+    assert alone.answers(requests=20) == {first: 20}
+
+
+def running(form: EndpointForm) -> list[kubernetes.client.V1Deployment]:
+    known = deployments_of(form.name, form.cluster.namespace, kubernetes.client.ApiClient())
+    return [found for found in known if found.spec.replicas]
+
+
+def test_a_stopped_endpoint_leaves_no_object_and_can_only_be_deployed_anew(alone: EndpointForm):
+    assert objects(alone)
+    assert alone.trigger("stop") == CHANGED, alone.said()
+    assert wait_until(lambda: not objects(alone), GARBAGE_SECONDS, 0.5), objects(alone)
+    for action, fields in {"scale": {"replicas": 2}, "roll_back": {}, "shift_traffic": {"percent": 10}}.items():
+        assert alone.trigger(action, **fields) == UNCHANGED
+        assert "Deploy" in alone.said()
+    assert alone.trigger("stop") == CHANGED
+    assert "was not running" in alone.said()
+    assert not objects(alone)
+
+
+@pytest.fixture
+def weighed(deployment: Deployment, cluster: Cluster) -> Iterator[EndpointForm]:
+    """An endpoint behind the Gateway."""
+    with endpoint_form("weighed", DAG_FILE, deployment, cluster, AIRSMITH_KUBERNETES__GATEWAY=GATEWAY) as form:
+        yield form
+
+
+@pytest.fixture(scope="module")
+def gateway(cluster: Cluster) -> str:
+    """Where the Gateway's controller answers."""
+    namespace, name = GATEWAY.split("/")
+    try:
+        service = cluster.core.read_namespaced_service(name, namespace)
+    except ApiException:
+        pytest.skip(f"no Service of a Gateway {GATEWAY}, see AIRSMITH_TEST_GATEWAY")
+    return f"http://{service.spec.cluster_ip}:{service.spec.ports[0].port}"
+
+
+def test_through_a_gateway_the_share_is_exact(
+    gateway: str, weighed: EndpointForm, cluster: Cluster, first: int, versions: Versions
+):
+    second = versions.register()
+    route = f"{gateway}/{cluster.namespace}/weighed"
+    assert weighed.trigger("deploy", model=MODEL, version=first) == PROVED, weighed.said()
+    assert weighed.trigger("deploy", model=MODEL, version=second, percent=10) == PROVED, weighed.said()
+    assert weighed.servers() == {first: 1, second: 1}
+    shared = {first: 0.9 * REQUESTS, second: 0.1 * REQUESTS}
+    assert wait_until(lambda: weighed.answers(route) == shared, 30, 0.5), weighed.answers(route)
+    assert weighed.answers() == {first: REQUESTS}
+
+    assert weighed.trigger("shift_traffic", percent=40) == CHANGED, weighed.said()
+    shared = {first: 0.6 * REQUESTS, second: 0.4 * REQUESTS}
+    assert wait_until(lambda: weighed.answers(route) == shared, 30, 0.5), weighed.answers(route)
+
+    assert weighed.trigger("shift_traffic", percent=100) == PROVED, weighed.said()
+    assert wait_until(lambda: weighed.answers(route) == {second: REQUESTS}, 30, 0.5), weighed.answers(route)
+    assert weighed.answers() == {second: REQUESTS}
+    assert weighed.trigger("stop") == CHANGED
+    assert wait_until(lambda: not objects(weighed), GARBAGE_SECONDS, 0.5), objects(weighed)
