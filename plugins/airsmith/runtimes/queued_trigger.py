@@ -44,23 +44,23 @@ class QueuedPodTrigger(KubernetesPodTrigger):
 
     async def _wait_for_turn(self) -> k8s.V1Pod | None:
         """Return the pod when nothing holds it back, or None when the cluster has no such pod to show."""
-        pause, told = FIRST_PAUSE_SECONDS, ""
+        pause, told, has_waited = FIRST_PAUSE_SECONDS, "", False
         while True:
             try:
                 pod = await self.hook.get_pod(self.pod_name, self.pod_namespace)
-                line = await self._look(pod) if is_held_back(pod) else ""
+                if not is_held_back(pod):
+                    break
+                line, has_waited = await self._look(pod), True
             except ApiException:
                 return None  # What that means is the provider's trigger and the operator to say.
             except (ClientError, OSError, asyncio.TimeoutError) as unheard:
-                line = f"The cluster does not answer ({type(unheard).__name__}); the pod goes on waiting."
-            if not line:
-                break
+                line = f"The cluster does not answer ({type(unheard).__name__}): looking again."
             if line != told:
                 self.log.info(line)
                 told = line
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
-        if told:
+        if has_waited:
             waited = datetime.now(timezone.utc) - pod.metadata.creation_timestamp
             self.log.info("Its turn has come after %.0f s in queue %s.", waited.total_seconds(), queue_of(pod))
         return pod

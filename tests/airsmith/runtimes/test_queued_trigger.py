@@ -38,6 +38,7 @@ def pod(phase: str = "Pending", *gates: str, scheduled_at: str = "2026-01-01T00:
     }  # fmt: skip
 
 
+SILENCE = object()
 GATED = pod("Pending", "kueue.x-k8s.io/admission", "kueue.x-k8s.io/topology")
 
 
@@ -47,8 +48,10 @@ def place(number: int) -> dict[str, Any]:
 
 
 @contextmanager
-def api_server(answers: dict[str, list[dict[str, Any] | None]]) -> Iterator[dict[str, Any]]:
-    """An API server that answers a path with one thing after another, the last one again and again; None is a 404.
+def api_server(answers: dict[str, list[Any]]) -> Iterator[dict[str, Any]]:
+    """An API server that answers a path with one thing after another, the last one again and again.
+
+    None is a 404, `SILENCE` a connection that it drops.
 
     :returns: its kubeconfig.
     """
@@ -57,6 +60,8 @@ def api_server(answers: dict[str, list[dict[str, Any] | None]]) -> Iterator[dict
         def do_GET(self) -> None:
             left = answers.get(self.path.split("?")[0], [None])
             answer = left.pop(0) if len(left) > 1 else left[0]
+            if answer is SILENCE:
+                return
             self.send_response(404 if answer is None else 200)
             self.send_header("Content-Type", "application/json")
             self.end_headers()
@@ -127,6 +132,13 @@ def test_where_kueue_shows_no_places_it_waits_all_the_same(capsys: pytest.Captur
     with api_server({POD: [GATED, pod("Succeeded")]}) as kubeconfig:
         assert fired(trigger(kubeconfig))["status"] == "success"
     assert lines(capsys)[0] == "Waiting in queue nlp."
+
+
+def test_a_cluster_that_does_not_answer_for_a_while_is_asked_again(capsys: pytest.CaptureFixture[str]) -> None:
+    unqueued = {**pod("Succeeded"), "metadata": {"name": "p", "namespace": NAMESPACE}}
+    with api_server({POD: [SILENCE, unqueued]}) as kubeconfig:
+        assert fired(trigger(kubeconfig))["status"] == "success"
+    assert "The cluster does not answer (ServerDisconnectedError): looking again." in capsys.readouterr().out
 
 
 def test_the_attempts_own_time_begins_with_the_pods_turn() -> None:
