@@ -13,7 +13,9 @@ from threading import Thread
 from typing import Any
 
 import pytest
+from airflow.providers.cncf.kubernetes.hooks.kubernetes import AsyncKubernetesHook
 from airflow.triggers.base import TriggerEvent
+from tenacity import stop_after_attempt
 
 from airsmith.runtimes import queued_trigger
 from airsmith.runtimes.queue import pending_path, workloads_path
@@ -106,6 +108,7 @@ def fired(waiting: QueuedPodTrigger) -> dict[str, Any]:
 @pytest.fixture(autouse=True)
 def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queued_trigger, "FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(AsyncKubernetesHook.get_pod.retry, "stop", stop_after_attempt(1))  # for the hook's own patience
 
 
 def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
@@ -136,7 +139,7 @@ def test_where_kueue_shows_no_places_it_waits_all_the_same(capsys: pytest.Captur
 
 def test_a_cluster_that_does_not_answer_for_a_while_is_asked_again(capsys: pytest.CaptureFixture[str]) -> None:
     unqueued = {**pod("Succeeded"), "metadata": {"name": "p", "namespace": NAMESPACE}}
-    with api_server({POD: [SILENCE, unqueued]}) as kubeconfig:
+    with api_server({POD: [SILENCE, SILENCE, SILENCE, unqueued]}) as kubeconfig:
         assert fired(trigger(kubeconfig))["status"] == "success"
     assert "The cluster does not answer (ServerDisconnectedError): looking again." in capsys.readouterr().out
 
