@@ -87,7 +87,7 @@ def server_failure(pod: k8s.V1Pod, status: k8s.V1ContainerStatus, log: str = "")
 def progress(pods: Sequence[k8s.V1Pod], refusal: str | None) -> str:
     """Where the pods are on their way, in words.
 
-    :param refusal: why there is none.
+    :param refusal: why there is none, or no more.
     """
     return ", ".join([*map(_pod_progress, pods), *([refusal] if refusal else [])]) or "no pod yet"
 
