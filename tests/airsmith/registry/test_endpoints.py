@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from airsmith.artifacts.store import Store
 from airsmith.contracts.errors import AirsmithError, ErrorKind
-from airsmith.registry import Deployment, ServerProcess, list_endpoints, read_endpoint, swap_endpoint
+from airsmith.registry import (
+    Deployment,
+    Endpoint,
+    ServerProcess,
+    list_endpoints,
+    read_endpoint,
+    resize_endpoint,
+    share_endpoint,
+    swap_endpoint,
+)
 
 
 def deployment(id: str) -> Deployment:
@@ -32,6 +42,35 @@ def test_what_was_served_before_is_kept(store: Store):
         endpoint = swap_endpoint(store, "tiny", deployment(f"d{n}"))
     assert endpoint.history == (deployment("d0"), deployment("d1"))
     assert endpoint.previous == deployment("d1")
+
+
+def test_who_has_requests_is_found_by_its_id(store: Store):
+    swap_endpoint(store, "tiny", deployment("d1"))
+    shared = share_endpoint(store, "tiny", deployment("d2"), 25, beside="d1")
+    assert shared.find("d1") == deployment("d1")
+    assert shared.find("d2") == deployment("d2")
+    assert shared.find("d3") is None
+    assert share_endpoint(store, "tiny", None, 0).find("d2") is None
+
+
+def test_who_takes_over_has_no_share_any_more(store: Store):
+    swap_endpoint(store, "tiny", deployment("d1"))
+    share_endpoint(store, "tiny", deployment("d2"), 25)
+    taken_over = swap_endpoint(store, "tiny", deployment("d2"))
+    assert (taken_over.candidate, taken_over.candidate_percent) == (None, 0)
+    assert taken_over.history == (deployment("d1"),)
+
+
+@pytest.mark.parametrize("decide", [share_endpoint, resize_endpoint])
+def test_what_was_decided_for_another_server_is_refused(store: Store, decide: Callable[..., Endpoint]):
+    arguments, of = ((deployment("d3"), 10), "beside") if decide is share_endpoint else ((5,), "of")
+    with pytest.raises(AirsmithError, match="There is no endpoint tiny"):
+        decide(store, "tiny", *arguments, **{of: "d1"})
+    before = swap_endpoint(store, "tiny", deployment("d2"))
+    with pytest.raises(AirsmithError, match="serve something else meanwhile") as refused:
+        decide(store, "tiny", *arguments, **{of: "d1"})
+    assert refused.value.kind is ErrorKind.INTERRUPTED
+    assert read_endpoint(store, "tiny") == before
 
 
 def test_the_history_does_not_grow_for_ever():
