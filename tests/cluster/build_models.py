@@ -1,4 +1,4 @@
-"""A tiny base, two adapters that change what it says, and one of them merged: `python build_models.py FOLDER`.
+"""A tiny base, two adapters that change what it says, and each of them merged: `python build_models.py FOLDER`.
 
 Runs in the stages' environment. Beside the models lie the prompts that each adapter's endpoint is proved by, and what
 all of them say.
@@ -45,10 +45,9 @@ def main(folder: Path) -> None:
             for question, base, ids in zip(QUESTIONS, base_answers, answers, strict=True)
         ]
         (folder / f"{name}.json").write_text(json.dumps(prompts))
+        tuned.merge_and_unload().save_pretrained(folder / f"merged-{name}")
+        tokenizer.save_pretrained(folder / f"merged-{name}")
     (folder / "said.json").write_text(json.dumps(said))
-    merged = PeftModel.from_pretrained(load(folder / "base"), folder / "tide").merge_and_unload()
-    merged.save_pretrained(folder / "merged")
-    tokenizer.save_pretrained(folder / "merged")
 
 
 def save_adapter(base: Path, folder: Path, seed: int) -> None:

@@ -17,6 +17,7 @@ from typing import IO, Any
 
 import httpx
 
+from airsmith.artifacts.store import Store
 from airsmith.pipeline.endpoint_change import EndpointChange
 from airsmith.registry import Endpoint, read_endpoint
 from airsmith.runtimes.pod_labels import PREFIX
@@ -34,7 +35,7 @@ class EndpointForm:
     """
 
     name: str
-    deployment: Deployment
+    store: Store
     cluster: Cluster
     forms: IO[str]
     ends: IO[str]
@@ -59,7 +60,7 @@ class EndpointForm:
 
     def record(self) -> Endpoint:
         """The endpoint as the store has it."""
-        endpoint = read_endpoint(self.deployment.store, self.name)
+        endpoint = read_endpoint(self.store, self.name)
         assert endpoint is not None
         return endpoint
 
@@ -115,24 +116,27 @@ def version_at(url: str) -> int:
 
 @contextmanager
 def endpoint_form(
-    name: str, dag_file: str, deployment: Deployment, cluster: Cluster, **settings: str
+    name: str, dag_file: str, deployment: Deployment, cluster: Cluster, store: Store | None = None, **settings: str
 ) -> Iterator[EndpointForm]:
     """The DAG in a process of its own.
 
     :param dag_file: its text.
+    :param store: another one than the deployment's.
     :param settings: variables of Airsmith beside those of the deployment.
     """
+    store = store or deployment.store
     (deployment.folder / "dags" / f"{name}.py").write_text(dag_file)
     log = deployment.folder / f"{name}.log"
     reading, writing = os.pipe()
     with log.open("w") as output:
         process = subprocess.Popen(
             [sys.executable, Path(__file__).parent / "trigger.py", f"{name}.py", str(writing)], pass_fds=[writing],
-            env={**deployment.environment, "PYTHONPATH": str(REPOSITORY), **settings}, cwd=deployment.folder,
+            env={**deployment.environment, "PYTHONPATH": str(REPOSITORY), "AIRSMITH_STORE": store.uri, **settings},
+            cwd=deployment.folder,
             stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
     os.close(writing)
     with process, os.fdopen(reading) as ends:
         assert process.stdin is not None
-        yield EndpointForm(name, deployment, cluster, process.stdin, ends, log)
+        yield EndpointForm(name, store, cluster, process.stdin, ends, log)
         process.stdin.close()

@@ -1,4 +1,4 @@
-"""Runs whose models are made already, for endpoints of the cluster: a base, two adapters, one of them merged."""
+"""Runs whose models are made already, for endpoints of the cluster: a base, two adapters, each of them merged."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ class Shop:
     cluster: Cluster
     client: kubernetes.client.ApiClient
 
-    def run(self, adapter: str, *, merged: str = "merged", **recipe: Any) -> Run:
+    def run(self, adapter: str, *, merged: str = "", **recipe: Any) -> Run:
         """A run of a recipe with an adapter's name, in which all stages before `deploy` are done.
 
-        :param merged: digest of the merged model; another one is another artifact.
+        :param merged: digest of the merged model, where it is to be another artifact.
         """
         resolved = Recipe.model_validate(
             {
@@ -73,7 +73,7 @@ class Shop:
         outputs = {
             "mirror_model": self._publish(ArtifactType.BASE_MODEL, "base", {"": "base"}),
             "train": self._publish(ArtifactType.ADAPTER, adapter, {"": adapter}),
-            "merge": self._publish(ArtifactType.MODEL, merged, {"": "merged"}),
+            "merge": self._publish(ArtifactType.MODEL, merged or adapter, {"": f"merged-{adapter}"}),
             "evaluate": self._publish(ArtifactType.EVALUATION, adapter, {"fixed_prompts.json": f"{adapter}.json"}),
         }
         for stage, artifact in outputs.items():

@@ -12,8 +12,11 @@ from kubernetes.dynamic import DynamicClient
 
 from airsmith.contracts.errors import AirsmithError
 from airsmith.serving import rollout
-from airsmith.serving.cluster_access import cluster_client, deployments_of
+from airsmith.serving.cluster_access import apply, cluster_client, delete_if_there, deployments_of
+from airsmith.serving.gateway import wait_until_taken
 from airsmith.serving.kubernetes import scale
+from airsmith.serving.manifests import route
+from airsmith.settings import KubernetesSettings, Settings
 from demo.airflow_api import wait_until
 from tests.cluster.deploying import Cluster, Deployment
 from tests.cluster.endpoint_form import REQUESTS, EndpointForm, endpoint_form
@@ -134,7 +137,7 @@ def test_servers_come_and_go(alone: EndpointForm, first: int, monkeypatch: pytes
     used_up = {"metadata": {"name": "used-up"}, "spec": {"hard": {"pods": "2"}}}
     core.create_namespaced_resource_quota(namespace, used_up)
     with pytest.raises(AirsmithError, match="exceeded quota"):
-        scale(alone.deployment.store, alone.name, 3, cluster_client())
+        scale(alone.store, alone.name, 3, cluster_client())
     core.delete_namespaced_resource_quota("used-up", namespace)
     assert [found.spec.replicas for found in running(alone)] == [2]
 
@@ -176,6 +179,22 @@ def gateway(cluster: Cluster) -> str:
     except ApiException:
         pytest.skip(f"no Service of a Gateway {GATEWAY}, see AIRSMITH_TEST_GATEWAY")
     return f"http://{service.spec.cluster_ip}:{service.spec.ports[0].port}"
+
+
+@pytest.mark.parametrize(
+    ("leads_to", "said"), [(GATEWAY, "refuses the route of lost: BackendNotFound"), ("nowhere/none", "has looked at")]
+)
+def test_a_route_that_no_gateway_takes_is_told(
+    gateway: str, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, leads_to: str, said: str
+):
+    monkeypatch.setattr("airsmith.serving.gateway.TAKEN_SECONDS", 5)
+    kubernetes_settings = KubernetesSettings(namespace=cluster.namespace, gateway=leads_to)
+    lost = route("lost", {"no-such-service": 100}, Settings(kubernetes=kubernetes_settings))
+    client = cluster_client()
+    apply(lost, client)
+    with pytest.raises(AirsmithError, match=said):
+        wait_until_taken(lost, client)
+    delete_if_there("HTTPRoute", lost["apiVersion"], "lost", cluster.namespace, client)
 
 
 def test_through_a_gateway_the_share_is_exact(
