@@ -22,6 +22,7 @@ from tests.cluster.deploying import (
     deployed,
     own_namespace,
 )
+from tests.cluster.standalone import Airflow, standalone
 
 __all__ = ["BUCKET", "REPOSITORY", "STAGES_PYTHON", "STORE_AS_PODS_SEE_IT", "Cluster", "Deployment"]
 
@@ -41,3 +42,9 @@ def deployment(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> It
     images = Path(os.environ["AIRSMITH_TEST_SETTINGS"])
     with deployed(cluster, tmp_path_factory.mktemp("deployment"), images) as deployment:
         yield deployment
+
+
+@pytest.fixture(scope="session")
+def airflow(deployment: Deployment) -> Iterator[Airflow]:
+    with standalone(deployment) as airflow:
+        yield airflow

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import kubernetes
-import pytest
-from conftest import Cluster, Deployment
+from conftest import Cluster
 from test_failures import newest_run, recipe
 
-from tests.cluster.standalone import Airflow, standalone
+from tests.cluster.standalone import Airflow
 
 WAIT_SECONDS = 240
 
 _Found = TypeVar("_Found")
-
-
-@pytest.fixture(scope="module")
-def airflow(deployment: Deployment) -> Iterator[Airflow]:
-    with standalone(deployment) as airflow:
-        yield airflow
 
 
 def wait_for(found: Callable[[], _Found | None]) -> _Found:

@@ -23,9 +23,9 @@ from airsmith.contracts.spec import StagePlan
 from airsmith.recipe import Recipe
 from airsmith.runtimes.local import event_extra, typed_errors
 from airsmith.runtimes.pod_failures import failure_of, has_ended, has_succeeded, missing, not_created
-from airsmith.runtimes.pods import CONTAINER, TRAINING, stage_pod
+from airsmith.runtimes.pods import CONTAINER, TRAINING, pod_name, stage_pod
 from airsmith.runtimes.queue import is_held_back, queue_of
-from airsmith.runtimes.queued_trigger import TIMEOUT_SECONDS, QueuedPodTrigger
+from airsmith.runtimes.queued_trigger import ENDING, STAGE, TIMEOUT_SECONDS, QueuedPodTrigger
 from airsmith.runtimes.stage_pod_manager import StagePodManager
 from airsmith.runtimes.task_owner import task_owner
 from airsmith.settings import Settings, load_settings
@@ -110,8 +110,11 @@ class KubernetesStageOperator(KubernetesPodOperator):
         """
         with typed_errors(self.log):
             run = Run.open(self.run_uri)
-            reused = reuse_output(self.stage, run, run.read_spec())
+            spec = run.read_spec()
+            reused = reuse_output(self.stage, run, spec)
             if reused is not None:
+                if context["ti"].try_number > 1:
+                    self._remove_what_has_ended(pod_name(self.stage, run, spec))
                 self.log.info("Reusing %s/%s: nothing that determines it has changed.", run.store.uri, reused.location)
                 self._tell_assets(context, reused)
                 return
@@ -139,7 +142,7 @@ class KubernetesStageOperator(KubernetesPodOperator):
     def invoke_defer_method(self, last_log_time: Any = None, context: Context | None = None) -> None:
         """Leave the pod to the triggerer, with what is needed to understand how it ends."""
         assert self.pod is not None
-        self.trigger_kwargs = {**(self.trigger_kwargs or {}), _POD_UID: self.pod.metadata.uid}
+        self.trigger_kwargs = {**(self.trigger_kwargs or {}), _POD_UID: self.pod.metadata.uid, STAGE: self.stage}
         if self.execution_timeout is not None:
             self.trigger_kwargs[TIMEOUT_SECONDS] = self.execution_timeout.total_seconds()
         if is_held_back(self.pod):
@@ -215,7 +218,8 @@ class KubernetesStageOperator(KubernetesPodOperator):
         except AirflowException:
             left = self._read_pod(event["name"])
             if left is None:
-                self._fail(missing(self.stage, event["name"], self._events(event[_POD_UID])))
+                seen = AirsmithError.from_json_line(event.get(ENDING, ""))
+                self._fail(seen or missing(self.stage, event["name"], self._events(event[_POD_UID])))
             if event["status"] == "timeout":  # of the attempt: what did not start in time is removed already
                 self._remove(left)
             raise
@@ -239,6 +243,12 @@ class KubernetesStageOperator(KubernetesPodOperator):
         else:
             StageRecord.begin(self.stage, run).fail(error)
         raise error
+
+    def _remove_what_has_ended(self, name: str) -> None:
+        """Remove the pod of an earlier try whose worker died after the pod's end."""
+        left = self._read_pod(name)
+        if left is not None and has_ended(left):
+            self._remove(left)
 
     def _read_pod(self, name: str) -> k8s.V1Pod | None:
         try:

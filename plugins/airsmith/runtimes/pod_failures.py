@@ -65,6 +65,11 @@ def failure_of(stage: str, pod: k8s.V1Pod, events: Sequence[k8s.CoreV1Event] = (
     )
 
 
+def ending_of(stage: str, pod: k8s.V1Pod) -> AirsmithError | None:
+    """Why the cluster or a queue is ending a pod that may still be at work; None where nobody is."""
+    return _taken_back_by_queue(stage, pod) or _disrupted(stage, pod)
+
+
 def missing(stage: str, name: str, events: Sequence[k8s.CoreV1Event] = ()) -> AirsmithError:
     """The error of a pod that is not there any more.
 

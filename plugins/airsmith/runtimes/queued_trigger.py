@@ -13,12 +13,18 @@ from airflow.triggers.base import TriggerEvent
 from kubernetes.client import models as k8s
 from kubernetes_asyncio.client import ApiClient, ApiException
 
+from airsmith.runtimes.pod_failures import ending_of
 from airsmith.runtimes.queue import JOB_LABEL, is_held_back, pending_path, queue_of, waiting_line, workloads_path
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1, 15
 """Between two looks at a pod that waits. It starts when its turn has come, whoever looks."""
 TIMEOUT_SECONDS = "timeout_seconds"
 """Of `trigger_kwargs`: longest time from the pod's turn to its end."""
+STAGE, ENDING = "stage", "ending"
+"""Of `trigger_kwargs`: the pod's stage; the error, as a JSON line, that the pod's last sight stands for."""
+LONGEST_POLL_SECONDS = 10.0
+POLLS_PER_AGE = 60
+"""A pod is looked at after each sixtieth of its age: of many long trainings few requests come."""
 
 _DEADLINE = "_execution_deadline"
 """Of `trigger_kwargs`, as KubernetesPodTrigger reads it."""
@@ -41,6 +47,16 @@ class QueuedPodTrigger(KubernetesPodTrigger):
             self.trigger_kwargs[_DEADLINE] = _began(pod).timestamp() + self.trigger_kwargs[TIMEOUT_SECONDS]
         async for event in super().run():
             yield event
+
+    async def _get_pod(self) -> k8s.V1Pod:  # type: ignore[override]  # the provider's is wrapped by tenacity
+        """The pod as it is now. Who ends it is kept in mind: when the task looks, it may be gone."""
+        pod = await super()._get_pod()
+        ending = ending_of(self.trigger_kwargs.get(STAGE, ""), pod)
+        if ending is not None:
+            self.trigger_kwargs[ENDING] = ending.to_json_line()
+        age = (datetime.now(timezone.utc) - _began(pod)).total_seconds()
+        self.poll_interval = min(max(age / POLLS_PER_AGE, FIRST_PAUSE_SECONDS), LONGEST_POLL_SECONDS)
+        return pod
 
     async def _wait_for_turn(self) -> k8s.V1Pod | None:
         """Return the pod when nothing holds it back, or None when the cluster has no such pod to show."""

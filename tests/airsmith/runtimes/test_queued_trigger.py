@@ -17,9 +17,10 @@ from airflow.providers.cncf.kubernetes.hooks.kubernetes import AsyncKubernetesHo
 from airflow.triggers.base import TriggerEvent
 from tenacity import stop_after_attempt
 
+from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.runtimes import queued_trigger
 from airsmith.runtimes.queue import pending_path, workloads_path
-from airsmith.runtimes.queued_trigger import TIMEOUT_SECONDS, QueuedPodTrigger
+from airsmith.runtimes.queued_trigger import ENDING, STAGE, TIMEOUT_SECONDS, QueuedPodTrigger
 
 NAMESPACE, QUEUE, UID = "airsmith", "nlp", "42"
 POD = f"/api/v1/namespaces/{NAMESPACE}/pods/p"
@@ -155,6 +156,26 @@ def test_the_attempts_own_time_begins_with_the_pods_turn() -> None:
 def test_a_pod_that_vanishes_from_the_queue_is_the_operators_to_explain() -> None:
     with api_server({POD: [GATED, None]}) as kubeconfig:
         assert fired(trigger(kubeconfig))["status"] == "error"
+
+
+def test_who_ended_a_pod_is_known_after_it_is_gone() -> None:
+    drained = pod("Running", scheduled_at=datetime.now(timezone.utc).isoformat())
+    drained["status"]["conditions"].append(
+        {"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI"}
+    )
+    with api_server({POD: [drained, drained, drained, None]}) as kubeconfig:
+        event = fired(trigger(kubeconfig, **{STAGE: "train"}))
+    told = AirsmithError.from_json_line(event[ENDING])
+    assert told is not None
+    assert (told.kind, told.message) == (ErrorKind.EVICTED, "The pod of stage train was ended: its node was drained.")
+
+
+def test_an_old_pod_is_looked_at_less_often() -> None:
+    for scheduled_at, seconds in ((datetime.now(timezone.utc).isoformat(), 0.01), ("2026-01-01T00:00:00Z", 10.0)):
+        with api_server({POD: [pod("Running", scheduled_at=scheduled_at)]}) as kubeconfig:
+            looking = trigger(kubeconfig)
+            asyncio.run(looking._get_pod())
+        assert looking.poll_interval == pytest.approx(seconds, abs=0.05)
 
 
 def test_another_triggerer_makes_the_same_trigger() -> None:
