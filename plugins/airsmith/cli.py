@@ -209,6 +209,34 @@ def stop(endpoint: Annotated[str, typer.Argument(help="Name of an endpoint.")]) 
     print(f"Stopped {endpoint}." if stopped else f"{endpoint} was not running.")
 
 
+@app.command("roll-back")
+def roll_back(endpoint: Annotated[str, typer.Argument(help="Name of an endpoint in the cluster.")]) -> None:
+    """Serve what an endpoint served before; a version beside another one is withdrawn, no more."""
+    from airsmith.artifacts.store import Store
+    from airsmith.serving import kubernetes
+    from airsmith.serving.cluster_access import cluster_client
+    from airsmith.settings import load_settings
+
+    settings = load_settings()
+    served = kubernetes.roll_back(Store.open(settings.store), endpoint, settings, cluster_client())
+    print(f"{endpoint} serves version {served.version}.")
+
+
+@app.command("scale")
+def scale(
+    endpoint: Annotated[str, typer.Argument(help="Name of an endpoint in the cluster.")],
+    servers: Annotated[int, typer.Argument(min=1, help="How many servers it is to have.")],
+) -> None:
+    """Change how many servers an endpoint has, and wait for them."""
+    from airsmith.artifacts.store import Store
+    from airsmith.serving import kubernetes
+    from airsmith.serving.cluster_access import cluster_client
+    from airsmith.settings import load_settings
+
+    kubernetes.scale(Store.open(load_settings().store), endpoint, servers, cluster_client())
+    print(f"{endpoint} has {servers} server{'s' if servers > 1 else ''}.")
+
+
 @app.command("janitor")
 def tidy(
     delete: Annotated[

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import kubernetes
 import pytest
@@ -14,7 +17,7 @@ from airsmith.contracts.errors import AirsmithError
 from airsmith.serving import rollout
 from airsmith.serving.cluster_access import apply, cluster_client, delete_if_there, deployments_of
 from airsmith.serving.gateway import wait_until_taken
-from airsmith.serving.kubernetes import scale
+from airsmith.serving.kubernetes import roll_back, scale
 from airsmith.serving.manifests import route
 from airsmith.settings import KubernetesSettings, Settings
 from demo.airflow_api import wait_until
@@ -127,7 +130,7 @@ def test_what_does_not_come_up_changes_nothing(
     assert alone.servers() == {first: 1}
 
 
-def test_servers_come_and_go(alone: EndpointForm, first: int, monkeypatch: pytest.MonkeyPatch):
+def test_servers_come_and_go(alone: EndpointForm, first: int, deployment: Deployment, monkeypatch: pytest.MonkeyPatch):
     assert alone.trigger("scale", replicas=2) == CHANGED, alone.said()
     assert alone.servers() == {first: 2}
     assert alone.record().replicas == 2
@@ -141,9 +144,18 @@ def test_servers_come_and_go(alone: EndpointForm, first: int, monkeypatch: pytes
     core.delete_namespaced_resource_quota("used-up", namespace)
     assert [found.spec.replicas for found in running(alone)] == [2]
 
-    assert alone.trigger("scale", replicas=1) == CHANGED, alone.said()
+    said = airsmith(deployment, "scale", alone.name, "1")
+    assert said.stdout == f"{alone.name} has 1 server.\n", said.stderr
     assert alone.servers() == {first: 1}
     assert alone.answers(requests=20) == {first: 20}
+
+
+def airsmith(deployment: Deployment, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command line with the rights of Airflow's worker."""
+    command = [Path(sys.executable).parent / "airsmith", *arguments]
+    return subprocess.run(
+        command, env=deployment.environment, cwd=deployment.folder, capture_output=True, text=True, check=False
+    )
 
 
 def running(form: EndpointForm) -> list[kubernetes.client.V1Deployment]:
@@ -151,13 +163,23 @@ def running(form: EndpointForm) -> list[kubernetes.client.V1Deployment]:
     return [found for found in known if found.spec.replicas]
 
 
-def test_a_stopped_endpoint_leaves_no_object_and_can_only_be_deployed_anew(alone: EndpointForm):
+def test_what_was_deployed_meanwhile_is_not_rolled_back(alone: EndpointForm, first: int):
+    settings = Settings(kubernetes=KubernetesSettings(namespace=alone.cluster.namespace))
+    with pytest.raises(AirsmithError, match="has come to serve something else meanwhile"):
+        roll_back(alone.store, alone.name, settings, cluster_client(), failed="another server")
+    assert alone.servers() == {first: 1}
+
+
+def test_a_stopped_endpoint_leaves_no_object_and_can_only_be_deployed_anew(alone: EndpointForm, deployment: Deployment):
     assert objects(alone)
     assert alone.trigger("stop") == CHANGED, alone.said()
     assert wait_until(lambda: not objects(alone), GARBAGE_SECONDS, 0.5), objects(alone)
-    for action, fields in {"scale": {"replicas": 2}, "roll_back": {}, "shift_traffic": {"percent": 10}}.items():
+    for action, fields in {"scale": {"replicas": 2}, "shift_traffic": {"percent": 10}}.items():
         assert alone.trigger(action, **fields) == UNCHANGED
         assert "Deploy" in alone.said()
+    refused = airsmith(deployment, "roll-back", alone.name)
+    assert refused.returncode == 1
+    assert "The cluster holds nothing that endpoint parrot served before" in refused.stderr
     assert alone.trigger("stop") == CHANGED
     assert "was not running" in alone.said()
     assert not objects(alone)

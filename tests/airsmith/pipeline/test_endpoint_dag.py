@@ -16,7 +16,7 @@ from airflow.serialization.serialized_objects import DagSerialization
 from airsmith.artifacts.store import Store
 from airsmith.pipeline.endpoint_dag import endpoint_dag
 from airsmith.registry import Deployment, swap_endpoint
-from airsmith.runtimes.failures import BadRecipeError
+from airsmith.runtimes.failures import BadRecipeError, StageInterruptedError
 from airsmith.settings import Settings
 
 DAGS = Path("dags").absolute()
@@ -92,3 +92,11 @@ def test_where_nothing_new_is_served_nothing_is_proved(dag: DAG, settings: Setti
     with pytest.raises(DownstreamTasksSkipped) as skipped:
         execute(dag, action="stop", endpoint="tickets")
     assert skipped.value.tasks == ["smoke_test"]
+
+
+def test_who_kills_the_task_interrupts_a_change_and_nothing_else(dag: DAG, monkeypatch: pytest.MonkeyPatch):
+    change = dag.get_task("change")
+    monkeypatch.setattr("airsmith.pipeline.endpoint_dag.make_change", lambda *_: change.on_kill())
+    with pytest.raises(StageInterruptedError, match="told to stop"):
+        execute(dag, action="stop", endpoint="tickets")
+    change.on_kill()
