@@ -39,12 +39,12 @@ def wait_until_taken(route: Manifest, client: ApiClient) -> None:
 
 def _conditions(route: Any) -> list[dict[str, Any]]:
     """What is said of the route as it is now: whether it is accepted, and leads somewhere."""
+    now = route["metadata"]["generation"]
+    said = [condition for parent in route.get("status", {}).get("parents", []) for condition in parent["conditions"]]
     return [
         condition
-        for parent in route.get("status", {}).get("parents", [])
-        for condition in parent["conditions"]
-        if condition["type"] in ("Accepted", "ResolvedRefs")
-        and condition["observedGeneration"] == route["metadata"]["generation"]
+        for condition in said
+        if condition["type"] in ("Accepted", "ResolvedRefs") and condition.get("observedGeneration", now) == now
     ]
 
 

@@ -74,8 +74,6 @@ def shift_traffic(store: Store, name: str, wanted: Share, settings: Settings, cl
         )
     if wanted.percent == 0:
         return withdraw_candidate(store, endpoint, settings, client)
-    if wanted.percent == 100 and not candidate.scales_itself:
-        resize(name, candidate, candidate.replicas, client)
     return _let_in(store, name, candidate, endpoint, wanted, settings, client)
 
 
@@ -195,6 +193,8 @@ def _let_in(
     if current is not None and server.deployment == current.deployment:
         return current
     if current is None or wanted.percent == 100 or not is_available(name, current, client):
+        if not server.scales_itself:  # Its share may have made it smaller.
+            resize(name, server, server.replicas, client)
         endpoint = turn_to(store, name, server, settings, client)
         if current is not None and current.candidate not in (None, server):
             end(name, current.candidate, client)
