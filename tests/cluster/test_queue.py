@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 import kubernetes
@@ -16,7 +17,7 @@ from airsmith.settings import load_settings
 from tests.cluster import queueing
 from tests.cluster.deploying import Cluster, Deployment
 from tests.cluster.queueing import QUEUE, TRAINING_CPU, Queue
-from tests.cluster.standalone import Airflow, standalone
+from tests.cluster.standalone import Airflow
 
 STARTUP_SECONDS = 12
 """Longest wait for a pod's node and image; waiting in a queue takes longer here."""
@@ -30,13 +31,15 @@ def queue(cluster: Cluster) -> Iterator[Queue]:
         yield queue
 
 
-@pytest.fixture(scope="module")
-def airflow(deployment: Deployment, queue: Queue) -> Iterator[Airflow]:
-    impatient = settings_with(
-        deployment, "impatient", backends__cpu__startup_timeout_seconds=STARTUP_SECONDS, backends__cpu__retries=0
-    )
-    with standalone(deployment, **impatient) as airflow:
-        yield airflow
+@pytest.fixture(scope="module", autouse=True)
+def impatience(deployment: Deployment, queue: Queue) -> Iterator[None]:
+    """Settings are read by every task and at every parse: these hold for this file's runs."""
+    settings = deployment.folder / "airsmith.yaml"
+    patient = settings.read_text()
+    changed = settings_with(deployment, "impatient", backends__cpu__startup_timeout_seconds=STARTUP_SECONDS)
+    Path(changed["AIRSMITH_SETTINGS"]).replace(settings)
+    yield
+    settings.write_text(patient)
 
 
 def queued_recipe(seed: int, **backend: Any) -> dict[str, Any]:

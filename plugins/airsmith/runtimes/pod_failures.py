@@ -14,6 +14,8 @@ IMAGE_PULL_REASONS = ("ErrImagePull", "ImagePullBackOff", "ImageInspectError", "
 CONFIG_REASONS = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
 """Reasons of a container that waits, as the kubelet spells them."""
 
+_PASSING = "failed to sync"
+"""In the words of a kubelet that has not read a Secret yet, and tries again."""
 _DISRUPTIONS = {
     "PreemptionByScheduler": (ErrorKind.PREEMPTED, "more important pods took its place"),
     "EvictionByEvictionAPI": (ErrorKind.EVICTED, "its node was drained"),
@@ -119,7 +121,7 @@ def waiting_reason(pod: k8s.V1Pod) -> tuple[ErrorKind, str] | None:
             return ErrorKind.INVALID_IMAGE_NAME, said
         if waiting.reason in IMAGE_PULL_REASONS:
             return ErrorKind.IMAGE_PULL_FAILED, said
-        if waiting.reason in CONFIG_REASONS:
+        if waiting.reason in CONFIG_REASONS and _PASSING not in said:
             return ErrorKind.ACCESS_DENIED, said
     return None
 

@@ -86,6 +86,11 @@ CASES = [
     (pod("Pending", waiting("InvalidImageName", "couldn't parse A:B:C")), "invalid_image_name", "A:B:C"),
     (pod("Pending", waiting("ImagePullBackOff", "not found")), "image_pull_failed", "not found"),
     (pod("Pending", waiting("CreateContainerConfigError", 'secret "s" not found')), "access_denied", "secret"),
+    (
+        pod("Pending", waiting("CreateContainerConfigError", "failed to sync secret cache: timed out")),
+        "unschedulable",
+        "did not start in time",
+    ),
     (pod("Pending", conditions=condition("PodScheduled", "False", "Unschedulable", NO_NODE)), "unschedulable", "gpu"),
     (pod("Pending", waiting("ContainerCreating")), "unschedulable", "did not start in time"),
 ]
