@@ -7,15 +7,16 @@ import os
 import subprocess
 import sys
 import threading
+import uuid
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import IO, Any
-
-import httpx
+from urllib.request import urlopen
 
 from airsmith.artifacts.store import Store
 from airsmith.pipeline.endpoint_change import EndpointChange
@@ -84,7 +85,7 @@ class EndpointForm:
             while not ended.wait(0.05):
                 try:
                     version_at(url)
-                except httpx.HTTPError as failure:
+                except (OSError, HTTPException) as failure:
                     failures.append(failure)
 
         asking = threading.Thread(target=ask)
@@ -110,8 +111,9 @@ class EndpointForm:
 
 
 def version_at(url: str) -> int:
-    """Which version answers."""
-    return int(httpx.get(url, timeout=30).raise_for_status().json()["version"])
+    """Which version answers a request on a connection of its own; httpx would read all certificates for each."""
+    with urlopen(url, timeout=30) as answer:
+        return int(json.load(answer)["version"])
 
 
 @contextmanager
@@ -125,18 +127,19 @@ def endpoint_form(
     :param settings: variables of Airsmith beside those of the deployment.
     """
     store = store or deployment.store
-    (deployment.folder / "dags" / f"{name}.py").write_text(dag_file)
-    log = deployment.folder / f"{name}.log"
+    file = deployment.folder / "dags" / f"{name}-{uuid.uuid4().hex[:8]}.py"
+    file.write_text(dag_file)
+    log = deployment.folder / f"{file.stem}.log"
     reading, writing = os.pipe()
     with log.open("w") as output:
         process = subprocess.Popen(
-            [sys.executable, Path(__file__).parent / "trigger.py", f"{name}.py", str(writing)], pass_fds=[writing],
+            [sys.executable, Path(__file__).parent / "trigger.py", file.name, str(writing)], pass_fds=[writing],
             env={**deployment.environment, "PYTHONPATH": str(REPOSITORY), "AIRSMITH_STORE": store.uri, **settings},
-            cwd=deployment.folder,
-            stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT, text=True,
+            cwd=deployment.folder, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
     os.close(writing)
     with process, os.fdopen(reading) as ends:
         assert process.stdin is not None
         yield EndpointForm(name, store, cluster, process.stdin, ends, log)
         process.stdin.close()
+    file.unlink()

@@ -41,6 +41,7 @@ KINDS = {
     "HTTPRoute": "gateway.networking.k8s.io/v1", "ServiceMonitor": "monitoring.coreos.com/v1",
 }  # fmt: skip
 GARBAGE_SECONDS = 60
+GATEWAY_SECONDS = 30
 
 CHANGED = {"change": "success", "smoke_test": "skipped"}
 PROVED = {"change": "success", "smoke_test": "success"}
@@ -170,28 +171,6 @@ def test_what_was_deployed_meanwhile_is_not_rolled_back(alone: EndpointForm, fir
     assert alone.servers() == {first: 1}
 
 
-def test_a_stopped_endpoint_leaves_no_object_and_can_only_be_deployed_anew(alone: EndpointForm, deployment: Deployment):
-    assert objects(alone)
-    assert alone.trigger("stop") == CHANGED, alone.said()
-    assert wait_until(lambda: not objects(alone), GARBAGE_SECONDS, 0.5), objects(alone)
-    for action, fields in {"scale": {"replicas": 2}, "shift_traffic": {"percent": 10}}.items():
-        assert alone.trigger(action, **fields) == UNCHANGED
-        assert "Deploy" in alone.said()
-    refused = airsmith(deployment, "roll-back", alone.name)
-    assert refused.returncode == 1
-    assert "The cluster holds nothing that endpoint parrot served before" in refused.stderr
-    assert alone.trigger("stop") == CHANGED
-    assert "was not running" in alone.said()
-    assert not objects(alone)
-
-
-@pytest.fixture
-def weighed(deployment: Deployment, cluster: Cluster) -> Iterator[EndpointForm]:
-    """An endpoint behind the Gateway."""
-    with endpoint_form("weighed", DAG_FILE, deployment, cluster, AIRSMITH_KUBERNETES__GATEWAY=GATEWAY) as form:
-        yield form
-
-
 @pytest.fixture(scope="module")
 def gateway(cluster: Cluster) -> str:
     """Where the Gateway's controller answers."""
@@ -219,24 +198,47 @@ def test_a_route_that_no_gateway_takes_is_told(
     delete_if_there("HTTPRoute", lost["apiVersion"], "lost", cluster.namespace, client)
 
 
+@pytest.fixture
+def weighed(alone: EndpointForm, deployment: Deployment, cluster: Cluster) -> Iterator[EndpointForm]:
+    """The endpoint, changed by an Airsmith that knows the Gateway."""
+    with endpoint_form(alone.name, DAG_FILE, deployment, cluster, AIRSMITH_KUBERNETES__GATEWAY=GATEWAY) as form:
+        yield form
+
+
 def test_through_a_gateway_the_share_is_exact(
     gateway: str, weighed: EndpointForm, cluster: Cluster, first: int, versions: Versions
 ):
     second = versions.register()
-    route = f"{gateway}/{cluster.namespace}/weighed"
-    assert weighed.trigger("deploy", model=MODEL, version=first) == PROVED, weighed.said()
-    assert weighed.trigger("deploy", model=MODEL, version=second, percent=10) == PROVED, weighed.said()
-    assert weighed.servers() == {first: 1, second: 1}
-    shared = {first: 0.9 * REQUESTS, second: 0.1 * REQUESTS}
-    assert wait_until(lambda: weighed.answers(route) == shared, 30, 0.5), weighed.answers(route)
-    assert weighed.answers() == {first: REQUESTS}
-
-    assert weighed.trigger("shift_traffic", percent=40) == CHANGED, weighed.said()
-    shared = {first: 0.6 * REQUESTS, second: 0.4 * REQUESTS}
-    assert wait_until(lambda: weighed.answers(route) == shared, 30, 0.5), weighed.answers(route)
+    route = f"{gateway}/{cluster.namespace}/{weighed.name}"
+    for percent in (10, 40):
+        assert weighed.trigger("deploy", model=MODEL, version=second, percent=percent) == PROVED, weighed.said()
+        assert weighed.servers() == {first: 1, second: 1}
+        shared = {first: REQUESTS * (100 - percent) // 100, second: REQUESTS * percent // 100}
+        assert comes_to_answer(weighed, route, shared)
+        assert weighed.answers() == {first: REQUESTS}
 
     assert weighed.trigger("shift_traffic", percent=100) == PROVED, weighed.said()
-    assert wait_until(lambda: weighed.answers(route) == {second: REQUESTS}, 30, 0.5), weighed.answers(route)
+    assert comes_to_answer(weighed, route, {second: REQUESTS})
     assert weighed.answers() == {second: REQUESTS}
-    assert weighed.trigger("stop") == CHANGED
-    assert wait_until(lambda: not objects(weighed), GARBAGE_SECONDS, 0.5), objects(weighed)
+    assert weighed.trigger("roll_back") == CHANGED
+    assert comes_to_answer(weighed, route, {first: REQUESTS})
+
+
+def comes_to_answer(form: EndpointForm, address: str, shared: dict[int, int]) -> bool:
+    """Whether the Gateway, which takes its time, shares requests so."""
+    return wait_until(lambda: form.answers(address) == shared, GATEWAY_SECONDS, 0.5)
+
+
+def test_a_stopped_endpoint_leaves_no_object_and_can_only_be_deployed_anew(alone: EndpointForm, deployment: Deployment):
+    assert objects(alone)
+    assert alone.trigger("stop") == CHANGED, alone.said()
+    assert wait_until(lambda: not objects(alone), GARBAGE_SECONDS, 0.5), objects(alone)
+    for action, fields in {"scale": {"replicas": 2}, "shift_traffic": {"percent": 10}}.items():
+        assert alone.trigger(action, **fields) == UNCHANGED
+        assert "Deploy" in alone.said()
+    refused = airsmith(deployment, "roll-back", alone.name)
+    assert refused.returncode == 1
+    assert "The cluster holds nothing that endpoint parrot served before" in refused.stderr
+    assert alone.trigger("stop") == CHANGED
+    assert "was not running" in alone.said()
+    assert not objects(alone)
