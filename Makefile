@@ -18,6 +18,7 @@ STAGES := .venvs/stages/bin
 UV := .venvs/uv/bin/uv
 DEMO := $(AIRFLOW)/python -m demo
 PYTEST := python -m pytest -n $(PYTEST_WORKERS)
+TEST_CLUSTER = AIRSMITH_TEST_SETTINGS='$(SETTINGS)' $(AIRFLOW)/python -m pytest tests/cluster
 
 # uv reads none of pip's variables: a package index that pip is told of serves uv as well.
 ifdef PIP_INDEX_URL
@@ -87,10 +88,11 @@ images: setup  ## build and push IMAGES to REGISTRY, and write their digests int
 		$(if $(BASE_IMAGE),--build-arg 'BASE_IMAGE=$(BASE_IMAGE)')
 
 test-cluster: setup  ## the tests on the cluster that KUBECONFIG names, with the images of SETTINGS
-	@AIRSMITH_TEST_SETTINGS='$(SETTINGS)' $(AIRFLOW)/python -m pytest tests/cluster -m 'not long' --durations 15
+	@$(TEST_CLUSTER) -m 'not long and not alone' -n $(PYTEST_WORKERS) --dist loadfile --durations 25
+	@$(TEST_CLUSTER) -m 'not long and alone' --durations 10
 
 test-cluster-long: setup  ## those that take long as well
-	@AIRSMITH_TEST_SETTINGS='$(SETTINGS)' $(AIRFLOW)/python -m pytest tests/cluster --durations 30
+	@$(TEST_CLUSTER) --durations 30
 
 benchmark-stages: setup  ## where a stage's seconds go on that cluster, beside the provider's operator
 	@AIRSMITH_TEST_SETTINGS='$(SETTINGS)' $(AIRFLOW)/python -m benchmarks.stage_overhead

@@ -121,7 +121,7 @@ def test_an_image_that_is_not_there_is_said_at_once(deployment: Deployment, clus
     assert not [pod for pod in cluster.pods() if pod.metadata.name.startswith("imageless-")]
 
 
-@pytest.mark.parametrize("grace_seconds", [0, 30], ids=["killed", "drained"])
+@pytest.mark.parametrize("grace_seconds", [0, pytest.param(30, marks=pytest.mark.long)])
 def test_a_training_whose_pod_is_deleted_goes_on_to_its_end(
     deployment: Deployment, cluster: Cluster, grace_seconds: int
 ) -> None:

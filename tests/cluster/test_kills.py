@@ -20,6 +20,7 @@ from airsmith.artifacts.read import open_artifact
 from airsmith.contracts.run import Run
 from tests.cluster.standalone import Airflow
 
+pytestmark = pytest.mark.alone
 ORPHAN_SECONDS = 60
 
 
@@ -137,21 +138,28 @@ def drained(cluster: Cluster, pod: kubernetes.client.V1Pod) -> Iterator[None]:
         cluster.core.patch_node(node, {"spec": {"unschedulable": False}})
 
 
+@pytest.mark.parametrize(
+    ("name", "save_steps", "back_once_it_says"),
+    [
+        ("storeless", 1, "could not be written"),
+        pytest.param("storeless-long", 2, "store_unavailable", marks=pytest.mark.long),
+    ],
+)
 def test_a_store_that_dies_while_checkpoints_are_uploaded_costs_nothing(
-    airflow: Airflow, cluster: Cluster, undisturbed: bytes
+    airflow: Airflow, cluster: Cluster, undisturbed: bytes, name: str, save_steps: int, back_once_it_says: str
 ) -> None:
     tool = os.environ.get("AIRSMITH_TEST_CLUSTER_TOOL")
     if tool is None:
         pytest.skip("AIRSMITH_TEST_CLUSTER_TOOL names nothing that could kill and start this cluster's store")
-    dag_id, run_id = start_run(airflow, "storeless", same_training(save_steps=1))
+    dag_id, run_id = start_run(airflow, name, same_training(save_steps))
     wait_for(lambda: is_training(airflow, dag_id))
-    (pod,) = pods_of(cluster, "storeless", "train")
+    (pod,) = pods_of(cluster, name, "train")
     subprocess.run([tool, "kill", "minio"], check=True)
     try:
-        wait_for(lambda: "attempt" in stage_log(cluster, pod) or not pods_of(cluster, "storeless", "train"))
+        wait_for(lambda: back_once_it_says in stage_log(cluster, pod))
     finally:
         subprocess.run([tool, "start", "minio"], check=True)
-    follow(airflow, cluster, "storeless", (dag_id, run_id), pod.metadata.uid)
+    follow(airflow, cluster, name, (dag_id, run_id), pod.metadata.uid)
     assert weights_of(newest_run(airflow.deployment, dag_id)) == undisturbed
 
 
