@@ -46,7 +46,7 @@ def wait_for(found: Callable[[], _Found | None], process: subprocess.Popen[bytes
 
 
 def training_pods(cluster: Cluster, name: str) -> list[kubernetes.client.V1Pod]:
-    return [pod for pod in cluster.pods() if pod.metadata.name.startswith(f"{name}-train-")]
+    return cluster.pods(f"{name}-train-")
 
 
 def newest_run(deployment: Deployment, dag_id: str) -> Run:
@@ -118,7 +118,7 @@ def test_an_image_that_is_not_there_is_said_at_once(deployment: Deployment, clus
     log = deployment.log_of(process)
     assert "ImagePullFailedError" in log
     assert "kubernetes.image_pull_secrets" in log
-    assert not [pod for pod in cluster.pods() if pod.metadata.name.startswith("imageless-")]
+    assert not cluster.pods("imageless-")
 
 
 @pytest.mark.parametrize("grace_seconds", [0, pytest.param(30, marks=pytest.mark.long)])

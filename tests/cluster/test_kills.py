@@ -179,7 +179,7 @@ def test_a_worker_that_dies_at_the_training_s_end_leaves_its_output_and_no_pod(
     kill_worker(airflow, dag_id, run_id, "train", signal.SIGKILL)
     follow(airflow, cluster, "late", (dag_id, run_id), "")
     assert airflow.task(dag_id, run_id, "train")["try_number"] == 2
-    assert not [pod for pod in cluster.pods() if pod.metadata.name.startswith("late-train-")]
+    assert not cluster.pods("late-train-")
     assert weights_of(newest_run(airflow.deployment, dag_id)) == undisturbed
 
 
@@ -194,8 +194,9 @@ def test_a_short_stage_ends_with_the_worker_that_is_told_to_stop(airflow: Airflo
 
 
 def kill_worker(airflow: Airflow, dag_id: str, run_id: str, task_id: str, sent: signal.Signals) -> None:
-    """Send a signal to the process that works on a task, as soon as there is one."""
-    task_instance = airflow.task(dag_id, run_id, task_id)["id"]
-    processes = wait_for(lambda: airflow.processes("airflow worker -- ", task_instance))
+    """Send a signal to the process that works on a task, once Airflow knows that it does."""
+    wait_for(lambda: airflow.task(dag_id, run_id, task_id)["state"] == "running")
+    processes = airflow.processes("airflow worker -- ", airflow.task(dag_id, run_id, task_id)["id"])
+    assert processes
     for process in processes:
         process.send_signal(sent)

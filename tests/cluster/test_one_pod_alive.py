@@ -28,8 +28,7 @@ def wait_for(found: Callable[[], _Found | None]) -> _Found:
 
 
 def pods_of(cluster: Cluster, name: str, stage: str) -> list[kubernetes.client.V1Pod]:
-    pods = [pod for pod in cluster.pods() if pod.metadata.name.startswith(f"{name}-{stage}-")]
-    working = [pod for pod in pods if pod.status.phase in ("Pending", "Running")]
+    working = [pod for pod in cluster.pods(f"{name}-{stage}-") if pod.status.phase in ("Pending", "Running")]
     assert len(working) <= 1
     return working
 

@@ -32,7 +32,7 @@ def first_run(deployment: Deployment, first_log: str) -> Run:
 
 
 def names_of_pods(cluster: Cluster) -> set[str]:
-    return {pod.metadata.name for pod in cluster.pods() if pod.metadata.deletion_timestamp is None}
+    return {pod.metadata.name for pod in cluster.pods(f"{ENDPOINT}-") if pod.metadata.deletion_timestamp is None}
 
 
 def test_every_stage_was_a_pod_and_points_to_its_output(first_run: Run, first_log: str, cluster: Cluster) -> None:

@@ -110,7 +110,7 @@ def look(settings: Settings, client: kubernetes.client.ApiClient) -> Callable[..
 def test_where_all_is_well_nothing_is_left_behind(look: Callable[..., Run], cluster: Cluster) -> None:
     run = look()
     assert [info.path for info in run.store.list(run.path)] == [f"{run.path}/spec.json"]
-    assert not cluster.pods()
+    assert not cluster.pods("tickets-preflight-")
 
 
 def test_several_failures_are_told_together(look: Callable[..., Run], cluster: Cluster) -> None:
@@ -123,7 +123,7 @@ def test_several_failures_are_told_together(look: Callable[..., Run], cluster: C
     assert "No node could take the pod of stage train: it asks for memory" in said
     assert "demo/gated is gated" in said
     assert caught.value.kind in (ErrorKind.NOT_FOUND, ErrorKind.ACCESS_DENIED)
-    assert not cluster.pods()
+    assert not cluster.pods("tickets-preflight-")
 
 
 def test_an_accelerator_that_no_node_has_is_named(look: Callable[..., Run], images: dict[str, Image]) -> None:
@@ -152,7 +152,7 @@ def test_what_stands_in_the_way_is_told(
         look(changed)
     assert said in str(caught.value)
     assert caught.value.kind is kind
-    assert not cluster.pods()
+    assert not cluster.pods("tickets-preflight-")
 
 
 def test_an_image_that_cannot_be_pulled_is_told(look: Callable[..., Run], images: dict[str, Image]) -> None:
