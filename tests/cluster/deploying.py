@@ -40,7 +40,7 @@ class Cluster:
     core: kubernetes.client.CoreV1Api
 
     def pods(self, prefix: str = "") -> list[kubernetes.client.V1Pod]:
-        """The namespace's pods whose names begin so. A test counts its own: those of the one before may still be ending."""
+        """The namespace's pods named so. A test counts its own: those of the one before may still be ending."""
         pods = self.core.list_namespaced_pod(self.namespace).items
         return [pod for pod in pods if pod.metadata.name.startswith(prefix)]
 
