@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 from airflow.sdk.configuration import conf
 from airflow.sdk.plugins_manager import AirflowPlugin
 
 from airsmith.artifacts.layout import run_folder
-from airsmith.runtimes.local import EndpointLink
+from airsmith.runtimes.local import PAGES, EndpointLink
 from airsmith.settings import load_settings
 
 
@@ -17,12 +19,22 @@ def run_uri(dag_id: str, run_id: str) -> str:
     return f"{load_settings().store.rstrip('/')}/{run_folder(dag_id, run_id)}"
 
 
+async def pages(
+    scope: dict[str, Any], receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]
+) -> None:
+    """The pages of `airsmith.ui`, imported when the first is asked for: workers load this plugin as well."""
+    from airsmith.ui.endpoint_page import app
+
+    await app(scope, receive, send)
+
+
 class AirsmithPlugin(AirflowPlugin):
     """The one plugin."""
 
     name = "airsmith"
     macros = [run_uri]  # noqa: RUF012
     operator_extra_links = [EndpointLink()]  # noqa: RUF012
+    fastapi_apps = [{"app": pages, "url_prefix": PAGES, "name": "Airsmith"}]  # noqa: RUF012
 
 
 def _is_mounted() -> bool:

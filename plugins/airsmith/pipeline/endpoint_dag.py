@@ -62,7 +62,7 @@ class ChangeEndpointOperator(BaseOperator):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.address = ""
+        self.endpoint = ""
         self._changing = False
 
     def execute(self, context: Context) -> str:
@@ -85,7 +85,7 @@ class ChangeEndpointOperator(BaseOperator):
         if run is None:
             raise DownstreamTasksSkipped(tasks=[SMOKE_TEST])  # type: ignore[no-untyped-call]
         deployed = run.pointer("deploy")
-        self.address = deployed.properties["address"] if deployed is not None else ""
+        self.endpoint = deployed.properties["endpoint"] if deployed is not None else ""
         return run.uri
 
     def on_kill(self) -> None:

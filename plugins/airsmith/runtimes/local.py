@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from airflow.sdk import BaseOperator, BaseOperatorLink, Connection
+from airflow.sdk.configuration import conf
 from airflow.sdk.definitions.context import Context
 from airflow.sdk.exceptions import AirflowNotFoundException
 
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
     from airflow.sdk.types import Logger
 
     from airsmith.runtimes.process import StageProcess
+
+PAGES = "/airsmith"
+"""Where Airflow's API server has the pages of `airsmith.ui`."""
 
 
 def local_task(stage: StagePlan, recipe: Recipe, settings: Settings, **options: Any) -> BaseOperator:
@@ -85,13 +90,15 @@ class LocalStageOperator(BaseOperator):
 
 
 class EndpointLink(BaseOperatorLink):
-    """A button on the `deploy` task that leads to the served model."""
+    """A button on a task that deploys: to the page of what it has deployed, with the line for curl."""
 
     name = "Endpoint"
 
     def get_link(self, operator: BaseOperator, *, ti_key: Any) -> str:
-        """Address of the endpoint, empty before it is deployed."""
-        return getattr(operator, "address", "")
+        """Path of the page on Airflow's API server, empty before anything is deployed."""
+        endpoint = getattr(operator, "endpoint", "")
+        prefix = urlsplit(conf.get("api", "base_url", fallback="")).path.rstrip("/")
+        return f"{prefix}{PAGES}/endpoints/{endpoint}" if endpoint else ""
 
 
 class LocalDeployOperator(BaseOperator):
@@ -107,7 +114,7 @@ class LocalDeployOperator(BaseOperator):
     def __init__(self, *, run_uri: str, **kwargs: Any) -> None:
         super().__init__(do_xcom_push=False, **kwargs)
         self.run_uri = run_uri
-        self.address = ""
+        self.endpoint = ""
         self._deploying = False
 
     def execute(self, context: Context) -> None:
@@ -121,7 +128,7 @@ class LocalDeployOperator(BaseOperator):
                 pointer = self.deploy()
             finally:
                 self._deploying = False
-        self.address = pointer.properties["address"]
+        self.endpoint = pointer.properties["endpoint"]
 
     def deploy(self) -> StagePointer:
         """Start the server and wait until it answers."""

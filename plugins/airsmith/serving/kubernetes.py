@@ -176,7 +176,12 @@ def endpoint_output(endpoint: Endpoint, deployment: str, change: str | None = No
         change or deployment,
         endpoint_path(endpoint.name),
         True,
-        {"address": server.address, "model_name": server.model_name, "deployment": deployment},
+        {
+            "endpoint": endpoint.name,
+            "address": server.address,
+            "model_name": server.model_name,
+            "deployment": deployment,
+        },
     )
 
 

@@ -225,5 +225,5 @@ def _failed(deployment: Deployment, what: str, process: ServerProcess) -> Airsmi
 
 
 def _output(endpoint: Endpoint) -> Output:
-    properties = {"address": endpoint.address, "model_name": endpoint.model_name}
+    properties = {"endpoint": endpoint.name, "address": endpoint.address, "model_name": endpoint.model_name}
     return Output(ArtifactType.ENDPOINT, endpoint.deployment, endpoint_path(endpoint.name), True, properties)

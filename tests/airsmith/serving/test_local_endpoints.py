@@ -57,7 +57,7 @@ def test_the_first_deployment_starts_a_server_and_records_it(machine: Machine):
     assert (endpoint.engine, endpoint.version, endpoint.model_uri) == ("transformers", 1, "artifacts/model/m1")
     assert endpoint.address.startswith("http://127.0.0.1:")
     assert (pointer.cached, pointer.digest, pointer.location) == (False, endpoint.deployment, "endpoints/tiny.json")
-    assert pointer.properties == {"address": endpoint.address, "model_name": "tiny"}
+    assert pointer.properties == {"endpoint": endpoint.name, "address": endpoint.address, "model_name": "tiny"}
     assert run.statuses()["deploy"].state == "done"
     assert (folder_of(endpoint) / "tiny/name.txt").read_text() == "m1"
     assert "loading" in Path(endpoint.process.log).read_text()

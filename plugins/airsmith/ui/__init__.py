@@ -1,0 +1,1 @@
+"""What Airsmith shows in Airflow's UI beside Airflow's own pages."""
