@@ -171,6 +171,7 @@ def stage_log(cluster: Cluster, pod: kubernetes.client.V1Pod) -> str:
         return ""
 
 
+@pytest.mark.long
 def test_a_worker_that_dies_at_the_training_s_end_leaves_its_output_and_no_pod(
     airflow: Airflow, cluster: Cluster, undisturbed: bytes
 ) -> None:
