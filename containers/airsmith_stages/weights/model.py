@@ -1,0 +1,99 @@
+"""The tensors of a model in safetensors files: one file, or shards with their index."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import PurePosixPath
+from typing import Any
+
+from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith_stages.weights.header import Header, Tensor, read_header
+from airsmith_stages.weights.source import Source
+
+SINGLE_FILE, INDEX = "model.safetensors", "model.safetensors.index.json"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A model's tensors, by the files that hold them.
+
+    :param headers: of each file, in the order of the files' names.
+    """
+
+    source: Source
+    headers: Mapping[str, Header]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors by name, in the order of their files and bytes."""
+        return {tensor.name: tensor for header in self.headers.values() for tensor in header.tensors}
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a whole tensor, for small ones.
+
+        :raises KeyError: where there is no such tensor.
+        """
+        for file, header in self.headers.items():
+            for tensor in header.tensors:
+                if tensor.name == name:
+                    return self.source.read_range(file, tensor.begin, tensor.size_bytes)
+        raise KeyError(name)
+
+
+def open_weights(source: Source, single_file: str = SINGLE_FILE) -> Weights:
+    """Read the heads of a model's files.
+
+    :raises AirsmithError: `bad_data`, naming the file, where the files are damaged, or are not those of the index.
+    """
+    sizes = source.sizes()
+    index_name = f"{single_file}.index.json"
+    placed = _read_index(source, index_name, sizes[index_name]) if index_name in sizes else None
+    files = [single_file] if placed is None else sorted(set(placed.values()))
+    for file in files:
+        if file not in sizes:
+            raise _broken(file, "is missing")
+    headers = {file: read_header(file, sizes[file], partial(source.read_range, file)) for file in files}
+    if placed is not None:
+        _compare(index_name, placed, headers)
+    return Weights(source, headers)
+
+
+def _read_index(source: Source, name: str, size_bytes: int) -> dict[str, str]:
+    try:
+        content: Any = json.loads(source.read_range(name, 0, size_bytes))
+        placed = content["weight_map"]
+        names = {*placed, *placed.values()}
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+        raise _broken(name, "is no index of safetensors files") from error
+    if not placed or not all(isinstance(text, str) for text in names):
+        raise _broken(name, "places no tensor in a file")
+    for file in set(placed.values()):
+        path = PurePosixPath(file)
+        if path.is_absolute() or ".." in path.parts or "\\" in file or not file.endswith(".safetensors"):
+            raise _broken(name, f"names {file!r}, which is no safetensors file beside it")
+    return dict(placed)
+
+
+def _compare(index_name: str, placed: Mapping[str, str], headers: Mapping[str, Header]) -> None:
+    """Hold an index against the files: each tensor in the one that it says, and nowhere else."""
+    found: dict[str, str] = {}
+    for file, header in headers.items():
+        for tensor in header.tensors:
+            if tensor.name in found:
+                raise _broken(file, f"holds tensor {tensor.name}, and so does {found[tensor.name]}")
+            found[tensor.name] = file
+    for tensor_name in sorted(placed.keys() | found.keys()):
+        if placed.get(tensor_name) != found.get(tensor_name):
+            raise _broken(
+                index_name,
+                f"places tensor {tensor_name} in {placed.get(tensor_name, 'no file')}, "
+                f"but it is in {found.get(tensor_name, 'no file')}",
+            )
+
+
+def _broken(file: str, what: str) -> AirsmithError:
+    return AirsmithError(
+        ErrorKind.BAD_DATA, f"{file} {what}.", "Get the model's files again from where they came from."
+    )

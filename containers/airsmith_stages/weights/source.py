@@ -1,0 +1,78 @@
+"""Where a model's files are read from: a folder, or an artifact in the store."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from airsmith.artifacts.read import Artifact
+from airsmith.artifacts.store import STREAM_CHUNK_BYTES
+
+
+class Source(Protocol):
+    """Files by name, read by explicit ranges: a mapped file on a remote path dies of a signal where a read fails."""
+
+    def sizes(self) -> dict[str, int]:
+        """Size in bytes of every file."""
+
+    def read_range(self, name: str, offset: int, length: int) -> bytes:
+        """Some bytes of a file."""
+
+    def stream(self, name: str) -> Iterator[bytes]:
+        """A file piece by piece; an artifact's is verified, and refused after its last piece."""
+
+
+@dataclass(frozen=True)
+class FolderSource:
+    """A folder of this machine."""
+
+    folder: Path
+
+    def sizes(self) -> dict[str, int]:
+        """Size in bytes of every file."""
+        files = (path for path in sorted(self.folder.rglob("*")) if path.is_file())
+        return {path.relative_to(self.folder).as_posix(): path.stat().st_size for path in files}
+
+    def read_range(self, name: str, offset: int, length: int) -> bytes:
+        """Some bytes of a file."""
+        with (self.folder / name).open("rb", buffering=0) as file:
+            return _read_exactly(file.fileno(), offset, length)
+
+    def stream(self, name: str) -> Iterator[bytes]:
+        """A file piece by piece."""
+        with (self.folder / name).open("rb", buffering=0) as file:
+            while chunk := file.read(STREAM_CHUNK_BYTES):
+                yield chunk
+
+
+@dataclass(frozen=True)
+class ArtifactSource:
+    """A published artifact."""
+
+    artifact: Artifact
+
+    def sizes(self) -> dict[str, int]:
+        """Size in bytes of every file."""
+        return {entry.name: entry.size_bytes for entry in self.artifact.manifest.files}
+
+    def read_range(self, name: str, offset: int, length: int) -> bytes:
+        """Some bytes of a file, not verified."""
+        return self.artifact.store.read_range(self.artifact.path(name), offset, length)
+
+    def stream(self, name: str) -> Iterator[bytes]:
+        """A file piece by piece.
+
+        :raises AirsmithError: `verification_failed` after the last piece where it is not what was published.
+        """
+        return self.artifact.stream(name)
+
+
+def _read_exactly(file: int, offset: int, length: int) -> bytes:
+    pieces = []
+    while length > 0 and (piece := os.pread(file, length, offset)):
+        pieces.append(piece)
+        offset, length = offset + len(piece), length - len(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
