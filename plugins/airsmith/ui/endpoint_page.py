@@ -60,9 +60,8 @@ def tell(_: Request, error: AirsmithError) -> HTMLResponse:
 def _served(endpoint: Endpoint) -> list[str]:
     version = f" version {endpoint.version}" if endpoint.version is not None else ""
     place = f"in namespace {endpoint.namespace}" if endpoint.namespace else "as a process on the worker's machine"
-    lines = [
-        f"Serves {endpoint.model_name}{version} by {endpoint.engine}, {place}, as of {endpoint.updated_at:%c} UTC."
-    ]
+    since = f"{endpoint.updated_at:%Y-%m-%d %H:%M} UTC"
+    lines = [f"Serves {endpoint.model_name}{version} by {endpoint.engine}, {place}, as of {since}."]
     if endpoint.adapters:
         lines.append(f"Its adapters: {', '.join(sorted(endpoint.adapters))}.")
     if endpoint.candidate is not None:

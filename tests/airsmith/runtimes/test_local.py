@@ -175,3 +175,21 @@ def send_sigterm_once(sign: Path) -> None:
     while not sign.exists() or not sign.read_text():
         threading.Event().wait(0.01)
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    ("base_url", "path"),
+    [
+        ("http://airflow:8080", "/airsmith/endpoints/triage"),
+        ("https://x/airflow/", "/airflow/airsmith/endpoints/triage"),
+    ],
+)
+def test_the_button_of_a_deployment_leads_to_the_endpoints_page(
+    monkeypatch: pytest.MonkeyPatch, base_url: str, path: str
+):
+    monkeypatch.setenv("AIRFLOW__API__BASE_URL", base_url)
+    operator = LocalDeployOperator(task_id="deploy", run_uri="memory://x/y")
+    (link,) = operator.operator_extra_links
+    assert link.get_link(operator, ti_key=None) == ""
+    operator.endpoint = "triage"
+    assert link.get_link(operator, ti_key=None) == path
