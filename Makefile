@@ -12,6 +12,7 @@ REGISTRY ?= localhost:5000/airsmith
 SETTINGS ?= airsmith.yaml
 BUILD ?=
 BASE_IMAGE ?=
+BENCH ?= merge consolidate mirror tokenize
 
 AIRFLOW := .venvs/airflow/bin
 STAGES := .venvs/stages/bin
@@ -30,7 +31,8 @@ export UV_CUSTOM_COMPILE_COMMAND := make lock
 # Commands run from the checkout, whatever it is called, and need no PYTHONPATH of the caller's.
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: help setup demo stop test lint types test-suites images test-cluster test-cluster-long benchmark-stages benchmark-deferred lock docs clean
+.PHONY: help setup demo stop test lint types test-suites test-long images test-cluster test-cluster-long
+.PHONY: bench benchmark-stages benchmark-deferred lock docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | column -t -s "$$(printf '\t')"
@@ -59,6 +61,12 @@ test-suites: setup  ## the tests of both sides; a failure on the first does not 
 	$(AIRFLOW)/$(PYTEST) --dist loadfile tests/end_to_end tests/airsmith tests/containers || failed=1; \
 	exit $$failed
 
+test-long: setup  ## all faults, races and damaged files, of which `make test` draws a twentieth
+	@failed=0; export AIRSMITH_LONG=1; \
+	$(STAGES)/$(PYTEST) tests/airsmith_stages/malformed || failed=1; \
+	$(AIRFLOW)/$(PYTEST) tests/faults || failed=1; \
+	exit $$failed
+
 LOCK = $(UV) pip compile --quiet --upgrade --generate-hashes --no-emit-index-url
 LOCK_ANYWHERE = $(LOCK) --universal --python-version 3.10
 # For an image alone, where what is locked has wheels for little else.
@@ -82,6 +90,8 @@ lock: $(UV)  ## resolve all dependencies anew
 	$(LOCK_IMAGE) --config-file containers/vllm-cpu/uv.toml --no-emit-package torch \
 		setup.cfg containers/vllm-cpu/requirements.txt -o containers/vllm-cpu/requirements.lock
 	$(LOCK_IMAGE) setup.cfg containers/vllm-cuda/requirements.txt -o containers/vllm-cuda/requirements.lock
+	$(LOCK_ANYWHERE) --config-file containers/train-cpu/uv.toml --no-emit-package torch -c containers/train-cpu/torch.txt $(AS_TESTED) \
+		benchmarks/requirements.txt -o benchmarks/requirements.lock
 
 images: setup  ## build and push IMAGES to REGISTRY, and write their digests into SETTINGS (BUILD=…, BASE_IMAGE=…)
 	@$(AIRFLOW)/python -m scripts.images $(IMAGES) --registry '$(REGISTRY)' --settings '$(SETTINGS)' --build '$(BUILD)' \
@@ -93,6 +103,9 @@ test-cluster: setup  ## the tests on the cluster that KUBECONFIG names, with the
 
 test-cluster-long: setup  ## those that take long as well
 	@$(TEST_CLUSTER) --durations 30
+
+bench: setup .venvs/benchmarks/.ready  ## Airsmith's stages beside what else does their work, into benchmarks/results (BENCH=merge)
+	@failed=0; for claim in $(BENCH); do $(STAGES)/python -m benchmarks.$$claim || failed=1; done; exit $$failed
 
 benchmark-stages: setup  ## where a stage's seconds go on that cluster, beside the provider's operator
 	@AIRSMITH_TEST_SETTINGS='$(SETTINGS)' $(AIRFLOW)/python -m benchmarks.stage_overhead
@@ -138,4 +151,12 @@ INSTALL = $(UV) pip install --quiet --no-deps --python
 .venvs/stages/.ready: .venvs/stages/.locked setup.cfg containers/setup.cfg
 	@$(INSTALL) $(STAGES)/python -e . -e containers
 	@rm -rf plugins/*.egg-info
+	@touch $@
+
+# What Airsmith's stages are measured beside.
+.venvs/benchmarks/.ready: benchmarks/requirements.lock containers/train-cpu/torch.txt | $(UV)
+	@echo "Setting up the benchmarks' virtual environment …"
+	@$(VENV) .venvs/benchmarks
+	@$(INSTALL) .venvs/benchmarks/bin/python --require-hashes -r $<
+	@UV=$(UV) scripts/install-torch .venvs/benchmarks/bin/python containers/train-cpu/torch.txt
 	@touch $@

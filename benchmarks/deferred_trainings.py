@@ -62,7 +62,7 @@ from airsmith.settings import load_settings
 
 recipe = load_recipe(Path(__file__).parent / "recipes" / "many.yaml")
 stage = next(stage for stage in make_plan(recipe).stages if stage.stage == "train")
-with DAG("many", schedule=None, max_active_runs=1000, max_active_tasks=1000):
+with DAG("many", schedule=None, max_active_runs=1000, max_active_tasks=1000, is_paused_upon_creation=False):
     kubernetes_task(stage, recipe, load_settings(), task_id="train", run_uri="{{ dag_run.conf['run'] }}")
 """
 AIRFLOW = {
@@ -160,9 +160,21 @@ def _started(airflow: Airflow, pattern: RunSpec, number: int, index: int) -> tup
     for source in STAGES["train"].inputs:
         made = Output("made-up", f"{source.stage}-digest", f"artifacts/{source.stage}", True, {source.property: "1"})
         run.write_pointer(made.pointer(source.stage))
-    airflow.api.request("PATCH", f"dags/{DAG_ID}", json={"is_paused": False})
-    body = {"logical_date": None, "conf": {"run": run.uri}}
-    return str(airflow.api.request("POST", f"dags/{DAG_ID}/dagRuns", json=body)["dag_run_id"]), run
+    body = {"logical_date": None, "dag_run_id": name, "conf": {"run": run.uri}}
+    assert wait_until(lambda: _is_taken(airflow, body), LONGEST_SECONDS, 1)
+    return name, run
+
+
+def _is_taken(airflow: Airflow, body: dict[str, Any]) -> bool:
+    """Trigger a run. SQLite, which this Airflow has for a database, is at times locked by another of its processes."""
+    try:
+        airflow.api.request("POST", f"dags/{DAG_ID}/dagRuns", json=body)
+    except RuntimeError as refused:
+        if "Database error" in str(refused):
+            return False
+        if "already exists" not in str(refused):
+            raise
+    return True
 
 
 def _publish(run: Run) -> None:
