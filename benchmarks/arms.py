@@ -98,7 +98,7 @@ def paired_ratio(runs: Sequence[Measured], others: Sequence[Measured]) -> float:
 
 
 def scratch_folder() -> Path:
-    """Where arms write: `AIRSMITH_BENCH_FOLDER`, else the system's temporary folder."""
-    folder = Path(os.environ.get("AIRSMITH_BENCH_FOLDER") or tempfile.gettempdir()) / "airsmith-bench"
+    """Where arms write: `BENCHMARK_FOLDER`, else the system's temporary folder."""
+    folder = Path(os.environ.get("BENCHMARK_FOLDER") or tempfile.gettempdir()) / "airsmith-bench"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
