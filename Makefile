@@ -62,7 +62,7 @@ test-suites: setup  ## the tests of both sides; a failure on the first does not 
 	exit $$failed
 
 test-long: setup  ## all faults, races and damaged files, of which `make test` draws a twentieth
-	@failed=0; export AIRSMITH_LONG=1; \
+	@failed=0; export AIRSMITH_TEST_LONG=1; \
 	$(STAGES)/$(PYTEST) tests/airsmith_stages/malformed || failed=1; \
 	$(AIRFLOW)/$(PYTEST) tests/faults || failed=1; \
 	exit $$failed
