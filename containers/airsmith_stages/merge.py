@@ -28,7 +28,14 @@ def run(context: StageContext) -> Output:
     base = context.fetch("mirror_model")
     adapter = context.fetch("train", [ADAPTER_WEIGHTS, ADAPTER_CONFIG])
     merged = context.scratch / "merged"
-    report = merge_adapter(base, adapter, merged, dtype=recipe.model.dtype, trust_remote_code=code)
+    report = merge_adapter(
+        base,
+        adapter,
+        merged,
+        dtype=recipe.model.dtype,
+        max_shard_size=recipe.model.max_shard_size,
+        trust_remote_code=code,
+    )
     log.info("Merged %d tensors; the logits differ by %.1e", report.merged_tensors, report.logits_difference)
     complete_model_folder(merged, base, recipe.dataset.chat_template, trust_remote_code=code)
     with context.write_output() as output:

@@ -18,7 +18,6 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 
 ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
-MAX_SHARD_SIZE = "5GB"
 
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 """Largest relative difference of logits (L2) between adapter and merged weights, by the weights' data type."""
@@ -41,7 +40,13 @@ class MergeReport:
 
 
 def merge_adapter(
-    base_dir: Path, adapter_dir: Path, output_dir: Path, *, dtype: str, trust_remote_code: bool = False
+    base_dir: Path,
+    adapter_dir: Path,
+    output_dir: Path,
+    *,
+    dtype: str,
+    max_shard_size: str = "5GB",
+    trust_remote_code: bool = False,
 ) -> MergeReport:
     """Merge an adapter into its base and save weights and config, verified as they lie on the disk.
 
@@ -61,7 +66,7 @@ def merge_adapter(
     adapter_logits = _probe(adapter)
     merged = adapter.merge_and_unload()
     changed = _check_parameters(merged, before, targets)
-    merged.save_pretrained(output_dir, max_shard_size=MAX_SHARD_SIZE)
+    merged.save_pretrained(output_dir, max_shard_size=max_shard_size)
     del base, adapter, merged
     saved_logits = _probe(_load(output_dir, "auto", trust_remote_code))
     report = MergeReport(

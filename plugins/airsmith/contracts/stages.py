@@ -91,7 +91,7 @@ _CONTRACTS = (
         "merge",
         version=1,
         output=ArtifactType.MODEL,
-        recipe_fields=("model.dtype", "model.trust_remote_code", "dataset.chat_template"),
+        recipe_fields=("model.dtype", "model.max_shard_size", "model.trust_remote_code", "dataset.chat_template"),
         inputs=(Input("mirror_model"), Input("train")),
         toolchain=_TRAINING_TOOLCHAIN,
     ),

@@ -12,6 +12,7 @@ from airsmith.recipe.fields import RecipeSection, recipe_field
 SourceKind = Literal["hub", "store", "registry"]
 
 PICKLED_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+SHARD_SIZE = r"^[1-9][0-9]{0,5}(MB|GB)$"
 OTHER_FRAMEWORKS = ("*.h5", "*.msgpack", "*.onnx", "*.gguf", "onnx/*", "original/*")
 
 
@@ -53,9 +54,19 @@ class ModelSource(RecipeSection):
             "float16": "float16: 2 bytes per weight, may overflow",
         },
     )
+    max_shard_size: str = recipe_field(
+        "5GB",
+        description="Largest file of weights that is written, as `5GB` (10⁹ bytes each) or `500MB`.",
+        pattern=SHARD_SIZE,
+    )
     trust_remote_code: bool = recipe_field(
         False, description="Allow Python code that the model's repository brings to run in the stages' processes."
     )
+
+    @property
+    def max_shard_bytes(self) -> int:
+        """`max_shard_size` in bytes."""
+        return int(self.max_shard_size[:-2]) * (10**9 if self.max_shard_size.endswith("GB") else 10**6)
 
     @field_validator("id")
     @classmethod
