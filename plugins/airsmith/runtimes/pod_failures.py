@@ -134,6 +134,17 @@ def unscheduled_reason(pod: k8s.V1Pod) -> str | None:
     return None
 
 
+def trouble_told(events: Sequence[k8s.CoreV1Event]) -> str | None:
+    """The newest warning among a pod's events; a volume or a sandbox that cannot be made is told nowhere else."""
+    warnings = [event for event in events if event.type == "Warning"]
+    if not warnings:
+        return None
+    newest = max(
+        warnings, key=lambda event: event.last_timestamp or event.event_time or event.metadata.creation_timestamp
+    )
+    return f"{newest.reason}: {newest.message}"
+
+
 def _ended(pod: k8s.V1Pod) -> k8s.V1ContainerStateTerminated | None:
     for status in pod.status.container_statuses or ():
         if status.state and status.state.terminated:
@@ -215,10 +226,10 @@ def _never_started(stage: str, pod: k8s.V1Pod, events: Sequence[k8s.CoreV1Event]
             f"No node took the pod of stage {stage} in time: {unscheduled.rstrip('.')}.",
             "Lower backend.resources, add nodes, or raise the backend's startup_timeout_seconds in the settings.",
         )
-    last = f" Its last event: {events[-1].message}" if events else ""
+    trouble = trouble_told(events)
     return AirsmithError(
         ErrorKind.UNSCHEDULABLE,
-        f"The pod of stage {stage} did not start in time.{last}",
+        f"The pod of stage {stage} did not start in time: {trouble.rstrip('.') if trouble else 'nobody says why'}.",
         "See the node's and the registry's state, or raise the backend's startup_timeout_seconds in the settings.",
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime, timezone
 from typing import Any
 
 import pytest
@@ -135,6 +136,27 @@ def test_the_events_of_a_vanished_pod_say_who_took_its_place(reason: str, report
         source=k8s.V1EventSource(component=reporter),
     )
     assert missing("train", "p", [event]).kind.value == kind
+
+
+def test_a_pod_that_its_node_cannot_start_is_said_in_the_words_of_its_newest_warning() -> None:
+    def event(minute: int, kind: str, reason: str, message: str) -> k8s.CoreV1Event:
+        return k8s.CoreV1Event(
+            metadata=k8s.V1ObjectMeta(),
+            involved_object=k8s.V1ObjectReference(),
+            type=kind,
+            reason=reason,
+            message=message,
+            last_timestamp=datetime(2026, 1, 1, 0, minute, tzinfo=timezone.utc),
+        )
+
+    events = [
+        event(3, "Warning", "FailedCreatePodSandBox", "no sandbox image"),
+        event(1, "Warning", "FailedMount", "no such volume"),
+        event(4, "Normal", "Scheduled", "to node-1"),
+    ]
+    failure = failure_of("train", pod("Pending", waiting("ContainerCreating")), events)
+    assert failure.kind is ErrorKind.UNSCHEDULABLE
+    assert "did not start in time: FailedCreatePodSandBox: no sandbox image." in str(failure)
 
 
 def test_a_pod_that_was_deleted_while_it_worked_has_not_succeeded() -> None:

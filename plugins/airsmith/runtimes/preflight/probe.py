@@ -20,6 +20,7 @@ from airsmith.runtimes.pod_failures import (
     has_succeeded,
     missing,
     not_created,
+    trouble_told,
     unscheduled_reason,
     waiting_reason,
 )
@@ -62,7 +63,7 @@ def run_probe(pod: k8s.V1Pod, settings: Settings, client: ApiClient) -> None:
     with _standing(pod, client):
         ended = _wait(pod, _startup_seconds(settings), client)
         if not has_succeeded(ended):
-            raise failure_of(NAME, ended)
+            raise failure_of(NAME, ended, _events(ended, client))
 
 
 def _startup_seconds(settings: Settings) -> float:
@@ -110,11 +111,23 @@ def _wait(pod: k8s.V1Pod, startup_seconds: float, client: ApiClient) -> k8s.V1Po
             return found
         if found.status.phase == "Pending" and waited_seconds > startup_seconds:
             return found
-        now = (hopeless[1] if hopeless else unscheduled_reason(found)) or str(found.status.phase)
+        now = hopeless[1] if hopeless else _state(found, client)
         if now != said:
             log.info("Pod %s: %s", pod.metadata.name, now)
             said = now
         time.sleep(POLL_SECONDS)
+
+
+def _state(pod: k8s.V1Pod, client: ApiClient) -> str:
+    """The pod's phase, or what keeps it from starting."""
+    if pod.status.phase != "Pending":
+        return str(pod.status.phase)
+    return unscheduled_reason(pod) or trouble_told(_events(pod, client)) or "Pending"
+
+
+def _events(pod: k8s.V1Pod, client: ApiClient) -> list[k8s.CoreV1Event]:
+    about = f"involvedObject.uid={pod.metadata.uid}"
+    return list(CoreV1Api(client).list_namespaced_event(pod.metadata.namespace, field_selector=about).items)
 
 
 def _read(pod: k8s.V1Pod, client: ApiClient) -> k8s.V1Pod | None:
