@@ -1,117 +1,15 @@
-"""A whole Airsmith in a folder: local Hub, store, Airflow with its database, and one tiny recipe."""
+"""One Airsmith for all end-to-end tests."""
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
-import sys
-import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
 
-import psutil
 import pytest
 import yaml
 
-from airsmith.artifacts.store import Store
-from airsmith.contracts.run import Run
-from airsmith.settings import LocalSettings, Settings
 from demo.hub.server import serve
-
-REPOSITORY = Path(__file__).parents[2]
-STAGES_PYTHON = REPOSITORY / ".venvs" / "stages" / "bin" / "python"
-
-RECIPE = {
-    "description": "A tiny model learns a little.",
-    "model": {"id": "airsmith/tiny-llama"},
-    "dataset": {"id": "airsmith/ticket-triage", "validation_split": "validation", "max_length": 192},
-    "method": {"r": 4},
-    "training": {
-        "max_steps": 20,
-        "total_train_batch_size": 8,
-        "learning_rate": 1e-3,
-        "save_steps": 5,
-        "logging_steps": 5,
-    },
-    "evaluate": {"max_examples": 4, "max_new_tokens": 8},
-}
-
-
-@dataclass(frozen=True)
-class House:
-    """One deployment of Airsmith.
-
-    :param folder: holds everything.
-    :param hub_endpoint: address of the local Hub.
-    """
-
-    folder: Path
-    hub_endpoint: str
-    logs: dict[int, Path] = field(default_factory=dict)
-
-    @property
-    def recipe(self) -> Path:
-        return self.folder / "dags" / "recipes" / "tiny.yaml"
-
-    @property
-    def store(self) -> Store:
-        return Store.open(f"file://{self.folder}/store")
-
-    @property
-    def settings(self) -> Settings:
-        local = LocalSettings(stages_python=STAGES_PYTHON, state_dir=self.folder / "state", kill_grace_seconds=20)
-        return Settings(store=self.store.uri, hub_endpoint=self.hub_endpoint, local=local)
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """Variables of every command: Airflow's and Airsmith's, and nothing of the developer's."""
-        foreign = ("AIRFLOW", "AIRSMITH", "HF_")
-        return {
-            **{name: value for name, value in os.environ.items() if not name.startswith(foreign)},
-            "AIRFLOW_HOME": str(self.folder / "airflow"),
-            "AIRFLOW__CORE__DAGS_FOLDER": str(self.folder / "dags"),
-            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-            "AIRSMITH_STORE": self.store.uri,
-            "AIRSMITH_HUB_ENDPOINT": self.hub_endpoint,
-            "AIRSMITH_RECIPES": str(self.recipe.parent),
-            "AIRSMITH_LOCAL__STAGES_PYTHON": str(STAGES_PYTHON),
-            "AIRSMITH_LOCAL__STATE_DIR": str(self.folder / "state"),
-            "AIRSMITH_LOCAL__KILL_GRACE_SECONDS": "20",
-        }
-
-    def start(self, program: str, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-        """Start a program of this virtual environment; both its outputs go to a file, `log` reads it."""
-        log = self.folder / "logs" / f"{uuid.uuid4()}.log"
-        log.parent.mkdir(exist_ok=True)
-        with log.open("w") as output:
-            process = subprocess.Popen(
-                [str(Path(sys.executable).parent / program), *arguments],
-                cwd=self.folder,
-                env={**self.environment, **environment},
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-        self.logs[process.pid] = log
-        return process
-
-    def finish(self, process: subprocess.Popen[str]) -> str:
-        """Wait for a program's good end.
-
-        :returns: what it said.
-        """
-        code = process.wait()
-        log = self.logs[process.pid].read_text()
-        assert code == 0, log
-        return log
-
-    def runs(self) -> list[Run]:
-        """The runs of the store, oldest first."""
-        specs = [info for info in self.store.list("runs") if info.path.endswith("/spec.json")]
-        paths = [info.path.rsplit("/", 1)[0] for info in sorted(specs, key=lambda info: info.modified)]
-        return [Run(self.store, path) for path in paths]
+from tests.end_to_end.house import RECIPE, REPOSITORY, STAGES_PYTHON, House, stop_servers
 
 
 @pytest.fixture(scope="session")
@@ -128,10 +26,3 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         house.finish(database)
         yield house
         stop_servers(folder)
-
-
-def stop_servers(folder: Path) -> None:
-    """Kill what was deployed: it is meant to outlive whoever started it."""
-    for process in psutil.process_iter(["cwd", "cmdline"]):
-        if (process.info["cwd"] or "").startswith(str(folder)) and process.pid != os.getpid():
-            process.send_signal(signal.SIGKILL)

@@ -17,10 +17,10 @@ from typing import Any
 import psutil
 import pytest
 import yaml
-from conftest import RECIPE, House
 
 from airsmith.contracts.run import Run
 from demo.airflow_api import AirflowApi, Login, is_healthy, wait_until
+from tests.end_to_end.house import RECIPE, House
 
 WAIT_SECONDS = 180
 STRAY_MODULE = 'raise ImportError("this came from the bundle")\n'
