@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from dataclasses import asdict
 
 from airsmith.contracts.cache import Output
 from airsmith.contracts.errors import AirsmithError, ErrorKind
-from airsmith.contracts.stages import TOKENIZER
-from airsmith_stages.accelerators import get_accelerator
+from airsmith.contracts.stages import END_TOKENS, TOKENIZER
 from airsmith_stages.frame import StageContext
+from airsmith_stages.merging.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from airsmith_stages.merging.model import merge_model
+from airsmith_stages.model_files import add_all_but_weights
 from airsmith_stages.tokenizer_files import tokenizer_digest
+from airsmith_stages.weights.source import ArtifactSource, FolderSource
 
 log = logging.getLogger("airsmith")
 
@@ -18,28 +22,20 @@ log = logging.getLogger("airsmith")
 def run(context: StageContext) -> Output:
     """Merge the trained adapter into its base."""
     _refuse_other_base(context)
-    get_accelerator(context.spec.plan.stage("merge").backend).prepare()
-    # These import torch, and `prepare` has to come before that.
-    from airsmith_stages.merging import ADAPTER_CONFIG, ADAPTER_WEIGHTS, merge_adapter
-    from airsmith_stages.model_folder import complete_model_folder
-
     recipe = context.spec.recipe
-    code = recipe.model.trust_remote_code
-    base = context.fetch("mirror_model")
-    adapter = context.fetch("train", [ADAPTER_WEIGHTS, ADAPTER_CONFIG])
-    merged = context.scratch / "merged"
-    report = merge_adapter(
-        base,
-        adapter,
-        merged,
-        dtype=recipe.model.dtype,
-        max_shard_size=recipe.model.max_shard_size,
-        trust_remote_code=code,
-    )
-    log.info("Merged %d tensors; the logits differ by %.1e", report.merged_tensors, report.logits_difference)
-    complete_model_folder(merged, base, recipe.dataset.chat_template, trust_remote_code=code)
+    base = context.input("mirror_model")
+    adapter = FolderSource(context.fetch("train", [ADAPTER_WEIGHTS, ADAPTER_CONFIG]))
     with context.write_output() as output:
-        output.add_folder(merged)
+        report = merge_model(
+            ArtifactSource(base),
+            adapter,
+            output.add_stream,
+            dtype=recipe.model.dtype,
+            max_shard_bytes=recipe.model.max_shard_bytes,
+        )
+        log.info("Merged: %d tensors changed, %d of their elements", report.merged_tensors, report.changed_elements)
+        end_tokens = json.loads(context.pointers["train"].properties[END_TOKENS])
+        add_all_but_weights(base, output, recipe.dataset.chat_template, end_tokens)
         properties = {TOKENIZER: tokenizer_digest(output.files.values())}
         return Output.of_artifact(output.publish(metrics=asdict(report), properties=properties))
 

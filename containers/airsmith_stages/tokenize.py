@@ -9,10 +9,12 @@ from itertools import groupby, islice
 from operator import itemgetter
 from typing import Any
 
+import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from airsmith.contracts.cache import Output
 from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.contracts.stages import END_TOKENS
 from airsmith.recipe.sources import DatasetSource
 from airsmith_stages.data.chat import ExampleTokeniser, TokenisedExample
 from airsmith_stages.data.examples import Example, Splits, read_splits
@@ -65,8 +67,10 @@ def run(context: StageContext) -> Output:
         }
         output.add_bytes(INDEX_FILE, json.dumps(index, indent=2).encode())
         output.add_bytes(PROMPTS_FILE, "".join(_prompt_lines(splits.validation, tokeniser, source)).encode())
-        output.add_bytes(SAMPLE_FILE, _shown_sample(tokeniser, splits.train[0]).encode())
-        return Output.of_artifact(output.publish(metrics=_metrics(index)))
+        (shown,) = tokeniser([splits.train[0]])
+        output.add_bytes(SAMPLE_FILE, _shown_sample(tokeniser, shown).encode())
+        properties = {END_TOKENS: json.dumps(_end_tokens(tokeniser, shown))}
+        return Output.of_artifact(output.publish(metrics=_metrics(index), properties=properties))
 
 
 def load_tokeniser(context: StageContext) -> ExampleTokeniser:
@@ -156,9 +160,15 @@ def _prompt_lines(examples: list[Example], tokeniser: ExampleTokeniser, source: 
         yield json.dumps(line) + "\n"
 
 
-def _shown_sample(tokeniser: ExampleTokeniser, example: Example) -> str:
+def _end_tokens(tokeniser: ExampleTokeniser, example: TokenisedExample) -> list[int]:
+    """Tokens at which the model learns to stop: EOS, and whatever an answer ends with here."""
+    eos = tokeniser.tokenizer.eos_token_id
+    last_learnt = int(example.tokens[np.flatnonzero(example.loss_mask)[-1]])
+    return list(dict.fromkeys([last_learnt] if eos is None else [int(eos), last_learnt]))
+
+
+def _shown_sample(tokeniser: ExampleTokeniser, tokenised: TokenisedExample) -> str:
     """One example as the model sees it; what is learnt stands between ⟦ and ⟧."""
-    (tokenised,) = tokeniser([example])
     pairs = zip(tokenised.tokens.tolist(), tokenised.loss_mask.tolist(), strict=True)
     shown = []
     for learnt, run_of_tokens in groupby(pairs, key=itemgetter(1)):

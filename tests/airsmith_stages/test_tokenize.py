@@ -30,6 +30,7 @@ from safetensors.numpy import load
 from airsmith.artifacts.read import Artifact
 from airsmith.contracts.errors import ErrorKind
 from airsmith.contracts.run import Run
+from airsmith.contracts.stages import END_TOKENS
 from airsmith_stages.data.token_shards import read_rows
 from demo.hub.server import serve
 
@@ -131,6 +132,16 @@ class TestOutput:
         assert (index["format"], index["max_length"], index["packing"]) == (1, 64, "none")
         assert index["report"]["fill"] == round(train["tokens"] / (train["rows"] * 64), 4)
         assert artifact.manifest.metrics["train_loss_tokens"] == train["loss_tokens"]
+
+    def test_the_tokens_that_the_model_learns_to_stop_at_are_declared(
+        self, tokenize: Tokenize, model: dict[str, bytes], tokenizer: Any
+    ) -> None:
+        assert json.loads(tokenised(tokenize()).manifest.properties[END_TOKENS]) == [tokenizer.eos_token_id]
+        stops = {"generation_config.json": json.dumps({"eos_token_id": tokenizer.pad_token_id}).encode()}
+        template = CHATML.replace("<|im_end|>", tokenizer.pad_token)
+        other = tokenised(tokenize(base={**model, **stops}, chat_template=template))
+        expected = [tokenizer.eos_token_id, tokenizer.pad_token_id]
+        assert json.loads(other.manifest.properties[END_TOKENS]) == expected
 
     def test_the_sample_shows_what_is_learnt(self, tokenize: Tokenize) -> None:
         files = {**DATASET, "train.jsonl": chats([("🦊?", "🦊!", "And\\n?", "x")])}

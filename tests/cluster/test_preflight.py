@@ -180,7 +180,7 @@ def quota(cluster: Cluster) -> Iterator[Callable[[str], None]]:
 
 
 def test_a_quota_that_is_too_small_is_told(look: Callable[..., Run], quota: Callable[[str], None]) -> None:
-    quota("6Gi")
-    with pytest.raises(AirsmithError, match="quota leaves no room for the pod of merge") as caught:
+    quota("3Gi")
+    with pytest.raises(AirsmithError, match="quota leaves no room for the pod of tokenize") as caught:
         look()
     assert caught.value.kind is ErrorKind.UNSCHEDULABLE

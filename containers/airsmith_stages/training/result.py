@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from airsmith.contracts.cache import Output
 from airsmith.contracts.errors import AirsmithError, ErrorKind
-from airsmith.contracts.stages import TOKENIZER
+from airsmith.contracts.stages import END_TOKENS, TOKENIZER
 from airsmith_stages.frame import StageContext
 from airsmith_stages.training.curve import draw_loss_curve
 from airsmith_stages.training.fit import Fit
@@ -71,7 +71,7 @@ def publish(context: StageContext, model: TrainableModel, trained: Fit, base: Pa
     recipe = context.spec.recipe
     folder = context.scratch / "output"
     folder.mkdir()
-    properties = {}
+    properties = {END_TOKENS: context.pointers["tokenize"].properties[END_TOKENS]}
     if isinstance(model.module, PeftModel):
         write_adapter(model.module, folder)
     else:

@@ -15,7 +15,7 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 from obstore.store import MemoryStore, ObjectStore, S3Store
 
-from airsmith.artifacts.objects import MEBIBYTE, ObjectInfo, Version
+from airsmith.artifacts.objects import MEBIBYTE, ObjectInfo, Piece, Version
 from airsmith.artifacts.store_errors import is_missing_bucket, is_missing_upload, is_transient
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 
@@ -97,11 +97,11 @@ class Bucket:
                 return answer_lost and found is not None and found[0] == data
         raise AssertionError("the last try returns or raises")
 
-    def upload(self, path: str, chunks: Iterable[bytes], size_bytes: int | None) -> int:
+    def upload(self, path: str, chunks: Iterable[Piece], size_bytes: int | None) -> int:
         """Write an object from pieces: one request where they fit into a part, else a multipart upload."""
         sent_bytes = 0
 
-        def counted() -> Iterator[bytes]:
+        def counted() -> Iterator[Piece]:
             nonlocal sent_bytes
             for chunk in chunks:
                 sent_bytes += len(chunk)

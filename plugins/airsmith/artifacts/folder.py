@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from airsmith.artifacts.layout import LOCK_FILE, STAGING_PREFIX
-from airsmith.artifacts.objects import ObjectInfo, Version
+from airsmith.artifacts.objects import ObjectInfo, Piece, Version
 
 FILE_MODE = 0o644
 FOLDER_MODE = 0o755
@@ -76,7 +76,7 @@ class Folder:
             self._move(staging, path)
             return True
 
-    def upload(self, path: str, chunks: Iterable[bytes], size_bytes: int | None) -> int:
+    def upload(self, path: str, chunks: Iterable[Piece], size_bytes: int | None) -> int:
         """Write an object from pieces; a failing piece leaves nothing."""
         with self._staged(path, chunks) as staging:
             written = staging.stat().st_size
@@ -113,7 +113,7 @@ class Folder:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path) from failure
 
     @contextmanager
-    def _staged(self, path: str, chunks: Iterable[bytes]) -> Iterator[Path]:
+    def _staged(self, path: str, chunks: Iterable[Piece]) -> Iterator[Path]:
         """Content on disk, beside the place that it is meant for; what is not moved there is removed."""
         staging = (self.root / path).with_name(f"{STAGING_PREFIX}{uuid.uuid4().hex}")
         try:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 MEBIBYTE = 1024 * 1024
 STREAM_CHUNK_BYTES = 8 * MEBIBYTE
+
+Piece: TypeAlias = "bytes | memoryview"
+"""Some bytes of an object that is being written."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Objects(Protocol):
         :returns: False where the version is another.
         """
 
-    def upload(self, path: str, chunks: Iterable[bytes], size_bytes: int | None) -> int:
+    def upload(self, path: str, chunks: Iterable[Piece], size_bytes: int | None) -> int:
         """Write an object from pieces; a failing piece leaves nothing."""
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from airsmith.artifacts.layout import ATTEMPT_PREFIX, MANIFEST, checked_path
 from airsmith.artifacts.manifest import FileEntry, Manifest, Metric, refuse_clashes
 from airsmith.artifacts.read import Artifact, open_artifact
-from airsmith.artifacts.store import STREAM_CHUNK_BYTES, Store
+from airsmith.artifacts.store import STREAM_CHUNK_BYTES, Piece, Store
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 
 log = logging.getLogger("airsmith")
@@ -39,7 +39,7 @@ class ArtifactWriter:
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def add_stream(
-        self, name: str, chunks: Iterable[bytes], size_bytes: int | None = None, expected_sha256: str | None = None
+        self, name: str, chunks: Iterable[Piece], size_bytes: int | None = None, expected_sha256: str | None = None
     ) -> FileEntry:
         """Add a file from pieces, hashed while they pass.
 
@@ -48,7 +48,7 @@ class ArtifactWriter:
         """
         sha256 = hashlib.sha256()
 
-        def hashed() -> Iterator[bytes]:
+        def hashed() -> Iterator[Piece]:
             passed = 0
             for chunk in chunks:
                 sha256.update(chunk)

@@ -11,11 +11,11 @@ from urllib.parse import unquote
 from airsmith.artifacts.bucket import open_memory, open_s3
 from airsmith.artifacts.folder import Folder
 from airsmith.artifacts.layout import checked_path
-from airsmith.artifacts.objects import MEBIBYTE, STREAM_CHUNK_BYTES, ObjectInfo, Objects, Version
+from airsmith.artifacts.objects import MEBIBYTE, STREAM_CHUNK_BYTES, ObjectInfo, Objects, Piece, Version
 from airsmith.artifacts.store_errors import store_errors
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 
-__all__ = ["MEBIBYTE", "STREAM_CHUNK_BYTES", "ObjectInfo", "Store", "Version"]
+__all__ = ["MEBIBYTE", "STREAM_CHUNK_BYTES", "ObjectInfo", "Piece", "Store", "Version"]
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Store:
         with self._errors(path, len(data)):
             return self.objects.put_if(path, data, expected)
 
-    def upload(self, path: str, chunks: Iterable[bytes], size_bytes: int | None = None) -> int:
+    def upload(self, path: str, chunks: Iterable[Piece], size_bytes: int | None = None) -> int:
         """Write an object from pieces, in parts and bounded memory; an exception from the pieces leaves nothing.
 
         :param size_bytes: the size where it is known, so that the parts fit.
@@ -115,7 +115,7 @@ class Store:
         """
         failures: list[Exception] = []
 
-        def watched() -> Iterator[bytes]:
+        def watched() -> Iterator[Piece]:
             try:
                 yield from chunks
             except Exception as failure:

@@ -56,6 +56,9 @@ class StageContract:
 TOKENIZER = "tokenizer_digest"
 """Property of a base model: digest of the files that a tokenizer is made of."""
 
+END_TOKENS = "end_tokens"
+"""Property of tokens, and of what is trained on them: a JSON list of the ids at which the model learns to stop."""
+
 _TRAINING_TOOLCHAIN = ("torch", "transformers", "peft", "accelerate")
 
 _CONTRACTS = (
@@ -73,7 +76,7 @@ _CONTRACTS = (
     ),
     StageContract(
         "tokenize",
-        version=1,
+        version=2,
         output=ArtifactType.TOKENS,
         recipe_fields=("dataset",),
         inputs=(Input("mirror_model", property=TOKENIZER), Input("mirror_dataset")),
@@ -89,11 +92,11 @@ _CONTRACTS = (
     ),
     StageContract(
         "merge",
-        version=1,
+        version=2,
         output=ArtifactType.MODEL,
-        recipe_fields=("model.dtype", "model.max_shard_size", "model.trust_remote_code", "dataset.chat_template"),
+        recipe_fields=("model.dtype", "model.max_shard_size", "dataset.chat_template"),
         inputs=(Input("mirror_model"), Input("train")),
-        toolchain=_TRAINING_TOOLCHAIN,
+        toolchain=("numpy",),
     ),
     StageContract(
         "evaluate",

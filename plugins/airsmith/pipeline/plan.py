@@ -75,7 +75,7 @@ def _plan_stage(stage: str, recipe: Recipe, backend: Backend) -> StagePlan:
         return _on_backend(stage, backend)
     if stage == "evaluate":
         return _on_backend(stage, get_backend(recipe.evaluate_backend))
-    if stage in ("tokenize", "merge"):
+    if stage == "tokenize":
         return StagePlan(stage=stage, image=get_backend("cpu").train_image)
     return StagePlan(stage=stage, image=LIGHT_IMAGE, runs_in_worker=stage == "deploy")
 

@@ -24,7 +24,7 @@ TRAINING = ("compile", "train")
 
 _SIZES = {
     "tokenize": PodSize(cpu="500m", memory="4Gi"),
-    "merge": PodSize(cpu="500m", memory="8Gi"),
+    "merge": PodSize(cpu="1", memory="1Gi"),
     "evaluate": PodSize(cpu="1", memory="4Gi"),
 }
 _LIGHT = PodSize(cpu="200m", memory="1Gi")

@@ -49,7 +49,7 @@ def settings(tmp_path: Path, hub: Hub, stages_python: Path) -> Settings:
 def stages_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A virtual environment's layout with the metadata of what the stages need, and nothing that could run."""
     root = tmp_path_factory.mktemp("stages")
-    for name in ("torch", "transformers", "tokenizers", "datasets", "peft", "accelerate"):
+    for name in ("torch", "transformers", "tokenizers", "datasets", "peft", "accelerate", "numpy"):
         metadata = root / "lib" / "python3.11" / "site-packages" / f"{name}-1.2.3.dist-info" / "METADATA"
         metadata.parent.mkdir(parents=True)
         metadata.write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.2.3\n")

@@ -18,7 +18,6 @@ from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.run import Run
 from airsmith.contracts.stages import TOKENIZER, ArtifactType
 from airsmith_stages.frame import run_stage
-from airsmith_stages.merging import merge_adapter
 from models.workshop import (
     Workshop,
     assert_refused,
@@ -31,18 +30,11 @@ from models.workshop import (
     output_of,
     power_cut_at,
     remove,
-    save_adapter,
     save_base,
     with_adapter,
 )
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
-PATTERNS = {
-    "target_modules": ["q_proj", "v_proj"],
-    "rank_pattern": {"q_proj": 2},
-    "alpha_pattern": {"layers.1.self_attn.v_proj": 3},
-}
-Q_PROJ = "base_model.model.model.layers.0.self_attn.q_proj"
 
 
 def test_the_real_command_makes_a_model_that_its_folder_alone_serves(workshop: Workshop) -> None:
@@ -68,72 +60,9 @@ def test_the_real_command_makes_a_model_that_its_folder_alone_serves(workshop: W
     assert distance(expected, logits(load(folder))) < 1e-5
     metrics = artifact.manifest.metrics
     assert metrics["merged_tensors"] == 2 * 7
-    assert metrics["logits_difference"] < 1e-5 < 0.1 < metrics["logits_moved"]
-
-
-@pytest.mark.parametrize(
-    ("lora", "config"),
-    [
-        ({}, {}),
-        ({"use_rslora": True, "r": 8}, {}),
-        ({"use_dora": True}, {}),
-        (PATTERNS, {}),
-        ({"modules_to_save": ["lm_head"]}, {}),
-        ({"modules_to_save": ["embed_tokens"]}, {}),
-        ({"target_modules": ["q_proj"], "lora_bias": True, "bias": "none"}, {"attention_bias": True}),
-        ({"target_modules": ["embed_tokens", "up_proj"]}, {}),
-        ({"target_modules": ["q_proj"], "layers_to_transform": [1]}, {}),
-        ({}, {"tie_word_embeddings": True}),
-        ({"modules_to_save": ["lm_head"]}, {"tie_word_embeddings": True}),
-        ({"modules_to_save": ["embed_tokens"]}, {"tie_word_embeddings": True}),
-        ({"target_modules": ["embed_tokens"]}, {"tie_word_embeddings": True}),
-        ({"target_modules": ["lm_head", "q_proj"]}, {"tie_word_embeddings": True}),
-    ],
-    ids=[
-        "lora", "rslora", "dora", "patterns", "head saved", "embedding saved", "bias", "embedding", "one layer", "tied",
-        "tied, head saved", "tied, embedding saved", "tied, embedding", "tied, head",
-    ],
-)  # fmt: skip
-def test_merged_and_adapter_compute_the_same(tmp_path: Path, lora: dict[str, Any], config: dict[str, Any]) -> None:
-    save_base(tmp_path / "base", **config)
-    save_adapter(tmp_path / "base", tmp_path / "adapter", **lora)
-    report = merge_adapter(tmp_path / "base", tmp_path / "adapter", tmp_path / "merged", dtype="auto")
-    expected = logits(with_adapter(tmp_path / "base", tmp_path / "adapter"))
-    assert distance(expected, logits(load(tmp_path / "merged"))) < 1e-5
-    assert distance(expected, logits(load(tmp_path / "base"))) > 0.05
-    assert report.logits_moved > 0.05
-    frozen_before, after = (
-        load_file(tmp_path / "base/model.safetensors"),
-        load_file(tmp_path / "merged/model.safetensors"),
-    )
-    assert {name for name in frozen_before if "norm" in name} <= {
-        name for name, tensor in frozen_before.items() if torch.equal(after[name], tensor)
-    }
-
-
-def test_the_delta_is_added_in_float32_and_rounded_once(tmp_path: Path) -> None:
-    save_base(tmp_path / "base", dtype=torch.bfloat16)
-    save_adapter(tmp_path / "base", tmp_path / "adapter", r=4, lora_alpha=8)
-    merge_adapter(tmp_path / "base", tmp_path / "adapter", tmp_path / "merged", dtype="auto")
-    base, merged = (load_file(tmp_path / name / "model.safetensors") for name in ("base", "merged"))
-    adapter = load_file(tmp_path / "adapter" / WEIGHTS)
-    delta = 2 * adapter[f"{Q_PROJ}.lora_B.weight"].float() @ adapter[f"{Q_PROJ}.lora_A.weight"].float()
-    name = "model.layers.0.self_attn.q_proj.weight"
-    assert torch.equal(merged[name], (base[name].float() + delta).bfloat16())
-
-
-@pytest.mark.parametrize(
-    ("dtype", "expected"), [("auto", torch.bfloat16), ("float32", torch.float32), ("float16", torch.float16)]
-)
-def test_every_tensor_keeps_the_data_type_of_the_base_unless_the_recipe_has_another(
-    tmp_path: Path, dtype: str, expected: torch.dtype
-) -> None:
-    save_base(tmp_path / "base", dtype=torch.bfloat16)
-    save_adapter(tmp_path / "base", tmp_path / "adapter", modules_to_save=["lm_head"])
-    merge_adapter(tmp_path / "base", tmp_path / "adapter", tmp_path / "merged", dtype=dtype)
-    tensors = load_file(tmp_path / "merged/model.safetensors")
-    assert {tensor.dtype for tensor in tensors.values()} == {expected}
-    assert load(tmp_path / "merged").dtype is expected
+    weights = load_file(folder / "model.safetensors")
+    tuned = sum(tensor.numel() for name, tensor in weights.items() if name.endswith("_proj.weight"))
+    assert 0.99 * tuned < metrics["changed_elements"] <= tuned
 
 
 def rename(old: str, new: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
@@ -153,21 +82,20 @@ def without(part: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
 @pytest.mark.parametrize(
     ("damage", "lora", "says"),
     [
-        (rename("layers.1.", "layers.7."), {}, r"layers\.7\..* fits nowhere in the base \(14 such tensors\)"),
+        (rename("layers.1.", "layers.7."), {}, r"layers\.7\..* fits nowhere in the base \(7 such edits\)"),
         (rename("base_model.model.", "base_model.modle."), {}, "fits nowhere in the base"),
-        (without("layers.1.mlp.up_proj.lora_B"), {}, r"lacks .*layers\.1\.mlp\.up_proj\.lora_B.* \(1 such"),
+        (without("layers.1.mlp.up_proj.lora_B"), {}, r"lacks .*layers\.1\.mlp\.up_proj\.lora_B"),
         (without("layers."), {}, "changes nothing"),
         (fill("lora_B", 0.0), {}, "zero: it changes nothing"),
         (fill("lora_A", 0.0), {}, "changed no tensor of the base"),
         (dict, {"init_lora_weights": True}, "zero: it changes nothing"),
-        (dict, {"init_lora_weights": True, "use_dora": True}, "changed no tensor of the base"),
         (dict, {"init_lora_weights": True, "modules_to_save": ["lm_head"]}, "changed no tensor of the base"),
         (fill("layers.0.mlp.up_proj.lora_A", float("nan")), {}, r"layers\.0\.mlp\.up_proj\.lora_A.* NaN or Inf"),
         (fill("layers.0.mlp.up_proj.lora_B", float("inf")), {}, r"layers\.0\.mlp\.up_proj\.lora_B.* NaN or Inf"),
         (fill("layers.0.mlp.up_proj.lora_", 1e30), {}, r"merged .*up_proj.* NaN or Inf"),
     ],
     ids=[
-        "unused", "all unused", "lacking", "empty", "zero B", "zero A", "untrained", "untrained dora",
+        "unused", "all unused", "lacking", "empty", "zero B", "zero A", "untrained",
         "untrained head", "nan", "inf", "overflow",
     ],
 )  # fmt: skip
@@ -180,7 +108,7 @@ def test_an_adapter_that_is_not_used_whole_is_refused(
     broken.mkdir()
     shutil.copy(workshop.folder / "sound" / CONFIG, broken)
     save_file(damage(load_file(workshop.folder / "sound" / WEIGHTS)), broken / WEIGHTS)
-    adapter = workshop.publish(ArtifactType.ADAPTER, "broken", broken, inputs={"mirror_model": base.digest})
+    adapter = workshop.publish_adapter("broken", broken, base)
     run = workshop.run(mirror_model=base, train=adapter)
     with pytest.raises(AirsmithError, match=says) as refused:
         run_stage("merge", run)
@@ -195,55 +123,6 @@ def test_an_adapter_of_another_base_is_refused_though_it_fits(workshop: Workshop
         run_stage("merge", run)
     assert refused.value.kind is ErrorKind.VERIFICATION_FAILED
     assert_refused(refused.value, run, "merge", ArtifactType.MODEL)
-
-
-def test_a_result_that_computes_something_else_is_refused(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A library that merges with a wrong scale, say."""
-    from peft.tuners.lora import Linear
-
-    right = Linear.get_delta_weight
-    monkeypatch.setattr(Linear, "get_delta_weight", lambda *arguments: 1.1 * right(*arguments))
-    base = workshop.base()
-    run = workshop.run(mirror_model=base, train=workshop.adapter(base))
-    with pytest.raises(AirsmithError, match="logits differ from those of base and adapter") as refused:
-        run_stage("merge", run)
-    assert_refused(refused.value, run, "merge", ArtifactType.MODEL)
-
-
-def test_a_merge_that_changes_what_no_adapter_targets_is_refused(
-    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The logits may not show it: what is changed here counts for no token of the probe."""
-    from peft.tuners.lora import LoraModel
-
-    right = LoraModel.merge_and_unload
-
-    def straying(self: Any, *arguments: Any, **named: Any) -> Any:
-        model = right(self, *arguments, **named)
-        model.get_input_embeddings().weight.data[-1] += 1e-3
-        return model
-
-    monkeypatch.setattr(LoraModel, "merge_and_unload", straying)
-    base = workshop.base()
-    run = workshop.run(mirror_model=base, train=workshop.adapter(base))
-    with pytest.raises(AirsmithError, match=r"changed model\.embed_tokens\.weight, which the adapter does not target"):
-        run_stage("merge", run)
-
-
-def test_weights_that_lack_a_tensor_are_refused(workshop: Workshop) -> None:
-    """transformers would fill the hole with random numbers and only warn."""
-    base = workshop.base("whole")
-    workshop.adapter(base)
-    tensors = load_file(workshop.folder / "whole/model.safetensors")
-    del tensors["model.layers.1.mlp.up_proj.weight"]
-    save_file(tensors, workshop.folder / "whole/model.safetensors", metadata={"format": "pt"})
-    holed = workshop.publish(ArtifactType.BASE_MODEL, "holed", workshop.folder / "whole")
-    adapter = workshop.publish(
-        ArtifactType.ADAPTER, "of-holed", workshop.folder / "adapter", inputs={"mirror_model": "holed"}
-    )
-    run = workshop.run(mirror_model=holed, train=adapter)
-    with pytest.raises(AirsmithError, match=r"lack model\.layers\.1\.mlp\.up_proj\.weight \(1 such"):
-        run_stage("merge", run)
 
 
 def test_full_training_needs_no_merge(workshop: Workshop) -> None:

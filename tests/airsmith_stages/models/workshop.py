@@ -31,7 +31,7 @@ from airsmith.contracts.pointers import StagePointer
 from airsmith.contracts.recording import StageRecord
 from airsmith.contracts.run import Run
 from airsmith.contracts.spec import RunSpec
-from airsmith.contracts.stages import TOKENIZER, ArtifactType
+from airsmith.contracts.stages import END_TOKENS, TOKENIZER, ArtifactType
 from airsmith.pipeline.plan import make_plan
 from airsmith.recipe import Recipe
 from airsmith_stages.data.chat import ExampleTokeniser
@@ -87,7 +87,14 @@ class Workshop:
         """An adapter that changes what the base says, with the given fields of peft's config."""
         folder = self.folder / name
         save_adapter(self.folder / base.digest, folder, **lora)
-        return self.publish(ArtifactType.ADAPTER, name, folder, inputs={"mirror_model": base.digest})
+        return self.publish_adapter(name, folder, base)
+
+    def publish_adapter(self, name: str, folder: Path, base: Artifact) -> Artifact:
+        """Publish a folder as what was trained on a base."""
+        with self._writer(ArtifactType.ADAPTER, name, {"mirror_model": base.digest}) as writer:
+            writer.add_folder(folder)
+            ends = [tokenizer().eos_token_id, tokenizer().convert_tokens_to_ids("<|im_end|>")]
+            return writer.publish(properties={END_TOKENS: json.dumps(ends)})
 
     def tokens(self, name: str = "tokens", asked: Sequence[tuple[str, str]] = tuple(exchanges(8))) -> Artifact:
         """A validation split of questions and answers, tokenized."""
@@ -159,7 +166,10 @@ class Workshop:
                 recipe_digest=recipe_digest(resolved),
                 plan=plan,
                 airsmith_version="0",
-                toolchains={plan.stage("merge").image: {name: version(name) for name in TOOLCHAIN}},
+                toolchains={
+                    plan.stage("merge").image: {"numpy": version("numpy")},
+                    plan.stage("evaluate").image: {name: version(name) for name in TOOLCHAIN},
+                },
                 created_at=datetime.now(timezone.utc),
             )
         )

@@ -22,7 +22,7 @@ from airsmith.artifacts.store import Store
 from airsmith.contracts.pointers import StagePointer
 from airsmith.contracts.run import Run
 from airsmith.contracts.spec import BatchPlan, RunSpec
-from airsmith.contracts.stages import STAGES, TOKENIZER
+from airsmith.contracts.stages import END_TOKENS, STAGES, TOKENIZER
 from airsmith.pipeline.plan import make_plan
 from airsmith.recipe import Recipe
 
@@ -155,7 +155,7 @@ class Bench:
                 "vocab_size": VOCABULARY, "splits": splits, "report": {},
             }  # fmt: skip
             writer.add_bytes("index.json", json.dumps(index).encode())
-            return writer.publish()
+            return writer.publish(properties={END_TOKENS: "[1]"})
 
 
 def pointer_to(stage: str, artifact: Artifact) -> StagePointer:

@@ -34,6 +34,7 @@ def test_lora_learns_and_publishes_an_adapter(bench: Bench, rows: list[list[list
     config = json.loads(artifact.read("adapter_config.json"))
     assert config["base_model_name_or_path"] == "tests/tiny-llama"
     assert "/" not in json.dumps(config).replace("tests/tiny-llama", "")
+    assert pointer.properties["end_tokens"] == "[1]"
     metrics = pointer.metrics
     assert metrics["steps"] == 60
     # 18 rows, 4 a step: 12 epochs of 5 steps.
@@ -138,6 +139,7 @@ def test_full_training_publishes_a_whole_model_in_the_base_dtype(bench: Bench, r
     artifact = trained_artifact(run)
     assert pointer.type == "model"
     assert pointer.properties["tokenizer_digest"]
+    assert pointer.properties["end_tokens"] == "[1]"
     assert {"config.json", "model.safetensors", "tokenizer.json", "metrics.jsonl", "loss.png"} <= set(artifact.names())
     folder = artifact.download(bench.scratch / "model")
     assert (folder / "config.json").read_bytes() == (bench.scratch / "base-bf16/config.json").read_bytes()

@@ -1,0 +1,57 @@
+"""The ways to merge that `benchmarks.merge` times, each as a program: `python -m benchmarks.merge_arms WAY …`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+
+def folder_to_folder(base: str, adapter: str, output: str) -> None:
+    """Airsmith's merge without the store: nothing is hashed."""
+    from airsmith_stages.merging.model import merge_model
+    from airsmith_stages.weights.source import FolderSource
+
+    folder = Path(output)
+    folder.mkdir(parents=True)
+
+    def write(name: str, pieces: Iterable[bytes | memoryview], size_bytes: int) -> None:
+        with (folder / name).open("wb", buffering=0) as file:
+            for piece in pieces:
+                file.write(piece)
+
+    print(merge_model(FolderSource(Path(base)), FolderSource(Path(adapter)), write, max_shard_bytes=500_000_000))
+
+
+def artifact_to_artifact(store: str, base: str, adapter: str, output: str) -> None:
+    """Airsmith's merge as the stage does it: what is read is verified, and what is written hashed."""
+    from airsmith.artifacts.publish import write_artifact
+    from airsmith.artifacts.read import open_artifact
+    from airsmith.artifacts.store import Store
+    from airsmith_stages.merging.model import merge_model
+    from airsmith_stages.weights.source import ArtifactSource, FolderSource
+
+    opened = Store.open(store)
+    artifact = open_artifact(opened, base)
+    assert artifact is not None
+    with write_artifact(opened, output, type="model", digest="merged", inputs={}, versions={}) as writer:
+        report = merge_model(
+            ArtifactSource(artifact), FolderSource(Path(adapter)), writer.add_stream, max_shard_bytes=500_000_000
+        )
+        writer.publish()
+    print(report)
+
+
+def peft(base: str, adapter: str, output: str) -> None:
+    """What people write: load, merge, save."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(base, dtype="auto")
+    PeftModel.from_pretrained(model, adapter).merge_and_unload().save_pretrained(output, max_shard_size="500MB")
+
+
+if __name__ == "__main__":
+    {function.__name__: function for function in (folder_to_folder, artifact_to_artifact, peft)}[sys.argv[1]](
+        *sys.argv[2:]
+    )

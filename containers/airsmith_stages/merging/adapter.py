@@ -1,0 +1,141 @@
+"""A LoRA adapter's files as peft writes them: its config, and its tensors read one by one."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith_stages.merging.elements import FLOATING, Floats, to_floats
+from airsmith_stages.weights.header import Tensor
+from airsmith_stages.weights.model import open_weights
+from airsmith_stages.weights.source import Source
+
+ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+
+_OTHER_METHODS = (
+    "alora_invocation_tokens",
+    "arrow_config",
+    "kasa_config",
+    "layer_replication",
+    "monteclora_config",
+    "use_bdlora",
+    "use_qalora",
+    "velora_config",
+)
+"""What peft's config may ask for beside LoRA and DoRA; a merge without it would be another model."""
+_BLOCK_ROWS = 4096
+
+
+class Adapter:
+    """An adapter's config and tensors.
+
+    :raises AirsmithError: `bad_data` for damaged files; `verification_failed` for an adapter of another method, or one
+        that changes nothing.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self.config = _read_config(source)
+        _refuse_other_methods(self.config)
+        self._weights = open_weights(source, ADAPTER_WEIGHTS)
+        self.tensors: Mapping[str, Tensor] = self._weights.tensors()
+        self._refuse_what_changes_nothing()
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """A tensor's shape."""
+        return self.tensors[name].shape
+
+    def floats(self, name: str) -> Floats:
+        """A tensor's values, in its shape.
+
+        :raises AirsmithError: `verification_failed` where they are no finite floats.
+        """
+        return self.rows(name, 0, rows_of(self.shape(name))[0]).reshape(self.shape(name))
+
+    def rows(self, name: str, first: int, count: int) -> Floats:
+        """Some rows of a tensor; one of more than two dimensions is seen as its rows, one after another.
+
+        :raises AirsmithError: as `floats`.
+        """
+        tensor = self.tensors[name]
+        if tensor.dtype not in FLOATING:
+            raise refused(f"Adapter tensor {name} is of type {tensor.dtype}", "Train again in float32 or bfloat16.")
+        rows, columns = rows_of(tensor.shape)
+        row_bytes = tensor.size_bytes // rows if rows else 0
+        begin = tensor.begin + first * row_bytes
+        raw = self._weights.source.read_range(ADAPTER_WEIGHTS, begin, count * row_bytes)
+        values = to_floats(raw, tensor.dtype).reshape(count, columns)
+        if not np.isfinite(values).all():
+            raise refused(f"Adapter tensor {name} holds NaN or Inf", "Train again with a lower learning rate.")
+        return values
+
+    def are_same(self, one: str, other: str) -> bool:
+        """Whether two tensors are equal."""
+        if self.shape(one) != self.shape(other):
+            return False
+        rows, _ = rows_of(self.shape(one))
+        return all(
+            np.array_equal(self.rows(one, first, count), self.rows(other, first, count))
+            for first in range(0, rows, _BLOCK_ROWS)
+            for count in [min(_BLOCK_ROWS, rows - first)]
+        )
+
+    def pattern(self, patterns: str, path: str, default: str) -> float:
+        """A module's rank or alpha, as peft looks it up (`get_pattern_key`).
+
+        :param patterns: the config's field with values by pattern.
+        :param default: the field with the value of all other modules.
+        """
+        for pattern, value in (self.config.get(patterns) or {}).items():
+            if re.match(rf"(.*\.)?({pattern})$", path):
+                return float(value)
+        return float(self.config[default])
+
+    def scaling(self, path: str, rank: int) -> float:
+        """The factor before a module's product; rank-stabilised where the config says so (arXiv 2312.03732)."""
+        alpha = self.pattern("alpha_pattern", path, "lora_alpha")
+        return alpha / math.sqrt(rank) if self.config.get("use_rslora") else alpha / rank
+
+    def _refuse_what_changes_nothing(self) -> None:
+        for name in self.tensors:
+            if "lora_A" not in name and "lora_embedding_A" not in name and self.floats(name).any():
+                return
+        raise refused("Every LoRA B matrix of the adapter is zero: it changes nothing", "Check that training ran.")
+
+
+def rows_of(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Rows and columns of a tensor that is seen as rows, whatever its dimensions; a vector's rows have one element."""
+    columns = shape[-1] if len(shape) > 1 else 1
+    return (math.prod(shape) // columns if columns else 0), columns
+
+
+def refused(what: str, hint: str) -> AirsmithError:
+    """What a merge is refused with."""
+    return AirsmithError(ErrorKind.VERIFICATION_FAILED, f"{what}.", hint)
+
+
+def _read_config(source: Source) -> dict[str, Any]:
+    hint = "Train again, or save the adapter with peft's save_pretrained."
+    size_bytes = source.sizes().get(ADAPTER_CONFIG)
+    if size_bytes is None:
+        raise AirsmithError(ErrorKind.BAD_DATA, f"The adapter has no {ADAPTER_CONFIG}.", hint)
+    try:
+        config = json.loads(source.read_range(ADAPTER_CONFIG, 0, size_bytes))
+        if isinstance(config, dict) and config["r"] > 0 and config["lora_alpha"] is not None:
+            return config
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise AirsmithError(ErrorKind.BAD_DATA, f"{ADAPTER_CONFIG} is no config of peft's LoRA.", hint) from error
+    raise AirsmithError(ErrorKind.BAD_DATA, f"{ADAPTER_CONFIG} is no config of peft's LoRA.", hint)
+
+
+def _refuse_other_methods(config: Mapping[str, Any]) -> None:
+    if config.get("peft_type") != "LORA":
+        raise refused(f"The adapter is of type {config.get('peft_type')}, not LORA", "Merge it with peft.")
+    asked = [key for key in _OTHER_METHODS if config.get(key)]
+    if asked:
+        raise refused(f"The adapter's config has {asked[0]}, which is no plain LoRA or DoRA", "Merge it with peft.")

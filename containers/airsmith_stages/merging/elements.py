@@ -1,0 +1,75 @@
+"""Elements of weights as float32 and back, with the one rounding that torch does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from airsmith.artifacts.store import Piece
+from airsmith_stages.weights.header import ITEM_BYTES
+
+Floats: TypeAlias = npt.NDArray[np.float32]
+
+FLOATING = ("F32", "BF16", "F16")
+"""Types of weights that a merge computes with, by the names of the safetensors format."""
+DTYPE_NAMES: Mapping[str, str] = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+"""The same types by torch's names."""
+
+_LARGEST_FINITE = {"BF16": np.uint16(0x7F7F), "F16": np.uint16(0x7BFF), "F32": np.uint32(0x7F7FFFFF)}
+_WITHOUT_SIGN = {"BF16": np.uint16(0x7FFF), "F16": np.uint16(0x7FFF), "F32": np.uint32(0x7FFFFFFF)}
+
+
+def to_floats(raw: Piece, dtype: str) -> Floats:
+    """Elements as float32, exactly; a copy that may be written to."""
+    if dtype == "F32":
+        return np.frombuffer(raw, np.float32).copy()
+    if dtype == "F16":
+        return np.frombuffer(raw, np.float16).astype(np.float32)
+    if dtype == "BF16":
+        widened = np.frombuffer(raw, np.uint16).astype(np.uint32)
+        widened <<= 16
+        return widened.view(np.float32)
+    raise ValueError(f"elements of type {dtype} are no floats")
+
+
+def from_floats(values: Floats, dtype: str) -> npt.NDArray[Any]:
+    """Elements of a type, rounded to the nearest, ties to even; as unsigned integers that hold their bits.
+
+    float32 is not copied. The values may be overwritten.
+    """
+    if dtype == "F32":
+        return values.view(np.uint32)
+    if dtype == "F16":
+        with np.errstate(over="ignore"):
+            return values.astype(np.float16).view(np.uint16)
+    if dtype == "BF16":
+        bits = values.view(np.uint32)
+        odd = bits >> 16
+        odd &= 1
+        bits += odd
+        bits += 0x7FFF
+        bits >>= 16
+        return bits.astype(np.uint16)
+    raise ValueError(f"floats cannot become elements of type {dtype}")
+
+
+def rounded(values: Floats, dtype: str) -> Floats:
+    """Values as they are once they have been elements of a type. The values may be overwritten."""
+    if dtype == "F32":
+        return values
+    shape = values.shape
+    bits = from_floats(np.ascontiguousarray(values).reshape(-1), dtype)
+    return to_floats(bits.data.cast("B"), dtype).reshape(shape)
+
+
+def are_finite(bits: npt.NDArray[Any], dtype: str) -> bool:
+    """Whether elements, as their bits, hold neither NaN nor Inf."""
+    return bits.size == 0 or bool((bits & _WITHOUT_SIGN[dtype]).max() <= _LARGEST_FINITE[dtype])
+
+
+def bits_of(raw: Piece, dtype: str) -> npt.NDArray[Any]:
+    """Elements as unsigned integers that hold their bits; no copy."""
+    return np.frombuffer(raw, np.uint32 if ITEM_BYTES[dtype] == 4 else np.uint16)

@@ -1,0 +1,89 @@
+"""Base and adapter become the weights and the config of one model, in one pass over the base."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from airsmith.artifacts.store import Piece
+from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith_stages.merging.adapter import Adapter, refused
+from airsmith_stages.merging.passing import merged_tensors
+from airsmith_stages.merging.plan import plan_merge
+from airsmith_stages.weights.cursor import ahead
+from airsmith_stages.weights.model import open_weights
+from airsmith_stages.weights.shards import Shard, index_of, plan_shards
+from airsmith_stages.weights.source import Source
+
+CONFIG = "config.json"
+
+WriteFile = Callable[[str, Iterable[Piece], int], object]
+"""Takes a file: its name, its pieces, and its size in bytes."""
+
+
+@dataclass(frozen=True)
+class MergeReport:
+    """What a merge did.
+
+    :param merged_tensors: tensors of the base that the adapter has changed.
+    :param changed_elements: how many of their elements.
+    """
+
+    merged_tensors: int
+    changed_elements: int
+
+
+def merge_model(
+    base: Source, adapter: Source, write: WriteFile, *, dtype: str = "auto", max_shard_bytes: int = 5 * 10**9
+) -> MergeReport:
+    """Merge an adapter into its base as peft's `merge_and_unload` does: the change in float32, and one rounding.
+
+    The base is read once, in order and verified; memory holds blocks of rows, and never a tensor.
+
+    :param write: gets weights, index and config, one file after another.
+    :param dtype: type of the result by torch's name; `auto` leaves each tensor the base's.
+    :raises AirsmithError: `bad_data` for damaged files; `verification_failed` for adapter tensors that fit nowhere or
+        change nothing, and for a result that is not finite.
+    """
+    weights = open_weights(base)
+    plan = plan_merge(weights, _read_config(base), Adapter(adapter), dtype)
+    shards = plan_shards([(tensor.name, tensor.dtype, tensor.shape) for tensor in plan.tensors], max_shard_bytes)
+    changed_elements: dict[str, int] = {}
+    tensors = merged_tensors(weights, plan, changed_elements)
+    for shard in shards:
+        write(shard.file, ahead(_content(shard, tensors)), shard.size_bytes)
+    next(tensors, None)  # the end of the base's last file, where it is verified
+    _check_changes(changed_elements)
+    _write_small(write, shards, plan.config)
+    return MergeReport(sum(map(bool, changed_elements.values())), sum(changed_elements.values()))
+
+
+def _content(shard: Shard, tensors: Iterator[Iterator[Piece]]) -> Iterator[Piece]:
+    yield shard.head
+    for _ in shard.header.tensors:
+        yield from next(tensors)
+
+
+def _write_small(write: WriteFile, shards: Sequence[Shard], config: object) -> None:
+    small = {CONFIG: (json.dumps(config, indent=2) + "\n").encode()}
+    index = index_of(shards)
+    if index is not None:
+        small[index[0]] = index[1]
+    for name, content in small.items():
+        write(name, [content], len(content))
+
+
+def _check_changes(changed_elements: dict[str, int]) -> None:
+    if not any(changed_elements.values()):
+        raise refused("Merging has changed no tensor of the base", "Check that training ran and method.target_modules.")
+
+
+def _read_config(base: Source) -> dict[str, object]:
+    try:
+        config = json.loads(base.read_range(CONFIG, 0, base.sizes()[CONFIG]))
+        if isinstance(config, dict):
+            return config
+    except (KeyError, ValueError, RecursionError):
+        pass
+    raise AirsmithError(ErrorKind.BAD_DATA, f"The base has no {CONFIG} that can be read.", "Mirror the model again.")

@@ -1,0 +1,94 @@
+"""Where a model's files keep the parameters that it has in memory: some are renamed, and some are in pieces.
+
+transformers loads tensors under other names than the files have, and puts the experts of a layer into one parameter
+(`transformers/conversion_mapping.py`); adapters know the names in memory. What is here is the part of that table that
+models for text need.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from airsmith_stages.weights.header import Tensor
+
+_PREFIXES = (
+    ("", ""),
+    ("transformer.", ""),
+    ("model.", ""),
+    ("gpt_neox.", ""),
+    ("model.language_model.", "language_model.model."),
+    ("lm_head.", "language_model.lm_head."),
+    ("model.", "language_model."),
+)
+"""How a name in memory begins, and how the same may begin in files of a model without its head, or of an older one."""
+_EXPERTS = re.compile(r"(?P<block>.+)\.mlp\.experts\.(?P<kind>gate_up_proj|down_proj)$")
+_EXPERT_NAMES: tuple[Mapping[str, str], ...] = (
+    {"block": "mlp.experts", "gate": "gate_proj", "up": "up_proj", "down": "down_proj"},
+    {"block": "block_sparse_moe.experts", "gate": "w1", "up": "w3", "down": "w2"},
+)
+_RENAMED = ((".mlp.", ".block_sparse_moe."),)
+"""Parts of names in memory, and in Mixtral's files."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Rows of a parameter, as a tensor of the files.
+
+    :param expert: the one whose rows they are, where the parameter holds all of them.
+    :param first_row: where they begin among that expert's rows.
+    """
+
+    tensor: str
+    expert: int | None = None
+    first_row: int = 0
+
+
+def pieces_of(parameter: str, tensors: Mapping[str, Tensor]) -> list[Piece]:
+    """The tensors that hold a parameter; empty where the files do not have it.
+
+    :param tensors: the files', by name.
+    """
+    for name in _names(parameter):
+        if name in tensors:
+            return [Piece(name)]
+    for name in _names(parameter):
+        pieces = _expert_pieces(name, tensors)
+        if pieces:
+            return pieces
+    return []
+
+
+def _names(parameter: str) -> Iterator[str]:
+    for in_memory, in_files in _PREFIXES:
+        if parameter.startswith(in_memory):
+            name = in_files + parameter.removeprefix(in_memory)
+            yield name
+            for memory_part, files_part in _RENAMED:
+                if memory_part in name:
+                    yield name.replace(memory_part, files_part)
+
+
+def _expert_pieces(parameter: str, tensors: Mapping[str, Tensor]) -> list[Piece]:
+    found = _EXPERTS.match(parameter)
+    if not found:
+        return []
+    for names in _EXPERT_NAMES:
+        pieces: list[Piece] = []
+        parts = ("gate", "up") if found["kind"] == "gate_up_proj" else ("down",)
+        expert = 0
+        while all((name := _expert_name(found["block"], names, expert, part)) in tensors for part in parts):
+            first_row = 0
+            for part in parts:
+                name = _expert_name(found["block"], names, expert, part)
+                pieces.append(Piece(name, expert, first_row))
+                first_row += tensors[name].shape[0]
+            expert += 1
+        if pieces:
+            return pieces
+    return []
+
+
+def _expert_name(block: str, names: Mapping[str, str], expert: int, part: str) -> str:
+    return f"{block}.{names['block']}.{expert}.{names[part]}.weight"

@@ -1,0 +1,179 @@
+"""What a merge will write, from the heads of the files alone: every tensor, and what is done to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith_stages.merging.adapter import Adapter, refused
+from airsmith_stages.merging.changes import Change
+from airsmith_stages.merging.edits import Edit, Target, edits_of
+from airsmith_stages.merging.elements import DTYPE_NAMES, FLOATING
+from airsmith_stages.merging.placement import pieces_of
+from airsmith_stages.merging.tying import KEY as TIED
+from airsmith_stages.merging.tying import Tying, find_tying
+from airsmith_stages.weights.header import Tensor
+from airsmith_stages.weights.model import Weights
+
+_CONV1D_MODELS = ("gpt2", "openai-gpt", "decision_transformer", "imagegpt")
+"""Model types whose layers are `Conv1D`: their weights are in × out."""
+
+
+@dataclass(frozen=True)
+class PlacedEdit:
+    """An edit, and the rows of its parameter that a tensor holds."""
+
+    edit: Edit
+    target: Target
+
+    def load(self) -> Change:
+        """Read the values."""
+        return self.edit.load(self.target)
+
+
+@dataclass(frozen=True)
+class MergedTensor:
+    """A tensor to write.
+
+    :param base: the base's tensor that it comes from.
+    :param edits: what is done to it, in this order; none, where it is passed on.
+    :param is_copy: it comes beside the base's tensor, and not in its place: a head that is no longer the embedding.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    base: Tensor
+    edits: tuple[PlacedEdit, ...] = ()
+    is_copy: bool = False
+
+    @property
+    def is_passed_on(self) -> bool:
+        """Whether the base's bytes are its own."""
+        return not self.edits and self.dtype == self.base.dtype
+
+
+@dataclass(frozen=True)
+class MergePlan:
+    """All that a merge will write.
+
+    :param tensors: in the order of the base's files and of their bytes.
+    :param config: the base's, as it is to be afterwards.
+    """
+
+    tensors: tuple[MergedTensor, ...]
+    config: Mapping[str, Any]
+
+
+def plan_merge(base: Weights, config: Mapping[str, Any], adapter: Adapter, dtype: str = "auto") -> MergePlan:
+    """Find the place of each of the adapter's tensors.
+
+    :param config: the base's `config.json`.
+    :param dtype: torch's name of the result's type; `auto` leaves each tensor the base's.
+    :raises AirsmithError: `verification_failed`, naming the tensor, for what fits nowhere or twice.
+    """
+    _refuse_quantised(config)
+    tensors = base.tensors()
+    edits = edits_of(adapter, lambda parameter: bool(pieces_of(parameter, tensors)))
+    tying = find_tying(edits, tensors, config, adapter)
+    of_divided_head = edits.pop(tying.head, []) if tying and tying.is_divided else []
+    placed = _placed(tying.shared(edits, tensors) if tying else edits, tensors, config, dtype)
+    old_head = {piece.tensor for piece in pieces_of(tying.head, tensors)} if tying and tying.is_divided else set()
+    merged: list[MergedTensor] = []
+    for tensor in tensors.values():
+        if tensor.name not in old_head:
+            merged.append(_merged(tensor.name, tensor, placed.get(tensor.name, []), dtype))
+        if tying and tying.is_divided and tensor.name == tying.embedding:
+            target = Target(tensor.shape, _wanted(tensor, dtype), is_transposed=False)
+            head = [PlacedEdit(edit, target) for edit in of_divided_head]
+            merged.append(_merged(tying.head, tensor, head, dtype, is_copy=True))
+    return MergePlan(tuple(merged), _changed_config(config, merged, tying, dtype))
+
+
+def _placed(
+    edits: Mapping[str, list[Edit]], tensors: Mapping[str, Tensor], config: Mapping[str, Any], dtype: str
+) -> dict[str, list[PlacedEdit]]:
+    """The edits by the tensor of the base that they change."""
+    placed: dict[str, list[PlacedEdit]] = {}
+    nowhere = [edit.names[0] for parameter, made in edits.items() if not pieces_of(parameter, tensors) for edit in made]
+    if nowhere:
+        raise refused(
+            f"Adapter tensor {nowhere[0]} fits nowhere in the base ({len(nowhere)} such edits)",
+            "Use the base that the adapter was trained on.",
+        )
+    owner: dict[str, str] = {}
+    for parameter, made in edits.items():
+        for piece in pieces_of(parameter, tensors):
+            other = owner.setdefault(piece.tensor, parameter)
+            if other != parameter:
+                raise refused(
+                    f"The adapter changes {piece.tensor} twice: as {other} and as {parameter}", "Train again."
+                )
+            tensor = tensors[piece.tensor]
+            if tensor.dtype not in FLOATING:
+                raise refused(
+                    f"The base's {tensor.name} is of type {tensor.dtype}", "Use a base that is not quantised."
+                )
+            target = Target(
+                tensor.shape, _wanted(tensor, dtype), piece.expert, piece.first_row, _is_transposed(parameter, config)
+            )
+            placed[piece.tensor] = [PlacedEdit(edit, target) for edit in made]
+    return placed
+
+
+def _is_transposed(parameter: str, config: Mapping[str, Any]) -> bool | None:
+    is_layer = parameter.rpartition(".")[0].rpartition(".")[2].startswith("c_")
+    return True if is_layer and config.get("model_type") in _CONV1D_MODELS else None
+
+
+def _merged(name: str, tensor: Tensor, edits: list[PlacedEdit], dtype: str, *, is_copy: bool = False) -> MergedTensor:
+    shape = next((placed.edit.replaced for placed in edits if placed.edit.replaced), tensor.shape)
+    return MergedTensor(name, _wanted(tensor, dtype), shape, tensor, tuple(edits), is_copy)
+
+
+def _wanted(tensor: Tensor, dtype: str) -> str:
+    return DTYPE_NAMES.get(dtype, tensor.dtype) if tensor.dtype in FLOATING else tensor.dtype
+
+
+def _changed_config(
+    config: Mapping[str, Any], merged: list[MergedTensor], tying: Tying | None, dtype: str
+) -> dict[str, Any]:
+    """The base's config with what the merge changes, in the part for the text model as well."""
+    changes: dict[str, Any] = {}
+    if dtype in DTYPE_NAMES:
+        changes["dtype"] = dtype
+    if tying:
+        of_both = [tensor for tensor in merged if tensor.name in (tying.embedding, tying.head)]
+        if tying.is_divided or (not tying.is_one and any(tensor.edits for tensor in of_both)):
+            changes[TIED] = False
+        rows = {tensor.shape[0] for tensor in of_both}
+        if len(rows) > 1:
+            raise refused(
+                f"Embedding and head would have {min(rows)} and {max(rows)} tokens", "Train both, or neither."
+            )
+        if rows != {of_both[0].base.shape[0]}:
+            changes["vocab_size"] = rows.pop()
+    changed = {**config, **changes}
+    if "dtype" in changes:
+        changed.pop("torch_dtype", None)
+    for part in ("text_config", "llm_config"):
+        if isinstance(config.get(part), Mapping):
+            changed[part] = {**config[part], **changes}
+    return changed
+
+
+def _refuse_quantised(config: Mapping[str, Any]) -> None:
+    inner = config.get("text_config")
+    for part in (config, inner if isinstance(inner, Mapping) else {}):
+        if part.get("quantization_config"):
+            method = part["quantization_config"].get("quant_method", "unknown")
+            raise AirsmithError(
+                ErrorKind.VERIFICATION_FAILED,
+                f"The base is quantised ({method}): what an adapter adds to it would be lost in its rounding.",
+                "Name the model that was quantised as model.id, and merge into that.",
+            )
+
+
+__all__ = ["MergePlan", "MergedTensor", "PlacedEdit", "plan_merge"]
