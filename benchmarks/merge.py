@@ -1,0 +1,123 @@
+"""Merging a LoRA adapter: beside a copy of the base, which is the limit, and beside peft.
+
+    python -m benchmarks.merge [GIGABYTES …]      (2.1 where none is given; peft is measured with the first)
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from airsmith.artifacts.publish import write_artifact
+from airsmith.artifacts.read import open_artifact
+from airsmith.artifacts.store import Store
+from airsmith_stages.weights.model import open_weights
+from airsmith_stages.weights.source import FolderSource
+from benchmarks.arms import MEBIBYTE, Arm, Measured, measure, paired_ratio, scratch_folder
+from benchmarks.claims import Goal, report
+from benchmarks.merge_inputs import write_adapter, write_base
+
+COPY, PLAIN, VERIFIED, PEFT = "cp -r", "airsmith, nothing hashed", "airsmith, verified and hashed", "peft"
+_BASE, _MERGED = "artifacts/base_model/base", "artifacts/model/merged"
+
+
+def main() -> None:
+    """Measure each size and write the claim."""
+    sizes = [float(argument) for argument in sys.argv[1:]] or [2.1]
+    for gigabytes in sizes:
+        claim = "merge" if gigabytes == sizes[0] else f"merge_{gigabytes:g}gb"
+        with_peft = gigabytes == sizes[0]
+        folder = scratch_folder() / "merge"
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            _claim(claim, folder, int(gigabytes * 1e9), with_peft)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _claim(claim: str, folder: Path, size_bytes: int, with_peft: bool) -> None:
+    base, adapter, store = folder / "base", folder / "adapter", Store.open(f"file://{folder}/store")
+    base_bytes = write_base(base, size_bytes)
+    write_adapter(adapter, base)
+    runs = measure(_arms(folder, base, adapter, store, with_peft), repetitions=5 if with_peft else 3)
+    facts = {"base_bytes": base_bytes, "files": 5, "dtype": "bfloat16", "rank": 16}
+    if with_peft:
+        facts |= _compare(folder / "merged", folder / "by_peft")
+    report(claim, f"Merge {base_bytes / 1e9:.1f} GB, bfloat16, rank 16", runs, _goals(runs, facts), **facts)
+
+
+def _arms(folder: Path, base: Path, adapter: Path, store: Store, with_peft: bool) -> list[Arm]:
+    """Ours first. The base lies once in a folder, and once, by hard links, in a store as an artifact."""
+    _link_artifact(store, base)
+    program = [sys.executable, "-m", "benchmarks.merge_arms"]
+    outputs = {COPY: folder / "copy", PLAIN: folder / "merged", PEFT: folder / "by_peft"}
+    clean = {name: partial(shutil.rmtree, output, ignore_errors=True) for name, output in outputs.items()}
+    arms = [
+        Arm(
+            VERIFIED,
+            [*program, "artifact_to_artifact", store.uri, _BASE, str(adapter), _MERGED],
+            before=partial(shutil.rmtree, folder / "store" / _MERGED, ignore_errors=True),
+            after=partial(_check, store),
+        ),
+        Arm(
+            PLAIN,
+            [*program, "folder_to_folder", str(base), str(adapter), str(outputs[PLAIN])],
+            before=clean[PLAIN],
+        ),
+        Arm(COPY, ["cp", "-r", str(base), str(outputs[COPY])], before=clean[COPY], after=clean[COPY]),
+    ]
+    if with_peft:
+        arms.append(Arm(PEFT, [*program, "peft", str(base), str(adapter), str(outputs[PEFT])], before=clean[PEFT]))
+    return arms
+
+
+def _link_artifact(store: Store, base: Path) -> None:
+    with write_artifact(store, _BASE, type="base_model", digest="base", inputs={}, versions={}) as writer:
+        writer.add_folder(base)
+        artifact = writer.publish()
+    for file in base.iterdir():
+        published = Path(store.uri.removeprefix("file://")) / artifact.path(file.name)
+        published.unlink()
+        published.hardlink_to(file)
+
+
+def _check(store: Store) -> None:
+    if open_artifact(store, _MERGED) is None:
+        raise RuntimeError("nothing was published")
+
+
+def _goals(runs: dict[str, list[Measured]], facts: dict[str, int | str]) -> list[Goal]:
+    ours = [*runs[VERIFIED], *runs[PLAIN]]
+    goals = [
+        Goal("time beside cp, nothing hashed", paired_ratio(runs[PLAIN], runs[COPY]), most=1.25),
+        Goal("time beside cp, verified and hashed", paired_ratio(runs[VERIFIED], runs[COPY]), most=1.6),
+        Goal("peak MiB", max(one.peak_rss_bytes for one in ours) / MEBIBYTE, most=128),
+    ]
+    if "differing_elements" in facts:
+        share = int(facts["differing_elements"]) / int(facts["elements"])
+        goals.append(Goal("share of elements that differ from peft's", share, most=1e-6))
+        goals.append(Goal("largest difference in units of the last place", int(facts["largest_ulps"]), most=1))
+    return goals
+
+
+def _compare(ours: Path, theirs: Path) -> dict[str, int]:
+    """Count the elements whose bits differ."""
+    mine, other = open_weights(FolderSource(ours)), open_weights(FolderSource(theirs))
+    if mine.tensors().keys() != other.tensors().keys():
+        raise RuntimeError("the merged models do not have the same tensors")
+    elements = differing = largest = 0
+    for name in mine.tensors():
+        bits, expected = (np.frombuffer(weights.read(name), np.int16) for weights in (mine, other))
+        ulps = np.abs(bits.astype(np.int32) - expected)
+        elements += ulps.size
+        differing += int(np.count_nonzero(ulps))
+        largest = max(largest, int(ulps.max()))
+    return {"elements": elements, "differing_elements": differing, "largest_ulps": largest}
+
+
+if __name__ == "__main__":
+    main()
