@@ -1,6 +1,6 @@
 """Merging a LoRA adapter: beside a copy of the base, which is the limit, and beside peft.
 
-    python -m benchmarks.merge [GIGABYTES …]      (2.1 where none is given; peft is measured with the first)
+python -m benchmarks.merge [GIGABYTES …]      (2.1 where none is given; peft is measured with the first)
 """
 
 from __future__ import annotations

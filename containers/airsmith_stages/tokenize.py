@@ -4,49 +4,70 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
-from itertools import groupby, islice
-from operator import itemgetter
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial, reduce
+from itertools import groupby
+from operator import itemgetter, or_
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from airsmith.artifacts.publish import ArtifactWriter
 from airsmith.contracts.cache import Output
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.stages import END_TOKENS
 from airsmith.recipe.sources import DatasetSource
+from airsmith_stages.data.batches import SampleBatch, TrainBatch, ValidationBatch, train_batch, validation_batch
 from airsmith_stages.data.chat import ExampleTokeniser, TokenisedExample
-from airsmith_stages.data.examples import Example, Splits, read_splits
-from airsmith_stages.data.leakage import check_leakage
-from airsmith_stages.data.overflow import OverflowReport, Sample, fit
+from airsmith_stages.data.examples import Examples, read_splits
+from airsmith_stages.data.leakage import Fingerprint, Seen, ValidationTexts
+from airsmith_stages.data.overflow import OverflowReport, Sample
 from airsmith_stages.data.packing import pack
+from airsmith_stages.data.parallel import map_in_order, process_count
 from airsmith_stages.data.token_shards import (
     FORMAT,
     INDEX_FILE,
     PROMPTS_FILE,
     SAMPLE_FILE,
-    TokenRows,
-    rows_of,
-    write_rows,
+    Arrange,
+    alone,
+    write_split,
 )
 from airsmith_stages.frame import StageContext
 from airsmith_stages.tokenizer_files import TOKENIZER_FILES, generation_end_ids
 
 log = logging.getLogger("airsmith")
 
-BATCH_EXAMPLES = 1000
+Batch = TypeVar("Batch")
+
+FEW_ROWS = 2048
+"""Rows that one process tokenises in about a second."""
+
+
+@dataclass(frozen=True)
+class _Written:
+    """A split in the output.
+
+    :param entry: its part of the index.
+    """
+
+    entry: dict[str, Any]
+    report: OverflowReport
 
 
 def run(context: StageContext) -> Output:
-    """Tokenize both splits of the dataset."""
+    """Tokenize both splits of the dataset: examples pass through memory, and rows leave it in shards."""
     source = context.spec.recipe.dataset
     tokeniser = load_tokeniser(context)
     splits = read_splits(context.fetch("mirror_dataset"), source, context.scratch / "cache")
-    leakage = check_leakage(splits.train, splits.validation, source.max_leakage_fraction)
-    train, train_report = _train_rows(splits, tokeniser, source)
-    validation, validation_report = _validation_rows(splits, tokeniser, source)
     with context.write_output() as output:
+        validation, known = _write_validation(splits.validation, tokeniser, output, context.scratch)
+        train, seen = _write_train(splits.train, tokeniser, known, output)
+        leakage = known.report(seen, source.max_leakage_fraction)
         index = {
             "format": FORMAT,
             "max_length": source.max_length,
@@ -54,20 +75,16 @@ def run(context: StageContext) -> Output:
             "pad_token_id": _pad_token_id(tokeniser.tokenizer),
             "end_of_turn_token_ids": sorted(tokeniser.end_of_turn_ids),
             "vocab_size": len(tokeniser.tokenizer),
-            "splits": {
-                "train": write_rows("train", train, output, context.scratch),
-                "validation": write_rows("validation", _unpacked(validation), output, context.scratch),
-            },
+            "splits": {"train": train.entry, "validation": validation.entry},
             "report": {
-                "train": train_report.as_dict(),
-                "validation": validation_report.as_dict(),
+                "train": train.report.as_dict(),
+                "validation": validation.report.as_dict(),
                 "leakage": leakage.as_dict(),
-                "fill": round(len(train.tokens) / (len(train) * source.max_length), 4),
+                "fill": round(train.entry["tokens"] / (train.entry["rows"] * source.max_length), 4),
             },
         }
         output.add_bytes(INDEX_FILE, json.dumps(index, indent=2).encode())
-        output.add_bytes(PROMPTS_FILE, "".join(_prompt_lines(splits.validation, tokeniser, source)).encode())
-        (shown,) = tokeniser([splits.train[0]])
+        (shown,) = tokeniser([next(iter(splits.train))])
         output.add_bytes(SAMPLE_FILE, _shown_sample(tokeniser, shown).encode())
         properties = {END_TOKENS: json.dumps(_end_tokens(tokeniser, shown))}
         return Output.of_artifact(output.publish(metrics=_metrics(index), properties=properties))
@@ -97,67 +114,94 @@ def load_tokeniser(context: StageContext) -> ExampleTokeniser:
     return ExampleTokeniser(tokenizer, recipe.dataset.chat_template or tokenizer.chat_template, end_ids)
 
 
-def _train_rows(splits: Splits, tokeniser: ExampleTokeniser, source: DatasetSource) -> tuple[TokenRows, OverflowReport]:
-    samples, report = _samples(splits.train, tokeniser, source, source.split)
-    if source.packing == "none":
-        rows = [[index] for index in range(len(samples))]
-    else:
-        rows = pack([len(sample.tokens) for sample in samples], source.max_length, source.seed)
-    return rows_of(samples, rows), report
-
-
-def _validation_rows(
-    splits: Splits, tokeniser: ExampleTokeniser, source: DatasetSource
-) -> tuple[list[Sample], OverflowReport]:
-    return _samples(splits.validation, tokeniser, source, source.validation_split or "held-out part")
-
-
-def _unpacked(samples: list[Sample]) -> TokenRows:
+def _write_validation(
+    examples: Examples, tokeniser: ExampleTokeniser, output: ArtifactWriter, scratch: Path
+) -> tuple[_Written, ValidationTexts]:
     """Validation rows are never packed, so that each is judged alone."""
-    return rows_of(samples, [[index] for index in range(len(samples))])
+    work = partial(validation_batch, examples=examples, tokeniser=tokeniser)
+    fingerprints: list[Fingerprint] = []
+    with (scratch / PROMPTS_FILE).open("wb") as prompts:
+
+        def keep(batch: ValidationBatch) -> SampleBatch:
+            fingerprints.extend(batch.fingerprints)
+            prompts.write(batch.prompts)
+            return batch.samples
+
+        written = _write("validation", examples, work, keep, alone, output)
+    output.add_file(PROMPTS_FILE, scratch / PROMPTS_FILE)
+    return written, ValidationTexts(fingerprints)
 
 
-def _samples(
-    examples: list[Example], tokeniser: ExampleTokeniser, source: DatasetSource, split: str
-) -> tuple[list[Sample], OverflowReport]:
-    report = OverflowReport(source.overflow)
-    samples = list(fit(_tokenised(examples, tokeniser), source.max_length, report))
+def _write_train(
+    examples: Examples, tokeniser: ExampleTokeniser, validation: ValidationTexts, output: ArtifactWriter
+) -> tuple[_Written, Seen]:
+    """The training rows, and what they have in common with the validation examples."""
+    work = partial(train_batch, examples=examples, tokeniser=tokeniser, validation=validation)
+    seen: list[Seen] = []
+
+    def keep(batch: TrainBatch) -> SampleBatch:
+        if batch.seen:
+            seen.append(batch.seen)
+        return batch.samples
+
+    written = _write("train", examples, work, keep, _arrangement(examples.source), output)
+    return written, reduce(or_, seen, Seen())
+
+
+def _write(
+    split: str,
+    examples: Examples,
+    work: Callable[[range], Batch],
+    keep: Callable[[Batch], SampleBatch],
+    arrange: Arrange,
+    output: ArtifactWriter,
+) -> _Written:
+    """Let all cores make batches, and write their samples as they come.
+
+    :param keep: takes from a batch what is not for the rows.
+    """
+    report = OverflowReport(examples.source.overflow)
+
+    def samples_of(batches: Iterable[Batch]) -> Iterator[Sample]:
+        for batch in map(keep, batches):
+            report.add(batch.report)
+            yield from batch.samples()
+
+    with closing(map_in_order(work, examples.batches(), _processes(examples))) as batches:
+        entry = write_split(split, samples_of(batches), arrange, output)
+    _tell_losses(report, examples.source, split)
+    return _Written(entry, report)
+
+
+def _processes(examples: Examples) -> int:
+    """One where there is too little to do for the start of others to be worth it."""
+    return process_count() if len(examples.rows) > FEW_ROWS else 1
+
+
+def _arrangement(source: DatasetSource) -> Arrange:
+    if source.packing == "none":
+        return alone
+    return lambda lengths, window: pack(lengths, source.max_length, source.seed + window)
+
+
+def _tell_losses(report: OverflowReport, source: DatasetSource, split: str) -> None:
+    """Log what did not fit.
+
+    :raises AirsmithError: `bad_data` where nothing did.
+    """
+    name = source.split if split == "train" else source.validation_split or "held-out part"
     if report.too_long:
         log.warning(
             "%d of %d examples of %r are longer than dataset.max_length %d (overflow: %s): %d tokens dropped",
-            report.too_long, report.read, split, source.max_length, source.overflow, report.dropped_tokens,
+            report.too_long, report.read, name, source.max_length, source.overflow, report.dropped_tokens,
         )  # fmt: skip
-    if not samples:
+    if not report.kept:
         raise AirsmithError(
             ErrorKind.BAD_DATA,
-            f"No example of {split!r} fits into dataset.max_length {source.max_length} tokens.",
+            f"No example of {name!r} fits into dataset.max_length {source.max_length} tokens.",
             "Raise dataset.max_length or set dataset.overflow to 'truncate' or 'split'.",
         )
-    log.info("%s: %d examples, %d tokens", split, report.kept, report.kept_tokens)
-    return samples, report
-
-
-def _tokenised(examples: list[Example], tokeniser: ExampleTokeniser) -> Iterator[TokenisedExample]:
-    remaining = iter(examples)
-    while batch := list(islice(remaining, BATCH_EXAMPLES)):
-        yield from tokeniser(batch)
-
-
-def _prompt_lines(examples: list[Example], tokeniser: ExampleTokeniser, source: DatasetSource) -> Iterator[str]:
-    """The validation examples as questions with their expected answers, those that a row would hold."""
-    for tokenised in _tokenised(examples, tokeniser):
-        if len(tokenised.tokens) > source.max_length:
-            continue
-        example, split_at = tokenised.example, tokenised.prompt_length
-        answer_mask = tokenised.loss_mask[split_at:].astype(bool)
-        line: dict[str, Any] = {
-            "prompt_token_ids": tokenised.tokens[:split_at].tolist(),
-            "messages": list(example.messages[:-1]) or None,
-            "prompt": tokeniser.render_prompt(example),
-            "answer": example.messages[-1]["content"] if example.is_conversation else example.completion,
-            "answer_token_ids": tokenised.tokens[split_at:][answer_mask].tolist(),
-        }
-        yield json.dumps(line) + "\n"
+    log.info("%s: %d examples, %d tokens", name, report.kept, report.kept_tokens)
 
 
 def _end_tokens(tokeniser: ExampleTokeniser, example: TokenisedExample) -> list[int]:

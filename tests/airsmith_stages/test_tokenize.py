@@ -31,7 +31,10 @@ from airsmith.artifacts.read import Artifact
 from airsmith.contracts.errors import ErrorKind
 from airsmith.contracts.run import Run
 from airsmith.contracts.stages import END_TOKENS
+from airsmith_stages import tokenize as stage
+from airsmith_stages.data import examples, token_shards
 from airsmith_stages.data.token_shards import read_rows
+from airsmith_stages.frame import run_stage
 from demo.hub.server import serve
 
 EXCHANGES = [(f"The kettle {number} is cold. 🦊", f'{{"team": "{number % 3}"}}') for number in range(12)]
@@ -57,7 +60,7 @@ def model(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 def tokenize(bench: Bench, model: dict[str, bytes]) -> Tokenize:
     """Run the stage on files, with the recipe's `dataset`."""
 
-    def run_stage(
+    def run_command(
         files: dict[str, bytes] = DATASET, base: dict[str, bytes] | None = None, **dataset: Any
     ) -> tuple[Run, Any]:
         run = bench.new_run(dataset={"max_length": 64, **dataset})
@@ -65,7 +68,7 @@ def tokenize(bench: Bench, model: dict[str, bytes]) -> Tokenize:
         bench.give(run, "mirror_dataset", files)
         return run, bench.command("tokenize", run)
 
-    return run_stage
+    return run_command
 
 
 def tokenised(run_and_end: tuple[Run, Any]) -> Artifact:
@@ -165,6 +168,23 @@ class TestOutput:
         assert first.folder != second.folder
         assert contents(first) == contents(second)
 
+    def test_so_they_are_in_however_many_processes(
+        self, bench: Bench, model: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(stage, "FEW_ROWS", 0)
+        monkeypatch.setattr(token_shards, "WINDOW_TOKENS", 200)
+        made = []
+        for processes, batch_rows in ((1, 256), (2, 2), (3, 1)):
+            monkeypatch.setattr(stage, "process_count", lambda count=processes: count)
+            monkeypatch.setattr(examples, "BATCH_ROWS", batch_rows)
+            run = bench.new_run(dataset={"max_length": 64, "packing": "isolated", "validation_fraction": 0.3})
+            bench.give(run, "mirror_model", model)
+            bench.give(run, "mirror_dataset", DATASET)
+            run_stage("tokenize", run)
+            made.append(contents(output_of(run, "tokenize")))
+        assert made[0] == made[1] == made[2]
+        assert {"train-00001.safetensors", "validation-00000.safetensors"} <= made[0].keys()
+
     def test_with_and_without_markers_the_masks_are_the_same(self, tokenize: Tokenize) -> None:
         marked, unmarked = (tokenised(tokenize(chat_template=template)) for template in (CHATML, CHATML_UNMARKED))
         assert marked.read("train-00000.safetensors") == unmarked.read("train-00000.safetensors")
@@ -240,9 +260,10 @@ class TestOverflow:
         assert index_of(artifact)["report"]["train"]["dropped_tokens"] == 0
         assert "".join(texts(tokenizer, artifact, tmp_path)) == rendered(("a", "b")) + rendered(("a", "long " * 60))
 
-    def test_a_split_of_which_nothing_fits_is_refused(self, tokenize: Tokenize) -> None:
-        run, ended = tokenize(max_length=8)
-        assert_refused(ended, run, "tokenize", ErrorKind.BAD_DATA, "'train'", "max_length 8", "overflow")
+    @pytest.mark.parametrize("split", ["train", "validation"])
+    def test_a_split_of_which_nothing_fits_is_refused(self, tokenize: Tokenize, split: str) -> None:
+        run, ended = tokenize({**DATASET, f"{split}.jsonl": chats([("a", "long " * 60)])})
+        assert_refused(ended, run, "tokenize", ErrorKind.BAD_DATA, repr(split), "max_length 64", "overflow")
 
 
 LEAKING = {**DATASET, "validation.jsonl": chats([EXCHANGES[0], ("THE kettle 1, is cold", EXCHANGES[1][1]), ("x", "y")])}

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Encoding, Tokenizer
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import render_jinja_template
 
@@ -58,28 +59,44 @@ class ExampleTokeniser:
         self.chat_template = chat_template
         self.end_of_turn_ids = end_of_turn_ids(tokenizer) | frozenset(end_ids)
         self._own_bos_id = _own_bos_id(tokenizer)
+        self._backend: Tokenizer = tokenizer.backend_tokenizer
 
-    def __call__(self, examples: Sequence[Example]) -> list[TokenisedExample]:
+    def __call__(self, examples: Sequence[Example], *, with_prompts: bool = True) -> list[TokenisedExample]:
         """Tokenise a batch.
 
+        :param with_prompts: False where nobody asks for `prompt_length`, which may cost another rendering; it is then
+            where the template's mark of the last answer stands.
         :raises AirsmithError: `bad_data`, naming the row, where its mask could not be right.
         """
-        rendered = [self._render(example) for example in examples]
-        encoded = self.tokenizer(
-            [item.text for item in rendered],
-            add_special_tokens=False,
-            return_offsets_mapping=True,
-            return_attention_mask=False,
-        )
-        pairs = zip(examples, rendered, encoded["input_ids"], encoded["offset_mapping"], strict=True)
-        return [self._masked(example, item, ids, offsets) for example, item, ids, offsets in pairs]
+        # Any other call may have changed both for the whole tokenizer.
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        return [self._tokenised(example, with_prompts) for example in examples]
 
     def render_prompt(self, example: Example) -> str:
         """What a server is asked: everything before the last answer, ready for the model to go on."""
-        rendered = self._render(example)
+        rendered = self._render(example, with_prompt=True)
         return rendered.text[: rendered.answer_start]
 
-    def _render(self, example: Example) -> _Rendered:
+    def _tokenised(self, example: Example, with_prompt: bool) -> TokenisedExample:
+        rendered = self._render(example, with_prompt)
+        # The tokenizer's own methods would make a list of all offsets, of which a few are needed.
+        encoding = self._backend.encode(rendered.text, add_special_tokens=False)
+        ids = encoding.ids
+        mask = np.zeros(len(ids), dtype=np.uint8)
+        for begin, end in rendered.spans:
+            # A token that begins before the answer is the prompt's, even where it reaches into it.
+            first, last = _first_token_from(encoding, begin), _first_token_from(encoding, end)
+            mask[first : self._through_end_of_turn(ids, first, last)] = 1
+        self._check(example, ids, mask)
+        return TokenisedExample(
+            example,
+            np.array(ids, dtype=np.uint32),
+            mask,
+            prompt_length=_first_token_from(encoding, rendered.answer_start),
+        )
+
+    def _render(self, example: Example, with_prompt: bool) -> _Rendered:
         if not example.is_conversation:
             return self._render_completion(example)
         if self.chat_template is None:
@@ -89,7 +106,7 @@ class ExampleTokeniser:
                 "Set dataset.chat_template, or use dataset.format 'prompt-completion'.",
             )
         if _GENERATION.search(self.chat_template):
-            return self._render_marked(example)
+            return self._render_marked(example, with_prompt)
         return self._render_by_prefix(example)
 
     def _render_completion(self, example: Example) -> _Rendered:
@@ -99,13 +116,15 @@ class ExampleTokeniser:
         text = f"{prompt}{example.completion}{self.tokenizer.eos_token or ''}"
         return _Rendered(text, ((len(prompt), len(text)),), len(prompt))
 
-    def _render_marked(self, example: Example) -> _Rendered:
+    def _render_marked(self, example: Example, with_prompt: bool) -> _Rendered:
         """The template itself marks what the assistant says."""
         texts, spans = self._apply([example.messages], return_assistant_tokens_mask=True)
         marked = tuple((start, end) for start, end in spans[0] if end > start)
-        prompt = self._prompt(example.messages[:-1])
-        start = len(prompt) if texts[0].startswith(prompt) else (marked[-1][0] if marked else 0)
-        return _Rendered(texts[0], marked, start)
+        answer_start = marked[-1][0] if marked else 0
+        if with_prompt:
+            prompt = self._prompt(example.messages[:-1])
+            answer_start = len(prompt) if texts[0].startswith(prompt) else answer_start
+        return _Rendered(texts[0], marked, answer_start)
 
     def _render_by_prefix(self, example: Example) -> _Rendered:
         """The template marks nothing: what it adds to the prompt of each answer is that answer.
@@ -118,7 +137,8 @@ class ExampleTokeniser:
             if message["role"] != "assistant":
                 continue
             prompt = self._prompt(example.messages[:index])
-            answered = self._apply([example.messages[: index + 1]])[0][0]
+            is_last = index == len(example.messages) - 1
+            answered = whole if is_last else self._apply([example.messages[: index + 1]])[0][0]
             if not answered.startswith(prompt) or not whole.startswith(answered.rstrip()):
                 raise AirsmithError(
                     ErrorKind.BAD_DATA,
@@ -145,21 +165,6 @@ class ExampleTokeniser:
                 f"The chat template fails on a conversation: {error}.",
                 "Correct the roles in the data, or give another template as dataset.chat_template.",
             ) from error
-
-    def _masked(self, example: Example, rendered: _Rendered, ids: list[int], offsets: list[Span]) -> TokenisedExample:
-        starts = np.array([start for start, _ in offsets])
-        mask = np.zeros(len(ids), dtype=np.uint8)
-        for begin, end in rendered.spans:
-            # A token that begins before the answer is the prompt's, even where it reaches into it.
-            first, last = np.searchsorted(starts, begin), np.searchsorted(starts, end)
-            mask[first : self._through_end_of_turn(ids, int(first), int(last))] = 1
-        self._check(example, ids, mask)
-        return TokenisedExample(
-            example,
-            np.array(ids, dtype=np.uint32),
-            mask,
-            prompt_length=int(np.searchsorted(starts, rendered.answer_start)),
-        )
 
     def _through_end_of_turn(self, ids: list[int], first: int, last: int) -> int:
         """End of an answer: behind the token that ends the turn, so that the model learns to stop, and no further."""
@@ -202,6 +207,18 @@ class ExampleTokeniser:
                 "that a server goes by, does not.",
                 "Set dataset.chat_template to that template with {{- bos_token -}} in front.",
             )
+
+
+def _first_token_from(encoding: Encoding, character: int) -> int:
+    """The first token that begins at a character or behind it."""
+    if not len(encoding) or encoding.token_to_chars(len(encoding) - 1)[1] <= character:
+        return len(encoding)
+    token = encoding.char_to_token(character)
+    if token is None:  # A character of which the tokenizer makes nothing.
+        return next(index for index, (start, _) in enumerate(encoding.offsets) if start >= character)
+    while token < len(encoding) and encoding.token_to_chars(token)[0] < character:
+        token += 1
+    return int(token)
 
 
 def end_of_turn_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:

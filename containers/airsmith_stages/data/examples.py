@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
+from numpy.typing import NDArray
 
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.recipe.sources import COLUMN_PARTS, DatasetSource
@@ -18,6 +19,9 @@ from airsmith_stages.data.broken_files import find_broken
 from airsmith_stages.failures import as_airsmith_error
 
 Message = dict[str, Any]
+
+BATCH_ROWS = 256
+"""Rows that are read and worked on together."""
 
 
 @dataclass(frozen=True)
@@ -49,32 +53,78 @@ class Example:
 
 
 @dataclass(frozen=True)
+class Examples:
+    """One part of a dataset, left on the disk: only what is asked for is in memory.
+
+    :param rows: a split, in a file that is mapped.
+    :param columns: column by part of an example.
+    :param split: its name, for messages.
+    :param taken: which of its rows belong to this part; all where None.
+    """
+
+    rows: datasets.Dataset
+    columns: Mapping[str, str]
+    source: DatasetSource
+    split: str
+    folder: Path
+    taken: NDArray[np.bool_] | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows) if self.taken is None else int(self.taken.sum())
+
+    def batches(self) -> Iterator[range]:
+        """Its row numbers in ranges of BATCH_ROWS, some of which may not belong to this part."""
+        for start in range(0, len(self.rows), BATCH_ROWS):
+            yield range(start, min(start + BATCH_ROWS, len(self.rows)))
+
+    def read(self, numbers: range) -> list[Example]:
+        """The examples of a range of row numbers.
+
+        :raises AirsmithError: `bad_data`, naming the row, or the file and line where it cannot be read.
+        """
+        with _reading(self.folder, self.source, self.split):
+            read = self.rows[numbers.start : numbers.stop]
+            values = {part: read[column] for part, column in self.columns.items()}
+            return [
+                _example(number, {part: column[index] for part, column in values.items()}, self)
+                for index, number in enumerate(numbers)
+                if self.taken is None or self.taken[number]
+            ]
+
+    def __iter__(self) -> Iterator[Example]:
+        for numbers in self.batches():
+            yield from self.read(numbers)
+
+
+@dataclass(frozen=True)
 class Splits:
     """The examples to train and to validate on."""
 
-    train: list[Example]
-    validation: list[Example]
+    train: Examples
+    validation: Examples
 
 
 def read_splits(folder: Path, source: DatasetSource, cache: Path) -> Splits:
-    """Read both splits of a dataset; the hold-out by fraction is drawn from the recipe's seed alone.
+    """Find both splits of a dataset; the hold-out by fraction is drawn from the recipe's seed alone.
 
-    :raises AirsmithError: `bad_data`, naming the file, split, column or row that is wrong.
+    :param cache: a folder for the rows as they are mapped.
+    :raises AirsmithError: `bad_data`, naming the file, split or column that is wrong.
     """
     datasets.disable_progress_bars()
-    examples = _read(folder, source, source.split, cache)
+    examples = _load(folder, source, source.split, cache)
     if source.validation_split is not None:
-        return Splits(examples, _read(folder, source, source.validation_split, cache))
-    return _hold_out(examples, source)
+        return Splits(examples, _load(folder, source, source.validation_split, cache))
+    held_out = _held_out(len(examples), source)
+    return Splits(replace(examples, taken=~held_out), replace(examples, taken=held_out))
 
 
-def _read(folder: Path, source: DatasetSource, split: str, cache: Path) -> list[Example]:
+def _load(folder: Path, source: DatasetSource, split: str, cache: Path) -> Examples:
     with _reading(folder, source, split):
         rows = datasets.load_dataset(str(folder), name=source.subset, split=split, cache_dir=str(cache))
         if len(rows) == 0:
             raise _bad(source, f"split {split!r} is empty", "Choose another split or add examples.")
         columns = _checked_columns(rows.column_names, source)
-        return [_example(number, row, columns, source, split) for number, row in enumerate(rows)]
+        return Examples(rows.select_columns(sorted(set(columns.values()))), columns, source, split, folder)
 
 
 @contextmanager
@@ -104,22 +154,19 @@ def _reason(error: Exception) -> str:
     return " ".join(said.split())[:500].rstrip(".") or type(error).__name__
 
 
-def _hold_out(examples: list[Example], source: DatasetSource) -> Splits:
-    """A seeded draw without regard to the order of the rows, which both parts keep."""
+def _held_out(rows: int, source: DatasetSource) -> NDArray[np.bool_]:
+    """Which rows are held out: a seeded draw without regard to their order, which both parts keep."""
     assert source.validation_fraction is not None
-    held_out = math.ceil(source.validation_fraction * len(examples))
-    if held_out == len(examples):
+    count = math.ceil(source.validation_fraction * rows)
+    if count == rows:
         raise _bad(
             source,
-            f"dataset.validation_fraction {source.validation_fraction} holds out all {held_out} rows of "
-            f"{source.split!r}",
+            f"dataset.validation_fraction {source.validation_fraction} holds out all {count} rows of {source.split!r}",
             "Add examples or lower it.",
         )
-    drawn = set(np.random.default_rng(source.seed).permutation(len(examples))[:held_out].tolist())
-    return Splits(
-        [example for index, example in enumerate(examples) if index not in drawn],
-        [example for index, example in enumerate(examples) if index in drawn],
-    )
+    held_out = np.zeros(rows, dtype=np.bool_)
+    held_out[np.random.default_rng(source.seed).permutation(rows)[:count]] = True
+    return held_out
 
 
 def _checked_columns(existing: list[str], source: DatasetSource) -> dict[str, str]:
@@ -140,13 +187,15 @@ def _checked_columns(existing: list[str], source: DatasetSource) -> dict[str, st
     return columns
 
 
-def _example(number: int, row: dict[str, Any], columns: dict[str, str], source: DatasetSource, split: str) -> Example:
-    values = {part: row[column] for part, column in columns.items()}
+def _example(number: int, values: dict[str, Any], part_of: Examples) -> Example:
+    source, split = part_of.source, part_of.split
     if source.format == "messages":
         return Example(number, messages=_checked_messages(values["messages"], number, source, split), split=split)
     for part, value in values.items():
         if part != "input" and not (isinstance(value, str) and value):
-            raise _bad(source, f"row {number} of {split!r} has no text in {columns[part]!r}", "Remove or complete it.")
+            raise _bad(
+                source, f"row {number} of {split!r} has no text in {part_of.columns[part]!r}", "Remove or complete it."
+            )
     if source.format == "prompt-completion":
         return Example(number, prompt=values["prompt"], completion=values["completion"], split=split)
     question = "\n\n".join(text for text in (values["instruction"], values.get("input")) if text)

@@ -43,6 +43,15 @@ class OverflowReport:
         """Tokens that nobody will see."""
         return self.read_tokens - self.kept_tokens
 
+    def add(self, other: OverflowReport) -> None:
+        """Count what another part of the split's examples has met with."""
+        self.read += other.read
+        self.kept += other.kept
+        self.too_long += other.too_long
+        self.without_loss += other.without_loss
+        self.read_tokens += other.read_tokens
+        self.kept_tokens += other.kept_tokens
+
     def as_dict(self) -> dict[str, int | str]:
         """The figures for `index.json`."""
         return {**vars(self), "dropped_tokens": self.dropped_tokens}

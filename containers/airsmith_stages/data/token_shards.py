@@ -3,24 +3,65 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
 
 from airsmith.artifacts.publish import ArtifactWriter
 from airsmith_stages.data.overflow import Sample
+from airsmith_stages.weights.header import make_header, read_header
 
 INDEX_FILE = "index.json"
 PROMPTS_FILE = "validation_prompts.jsonl"
 SAMPLE_FILE = "sample.txt"
 FORMAT = 1
-SHARD_TOKENS = 48 * 1024 * 1024
-"""Tokens per shard: 4 bytes each and one of mask, so about 240 MiB."""
+WINDOW_TOKENS = 16 * 1024 * 1024
+"""Tokens that are put into rows together and make a shard: 4 bytes each and one of mask, so about 80 MiB."""
+WINDOW_SAMPLES = 256 * 1024
+"""Samples that are put into rows together; there are so many in a window only where they are very short."""
+_PIECE_BYTES = 4 * 1024 * 1024
+_TYPES: Mapping[str, str] = {"int64": "I64", "uint32": "U32", "uint8": "U8"}
+"""The format's name of a numpy type."""
+_DTYPES = {name: np.dtype(dtype) for dtype, name in _TYPES.items()}
+
+Arrange = Callable[[Sequence[int], int], Sequence[Sequence[int]]]
+"""Which samples form a row: from the lengths of a window's samples and the window's number to their indices by row."""
+
+
+class JoinedArrays:
+    """Arrays one after the other as if they were one: they stay where they are, on the disk for example."""
+
+    def __init__(self, parts: Sequence[NDArray[Any]]) -> None:
+        self._parts = parts
+        self._ends = np.cumsum([len(part) for part in parts])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, stretch: slice) -> NDArray[Any]:
+        """A stretch; copied only where it reaches over several parts, which no row does."""
+        begin, end, _ = stretch.indices(len(self))
+        first = int(np.searchsorted(self._ends, begin, side="right"))
+        pieces = []
+        for part, part_end in zip(self._parts[first:], self._ends[first:].tolist(), strict=True):
+            part_begin = part_end - len(part)
+            pieces.append(part[max(begin - part_begin, 0) : max(end - part_begin, 0)])
+            if end <= part_end:
+                break
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces or [self._parts[0][:0]])
+
+    def max(self) -> int:
+        """The largest value."""
+        return max(int(part.max()) for part in self._parts)
+
+    def sum(self) -> int:
+        """The sum of all values."""
+        return sum(int(part.sum()) for part in self._parts)
 
 
 @dataclass(frozen=True)
@@ -33,9 +74,9 @@ class TokenRows:
     :param sample_offsets: int64 [samples + 1], where each sample begins; equal to offsets where nothing is packed.
     """
 
-    tokens: NDArray[np.uint32]
+    tokens: NDArray[np.uint32] | JoinedArrays
     offsets: NDArray[np.int64]
-    loss_mask: NDArray[np.uint8]
+    loss_mask: NDArray[np.uint8] | JoinedArrays
     sample_offsets: NDArray[np.int64]
 
     def __len__(self) -> int:
@@ -59,39 +100,38 @@ def rows_of(samples: Sequence[Sample], rows: Sequence[Sequence[int]]) -> TokenRo
     )
 
 
-def write_rows(split: str, rows: TokenRows, output: ArtifactWriter, scratch: Path) -> dict[str, Any]:
-    """Write a split's rows into an artifact, shard by shard.
+def alone(lengths: Sequence[int], window: int) -> list[list[int]]:
+    """A row for every sample."""
+    return [[index] for index in range(len(lengths))]
+
+
+def write_split(split: str, samples: Iterable[Sample], arrange: Arrange, output: ArtifactWriter) -> dict[str, Any]:
+    """Write a split into an artifact, a shard for each window of samples; no more than a window is in memory.
 
     :returns: the split's entry for `index.json`.
     """
-    shards = []
-    for number, shard in enumerate(_cut(rows)):
+    entry: dict[str, Any] = {"rows": 0, "tokens": 0, "loss_tokens": 0, "examples": 0, "shards": []}
+    for number, window in enumerate(_windows(samples)):
+        rows = rows_of(window, arrange([len(sample.tokens) for sample in window], number))
         name = f"{split}-{number:05d}.safetensors"
-        tensors = {"tokens": shard.tokens, "offsets": shard.offsets, "loss_mask": shard.loss_mask}
-        if len(shard.sample_offsets) != len(shard.offsets):
-            tensors["sample_offsets"] = shard.sample_offsets
-        save_file(tensors, scratch / name)
-        output.add_file(name, scratch / name)
-        (scratch / name).unlink()
-        shards.append({"name": name, "rows": len(shard), "tokens": len(shard.tokens)})
-    return {
-        "rows": len(rows),
-        "tokens": len(rows.tokens),
-        "loss_tokens": int(rows.loss_mask.sum()),
-        "examples": len(rows.sample_offsets) - 1,
-        "shards": shards,
-    }
+        _write_shard(name, rows, output)
+        entry["rows"] += len(rows)
+        entry["tokens"] += len(rows.tokens)
+        entry["loss_tokens"] += int(rows.loss_mask.sum())
+        entry["examples"] += len(window)
+        entry["shards"].append({"name": name, "rows": len(rows), "tokens": len(rows.tokens)})
+    return entry
 
 
 def read_rows(folder: Path, split: str) -> TokenRows:
-    """Read all rows of a split from a tokens artifact's files."""
+    """All rows of a split in a tokens artifact's files; the tokens and masks are read when they are looked at."""
     index = json.loads((folder / INDEX_FILE).read_text())
-    shards = [load_file(folder / shard["name"]) for shard in index["splits"][split]["shards"]]
+    shards = [_mapped(folder / name) for name in shard_names(index, split)]
     return TokenRows(
-        tokens=np.concatenate([shard["tokens"] for shard in shards]),
-        offsets=_joined([shard["offsets"] for shard in shards]),
-        loss_mask=np.concatenate([shard["loss_mask"] for shard in shards]),
-        sample_offsets=_joined([shard.get("sample_offsets", shard["offsets"]) for shard in shards]),
+        tokens=JoinedArrays([shard["tokens"] for shard in shards]),
+        offsets=_joined_offsets([shard["offsets"] for shard in shards]),
+        loss_mask=JoinedArrays([shard["loss_mask"] for shard in shards]),
+        sample_offsets=_joined_offsets([shard.get("sample_offsets", shard["offsets"]) for shard in shards]),
     )
 
 
@@ -100,25 +140,49 @@ def shard_names(index: dict[str, Any], split: str) -> list[str]:
     return [shard["name"] for shard in index["splits"][split]["shards"]]
 
 
-def _cut(rows: TokenRows) -> Iterator[TokenRows]:
-    """Rows in shards of at most SHARD_TOKENS tokens, at least one row each."""
-    first = 0
-    while first < len(rows):
-        begin = rows.offsets[first]
-        fitting = int(np.searchsorted(rows.offsets, begin + SHARD_TOKENS, side="right")) - 1
-        last = max(first + 1, fitting)
-        end = rows.offsets[last]
-        inside = (rows.sample_offsets >= begin) & (rows.sample_offsets <= end)
-        yield TokenRows(
-            tokens=rows.tokens[begin:end],
-            offsets=rows.offsets[first : last + 1] - begin,
-            loss_mask=rows.loss_mask[begin:end],
-            sample_offsets=rows.sample_offsets[inside] - begin,
-        )
-        first = last
+def _windows(samples: Iterable[Sample]) -> Iterator[list[Sample]]:
+    """Samples in lists of at most WINDOW_TOKENS and WINDOW_SAMPLES, at least one each."""
+    window: list[Sample] = []
+    tokens = 0
+    for sample in samples:
+        if window and (tokens + len(sample.tokens) > WINDOW_TOKENS or len(window) == WINDOW_SAMPLES):
+            yield window
+            window, tokens = [], 0
+        window.append(sample)
+        tokens += len(sample.tokens)
+    if window:
+        yield window
 
 
-def _joined(offsets: list[NDArray[np.int64]]) -> NDArray[np.int64]:
+def _write_shard(name: str, rows: TokenRows, output: ArtifactWriter) -> None:
+    """Write rows as a safetensors file, straight into the store; every tensor begins where its type may."""
+    tensors: dict[str, NDArray[Any]] = {"offsets": rows.offsets}
+    if len(rows.sample_offsets) != len(rows.offsets):
+        tensors["sample_offsets"] = rows.sample_offsets
+    tensors |= {"tokens": rows.tokens, "loss_mask": rows.loss_mask}
+    head, header = make_header(((key, _TYPES[array.dtype.name], array.shape) for key, array in tensors.items()), {})
+    output.add_stream(name, _pieces(head, tensors.values()), header.tensors[-1].end)
+
+
+def _pieces(head: bytes, arrays: Iterable[NDArray[Any]]) -> Iterator[bytes]:
+    yield head
+    for array in arrays:
+        whole = memoryview(array).cast("B")
+        for start in range(0, len(whole), _PIECE_BYTES):
+            yield bytes(whole[start : start + _PIECE_BYTES])
+
+
+def _mapped(path: Path) -> dict[str, NDArray[Any]]:
+    """A shard's tensors, read from the disk as they are looked at."""
+    with path.open("rb") as file:
+        header = read_header(path.name, path.stat().st_size, lambda begin, count: os.pread(file.fileno(), count, begin))
+    return {
+        tensor.name: np.memmap(path, _DTYPES[tensor.dtype], "r", tensor.begin, tensor.shape)
+        for tensor in header.tensors
+    }
+
+
+def _joined_offsets(offsets: list[NDArray[np.int64]]) -> NDArray[np.int64]:
     """Offsets of several shards as those of the whole."""
     joined = [np.zeros(1, dtype=np.int64)]
     for shard in offsets:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from typing import Any
 
 import chat_tokenizers
@@ -11,9 +12,13 @@ from chat_tokenizers import CHATML, CHATML_UNMARKED, PLAIN
 from data_fixtures import chat
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
+from tokenizers.models import BPE, WordPiece
+from tokenizers.normalizers import BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer, Metaspace
 
 from airsmith.contracts.errors import AirsmithError, ErrorKind
-from airsmith_stages.data.chat import ExampleTokeniser, TokenisedExample
+from airsmith_stages.data.chat import ExampleTokeniser, TokenisedExample, _first_token_from
 from airsmith_stages.data.examples import Example
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
@@ -31,6 +36,16 @@ def chatml() -> Any:
 @pytest.fixture(scope="module")
 def bos_adding() -> Any:
     return chat_tokenizers.bos_adding_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def backends(chatml: Any) -> list[Tokenizer]:
+    """One token for several characters or several for one, and characters that no token stands for."""
+    words = Tokenizer(WordPiece({"[UNK]": 0, "a": 1, "##a": 2, "e": 3}, unk_token="[UNK]"))
+    words.normalizer, words.pre_tokenizer = BertNormalizer(strip_accents=True), BertPreTokenizer()
+    letters = Tokenizer(BPE({"<unk>": 0, "▁": 1, "a": 2, "▁a": 3}, [("▁", "a")], unk_token="<unk>", fuse_unk=True))
+    letters.pre_tokenizer = Metaspace()
+    return [chatml.backend_tokenizer, words, letters]
 
 
 def tokenise(
@@ -110,6 +125,19 @@ class TestAnswersAreLearnt:
     def test_types(self, chatml: Any) -> None:
         tokenised = tokenise(chatml, CHATML, *chat("a", "b"))
         assert (tokenised.tokens.dtype, tokenised.loss_mask.dtype) == (np.uint32, np.uint8)
+
+
+class TestWhereTokensBegin:
+    """Looked up in the encoding itself: a list of all offsets is made slowly."""
+
+    @given(text=st.text(st.sampled_from("aaé \n\u0301\0🦊<|im_end|>"), max_size=12), character=st.integers(0, 12))
+    def test_it_is_the_first_that_begins_there_or_behind(
+        self, backends: list[Tokenizer], text: str, character: int
+    ) -> None:
+        for backend in backends:
+            encoding = backend.encode(text, add_special_tokens=False)
+            starts = [start for start, _ in encoding.offsets]
+            assert _first_token_from(encoding, character) == bisect_left(starts, character)
 
 
 class TestEndOfTurn:

@@ -31,8 +31,12 @@ def read(folder: Path, files: dict[str, bytes], **fields: Any) -> Splits:
 
 
 def refusal(folder: Path, files: dict[str, bytes], **fields: Any) -> str:
+    def read_to_the_end() -> None:
+        splits = read(folder, files, **fields)
+        assert [*splits.train, *splits.validation]
+
     with pytest.raises(AirsmithError) as refused:
-        read(folder, files, **fields)
+        read_to_the_end()
     assert refused.value.kind is ErrorKind.BAD_DATA
     assert refused.value.hint
     assert "tests/data" in refused.value.message
@@ -51,12 +55,12 @@ class TestFormats:
     def test_another_column_may_hold_the_messages(self, tmp_path: Path) -> None:
         rows = jsonl({"conversation": chat("a", "b"), "id": number} for number in range(2))
         splits = read(tmp_path, {"train.jsonl": rows, "validation.jsonl": rows}, columns={"messages": "conversation"})
-        assert splits.train[1] == Example(1, messages=tuple(chat("a", "b")), split="train")
+        assert list(splits.train)[1] == Example(1, messages=tuple(chat("a", "b")), split="train")
 
     def test_prompt_completion_as_csv(self, tmp_path: Path) -> None:
         files = {"train.csv": b"prompt,completion\n2 + 2 = ,four\n", "validation.csv": b"prompt,completion\na,b\n"}
         splits = read(tmp_path, files, format="prompt-completion")
-        assert splits.train == [Example(0, prompt="2 + 2 = ", completion="four", split="train")]
+        assert list(splits.train) == [Example(0, prompt="2 + 2 = ", completion="four", split="train")]
 
     @pytest.mark.parametrize(
         ("row", "columns", "question"),
@@ -72,39 +76,32 @@ class TestFormats:
     ) -> None:
         files = {"train.jsonl": jsonl([row]), "validation.jsonl": jsonl([row])}
         splits = read(tmp_path, files, format="instruction", columns=columns)
-        assert list(splits.train[0].messages) == chat(question, "4")
+        assert list(next(iter(splits.train)).messages) == chat(question, "4")
 
 
 class TestHeldOut:
     @given(rows=st.integers(1, 200), fraction=st.floats(0.001, 0.999), seed=st.integers(0, 2**32 - 1))
     def test_every_row_is_in_one_part_and_the_share_is_as_asked(self, rows: int, fraction: float, seed: int) -> None:
-        drawn_from = [Example(number, prompt="p", completion="c") for number in range(rows)]
         recipe = source(validation_fraction=fraction, seed=seed)
         if math.ceil(fraction * rows) == rows:
             with pytest.raises(AirsmithError, match="holds out all"):
-                examples._hold_out(drawn_from, recipe)
+                examples._held_out(rows, recipe)
             return
-        splits = examples._hold_out(drawn_from, recipe)
-        assert len(splits.validation) == math.ceil(fraction * rows)
-        numbers = [[example.number for example in part] for part in (splits.train, splits.validation)]
-        assert sorted(numbers[0] + numbers[1]) == list(range(rows))
-        assert examples._hold_out(drawn_from, recipe) == splits
+        held_out = examples._held_out(rows, recipe)
+        assert (len(held_out), held_out.sum()) == (rows, math.ceil(fraction * rows))
+        assert (examples._held_out(rows, recipe) == held_out).all()
 
     def test_the_seed_decides_which(self) -> None:
-        rows = [Example(number) for number in range(100)]
-        drawn = {
-            tuple(
-                example.number
-                for example in examples._hold_out(rows, source(validation_fraction=0.1, seed=seed)).validation
-            )
-            for seed in range(5)
-        }
+        drawn = {tuple(examples._held_out(100, source(validation_fraction=0.1, seed=seed))) for seed in range(5)}
         assert len(drawn) == 5
 
     def test_rows_keep_their_numbers_and_their_split(self, tmp_path: Path) -> None:
         files = {"train.jsonl": chats((str(number), "x") for number in range(10))}
         splits = read(tmp_path, files, validation_fraction=0.3)
-        for example in splits.train + splits.validation:
+        train, validation = list(splits.train), list(splits.validation)
+        assert (len(train), len(validation)) == (len(splits.train), len(splits.validation)) == (7, 3)
+        assert sorted(example.number for example in train + validation) == list(range(10))
+        for example in train + validation:
             assert example.messages[0]["content"] == str(example.number)
             assert example.place == f"row {example.number} of 'train'"
 

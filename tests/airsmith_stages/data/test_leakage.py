@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+from functools import reduce
+from operator import or_
+
 import pytest
 from data_fixtures import chat
+from hypothesis import given
+from hypothesis import strategies as st
 
 from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith_stages.data import leakage
 from airsmith_stages.data.examples import Example
-from airsmith_stages.data.leakage import LeakageReport, check_leakage
+from airsmith_stages.data.leakage import LeakageReport, Seen, ValidationTexts, fingerprint
 
 
 def conversations(*texts: str) -> list[Example]:
     return [Example(n, messages=tuple(chat(text, "ok")), split="validation") for n, text in enumerate(texts)]
+
+
+def check_leakage(train: list[Example], validation: list[Example], most_fraction: float) -> LeakageReport:
+    """The training examples pass by one after the other."""
+    known = ValidationTexts(fingerprint(example) for example in validation)
+    seen = reduce(or_, (known.seen_in([example]) for example in train), Seen())
+    return known.report(seen, most_fraction)
 
 
 TRAIN = conversations("The kettle is cold.", "Where is my bill?", "Straße", "🦊")
@@ -49,3 +62,16 @@ def test_texts_without_a_word_are_not_all_the_same() -> None:
     plain = [Example(0, prompt="🦊", completion="!"), Example(1, prompt="?", completion="…")]
     assert check_leakage(plain[:1], plain[1:], most_fraction=0.0).normalised == 0
     assert check_leakage(plain[:1], plain[:1], most_fraction=1.0).exact == 1
+
+
+near_texts = st.lists(st.text(st.sampled_from("aAß _-.,!ﬁſ²½İıΣς\u0301é🦊\n"), max_size=8), max_size=12)
+
+
+@given(train=near_texts, validation=near_texts)
+def test_what_is_alike_is_found_whatever_the_text(train: list[str], validation: list[str]) -> None:
+    known, asked = ([Example(0, completion=text) for text in texts] for texts in (train, validation))
+    report = check_leakage(known, asked, most_fraction=1.0)
+    texts = {example.text() for example in known}
+    assert report.exact == sum(example.text() in texts for example in asked)
+    normalised = {leakage._normalised(text) for text in texts}
+    assert report.normalised == sum(leakage._normalised(example.text()) in normalised for example in asked)

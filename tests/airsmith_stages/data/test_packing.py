@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from itertools import combinations
 
+import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,9 +28,28 @@ def test_no_two_rows_would_fit_into_one(lengths: list[int]) -> None:
     assert all(one + other > LONGEST for one, other in combinations(sums, 2))
 
 
-def test_the_fullest_row_that_has_room_is_taken() -> None:
-    rows = pack([6, 5, 4, 3], 10, seed=0)
-    assert sorted(map(sorted, rows)) == [[0, 2], [1, 3]]
+@pytest.mark.parametrize(
+    ("lengths", "rows"),
+    [
+        pytest.param([6, 5, 4, 3], [[0, 2], [1, 3]], id="one fills a row"),
+        pytest.param([6, 3, 2, 1], [[0, 1, 3], [2]], id="the longest that fits"),
+        pytest.param([9, 6, 4, 3], [[0], [1, 2], [3]], id="one before two"),
+        pytest.param([5, 4, 3, 2], [[0, 2, 3], [1]], id="two rather than the longest alone"),
+        pytest.param([4, 5, 2, 2, 3, 4], [[0, 3, 5], [1, 2, 4]], id="and so the next one too"),
+        pytest.param([4, 3, 3, 3], [[0, 1, 2], [3]], id="two alike"),
+        pytest.param([4, 5, 3], [[0, 1], [2]], id="not one twice"),
+    ],
+)
+def test_rows_are_filled_to_their_end_where_that_is_possible(lengths: list[int], rows: list[list[int]]) -> None:
+    assert sorted(map(sorted, pack(lengths, 10, seed=0))) == rows
+
+
+@pytest.mark.parametrize("max_length", [1024, 2048, 4096])
+def test_conversations_leave_no_more_than_a_thousandth_empty(max_length: int) -> None:
+    """Lengths as chat data has them: lognormal, and hardly any short one."""
+    drawn = np.exp(np.random.default_rng(7).normal(5.4, 0.8, 30_000)).astype(int) + 38
+    lengths = np.minimum(drawn, max_length).tolist()
+    assert sum(lengths) / (len(pack(lengths, max_length, seed=1)) * max_length) >= 0.999
 
 
 def test_the_seed_decides_the_order_of_the_rows_and_nothing_else() -> None:

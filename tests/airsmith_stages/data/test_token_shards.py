@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import tempfile
 import uuid
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+import pytest
 from data_fixtures import contents
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,60 +24,89 @@ from airsmith.artifacts.store import Store
 from airsmith_stages.data import token_shards
 from airsmith_stages.data.overflow import Sample
 from airsmith_stages.data.packing import pack
-from airsmith_stages.data.token_shards import TokenRows, read_rows, rows_of, shard_names, write_rows
+from airsmith_stages.data.token_shards import Arrange, JoinedArrays, alone, read_rows, rows_of, shard_names, write_split
 from airsmith_stages.training.rows import IGNORED_LABEL, Collator, RowDataset
 
 LONGEST = 16
+
+
+def sample_of(size: int, first: int = 0) -> Sample:
+    return Sample(np.arange(size, dtype=np.uint32) + first, np.array([0] + [1] * (size - 1), np.uint8))
+
+
 samples = st.lists(st.integers(2, LONGEST), min_size=1, max_size=25).map(
-    lambda sizes: [
-        Sample(np.arange(size, dtype=np.uint32) + 100 * number, np.array([0] + [1] * (size - 1), np.uint8))
-        for number, size in enumerate(sizes)
-    ]
+    lambda sizes: [sample_of(size, 100 * number) for number, size in enumerate(sizes)]
 )
 
 
-def written(folder: Path, rows: TokenRows, shard_tokens: int) -> tuple[Artifact, dict[str, Any]]:
+def packed_rows(lengths: Sequence[int], window: int) -> list[list[int]]:
+    return pack(lengths, LONGEST, window)
+
+
+def written(samples: list[Sample], arrange: Arrange, window_tokens: int) -> tuple[Artifact, dict[str, Any]]:
     store = Store.open(f"memory://{uuid.uuid4()}")
     with (
-        patch.object(token_shards, "SHARD_TOKENS", shard_tokens),
+        patch.object(token_shards, "WINDOW_TOKENS", window_tokens),
         write_artifact(store, "artifacts/tokens/x", type="tokens", digest="x", inputs={}, versions={}) as output,
     ):
-        entry = write_rows("train", rows, output, folder)
+        entry = write_split("train", iter(samples), arrange, output)
         output.add_bytes("index.json", json.dumps({"splits": {"train": entry}}).encode())
         return output.publish(), entry
 
 
-@given(samples=samples, packed=st.booleans(), shard_tokens=st.integers(1, 120))
-def test_what_is_written_is_read_in_whatever_shards(samples: list[Sample], packed: bool, shard_tokens: int) -> None:
-    layout = pack([len(s.tokens) for s in samples], LONGEST, 1) if packed else [[n] for n in range(len(samples))]
-    rows = rows_of(samples, layout)
+@given(samples=samples, arrange=st.sampled_from([packed_rows, alone]), window_tokens=st.integers(1, 120))
+def test_what_is_written_is_read_in_whatever_shards(
+    samples: list[Sample], arrange: Arrange, window_tokens: int
+) -> None:
+    artifact, entry = written(samples, arrange, window_tokens)
     with tempfile.TemporaryDirectory() as folder:
-        artifact, entry = written(Path(folder), rows, shard_tokens)
         local = artifact.download(Path(folder) / "local")
         again = read_rows(local, "train")
+        read = [
+            (again.tokens[start:end].tolist(), again.loss_mask[start:end].tolist())
+            for start, end in pairwise(again.sample_offsets)
+        ]
         shards = [load_file(local / name) for name in shard_names({"splits": {"train": entry}}, "train")]
-    for field in ("tokens", "offsets", "loss_mask", "sample_offsets"):
-        assert getattr(again, field).dtype == getattr(rows, field).dtype
-        assert (getattr(again, field) == getattr(rows, field)).all()
+    expected = [(sample.tokens.tolist(), sample.loss_mask.tolist()) for sample in samples]
+    assert read == expected if arrange is alone else sorted(read) == sorted(expected)
+    assert np.diff(again.offsets).max() <= LONGEST
+    assert set(again.offsets) <= set(again.sample_offsets)
     for shard in shards:
         assert {n: t.dtype for n, t in shard.items() if n != "sample_offsets"} == {
             "tokens": np.uint32, "offsets": np.int64, "loss_mask": np.uint8,
         }  # fmt: skip
         assert shard["offsets"][0] == 0
         assert shard["offsets"][-1] == len(shard["tokens"]) == len(shard["loss_mask"])
-        assert len(shard["tokens"]) <= shard_tokens or len(shard["offsets"]) == 2
+        assert len(shard["tokens"]) <= window_tokens or len(shard.get("sample_offsets", shard["offsets"])) == 2
     assert [(s["rows"], s["tokens"]) for s in entry["shards"]] == [
         (len(shard["offsets"]) - 1, len(shard["tokens"])) for shard in shards
     ]
-    assert (entry["rows"], entry["examples"]) == (len(layout), len(samples))
-    assert (entry["tokens"], entry["loss_tokens"]) == (len(rows.tokens), int(rows.loss_mask.sum()))
+    assert (entry["rows"], entry["examples"]) == (len(again), len(samples))
+    assert (entry["tokens"], entry["loss_tokens"]) == (len(again.tokens), int(again.loss_mask.sum()))
 
 
-def test_the_same_rows_are_the_same_bytes(tmp_path: Path) -> None:
-    rows = rows_of([Sample(np.arange(9, dtype=np.uint32), np.ones(9, np.uint8))] * 3, [[0, 1], [2]])
-    first, second = (contents(written(tmp_path, rows, 18)[0]) for _ in range(2))
+def test_a_window_holds_so_many_samples_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(token_shards, "WINDOW_SAMPLES", 2)
+    _, entry = written([sample_of(3)] * 5, alone, 100)
+    assert [shard["rows"] for shard in entry["shards"]] == [2, 2, 1]
+
+
+def test_the_same_samples_are_the_same_bytes() -> None:
+    first, second = (contents(written([sample_of(9)] * 3, packed_rows, 18)[0]) for _ in range(2))
     assert first == second
     assert len(first) == 3
+
+
+@given(sizes=st.lists(st.integers(1, 5), min_size=1, max_size=5), begin=st.integers(0, 30), size=st.integers(0, 30))
+def test_arrays_are_joined_without_being_copied(sizes: list[int], begin: int, size: int) -> None:
+    whole = np.arange(sum(sizes))
+    parts = np.split(whole, np.cumsum(sizes)[:-1])
+    joined = JoinedArrays(parts)
+    stretch = joined[begin : begin + size]
+    assert stretch.tolist() == whole[begin : begin + size].tolist()
+    assert (len(joined), joined.max(), joined.sum()) == (len(whole), len(whole) - 1, whole.sum())
+    inside_one = any(set(stretch.tolist()) <= set(part.tolist()) for part in parts)
+    assert np.shares_memory(stretch, whole) == (inside_one and len(stretch) > 0)
 
 
 @given(samples=samples)

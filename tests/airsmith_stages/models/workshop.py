@@ -37,7 +37,7 @@ from airsmith.recipe import Recipe
 from airsmith_stages.data.chat import ExampleTokeniser
 from airsmith_stages.data.examples import Example
 from airsmith_stages.data.overflow import Sample
-from airsmith_stages.data.token_shards import INDEX_FILE, PROMPTS_FILE, rows_of, write_rows
+from airsmith_stages.data.token_shards import INDEX_FILE, PROMPTS_FILE, alone, write_split
 from airsmith_stages.frame import run_stage
 from airsmith_stages.tokenizer_files import tokenizer_digest
 from demo.tiny_llama import train_tokenizer
@@ -118,11 +118,7 @@ class Workshop:
             for one in tokenised
         ]
         with self._writer(ArtifactType.TOKENS, name, {"mirror_dataset": "d" * 64}) as writer:
-            splits = {
-                "validation": write_rows(
-                    "validation", rows_of(samples, [[n] for n in range(len(samples))]), writer, folder
-                )
-            }
+            splits = {"validation": write_split("validation", samples, alone, writer)}
             index = {"max_length": 256, "pad_token_id": tokenizer().pad_token_id, "splits": splits}
             writer.add_bytes(INDEX_FILE, json.dumps(index).encode())
             writer.add_bytes(PROMPTS_FILE, "".join(json.dumps(line) + "\n" for line in lines).encode())

@@ -132,22 +132,20 @@ class Bench:
         """A tokens artifact. A row is a list of samples; the first third of a sample is its prompt."""
         import numpy as np
 
-        from airsmith_stages.data.token_shards import TokenRows, write_rows
+        from airsmith_stages.data.overflow import Sample
+        from airsmith_stages.data.token_shards import write_split
 
-        def rows_of(rows: Sequence[Sequence[Sequence[int]]]) -> TokenRows:
-            samples = [sample for row in rows for sample in row]
-            return TokenRows(
-                tokens=np.array([token for sample in samples for token in sample], dtype=np.uint32),
-                offsets=np.cumsum([0, *(sum(map(len, row)) for row in rows)], dtype=np.int64),
-                loss_mask=np.concatenate([loss_mask(sample) for sample in samples]),
-                sample_offsets=np.cumsum([0, *map(len, samples)], dtype=np.int64),
-            )
+        def written(split: str, rows: Sequence[Sequence[Sequence[int]]]) -> dict[str, Any]:
+            samples = [Sample(np.array(sample, np.uint32), loss_mask(sample)) for row in rows for sample in row]
+            numbers = iter(range(len(samples)))
+            layout = [[next(numbers) for _ in row] for row in rows]
+            return write_split(split, samples, lambda lengths, window: layout, writer)
 
         with write_artifact(
             self.store, f"artifacts/tokens/{name}", type="tokens", digest=f"tokens-{name}", inputs={}, versions={}
         ) as writer:
             splits = {
-                split: write_rows(split, rows_of(rows), writer, self.scratch)
+                split: written(split, rows)
                 for split, rows in (("train", train), ("validation", train if validation is None else validation))
             }
             index = {

@@ -1,0 +1,226 @@
+"""The stage `tokenize` beside TRL's preparation, and a map of `datasets` with TRL's packing: `make bench`.
+
+All make rows of 2048 tokens from the same conversations with the same tokenizer, chat template and mask. The stage does
+more in its time: it verifies what it reads, looks for leaks, and publishes files with their digests.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from airsmith.artifacts.publish import write_artifact
+from airsmith.artifacts.read import Artifact, open_artifact
+from airsmith.artifacts.store import Store
+from airsmith.contracts.pointers import StagePointer
+from airsmith.contracts.run import Run
+from airsmith.contracts.spec import RunSpec
+from airsmith.contracts.stages import STAGES, TOKENIZER
+from airsmith.pipeline.plan import make_plan
+from airsmith.recipe import Recipe
+from benchmarks.arms import Arm, Measured, measure, paired_ratio, run, scratch_folder
+from benchmarks.claims import Goal, report
+
+CONVERSATIONS = int(os.environ.get("BENCHMARK_CONVERSATIONS", "100000"))
+FEW_CONVERSATIONS = 1000
+"""So few that an arm's time is that of its start."""
+MAX_LENGTH = 2048
+PEER_PYTHON = Path(".venvs/benchmarks/bin/python")
+
+
+def main() -> int:
+    """Measure what each arm needs to start, all of them at work, and the stage's fill at other lengths."""
+    folder = scratch_folder() / "tokenize"
+    shutil.rmtree(folder, ignore_errors=True)
+    _write_corpus(folder / "many", CONVERSATIONS)
+    _write_corpus(folder / "few", FEW_CONVERSATIONS)
+    starts = measure(_arms(folder / "few"), repetitions=3)
+    runs = measure(_arms(folder / "many"), repetitions=5, warm_ups=0)
+    facts = {name: json.loads((folder / "many" / f"{name}.json").read_text()) for name in runs}
+    fills = {MAX_LENGTH: facts["airsmith"]["fill"]} | {
+        length: _fill(folder / "many", length) for length in (1024, 4096)
+    }
+    shutil.rmtree(folder)
+    report(
+        "tokenize",
+        f"{CONVERSATIONS} conversations, {facts['airsmith']['tokens'] / 1e6:.1f} million tokens, rows of {MAX_LENGTH}",
+        runs,
+        _goals(runs, starts, facts, fills),
+        made=facts,
+        fill_by_length=fills,
+        tokens_per_second={
+            name: facts[name]["tokens"] / statistics.median(one.seconds for one in measured)
+            for name, measured in runs.items()
+        },
+        start_seconds={name: statistics.median(one.seconds for one in measured) for name, measured in starts.items()},
+    )
+    return 0
+
+
+def _write_corpus(folder: Path, conversations: int) -> None:
+    """In a process of its own: an arm's peak is never less than what the process that starts it has in memory."""
+    command = [sys.executable, "-m", "benchmarks.tokenize_corpus", str(folder), str(conversations)]
+    subprocess.run(command, check=True)
+
+
+def _arms(corpus: Path) -> list[Arm]:
+    made = partial(_made, corpus, MAX_LENGTH)
+    return [
+        Arm("airsmith", _stage_command(corpus), before=partial(_prepare_stage, corpus, MAX_LENGTH), after=made),
+        *(_peer(name, corpus) for name in ("trl", "datasets")),
+    ]
+
+
+def _peer(name: str, corpus: Path) -> Arm:
+    cache, facts = corpus / "cache", corpus / f"{name}.json"
+    command = [PEER_PYTHON, "-m", "benchmarks.tokenize_peers", name, corpus, str(MAX_LENGTH), facts]
+    return Arm(
+        name,
+        [str(part) for part in command],
+        before=lambda: shutil.rmtree(cache, ignore_errors=True),
+        after=lambda: _check_same_work(corpus, name),
+        environment={"HF_DATASETS_CACHE": str(cache), "HF_HUB_OFFLINE": "1"},
+    )
+
+
+def _check_same_work(corpus: Path, name: str) -> None:
+    """A peer has to keep the same tokens, but for the ends of examples in which nothing is left to learn.
+
+    :raises RuntimeError: where more than a thousandth is missing or too much.
+    """
+    ours, theirs = (json.loads((corpus / f"{one}.json").read_text())["tokens"] for one in ("airsmith", name))
+    if abs(ours - theirs) > ours / 1000:
+        raise RuntimeError(f"{name} has made {theirs} tokens, and Airsmith {ours}")
+
+
+def _stage_command(corpus: Path) -> list[str]:
+    return [sys.executable, "-m", "airsmith_stages.cli", "tokenize", "--run", _run_of(corpus).uri]
+
+
+def _run_of(corpus: Path) -> Run:
+    return Run(Store.open(f"file://{corpus}/store"), "runs/benchmark/tokenize")
+
+
+def _prepare_stage(corpus: Path, max_length: int) -> None:
+    """A run whose mirrors are done, and nothing else: what another run has made would be taken as it is."""
+    shutil.rmtree(corpus / "store", ignore_errors=True)
+    run = _run_of(corpus)
+    recipe = Recipe.model_validate(
+        {
+            "name": "benchmark",
+            "model": {"id": "benchmark/model"},
+            "dataset": {
+                "id": "benchmark/conversations",
+                "validation_split": "validation",
+                "packing": "isolated",
+                "overflow": "truncate",
+                "max_length": max_length,
+            },
+            "method": {"name": "lora"},
+        }
+    )
+    plan = make_plan(recipe)
+    run.write_spec(
+        RunSpec(
+            dag_id="benchmark",
+            run_id="tokenize",
+            recipe=recipe,
+            recipe_file="benchmark.yaml",
+            recipe_digest="0" * 64,
+            plan=plan,
+            airsmith_version="0",
+            toolchains={plan.stage("tokenize").image: {name: version(name) for name in STAGES["tokenize"].toolchain}},
+            created_at=datetime.now(timezone.utc),
+        )
+    )
+    _give(run, "mirror_model", corpus / "model", {TOKENIZER: "benchmark"})
+    _give(run, "mirror_dataset", corpus / "dataset", {})
+
+
+def _give(run: Run, stage: str, folder: Path, properties: dict[str, str]) -> None:
+    kind = STAGES[stage].output
+    with write_artifact(
+        run.store, f"artifacts/{kind}/{stage}", type=kind, digest=stage, inputs={}, versions={}
+    ) as writer:
+        writer.add_folder(folder)
+        artifact = writer.publish(properties=properties)
+    run.write_pointer(
+        StagePointer(
+            stage=stage,
+            type=kind,
+            digest=artifact.digest,
+            location=artifact.folder,
+            properties=properties,
+            cached=False,
+            started_at=datetime.now(timezone.utc),
+            seconds=0.0,
+        )
+    )
+
+
+def _made(corpus: Path, max_length: int) -> None:
+    """Write down what the stage has made, in the peers' words."""
+    index = json.loads(_tokens(corpus).read("index.json"))
+    train, report_of_train = index["splits"]["train"], index["report"]["train"]
+    facts = {
+        "tokens": train["tokens"],
+        "rows": train["rows"],
+        "fill": train["tokens"] / (train["rows"] * max_length),
+        "dropped_tokens": report_of_train["dropped_tokens"],
+        "unreported_tokens": report_of_train["read_tokens"] - report_of_train["dropped_tokens"] - train["tokens"],
+    }
+    (corpus / "airsmith.json").write_text(json.dumps(facts))
+
+
+def _tokens(corpus: Path) -> Artifact:
+    run = _run_of(corpus)
+    pointer = run.pointer("tokenize")
+    artifact = open_artifact(run.store, pointer.location) if pointer else None
+    if artifact is None:
+        raise RuntimeError("The stage has published nothing")
+    return artifact
+
+
+def _fill(corpus: Path, max_length: int) -> float:
+    """Fill of the stage's rows at another length."""
+    _prepare_stage(corpus, max_length)
+    run(Arm("airsmith", _stage_command(corpus)))
+    _made(corpus, max_length)
+    return float(json.loads((corpus / "airsmith.json").read_text())["fill"])
+
+
+def _goals(
+    runs: dict[str, list[Measured]], starts: dict[str, list[Measured]], facts: dict[str, Any], fills: dict[int, float]
+) -> list[Goal]:
+    peers = [name for name in runs if name != "airsmith"]
+    slowest_ratio = min(paired_ratio(runs[peer], runs["airsmith"]) for peer in peers)
+    working = {name: _working(runs[name], starts[name]) for name in runs}
+    return [
+        Goal("tokens per second, as a multiple of the better peer's:", slowest_ratio, least=1.0),
+        Goal(
+            "the same without the seconds of each one's start:",
+            min(working[peer] for peer in peers) / working["airsmith"],
+            least=1.0,
+        ),
+        *(Goal(f"fill of rows of {length}:", fill, least=0.999) for length, fill in sorted(fills.items())),
+        Goal("tokens that are neither in a row nor reported:", facts["airsmith"]["unreported_tokens"], most=0),
+    ]
+
+
+def _working(measured: Sequence[Measured], starts: Sequence[Measured]) -> float:
+    """Seconds beyond an arm's start."""
+    return statistics.median(one.seconds for one in measured) - statistics.median(one.seconds for one in starts)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

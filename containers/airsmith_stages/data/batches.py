@@ -1,0 +1,105 @@
+"""A batch of examples made ready for rows: what one process does by itself, and the few arrays that it sends back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from airsmith.recipe.sources import DatasetSource
+from airsmith_stages.data.chat import ExampleTokeniser, TokenisedExample
+from airsmith_stages.data.examples import Examples
+from airsmith_stages.data.leakage import Fingerprint, Seen, ValidationTexts, fingerprint
+from airsmith_stages.data.overflow import OverflowReport, Sample, fit
+
+
+@dataclass(frozen=True)
+class SampleBatch:
+    """Samples one after the other, and what was lost on the way.
+
+    :param lengths: int64, tokens per sample.
+    """
+
+    tokens: NDArray[np.uint32]
+    loss_mask: NDArray[np.uint8]
+    lengths: NDArray[np.int64]
+    report: OverflowReport
+
+    @classmethod
+    def fitted(cls, examples: Iterable[TokenisedExample], source: DatasetSource) -> SampleBatch:
+        """The samples that examples make under a recipe."""
+        report = OverflowReport(source.overflow)
+        samples = list(fit(examples, source.max_length, report))
+        return cls(
+            tokens=np.concatenate([np.empty(0, np.uint32), *(sample.tokens for sample in samples)]),
+            loss_mask=np.concatenate([np.empty(0, np.uint8), *(sample.loss_mask for sample in samples)]),
+            lengths=np.array([len(sample.tokens) for sample in samples], dtype=np.int64),
+            report=report,
+        )
+
+    def samples(self) -> Iterator[Sample]:
+        """The samples, as views."""
+        ends = self.lengths.cumsum()
+        for start, end in zip((ends - self.lengths).tolist(), ends.tolist(), strict=True):
+            yield Sample(self.tokens[start:end], self.loss_mask[start:end])
+
+
+@dataclass(frozen=True)
+class TrainBatch:
+    """A batch of the training split.
+
+    :param seen: what it has in common with the validation examples.
+    """
+
+    samples: SampleBatch
+    seen: Seen
+
+
+@dataclass(frozen=True)
+class ValidationBatch:
+    """A batch of the validation split.
+
+    :param prompts: lines of JSON: the examples as questions with their expected answers, those that a row would hold.
+    """
+
+    samples: SampleBatch
+    fingerprints: list[Fingerprint]
+    prompts: bytes
+
+
+def train_batch(
+    numbers: range, *, examples: Examples, tokeniser: ExampleTokeniser, validation: ValidationTexts
+) -> TrainBatch:
+    """Make some rows of the training split ready."""
+    read = examples.read(numbers)
+    tokenised = tokeniser(read, with_prompts=False)
+    return TrainBatch(SampleBatch.fitted(tokenised, examples.source), validation.seen_in(read))
+
+
+def validation_batch(numbers: range, *, examples: Examples, tokeniser: ExampleTokeniser) -> ValidationBatch:
+    """Make some rows of the validation split ready."""
+    read = examples.read(numbers)
+    tokenised = tokeniser(read)
+    prompts = [_prompt_line(one, tokeniser) for one in tokenised if len(one.tokens) <= examples.source.max_length]
+    return ValidationBatch(
+        SampleBatch.fitted(tokenised, examples.source),
+        [fingerprint(example) for example in read],
+        "".join(prompts).encode(),
+    )
+
+
+def _prompt_line(tokenised: TokenisedExample, tokeniser: ExampleTokeniser) -> str:
+    example, split_at = tokenised.example, tokenised.prompt_length
+    answer_mask = tokenised.loss_mask[split_at:].astype(bool)
+    line: dict[str, Any] = {
+        "prompt_token_ids": tokenised.tokens[:split_at].tolist(),
+        "messages": list(example.messages[:-1]) or None,
+        "prompt": tokeniser.render_prompt(example),
+        "answer": example.messages[-1]["content"] if example.is_conversation else example.completion,
+        "answer_token_ids": tokenised.tokens[split_at:][answer_mask].tolist(),
+    }
+    return json.dumps(line) + "\n"
