@@ -1,0 +1,72 @@
+"""The ways to consolidate that `benchmarks.consolidate` times: `python -m benchmarks.consolidate_arms WAY …`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from airsmith_stages.consolidating.checkpoint import ShardedCheckpoint
+
+MAX_SHARD_BYTES = 500_000_000
+
+
+def dcp_to_folder(checkpoint: str, output: str) -> None:
+    """Airsmith's, without the store: nothing is hashed."""
+    from airsmith_stages.consolidating.dcp import read_dcp
+    from airsmith_stages.weights.source import FolderSource
+
+    _to_folder(read_dcp(FolderSource(Path(checkpoint))), Path(output))
+
+
+def hugging_face_to_folder(checkpoint: str, output: str, ranks: str) -> None:
+    """The same of the other format."""
+    from airsmith_stages.consolidating.hugging_face import read_hugging_face
+    from airsmith_stages.weights.source import FolderSource
+
+    _to_folder(read_hugging_face(FolderSource(Path(checkpoint)), int(ranks)), Path(output))
+
+
+def artifact_to_artifact(store: str, checkpoint: str, output: str) -> None:
+    """Airsmith's by the contract: what is read is verified, and what is written hashed."""
+    from airsmith.artifacts.publish import write_artifact
+    from airsmith.artifacts.read import open_artifact
+    from airsmith.artifacts.store import Store
+    from airsmith_stages.consolidating.artifacts import consolidate_artifact
+    from airsmith_stages.consolidating.dcp import read_dcp
+
+    opened = Store.open(store)
+    artifact = open_artifact(opened, checkpoint)
+    assert artifact is not None
+    with write_artifact(opened, output, type="model", digest="whole", inputs={}, versions={}) as writer:
+        consolidate_artifact(artifact, read_dcp, writer, max_shard_bytes=MAX_SHARD_BYTES)
+        writer.publish()
+
+
+def torch(checkpoint: str, output: str, placed: str) -> None:
+    """What torch has for it, with a thread for each core."""
+    from torch.distributed.checkpoint._consolidate_hf_safetensors import consolidate_safetensors_files
+
+    Path(output).mkdir()
+    consolidate_safetensors_files(checkpoint, output, json.loads(Path(placed).read_text()), num_threads=2)
+
+
+def _to_folder(checkpoint: ShardedCheckpoint, folder: Path) -> None:
+    from airsmith_stages.consolidating.assembly import consolidate
+
+    folder.mkdir(parents=True)
+
+    def write(name: str, pieces: Iterable[bytes | memoryview], size_bytes: int) -> None:
+        with (folder / name).open("wb", buffering=0) as file:
+            for piece in pieces:
+                file.write(piece)
+
+    consolidate(checkpoint, write, max_shard_bytes=MAX_SHARD_BYTES)
+
+
+if __name__ == "__main__":
+    ways = (dcp_to_folder, hugging_face_to_folder, artifact_to_artifact, torch)
+    {way.__name__: way for way in ways}[sys.argv[1]](*sys.argv[2:])

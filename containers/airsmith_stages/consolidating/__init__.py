@@ -1,0 +1,1 @@
+"""Checkpoints in shards, one file or more per process, become one model's safetensors files, without torch."""

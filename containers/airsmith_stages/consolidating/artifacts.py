@@ -1,0 +1,52 @@
+"""Consolidation from one artifact to another, store to store, by the contract: verified reads and hashed output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
+
+from airsmith.artifacts.publish import ArtifactWriter
+from airsmith.artifacts.read import Artifact
+from airsmith_stages.consolidating.assembly import consolidate
+from airsmith_stages.consolidating.checkpoint import ShardedCheckpoint
+from airsmith_stages.weights.source import ArtifactSource, Source
+
+
+def consolidate_artifact(
+    artifact: Artifact,
+    read: Callable[[Source], ShardedCheckpoint],
+    writer: ArtifactWriter,
+    *,
+    max_shard_bytes: int = 5 * 10**9,
+) -> int:
+    """Consolidate a checkpoint that was published, into an artifact that the caller publishes.
+
+    Chunks are read in the order of the tensors, not of the files: the files' hashes are checked beside that, by a
+    second reading.
+
+    :param read: the reader of the checkpoint's format, as `read_dcp`.
+    :returns: the number of tensors.
+    :raises AirsmithError: `verification_failed` where a file is not what was published; `bad_data`.
+    """
+    checkpoint = read(ArtifactSource(artifact))
+    ended = Event()
+    with ThreadPoolExecutor(1) as thread:
+        verified = thread.submit(_verify, artifact, _files(checkpoint), ended)
+        try:
+            count = consolidate(checkpoint, writer.add_stream, max_shard_bytes=max_shard_bytes)
+            verified.result()
+        finally:
+            ended.set()
+    return count
+
+
+def _files(checkpoint: ShardedCheckpoint) -> list[str]:
+    return sorted({chunk.file for tensor in checkpoint.tensors.values() for chunk in tensor.chunks})
+
+
+def _verify(artifact: Artifact, files: Iterable[str], ended: Event) -> None:
+    for file in files:
+        for _ in artifact.stream(file):
+            if ended.is_set():
+                return

@@ -1,0 +1,110 @@
+"""A checkpoint in shards, whatever its format: tensors, and where the pieces of each lie."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import combinations, islice
+
+from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith_stages.weights.header import ITEM_BYTES
+from airsmith_stages.weights.source import Source
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A box of a tensor, its elements row by row in one place.
+
+    :param offsets: where it begins in the tensor, by dimension.
+    :param begin: offset in the file of its first byte.
+    """
+
+    offsets: tuple[int, ...]
+    shape: tuple[int, ...]
+    file: str
+    begin: int
+
+
+@dataclass(frozen=True)
+class ShardedTensor:
+    """A tensor in pieces."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    chunks: tuple[Chunk, ...]
+
+
+@dataclass(frozen=True)
+class ShardedCheckpoint:
+    """What a format's reader finds: the interface between formats and consolidation.
+
+    :param tensors: by name.
+    """
+
+    source: Source
+    tensors: Mapping[str, ShardedTensor]
+
+
+def check(checkpoint: ShardedCheckpoint) -> None:
+    """Hold the chunks of each tensor against its shape: all of it, and nothing twice.
+
+    :raises AirsmithError: `bad_data`, naming tensor and file.
+    """
+    if not checkpoint.tensors:
+        raise broken("The checkpoint holds no tensor")
+    sizes = checkpoint.source.sizes()
+    for name, tensor in checkpoint.tensors.items():
+        for chunk in tensor.chunks:
+            _check_chunk(name, tensor, chunk, sizes)
+        for one, other in _neighbours(tensor):
+            if _overlap(one, other):
+                raise broken(f"Chunks of {name} in {one.file} and {other.file} overlap")
+        covered = sum(math.prod(chunk.shape) for chunk in tensor.chunks)
+        if covered != math.prod(tensor.shape):
+            files = f" (in {tensor.chunks[0].file} and others)" if tensor.chunks else ""
+            raise broken(
+                f"Of {name}{files}, {covered} of {math.prod(tensor.shape)} elements are there: a chunk is missing"
+            )
+
+
+def _check_chunk(name: str, tensor: ShardedTensor, chunk: Chunk, sizes: Mapping[str, int]) -> None:
+    if len(chunk.offsets) != len(tensor.shape) or len(chunk.shape) != len(tensor.shape):
+        raise broken(f"A chunk of {name} in {chunk.file} has not the tensor's {len(tensor.shape)} dimensions")
+    ends = [offset + length for offset, length in zip(chunk.offsets, chunk.shape, strict=True)]
+    if any(end > length for end, length in zip(ends, tensor.shape, strict=True)):
+        raise broken(f"A chunk of {name} in {chunk.file} reaches beyond the tensor's shape {list(tensor.shape)}")
+    if chunk.file not in sizes:
+        raise broken(f"{chunk.file}, which holds a chunk of {name}, is missing")
+    if chunk.begin + math.prod(chunk.shape) * ITEM_BYTES[tensor.dtype] > sizes[chunk.file]:
+        raise broken(f"{chunk.file} ends before its chunk of {name} does")
+
+
+def _neighbours(tensor: ShardedTensor) -> Iterator[tuple[Chunk, Chunk]]:
+    """The pairs that can overlap: those that do in the dimension which was cut most often."""
+    cuts = [len({chunk.offsets[dimension] for chunk in tensor.chunks}) for dimension in range(len(tensor.shape))]
+    if not cuts:
+        yield from combinations(tensor.chunks, 2)
+        return
+    dimension = cuts.index(max(cuts))
+    chunks = sorted(tensor.chunks, key=lambda chunk: chunk.offsets[dimension])
+    for number, one in enumerate(chunks, start=1):
+        end = one.offsets[dimension] + one.shape[dimension]
+        for other in islice(chunks, number, None):
+            if other.offsets[dimension] >= end:
+                break
+            yield one, other
+
+
+def _overlap(one: Chunk, other: Chunk) -> bool:
+    return all(
+        max(a, b) < min(a + length, b + other_length)
+        for a, length, b, other_length in zip(one.offsets, one.shape, other.offsets, other.shape, strict=True)
+    ) and 0 not in (*one.shape, *other.shape)
+
+
+def broken(what: str) -> AirsmithError:
+    """What a checkpoint is refused with."""
+    return AirsmithError(
+        ErrorKind.BAD_DATA, f"{what}.", "Use an earlier checkpoint, or let the training save this one again."
+    )

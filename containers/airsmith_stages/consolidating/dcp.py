@@ -1,0 +1,110 @@
+"""Checkpoints of torch.distributed.checkpoint: `.metadata`, and `.distcp` files of each process.
+
+A chunk lies in its file as `torch.save` writes it. Source: `torch/distributed/checkpoint/filesystem.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from airsmith_stages.consolidating.checkpoint import Chunk, ShardedCheckpoint, ShardedTensor, broken
+from airsmith_stages.torch_files import DTYPES, Record, find_tensor, read_metadata
+from airsmith_stages.weights.source import Source
+
+METADATA = ".metadata"
+
+_REQUESTS = 16
+"""At once; a store answers each in some ten milliseconds."""
+
+
+@dataclass(frozen=True)
+class _Stored:
+    file: str
+    begin: int
+    length: int
+
+
+_Places = Mapping[tuple[str, tuple[int, ...]], _Stored]
+"""Where each chunk lies, by its tensor and its offsets."""
+
+
+def read_dcp(source: Source, prefix: str = "") -> ShardedCheckpoint:
+    """Read what `torch.distributed.checkpoint.save` has written.
+
+    :param prefix: only tensors whose names begin with it are read, and lose it: `model.` of a whole training's state.
+    :raises AirsmithError: `bad_data`, naming the file.
+    """
+    sizes = source.sizes()
+    if METADATA not in sizes:
+        raise broken(f"The checkpoint has no {METADATA}: its saving was not finished")
+    metadata = read_metadata(METADATA, source.read_range(METADATA, 0, sizes[METADATA]))
+    try:
+        places = _places(metadata.field("storage_data"))
+        described = {
+            name: tensor
+            for name, tensor in metadata.field("state_dict_metadata").items()
+            if name.startswith(prefix) and tensor.kind == "TensorStorageMetadata"
+        }
+        with ThreadPoolExecutor(_REQUESTS) as threads:
+            tensors = {
+                name.removeprefix(prefix): _tensor(source, sizes, name, tensor, places, threads)
+                for name, tensor in described.items()
+            }
+    except (ValueError, TypeError, AttributeError, IndexError, KeyError) as error:
+        raise broken(f"{METADATA} does not describe a checkpoint: {error}") from error
+    return ShardedCheckpoint(source, tensors)
+
+
+def _places(storage: Mapping[Any, Any]) -> _Places:
+    places: dict[tuple[str, tuple[int, ...]], _Stored] = {}
+    for index, info in storage.items():
+        name, offsets = index.field("fqn"), index.state.get("offset")
+        if offsets is None:  # no tensor: a counter, a name
+            continue
+        stored = _Stored(*(info.field(field) for field in ("relative_path", "offset", "length")))
+        path = PurePosixPath(stored.file)
+        if path.is_absolute() or ".." in path.parts or "\\" in stored.file:
+            raise ValueError(f"{stored.file!r} is no file beside it")
+        _sizes((stored.begin, stored.length))
+        if info.state.get("transform_descriptors"):
+            raise ValueError(f"{stored.file} is transformed by an extension")
+        places[name, _sizes(offsets)] = stored
+    return places
+
+
+def _tensor(
+    source: Source, sizes: Mapping[str, int], name: str, described: Record, places: _Places, threads: ThreadPoolExecutor
+) -> ShardedTensor:
+    properties = described.field("properties").state
+    dtype = properties[0] if isinstance(properties, tuple) else properties["dtype"]
+    if dtype not in DTYPES.values():
+        raise ValueError(f"{name} is of no type")
+
+    def chunk(boxed: Record) -> Chunk:
+        offsets, shape = _sizes(boxed.field("offsets")), _sizes(boxed.field("sizes"))
+        if (name, offsets) not in places:
+            raise broken(f"{METADATA} does not say where the chunk of {name} at {list(offsets)} is")
+        stored = places[name, offsets]
+        if stored.file not in sizes:
+            raise broken(f"{stored.file}, which holds a chunk of {name}, is missing")
+        if stored.begin + stored.length > sizes[stored.file]:
+            raise broken(f"{stored.file} ends before its chunk of {name} does")
+        found = find_tensor(source, stored.file, stored.begin, stored.length)
+        if (found.dtype, found.shape) != (dtype, shape):
+            raise broken(
+                f"{stored.file} holds {found.dtype} {list(found.shape)} for a chunk of {name} "
+                f"that is {dtype} {list(shape)}"
+            )
+        return Chunk(offsets, shape, stored.file, found.begin)
+
+    return ShardedTensor(dtype, _sizes(described.field("size")), tuple(threads.map(chunk, described.field("chunks"))))
+
+
+def _sizes(values: Any) -> tuple[int, ...]:
+    if not isinstance(values, tuple) or not all(type(value) is int and 0 <= value < 2**63 for value in values):
+        raise ValueError("it has a size that is none")
+    return values

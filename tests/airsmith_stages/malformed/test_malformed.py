@@ -1,0 +1,165 @@
+"""Damaged files are refused by their names and never with another exception; nothing in them runs.
+
+A twentieth of the inputs, drawn anew each time; AIRSMITH_TEST_LONG=1 takes all, and writes `results.json`. A failure
+names its seed, and AIRSMITH_TEST_SEED repeats it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed.checkpoint as dcp
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from airsmith.contracts.errors import AirsmithError
+from airsmith_stages.consolidating.assembly import WriteFile, consolidate
+from airsmith_stages.consolidating.dcp import read_dcp
+from airsmith_stages.consolidating.hugging_face import read_hugging_face
+from airsmith_stages.merging.model import merge_model
+from airsmith_stages.weights.model import open_weights
+from airsmith_stages.weights.source import FolderSource
+from malformed import damage
+
+ALL_INPUTS = 5400
+IS_LONG = os.environ.get("AIRSMITH_TEST_LONG") == "1"
+ALWAYS_BAD = (damage.canary, damage.truncated, damage.adapter, damage.adapter_config)
+NEVER_HARMLESS = (damage.canary, damage.truncated, damage.adapter, damage.adapter_config, damage.lost)
+AT_ODDS = re.compile(r"\.distcp|elements are there|holds no tensor")
+"""What is said where a `.metadata` that can be read is not that of the files beside it."""
+RESULTS = Path(__file__).with_name("results.json")
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model in shards with its config, an adapter of it, and a checkpoint."""
+    folder = tmp_path_factory.mktemp("good")
+    names = [f"model.layers.{layer}.self_attn.q_proj.weight" for layer in range(4)]
+    for number, name in enumerate(names, start=1):
+        save_file({name: torch.randn(8, 8)}, folder / f"model-{number:05d}-of-00004.safetensors", {"format": "pt"})
+    placed = {name: f"model-{number:05d}-of-00004.safetensors" for number, name in enumerate(names, start=1)}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": placed}))
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    parts = {"lora_A": (2, 8), "lora_B": (8, 2)}
+    adapter = {
+        f"base_model.model.{name.removesuffix('weight')}{part}.weight": torch.randn(shape)
+        for name in names
+        for part, shape in parts.items()
+    }
+    save_file(adapter, folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 4}))
+    dcp.save({name: torch.randn(8, 8) for name in names}, checkpoint_id=folder / "saved")
+    for file in (folder / "saved").iterdir():
+        file.rename(folder / file.name)
+    (folder / "saved").rmdir()
+    for number in (1, 2):  # as HuggingFaceStorageWriter writes them
+        places = {name: {"saved_offsets": [4 * (number - 1), 0]} for name in names}
+        rows = {name: torch.randn(4, 8) for name in names}
+        file = folder / f"shard-{number:05d}-model-00001-of-00001.safetensors"
+        save_file(rows, file, {"DCP_SHARDING_INFO": json.dumps(places), "DCP_VERSION": "1.0", "format": "pt"})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def counted() -> Iterator[Counter[str]]:
+    outcomes: Counter[str] = Counter()
+    yield outcomes
+    if IS_LONG:
+        RESULTS.write_text(json.dumps({"inputs": outcomes.total(), **dict(sorted(outcomes.items()))}, indent=2) + "\n")
+
+
+def merged(folder: Path, write: WriteFile) -> None:
+    merge_model(FolderSource(folder), FolderSource(folder), write)
+
+
+def consolidated(folder: Path, write: WriteFile) -> None:
+    consolidate(read_dcp(FolderSource(folder)), write)
+
+
+def consolidated_shards(folder: Path, write: WriteFile) -> None:
+    consolidate(read_hugging_face(FolderSource(folder), ranks=2), write)
+
+
+def drained(name: str, pieces: Iterable[bytes | memoryview], size_bytes: int) -> None:
+    assert sum(len(piece) for piece in pieces) == size_bytes
+
+
+def reference_refuses(folder: Path) -> bool:
+    """Whether the format's own library would not read the weights either."""
+    try:
+        for file in folder.glob("model-*.safetensors"):
+            with safe_open(file, framework="pt") as opened:
+                list(opened.keys())
+    except (SafetensorError, OSError, UnicodeDecodeError, OverflowError):
+        return True
+    return False
+
+
+@pytest.mark.parametrize(
+    ("kinds", "read"),
+    [
+        (damage.MODEL, merged),
+        (damage.ADAPTER, merged),
+        (damage.CHECKPOINT, consolidated),
+        (damage.SHARDS, consolidated_shards),
+    ],
+    ids=["model", "adapter", "checkpoint", "shards"],
+)
+def test_damaged_files_are_refused_by_their_names(
+    good: Path,
+    tmp_path: Path,
+    counted: Counter[str],
+    kinds: tuple[damage.Damage, ...],
+    read: Callable[[Path, WriteFile], None],
+) -> None:
+    first = int(os.environ.get("AIRSMITH_TEST_SEED") or random.SystemRandom().randrange(1 << 32))
+    inputs = 1 if os.environ.get("AIRSMITH_TEST_SEED") else ALL_INPUTS // 4 // (1 if IS_LONG else 20)
+    print(f"seeds {first} to {first + inputs - 1}")
+    for number in range(first, first + inputs):
+        seed = random.Random(number)
+        kind = seed.choice(kinds)
+        folder = tmp_path / str(number)
+        shutil.copytree(good, folder)
+        named = kind(seed, folder)
+        begun: list[str] = []
+        refusal = refused(read, folder, begun, f"seed {number}: {kind.__name__}")
+        counted[f"{kind.__name__}: {'harmless' if refusal is None else 'refused'}"] += 1
+        if refusal is None:
+            assert kind not in NEVER_HARMLESS, f"seed {number}"
+            assert not (kinds is damage.MODEL and reference_refuses(folder)), f"seed {number}"
+        else:
+            assert named in refusal.message or AT_ODDS.search(refusal.message), f"seed {number}: {refusal}"
+            assert not begun, f"seed {number}: {begun} had been begun"
+        assert not (tmp_path / "ran").exists(), f"seed {number}: the canary ran"
+        shutil.rmtree(folder)
+
+
+def refused(read: Callable[[Path, WriteFile], None], folder: Path, begun: list[str], what: str) -> AirsmithError | None:
+    """The refusal, where there is one; any other exception fails the test."""
+
+    def write(name: str, pieces: Iterable[bytes | memoryview], size_bytes: int) -> None:
+        begun.append(name)
+        drained(name, pieces, size_bytes)
+
+    try:
+        read(folder, write)
+    except AirsmithError as refusal:
+        return refusal
+    except Exception as failure:
+        raise AssertionError(f"{what} ends as {failure!r}") from failure
+    return None
+
+
+def test_what_is_not_damaged_is_read(good: Path) -> None:
+    open_weights(FolderSource(good))
+    for read in (merged, consolidated, consolidated_shards):
+        read(good, drained)
