@@ -12,7 +12,7 @@ REGISTRY ?= localhost:5000/airsmith
 SETTINGS ?= airsmith.yaml
 BUILD ?=
 BASE_IMAGE ?=
-BENCH ?= merge consolidate mirror tokenize
+BENCH ?= merge consolidate tokenize
 
 AIRFLOW := .venvs/airflow/bin
 STAGES := .venvs/stages/bin
@@ -57,12 +57,14 @@ types: setup  ## mypy --strict
 
 test-suites: setup  ## the tests of both sides; a failure on the first does not hide the second's
 	@failed=0; \
-	$(STAGES)/$(PYTEST) tests/airsmith_stages tests/demo || failed=1; \
+	$(STAGES)/$(PYTEST) -m 'not long' tests/airsmith_stages tests/demo || failed=1; \
 	$(AIRFLOW)/$(PYTEST) --dist loadfile tests/end_to_end tests/airsmith tests/containers || failed=1; \
 	exit $$failed
 
-test-long: setup  ## all damaged files, of which `make test` draws a twentieth
-	@AIRSMITH_TEST_LONG=1 $(STAGES)/python -m pytest tests/airsmith_stages/malformed
+test-long: setup  ## all damaged files, of which `make test` draws a twentieth, and what takes long
+	@failed=0; AIRSMITH_TEST_LONG=1 $(STAGES)/python -m pytest tests/airsmith_stages/malformed || failed=1; \
+	$(STAGES)/python -m pytest -m long tests/airsmith_stages/training || failed=1; \
+	exit $$failed
 
 images: setup  ## build and push IMAGES to REGISTRY, and write their digests into SETTINGS (BUILD=…, BASE_IMAGE=…)
 	@$(AIRFLOW)/python -m scripts.images $(IMAGES) --registry '$(REGISTRY)' --settings '$(SETTINGS)' --build '$(BUILD)' \
