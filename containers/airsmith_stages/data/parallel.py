@@ -69,8 +69,8 @@ def _begin(work: Callable[[Any], Any], lifeline: tuple[int, int]) -> None:
     global _work
     _work = work
     gc.freeze()  # Every collection would else write into objects that are shared, and so copy their pages.
-    # A signal to the whole group is for the process that these work for.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # By SIGTERM the pool ends those that are left where one was killed; Ctrl-C is for the process that they work for.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # There is a process per core already.
     read_end, write_end = lifeline

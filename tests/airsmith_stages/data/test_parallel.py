@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 from textwrap import dedent
 
 import pytest
@@ -72,6 +73,32 @@ def test_a_killed_process_is_told_and_never_waited_for() -> None:
     with pytest.raises(AirsmithError) as refused:
         list(map_in_order(end_itself, range(10), 2))
     assert refused.value.kind is ErrorKind.OUT_OF_MEMORY
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_one_killed_while_it_waits_for_work_does_not_stop_the_others_from_ending(which: int) -> None:
+    """It may hold the lock of the queue that all of them take their work from."""
+
+    def things() -> Iterator[int]:
+        yield from range(6)
+        wait_until_idle()
+        os.kill(sorted(child.pid or 0 for child in multiprocessing.active_children())[which], signal.SIGKILL)
+        yield from range(6, 100)
+
+    with pytest.raises(AirsmithError) as refused:
+        list(map_in_order(abs, things(), 2))
+    assert refused.value.kind is ErrorKind.OUT_OF_MEMORY
+    assert multiprocessing.active_children() == []
+
+
+def wait_until_idle() -> None:
+    """Until all children of this process are seen asleep, time and again."""
+    asleep = 0
+    while asleep < 20:
+        stats = [Path(f"/proc/{child.pid}/stat").read_text() for child in multiprocessing.active_children()]
+        states = {stat.rpartition(")")[2].split()[0] for stat in stats}
+        asleep = asleep + 1 if states == {"S"} else 0
+        time.sleep(0.01)
 
 
 def test_they_end_with_the_process_that_they_work_for() -> None:
