@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -61,6 +62,7 @@ class _Written:
 
 def run(context: StageContext) -> Output:
     """Tokenize both splits of the dataset: examples pass through memory, and rows leave it in shards."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # There is a process per core, and threads do not outlive a fork.
     source = context.spec.recipe.dataset
     tokeniser = load_tokeniser(context)
     splits = read_splits(context.fetch("mirror_dataset"), source, context.scratch / "cache")

@@ -71,17 +71,17 @@ class ExampleTokeniser:
         # Any other call may have changed both for the whole tokenizer.
         self._backend.no_truncation()
         self._backend.no_padding()
-        return [self._tokenised(example, with_prompts) for example in examples]
+        rendered = [self._render(example, with_prompts) for example in examples]
+        # The tokenizer's own methods would make lists of all offsets, of which a few are needed.
+        encodings = self._backend.encode_batch([item.text for item in rendered], add_special_tokens=False)
+        return [self._masked(*parts) for parts in zip(examples, rendered, encodings, strict=True)]
 
     def render_prompt(self, example: Example) -> str:
         """What a server is asked: everything before the last answer, ready for the model to go on."""
         rendered = self._render(example, with_prompt=True)
         return rendered.text[: rendered.answer_start]
 
-    def _tokenised(self, example: Example, with_prompt: bool) -> TokenisedExample:
-        rendered = self._render(example, with_prompt)
-        # The tokenizer's own methods would make a list of all offsets, of which a few are needed.
-        encoding = self._backend.encode(rendered.text, add_special_tokens=False)
+    def _masked(self, example: Example, rendered: _Rendered, encoding: Encoding) -> TokenisedExample:
         ids = encoding.ids
         mask = np.zeros(len(ids), dtype=np.uint8)
         for begin, end in rendered.spans:

@@ -72,7 +72,6 @@ def _begin(work: Callable[[Any], Any], lifeline: tuple[int, int]) -> None:
     # By SIGTERM the pool ends those that are left where one was killed; Ctrl-C is for the process that they work for.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # There is a process per core already.
     read_end, write_end = lifeline
     os.close(write_end)
     threading.Thread(target=_end_with_parent, args=(read_end,), daemon=True).start()
