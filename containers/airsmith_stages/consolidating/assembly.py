@@ -16,7 +16,7 @@ from airsmith_stages.weights.shards import index_of, plan_shards
 from airsmith_stages.weights.source import Source
 
 BLOCK_BYTES = 1024 * 1024
-"""Read at once. What fits a processor's cache is copied three times as fast as 4 MiB are."""
+"""Read at once: what fits a processor's cache is copied faster than what does not."""
 
 WriteFile = Callable[[str, Iterable[Piece], int], object]
 """Takes a file: its name, its pieces, and its size in bytes."""

@@ -174,6 +174,3 @@ def _refuse_quantised(config: Mapping[str, Any]) -> None:
                 f"The base is quantised ({method}): what an adapter adds to it would be lost in its rounding.",
                 "Name the model that was quantised as model.id, and merge into that.",
             )
-
-
-__all__ = ["MergePlan", "MergedTensor", "PlacedEdit", "plan_merge"]
