@@ -35,6 +35,7 @@ class ArtifactWriter:
     content_root: str = field(default_factory=lambda: f"{ATTEMPT_PREFIX}{uuid.uuid4()}")
     files: dict[str, FileEntry] = field(default_factory=dict)
     published: bool = False
+    _discarded: bool = field(default=False, repr=False)
     _names: set[str] = field(default_factory=set, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
@@ -60,7 +61,11 @@ class ArtifactWriter:
                 raise _wrong(name, f"has sha256 {sha256.hexdigest()}, not the expected {expected_sha256}")
 
         with self._reserved(name):
-            written = self.store.upload(f"{self.folder}/{self.content_root}/{name}", hashed(), size_bytes)
+            path = f"{self.folder}/{self.content_root}/{name}"
+            written = self.store.upload(path, hashed(), size_bytes)
+            if self._discarded:  # meanwhile, by another thread, which may have looked before this file was there
+                self.store.delete(path)
+                raise AirsmithError(ErrorKind.INTERRUPTED, f"{name} is no longer wanted.", "Run again.")
             self.files[name] = FileEntry(name=name, size_bytes=written, sha256=sha256.hexdigest())
             return self.files[name]
 
@@ -105,6 +110,7 @@ class ArtifactWriter:
 
     def discard(self) -> None:
         """Remove what was written, as far as the store lets us; the janitor takes the rest."""
+        self._discarded = True
         with contextlib.suppress(AirsmithError):
             for info in list(self.store.list(f"{self.folder}/{self.content_root}")):
                 self.store.delete(info.path)
