@@ -1,11 +1,12 @@
 """Merging a LoRA adapter: beside a copy of the base, which is the limit, and beside peft.
 
-python -m benchmarks.merge [GIGABYTES …]      (2.1 where none is given; peft is measured with the first)
+python -m benchmarks.merge [GIGABYTES]      (2.1, with peft beside; other sizes without)
 """
 
 from __future__ import annotations
 
 import shutil
+import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -19,30 +20,29 @@ from airsmith_stages.weights.model import open_weights
 from airsmith_stages.weights.source import FolderSource
 from benchmarks.arms import MEBIBYTE, Arm, Measured, measure, paired_ratio, scratch_folder
 from benchmarks.claims import Goal, report
-from benchmarks.merge_inputs import write_adapter, write_base
 
 COPY, PLAIN, VERIFIED, PEFT = "cp -r", "airsmith, nothing hashed", "airsmith, verified and hashed", "peft"
+WITH_PEFT_GIGABYTES = 2.1
 _BASE, _MERGED = "artifacts/base_model/base", "artifacts/model/merged"
 
 
 def main() -> None:
-    """Measure each size and write the claim."""
-    sizes = [float(argument) for argument in sys.argv[1:]] or [2.1]
-    for gigabytes in sizes:
-        claim = "merge" if gigabytes == sizes[0] else f"merge_{gigabytes:g}gb"
-        with_peft = gigabytes == sizes[0]
-        folder = scratch_folder() / "merge"
+    """Measure one size and write its claim."""
+    gigabytes = float(sys.argv[1]) if len(sys.argv) > 1 else WITH_PEFT_GIGABYTES
+    with_peft = gigabytes == WITH_PEFT_GIGABYTES
+    folder = scratch_folder() / "merge"
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        _claim("merge" if with_peft else f"merge_{gigabytes:g}gb", folder, int(gigabytes * 1e9), with_peft)
+    finally:
         shutil.rmtree(folder, ignore_errors=True)
-        try:
-            _claim(claim, folder, int(gigabytes * 1e9), with_peft)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _claim(claim: str, folder: Path, size_bytes: int, with_peft: bool) -> None:
     base, adapter, store = folder / "base", folder / "adapter", Store.open(f"file://{folder}/store")
-    base_bytes = write_base(base, size_bytes)
-    write_adapter(adapter, base)
+    # In a process of its own: an arm's peak is never below the memory of the process that starts it.
+    inputs = [sys.executable, "-m", "benchmarks.merge_inputs", str(base), str(adapter), str(size_bytes)]
+    base_bytes = int(subprocess.run(inputs, check=True, capture_output=True, text=True).stdout)
     runs = measure(_arms(folder, base, adapter, store, with_peft), repetitions=5 if with_peft else 3)
     facts = {"base_bytes": base_bytes, "files": 5, "dtype": "bfloat16", "rank": 16}
     if with_peft:

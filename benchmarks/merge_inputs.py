@@ -1,9 +1,13 @@
-"""A Llama of a size with random weights, and a LoRA adapter for all its linear layers."""
+"""A Llama of a size with random weights, and a LoRA adapter for all its linear layers.
+
+python -m benchmarks.merge_inputs BASE ADAPTER BYTES      (prints the base's size in bytes)
+"""
 
 from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -88,3 +92,8 @@ def _tensors(layers: int) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield f"model.layers.{layer}.input_layernorm.weight", (HIDDEN,)
         yield f"model.layers.{layer}.post_attention_layernorm.weight", (HIDDEN,)
     yield "model.norm.weight", (HIDDEN,)
+
+
+if __name__ == "__main__":
+    print(write_base(Path(sys.argv[1]), int(sys.argv[3])))
+    write_adapter(Path(sys.argv[2]), Path(sys.argv[1]))
