@@ -107,7 +107,10 @@ def main() -> int:
         deployment.finish(deployment.start("db", "migrate"))
         with standalone(deployment, **AIRFLOW) as airflow:
             airflow.api.wait_for_dag(DAG_ID, 120)
-            _print([_round(airflow, cluster, spec, requests, number) for number in numbers])
+            rounds = []
+            for number in numbers:
+                rounds.append(_round(airflow, cluster, spec, requests, number))
+                _print(rounds)
     return 0
 
 
