@@ -12,8 +12,8 @@ from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.stages import TOKENIZER
 from airsmith.recipe.sources import PICKLED_WEIGHTS, ModelSource
 from airsmith_stages.frame import StageContext
-from airsmith_stages.mirroring.copying import copy_files, list_files, refuse_changed, refuse_nothing
-from airsmith_stages.mirroring.source import SourceFile
+from airsmith_stages.mirroring.copying import publish_copy
+from airsmith_stages.mirroring.source import Source, SourceFile
 from airsmith_stages.tokenizer_files import tokenizer_digest
 
 log = logging.getLogger("airsmith")
@@ -26,17 +26,13 @@ _CODE = ("*.py",)
 def run(context: StageContext) -> Output:
     """Copy the model that the recipe names."""
     model = context.spec.recipe.model
-    found = list_files("model", model.id, model.revision)
+    source = Source("model", model.id, model.revision)
+    found = source.files()
     files = [file for file in found if not _excluded(file.name, model)]
-    refuse_nothing(files, model.id)
     _refuse_pickled_weights(found, files, model)
     _refuse_remote_code(files, model)
     _refuse_missing_shards(files, model)
-    with context.write_output() as output:
-        size_bytes = copy_files(files, output)
-        refuse_changed(model.id, model.revision)
-        properties = {TOKENIZER: tokenizer_digest(output.files.values())}
-        return Output.of_artifact(output.publish(metrics={"size_bytes": size_bytes}, properties=properties))
+    return publish_copy(source, files, context, lambda output: {TOKENIZER: tokenizer_digest(output.files.values())})
 
 
 def _excluded(name: str, model: ModelSource) -> bool:

@@ -213,6 +213,68 @@ class TestFaults:
         assert ended.stderr.count("model.safetensors: HTTP 429") == 1
 
 
+SHARDED = {
+    "config.json": b"{}\n",
+    "tokenizer.json": b"1\n",
+    **{f"model-{index}.safetensors": bytes([index]) * 50_000 for index in range(3)},
+}
+
+
+class TestKnownContent:
+    """What the store has already is not fetched again, where a hash has proven it."""
+
+    def test_a_new_commit_moves_only_what_has_changed(self, bench: Bench) -> None:
+        first = bench.publish("model", MODEL_ID, SHARDED)
+        _, ended, _ = mirrored(bench)(revision=first)
+        assert ended.code == 0, ended.stderr
+        newer = {**SHARDED, "model-1.safetensors": b"tuned", "tokenizer.json": b"2\n", "renamed.safetensors": b""}
+        newer["renamed.safetensors"] = newer.pop("model-2.safetensors")
+        run, ended, requests = mirrored(bench)(revision=bench.publish("model", MODEL_ID, newer))
+        assert ended.code == 0, ended.stderr
+        assert contents(output_of(run, "mirror_model")) == newer
+        moved = {request.rpartition("/")[2] for request in requests if "/api/" not in request}
+        # A configuration is looked at before anything is copied.
+        assert moved == {"model-1.safetensors", "tokenizer.json", "config.json"}
+        assert_nothing_half_done(bench.store)
+
+    def test_what_is_damaged_or_gone_is_fetched_after_all(self, bench: Bench) -> None:
+        run, _, _ = mirrored(bench)(revision=bench.publish("model", MODEL_ID, SHARDED))
+        artifact = output_of(run, "mirror_model")
+        kept = Path(bench.store.uri.removeprefix("file://"))
+        (kept / artifact.path("tokenizer.json")).write_bytes(b"X\n")
+        newer = {**SHARDED, "new.safetensors": b"new"}
+        run, ended, _ = mirrored(bench)(revision=bench.publish("model", MODEL_ID, newer))
+        assert ended.code == 0, ended.stderr
+        assert contents(output_of(run, "mirror_model")) == newer
+        assert "tokenizer.json is fetched after all" in ended.stderr
+        (kept / artifact.path("model-0.safetensors")).unlink()
+        newest = {**newer, "newest.safetensors": b"newest"}
+        run, ended, _ = mirrored(bench)(revision=bench.publish("model", MODEL_ID, newest))
+        assert contents(output_of(run, "mirror_model")) == newest
+
+    def test_an_attempt_that_was_broken_off_is_gone_on_with(self, bench: Bench) -> None:
+        commit = bench.publish("model", MODEL_ID, SHARDED)
+        dead = Refuse("/_storage/*/model-2.safetensors", times=99, status=500, retry_after_seconds=1)
+        run, ended, _ = mirrored(bench, dead)(revision=commit)
+        assert ended.error.kind is ErrorKind.HUB_UNAVAILABLE
+        left = {info.path.rpartition("/")[2] for info in bench.store.list("artifacts")}
+        assert {"model-0.safetensors", "model-1.safetensors"} <= left
+        run, ended, requests = mirrored(bench)(revision=commit)
+        assert ended.code == 0, ended.stderr
+        assert contents(output_of(run, "mirror_model")) == SHARDED
+        fetched = {request.rpartition("/")[2] for request in requests if "/_storage/" in request}
+        assert fetched == {"model-2.safetensors"}
+        artifact = output_of(run, "mirror_model")
+        attempts = {info.path.split("/")[3] for info in bench.store.list(artifact.folder)}
+        assert attempts == {"manifest.json", artifact.manifest.content_root}
+
+    def test_a_wrong_byte_leaves_nothing_to_go_on_with(self, bench: Bench) -> None:
+        commit = bench.publish("model", MODEL_ID, SHARDED)
+        wrong = WrongByte("/_storage/*/model-2.safetensors", times=9, offset=5)
+        run, ended, _ = mirrored(bench, wrong)(revision=commit)
+        assert_refused(ended, run, "mirror_model", ErrorKind.VERIFICATION_FAILED, "model-2.safetensors")
+
+
 class TestStoreSource:
     @pytest.fixture
     def source(self, tmp_path: Path) -> str:

@@ -1,68 +1,108 @@
-"""Copy many files at once, a few at a time."""
+"""Copy a source into an artifact: large files two at a time, each in parallel ranges; small ones beside them."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from threading import Event
 
+from airsmith.artifacts.manifest import FileEntry
 from airsmith.artifacts.publish import ArtifactWriter
+from airsmith.contracts.cache import Output
 from airsmith.contracts.errors import AirsmithError, ErrorKind
-from airsmith.hub import RepoType
-from airsmith.recipe.sources import source_kind
-from airsmith_stages.mirroring.source import SourceFile, refuse_changed_store, store_files
+from airsmith_stages.frame import StageContext
+from airsmith_stages.mirroring.known import Known, find_known, remember_newest, remove_attempts
+from airsmith_stages.mirroring.source import Source, SourceFile
 
 log = logging.getLogger("airsmith")
 
-FILES_AT_ONCE = 4
+LARGE_BYTES = 16 * 2**20
+LARGE_AT_ONCE = 2
+"""Each large upload holds several parts in memory."""
+SMALL_AT_ONCE = 6
+
+_MAY_PASS = (ErrorKind.HUB_UNAVAILABLE, ErrorKind.STORE_UNAVAILABLE, ErrorKind.INTERRUPTED)
 
 
-def list_files(repo_type: RepoType, source_id: str, revision: str) -> list[SourceFile]:
-    """The files of a source, wherever it lies.
+def publish_copy(
+    source: Source,
+    files: list[SourceFile],
+    context: StageContext,
+    properties: Callable[[ArtifactWriter], Mapping[str, str]] = lambda output: {},
+) -> Output:
+    """Copy files of a source, and publish them as what the stage has made.
 
-    :param revision: the commit, or the listing digest of a store's folder.
+    :param files: those that are wanted.
+    :param properties: of the artifact, once its files are there.
+    :raises AirsmithError: `bad_data` for a source without files, or one that has changed meanwhile.
     """
-    if source_kind(source_id) == "store":
-        return store_files(source_id, revision)
-    from airsmith_stages.mirroring.hub_source import hub_files
+    _refuse_nothing(source, files)
+    with context.write_output() as output:
+        known = find_known(source, files, output)
+        size_bytes = copy_files(files, known, output)
+        source.refuse_changed()
+        artifact = output.publish(metrics={"size_bytes": size_bytes}, properties=properties(output))
+        remember_newest(source, artifact)
+        remove_attempts(known, artifact, output)
+        return Output.of_artifact(artifact)
 
-    return hub_files(repo_type, source_id, revision)
 
-
-def copy_files(files: Iterable[SourceFile], output: ArtifactWriter) -> int:
+def copy_files(files: list[SourceFile], known: Known, output: ArtifactWriter) -> int:
     """Copy files into an artifact; the first failure ends them all.
 
-    :returns: the bytes copied.
+    After a failure that may pass, what is whole is left to the next attempt.
+
+    :returns: the bytes of all.
     """
     stop = Event()
-    with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
-        copies = [pool.submit(file.copy_to, output, stop) for file in files]
+    with ThreadPoolExecutor(LARGE_AT_ONCE) as large, ThreadPoolExecutor(SMALL_AT_ONCE) as small:
+        copies = [
+            (large if file.size_bytes > LARGE_BYTES else small).submit(_copy, file, known, output, stop)
+            for file in files
+        ]
         try:
             size_bytes = sum(copy.result().size_bytes for copy in as_completed(copies))
-        except BaseException:
+        except BaseException as failure:
+            output.kept = _may_pass(failure) and any(file.sha256 and file.name in output.files for file in files)
             stop.set()
-            pool.shutdown(cancel_futures=True)
+            for pool in (large, small):
+                pool.shutdown(wait=False, cancel_futures=True)
             raise
-    log.info("Copied %d files, %.1f MiB", len(copies), size_bytes / 2**20)
+    in_store = [file.size_bytes for file in files if file.name in known.paths]
+    log.info(
+        "Copied %d files, %.1f MiB; %d of them, %.1f MiB, were in the store",
+        len(files), size_bytes / 2**20, len(in_store), sum(in_store) / 2**20,
+    )  # fmt: skip
     return size_bytes
 
 
-def refuse_nothing(files: list[SourceFile], source_id: str) -> None:
-    """Refuse a source without files.
+def _copy(file: SourceFile, known: Known, output: ArtifactWriter, stop: Event) -> FileEntry:
+    path = known.paths.get(file.name)
+    if path is not None:
+        try:
+            return file.take_from_store(path, output, stop)
+        except AirsmithError as failure:
+            if failure.kind not in (ErrorKind.NOT_FOUND, ErrorKind.VERIFICATION_FAILED):
+                raise
+            log.info("%s is fetched after all: %s", file.name, failure.message)
+    begun = time.monotonic()
+    entry = file.copy_to(output, stop)
+    if file.size_bytes > LARGE_BYTES:
+        seconds = time.monotonic() - begun
+        mebibytes = file.size_bytes / 2**20
+        log.info("%s: %.0f MiB in %.1f s, %.0f MiB/s", file.name, mebibytes, seconds, mebibytes / seconds)
+    return entry
 
-    :raises AirsmithError: `bad_data`.
-    """
+
+def _may_pass(failure: BaseException) -> bool:
+    """Whether another attempt may well succeed: the network's and the store's troubles, and whoever stopped us."""
+    return failure.kind in _MAY_PASS if isinstance(failure, AirsmithError) else not isinstance(failure, Exception)
+
+
+def _refuse_nothing(source: Source, files: list[SourceFile]) -> None:
     if not files:
         raise AirsmithError(
-            ErrorKind.BAD_DATA, f"{source_id} holds no files to copy.", "Check the id and the revision."
+            ErrorKind.BAD_DATA, f"{source.id} holds no files to copy.", "Check the id and the revision."
         )
-
-
-def refuse_changed(source_id: str, revision: str) -> None:
-    """Refuse a copy whose source was written to meanwhile; a commit of the Hub never changes.
-
-    :raises AirsmithError: `bad_data`.
-    """
-    if source_kind(source_id) == "store":
-        refuse_changed_store(source_id, revision)

@@ -4,21 +4,67 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Event
 
 from airsmith.artifacts.listing import list_source, listing_digest
 from airsmith.artifacts.manifest import FileEntry
 from airsmith.artifacts.publish import ArtifactWriter
-from airsmith.artifacts.store import Store
+from airsmith.artifacts.store import Piece, Store
 from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.hub import RepoType
+from airsmith.recipe.sources import source_kind
 
-Stream = Callable[[Event], Iterator[bytes]]
+Stream = Callable[[Event], Iterator[Piece]]
 """Begins to read a file. Once the event is set nobody wants the rest: what waits for the source gives up."""
 
 
 class CopyStoppedError(Exception):
     """The copy was given up because another has failed, or because the stage ends."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model or a dataset comes from.
+
+    :param revision: the commit, or the listing digest of a store's folder when the run was resolved.
+    """
+
+    repo_type: RepoType
+    id: str
+    revision: str
+
+    @property
+    def is_store(self) -> bool:
+        """Whether it is a folder in a store, not a repository of the Hub."""
+        return source_kind(self.id) == "store"
+
+    def files(self) -> list[SourceFile]:
+        """All that it holds.
+
+        :raises AirsmithError: `bad_data` for a store's folder that has changed since; what the Hub refuses.
+        """
+        if self.is_store:
+            self.refuse_changed()
+            store = Store.open(self.id)
+            return [
+                SourceFile(info.path, info.size_bytes, streaming(store, info.path)) for info in list_source(self.id)
+            ]
+        from airsmith_stages.mirroring.hub_source import hub_files
+
+        return hub_files(self.repo_type, self.id, self.revision)
+
+    def refuse_changed(self) -> None:
+        """Refuse a folder that somebody has written to since the run was resolved; a commit never changes.
+
+        :raises AirsmithError: `bad_data`.
+        """
+        if self.is_store and listing_digest(self.id) != self.revision:
+            raise AirsmithError(
+                ErrorKind.BAD_DATA,
+                f"{self.id} has changed since this run was resolved.",
+                "Start a new run, and let nobody write there meanwhile.",
+            )
 
 
 @dataclass(frozen=True)
@@ -53,17 +99,31 @@ class SourceFile:
         """
         return output.add_stream(self.name, self._verified(stop), self.size_bytes, self.sha256)
 
-    def _verified(self, stop: Event) -> Iterator[bytes]:
-        blob = hashlib.sha1(b"blob %d\0" % self.size_bytes, usedforsecurity=False)
+    def take_from_store(self, path: str, output: ArtifactWriter, stop: Event) -> FileEntry:
+        """Add the file from an object of the artifact's store in place of the source.
+
+        :param path: an object that is known to have the file's sha256; for a file that has none to compare, one that
+            is read and verified.
+        :raises AirsmithError: `not_found` or `verification_failed` where it is not that any more.
+        """
+        if self.sha256 is not None:
+            return output.add_copy(self.name, path, self.size_bytes, self.sha256)
+        return replace(self, stream=streaming(output.store, path)).copy_to(output, stop)
+
+    def _verified(self, stop: Event) -> Iterator[Piece]:
+        blob = None
+        if self.git_blob is not None:
+            blob = hashlib.sha1(b"blob %d\0" % self.size_bytes, usedforsecurity=False)
         for chunk in self.stream(stop):
             if stop.is_set():
                 raise CopyStoppedError(self.name)
-            blob.update(chunk)
+            if blob is not None:
+                blob.update(chunk)
             yield chunk
-        if self.git_blob is not None and blob.hexdigest() != self.git_blob:
+        if blob is not None and blob.hexdigest() != self.git_blob:
             raise self._wrong("git blob id", blob.hexdigest(), self.git_blob)
 
-    def _wrong(self, what: str, found: str, announced: str) -> AirsmithError:
+    def _wrong(self, what: str, found: str, announced: str | None) -> AirsmithError:
         return AirsmithError(
             ErrorKind.VERIFICATION_FAILED,
             f"{self.name} arrived with {what} {found}, not the announced {announced}.",
@@ -71,29 +131,6 @@ class SourceFile:
         )
 
 
-def store_files(uri: str, pinned_listing: str) -> list[SourceFile]:
-    """The files of a folder in a store.
-
-    :param pinned_listing: the folder's listing digest when the run was resolved.
-    :raises AirsmithError: `bad_data` where the folder has changed since.
-    """
-    refuse_changed_store(uri, pinned_listing)
-    store = Store.open(uri)
-    return [SourceFile(info.path, info.size_bytes, _streaming(store, info.path)) for info in list_source(uri)]
-
-
-def refuse_changed_store(uri: str, pinned_listing: str) -> None:
-    """Refuse a folder that somebody has written to since the run was resolved.
-
-    :raises AirsmithError: `bad_data`.
-    """
-    if listing_digest(uri) != pinned_listing:
-        raise AirsmithError(
-            ErrorKind.BAD_DATA,
-            f"{uri} has changed since this run was resolved.",
-            "Start a new run, and let nobody write there meanwhile.",
-        )
-
-
-def _streaming(store: Store, path: str) -> Stream:
+def streaming(store: Store, path: str) -> Stream:
+    """What reads an object."""
     return lambda stop: store.stream(path)

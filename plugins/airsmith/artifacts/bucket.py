@@ -130,6 +130,10 @@ class Bucket:
                 raise
         return sent_bytes
 
+    def copy(self, source: str, target: str) -> None:
+        """Write an object that is the same as another, by one request: S3 copies up to 5 GiB so."""
+        obstore.copy(self.objects, source, target)
+
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """All objects under a folder."""
         for page in obstore.list(self.objects, prefix, chunk_size=_LIST_PAGE):

@@ -13,21 +13,25 @@ import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from airsmith.artifacts.layout import LOCK_FILE, STAGING_PREFIX
-from airsmith.artifacts.objects import ObjectInfo, Piece, Version
+from airsmith.artifacts.objects import STREAM_CHUNK_BYTES, ObjectInfo, Piece, Version
 
 FILE_MODE = 0o644
 FOLDER_MODE = 0o755
 """Another pod's user reads what this one writes, whatever the umask."""
 
 _CREATE_TRIES = 100
+_NO_LINKS = (errno.EPERM, errno.EXDEV, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS)
+"""File systems that know no second names, or no more of them."""
+
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,21 @@ class Folder:
             self._move(staging, path)
             return written
 
+    def copy(self, source: str, target: str) -> None:
+        """Write an object that is the same as another: a second name of its file, which is never written to again."""
+        if not self.exists(source):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), source)
+        staging = self._staging(target)
+        try:
+            _in_its_folder(staging, lambda: os.link(self.root / source, staging))
+            self._move(staging, target)
+        except OSError as failure:
+            if failure.errno not in _NO_LINKS:
+                raise
+            self.upload(target, self.stream(source, STREAM_CHUNK_BYTES), None)
+        finally:
+            self._remove(staging)
+
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """All objects under a folder."""
         for file in _files(self.root / prefix, frozenset()):
@@ -115,9 +134,9 @@ class Folder:
     @contextmanager
     def _staged(self, path: str, chunks: Iterable[Piece]) -> Iterator[Path]:
         """Content on disk, beside the place that it is meant for; what is not moved there is removed."""
-        staging = (self.root / path).with_name(f"{STAGING_PREFIX}{uuid.uuid4().hex}")
+        staging = self._staging(path)
         try:
-            with _create(staging) as file:
+            with _in_its_folder(staging, lambda: staging.open("xb")) as file:
                 for chunk in chunks:
                     file.write(chunk)
                 file.flush()
@@ -125,9 +144,16 @@ class Folder:
                 os.fsync(file.fileno())
             yield staging
         finally:
-            with suppress(OSError):
-                staging.unlink(missing_ok=True)
-                self._prune(staging.parent)
+            self._remove(staging)
+
+    def _staging(self, path: str) -> Path:
+        """A place beside the one that is meant."""
+        return (self.root / path).with_name(f"{STAGING_PREFIX}{uuid.uuid4().hex}")
+
+    def _remove(self, staging: Path) -> None:
+        with suppress(OSError):
+            staging.unlink(missing_ok=True)
+            self._prune(staging.parent)
 
     def _move(self, staging: Path, path: str) -> None:
         target = self.root / path
@@ -170,12 +196,12 @@ def _files(folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[Path]:
             yield folder / entry.name
 
 
-def _create(staging: Path) -> BinaryIO:
-    """Open a new file, its folders made. Somebody else may remove them in between, for they are empty."""
+def _in_its_folder(staging: Path, make: Callable[[], Made]) -> Made:
+    """Make a new file, its folders made. Somebody else may remove them in between, for they are empty."""
     for _ in range(_CREATE_TRIES):
         with suppress(FileNotFoundError):
             _make_folder(staging.parent)
-            return staging.open("xb")
+            return make()
     raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(staging.parent))
 
 

@@ -75,6 +75,11 @@ def endpoint_path(name: str) -> str:
     return f"endpoints/{name}.json"
 
 
+def newest_mirror_path(repo_type: str, repo_id: str) -> str:
+    """File that says which artifact holds the newest commit of a Hub's repository that was mirrored."""
+    return f"mirrors/{repo_type}/{repo_id}.json"
+
+
 def clock_path() -> str:
     """File that the janitor writes to read the store's clock."""
     return "janitor/clock"

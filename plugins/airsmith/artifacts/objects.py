@@ -59,6 +59,9 @@ class Objects(Protocol):
     def upload(self, path: str, chunks: Iterable[Piece], size_bytes: int | None) -> int:
         """Write an object from pieces; a failing piece leaves nothing."""
 
+    def copy(self, source: str, target: str) -> None:
+        """Write an object that is the same as another, without its bytes passing here; a bucket's up to 5 GiB."""
+
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """All objects under a folder; all of all where the prefix is empty."""
 

@@ -17,6 +17,7 @@ from airsmith.artifacts.layout import ATTEMPT_PREFIX, MANIFEST, checked_path
 from airsmith.artifacts.manifest import FileEntry, Manifest, Metric, refuse_clashes
 from airsmith.artifacts.read import Artifact, open_artifact
 from airsmith.artifacts.store import STREAM_CHUNK_BYTES, Piece, Store
+from airsmith.artifacts.uploads import copy_object
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 
 log = logging.getLogger("airsmith")
@@ -24,7 +25,10 @@ log = logging.getLogger("airsmith")
 
 @dataclass
 class ArtifactWriter:
-    """An artifact being made. Nothing of it is seen before `publish`. Files may be added from several threads."""
+    """An artifact being made. Nothing of it is seen before `publish`. Files may be added from several threads.
+
+    :ivar kept: where it is not published, what is whole of it stays for another attempt at the same artifact.
+    """
 
     store: Store
     folder: str
@@ -35,6 +39,7 @@ class ArtifactWriter:
     content_root: str = field(default_factory=lambda: f"{ATTEMPT_PREFIX}{uuid.uuid4()}")
     files: dict[str, FileEntry] = field(default_factory=dict)
     published: bool = False
+    kept: bool = False
     _discarded: bool = field(default=False, repr=False)
     _names: set[str] = field(default_factory=set, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
@@ -60,19 +65,24 @@ class ArtifactWriter:
             if expected_sha256 is not None and sha256.hexdigest() != expected_sha256:
                 raise _wrong(name, f"has sha256 {sha256.hexdigest()}, not the expected {expected_sha256}")
 
-        with self._reserved(name):
-            path = f"{self.folder}/{self.content_root}/{name}"
+        with self._reserved(name) as path:
             written = self.store.upload(path, hashed(), size_bytes)
-            if self._discarded:  # meanwhile, by another thread, which may have looked before this file was there
-                self.store.delete(path)
-                raise AirsmithError(ErrorKind.INTERRUPTED, f"{name} is no longer wanted.", "Run again.")
-            self.files[name] = FileEntry(name=name, size_bytes=written, sha256=sha256.hexdigest())
-            return self.files[name]
+            return self._written(FileEntry(name=name, size_bytes=written, sha256=sha256.hexdigest()), path)
 
     def add_file(self, name: str, local: Path) -> FileEntry:
         """Add a local file."""
         with local.open("rb") as file:
             return self.add_stream(name, iter(lambda: file.read(STREAM_CHUNK_BYTES), b""), local.stat().st_size)
+
+    def add_copy(self, name: str, source: str, size_bytes: int, sha256: str) -> FileEntry:
+        """Add a file that lies in the store already, without its bytes passing here.
+
+        :param source: its path, of an object that is known to have this size and hash.
+        :raises AirsmithError: `not_found` where there is no such object any more.
+        """
+        with self._reserved(name) as path:
+            copy_object(self.store, source, path, size_bytes)
+            return self._written(FileEntry(name=name, size_bytes=size_bytes, sha256=sha256), path)
 
     def add_bytes(self, name: str, data: bytes) -> FileEntry:
         """Add a file from memory."""
@@ -102,7 +112,13 @@ class ArtifactWriter:
             created_at=datetime.now(timezone.utc),
         )
         artifact = Artifact(self.store, self.folder, manifest)
-        artifact.verify_sizes()
+        try:
+            artifact.verify_sizes()
+        except AirsmithError:
+            # Whoever has published may have removed what other attempts wrote.
+            if not self.store.exists(f"{self.folder}/{MANIFEST}"):
+                raise
+            return self._yield_to_winner()
         if self.store.create(f"{self.folder}/{MANIFEST}", manifest.model_dump_json(indent=2).encode()):
             self.published = True
             return artifact
@@ -132,9 +148,19 @@ class ArtifactWriter:
         self.published = True
         return winner
 
+    def _written(self, entry: FileEntry, path: str) -> FileEntry:
+        if self._discarded:  # meanwhile, by another thread, which may have looked before this file was there
+            self.store.delete(path)
+            raise AirsmithError(ErrorKind.INTERRUPTED, f"{entry.name} is no longer wanted.", "Run again.")
+        self.files[entry.name] = entry
+        return entry
+
     @contextmanager
-    def _reserved(self, name: str) -> Iterator[None]:
-        """Take a name, and give it back where adding fails: the file may be tried again."""
+    def _reserved(self, name: str) -> Iterator[str]:
+        """Take a name, and give it back where adding fails: the file may be tried again.
+
+        :returns: where the file goes to.
+        """
         with self._lock:
             try:
                 checked_path(name)
@@ -144,7 +170,7 @@ class ArtifactWriter:
                 raise AirsmithError(ErrorKind.VERIFICATION_FAILED, f"{error}.", hint) from error
             self._names.add(name)
         try:
-            yield
+            yield f"{self.folder}/{self.content_root}/{name}"
         except BaseException:
             self._names.discard(name)
             raise
@@ -154,12 +180,12 @@ class ArtifactWriter:
 def write_artifact(
     store: Store, folder: str, *, type: str, digest: str, inputs: Mapping[str, str], versions: Mapping[str, str]
 ) -> Iterator[ArtifactWriter]:
-    """Begin an artifact; leaving without `publish`, or by an exception, removes what was written."""
+    """Begin an artifact; leaving without `publish`, or by an exception, removes what was written, or it is `kept`."""
     writer = ArtifactWriter(store, folder, type, digest, inputs, versions)
     try:
         yield writer
     finally:
-        if not writer.published:
+        if not (writer.published or writer.kept):
             writer.discard()
 
 

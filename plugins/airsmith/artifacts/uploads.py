@@ -1,4 +1,7 @@
-"""Uploads that were begun and never ended: no listing shows them, but they take room until somebody removes them."""
+"""What of S3 obstore does not offer: uploads that were begun and never ended, and copies of objects above 5 GiB.
+
+No listing shows such uploads, but they take room until somebody removes them.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,10 @@ from airsmith.artifacts.layout import STAGING_PREFIX
 from airsmith.artifacts.store import Store
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 
+LARGEST_COPY_BYTES = 5 * 2**30
+"""What S3 copies in one request; parts of a copy may be as large."""
+
+_COPIED_PART_BYTES = 2**30
 _DENIED = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch")
 _GONE = ("NoSuchUpload", "404")
 
@@ -60,11 +67,19 @@ class Uploads(Protocol):
 def open_uploads(store: Store) -> Uploads:
     """What knows a store's uploads.
 
-    :raises AirsmithError: `internal` where boto3 is not installed; it comes with `airsmith[airflow]`.
+    :raises AirsmithError: `internal` where boto3 is not installed; it comes with `airsmith[airflow]` and every image.
     """
     if store.uri.startswith("s3://"):
         return _S3Uploads.open(store)
     return _FolderUploads(store.objects) if isinstance(store.objects, Folder) else _NoUploads()
+
+
+def copy_object(store: Store, source: str, target: str, size_bytes: int) -> None:
+    """Write an object that is the same as another of its store, of any size, without its bytes passing here."""
+    if store.uri.startswith("s3://") and size_bytes > LARGEST_COPY_BYTES:
+        _S3Uploads.open(store).copy(source, target)
+    else:
+        store.copy(source, target)
 
 
 @dataclass(frozen=True)
@@ -152,11 +167,30 @@ class _S3Uploads:
         with self._errors():
             self.client.abort_multipart_upload(**self._named(upload))
 
+    def copy(self, source: str, target: str) -> None:
+        """Copy an object part by part.
+
+        :raises AirsmithError: `not_found` where there is none.
+        """
+        from boto3.s3.transfer import TransferConfig  # type: ignore[import-untyped]
+
+        parts = TransferConfig(multipart_threshold=_COPIED_PART_BYTES, multipart_chunksize=_COPIED_PART_BYTES)
+        origin = {"Bucket": self.bucket, "Key": f"{self.prefix}{source}"}
+        with self._errors(gone=self._missing(source)):
+            self.client.copy(origin, self.bucket, f"{self.prefix}{target}", Config=parts)
+
+    def _missing(self, path: str) -> AirsmithError:
+        return AirsmithError(ErrorKind.NOT_FOUND, f"There is no {path} in the store {self.uri}.", "Check the path.")
+
     def _named(self, upload: Upload) -> dict[str, str]:
         return {"Bucket": self.bucket, "Key": f"{self.prefix}{upload.path}", "UploadId": upload.id}
 
     @contextmanager
-    def _errors(self) -> Iterator[None]:
+    def _errors(self, gone: AirsmithError | None = None) -> Iterator[None]:
+        """Raise an AirsmithError in place of boto3's.
+
+        :param gone: what to raise where the thing is not there; None where that is no error.
+        """
         from botocore.exceptions import BotoCoreError, ClientError  # type: ignore[import-untyped]
 
         try:
@@ -164,15 +198,18 @@ class _S3Uploads:
         except ClientError as failure:
             code = failure.response.get("Error", {}).get("Code", "")
             if code in _GONE:
-                return
+                if gone is None:
+                    return
+                raise gone from failure
             raise AirsmithError(
                 ErrorKind.ACCESS_DENIED if code in _DENIED else ErrorKind.STORE_UNAVAILABLE,
-                f"The store {self.uri} does not show or end unfinished uploads: {failure}.",
-                "Allow s3:ListBucketMultipartUploads, s3:ListMultipartUploadParts and s3:AbortMultipartUpload.",
+                f"The store {self.uri} refused what was asked of its uploads: {failure}.",
+                "Allow s3:GetObject, s3:PutObject, s3:ListBucketMultipartUploads, s3:ListMultipartUploadParts and "
+                "s3:AbortMultipartUpload.",
             ) from failure
         except BotoCoreError as failure:
             raise AirsmithError(
                 ErrorKind.STORE_UNAVAILABLE,
-                f"The store {self.uri} does not show its unfinished uploads: {failure}.",
+                f"The store {self.uri} did not do what was asked of its uploads: {failure}.",
                 f"Check that {os.environ.get('AWS_ENDPOINT_URL') or 'AWS'} is reached from here, and its credentials.",
             ) from failure

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
@@ -11,8 +12,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from airsmith.artifacts import uploads
 from airsmith.artifacts.layout import checked_path
 from airsmith.artifacts.store import MEBIBYTE, Store, Version
+from airsmith.artifacts.uploads import copy_object
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 
 
@@ -69,6 +72,50 @@ def test_a_swap_of_what_was_deleted_is_lost(store: Store) -> None:
     assert not store.swap("champion.json", b"2", version)
     assert not store.exists("champion.json")
     assert not store.swap("champion.json", b"2", Version('"made up"'))
+
+
+def test_a_copy_is_the_same_and_stays_so(store: Store) -> None:
+    store.upload("a/model.safetensors", [b"first"])
+    copy_object(store, "a/model.safetensors", "b/c/model.safetensors", 5)
+    store.upload("a/model.safetensors", [b"second"])
+    assert store.read("b/c/model.safetensors") == b"first"
+    store.delete("a/model.safetensors")
+    assert store.read("b/c/model.safetensors") == b"first"
+    assert paths(store) == ["b/c/model.safetensors"]
+
+
+def test_a_copy_of_what_is_not_there_leaves_nothing(store: Store) -> None:
+    store.write("a", b"")
+    with pytest.raises(AirsmithError, match="nothing") as failure:
+        copy_object(store, "nothing", "b/c", 5)
+    assert kind_of(failure) is ErrorKind.NOT_FOUND
+    assert paths(store) == ["a"]
+
+
+def test_a_large_object_is_copied_in_parts(s3_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Above what S3 copies in one request."""
+    monkeypatch.setattr(uploads, "LARGEST_COPY_BYTES", 1000)
+    monkeypatch.setattr(uploads, "_COPIED_PART_BYTES", 5 * MEBIBYTE)
+    content = bytes(range(256)) * (48 * MEBIBYTE // 1024)
+    s3_store.upload("a", [content], len(content))
+    copy_object(s3_store, "a", "b", len(content))
+    assert s3_store.read("b") == content
+    assert not list(uploads.open_uploads(s3_store).list())
+    with pytest.raises(AirsmithError, match="nothing") as failure:
+        copy_object(s3_store, "nothing", "c", len(content))
+    assert kind_of(failure) is ErrorKind.NOT_FOUND
+
+
+def test_a_folder_on_a_disk_without_links_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr("os.link", refuse)
+    store = Store.open(f"file://{tmp_path}")
+    store.write("a", b"1")
+    store.copy("a", "b/c")
+    assert store.read("b/c") == b"1"
+    assert paths(store) == ["a", "b/c"]
 
 
 def test_lists_go_by_folder_not_by_prefix(store: Store) -> None:
