@@ -12,7 +12,8 @@ REGISTRY ?= localhost:5000/airsmith
 SETTINGS ?= airsmith.yaml
 BUILD ?=
 BASE_IMAGE ?=
-BENCH ?= merge consolidate tokenize
+BENCH ?= mirror tokenize consolidate merge
+UPGRADE ?= --upgrade
 
 AIRFLOW := .venvs/airflow/bin
 STAGES := .venvs/stages/bin
@@ -65,6 +66,32 @@ test-long: setup  ## all damaged files, of which `make test` draws a twentieth, 
 	@failed=0; AIRSMITH_TEST_LONG=1 $(STAGES)/python -m pytest tests/airsmith_stages/malformed || failed=1; \
 	$(STAGES)/python -m pytest -m long tests/airsmith_stages/training || failed=1; \
 	exit $$failed
+
+LOCK = $(UV) pip compile --quiet $(UPGRADE) --generate-hashes --no-emit-index-url
+LOCK_ANYWHERE = $(LOCK) --universal --python-version 3.10
+# For an image alone, where what is locked has wheels for little else.
+LOCK_IMAGE = $(LOCK) --python-version 3.11 --python-platform x86_64-manylinux_2_28
+LOCK_STAGES = $(LOCK_ANYWHERE) --config-file containers/train-cpu/uv.toml --no-emit-package torch -c containers/train-cpu/torch.txt \
+	setup.cfg containers/setup.cfg
+AS_TESTED = -c containers/train-cpu/requirements-dev.lock
+
+lock: $(UV)  ## resolve all dependencies anew (UPGRADE= keeps the versions that are locked)
+	$(LOCK_ANYWHERE) containers/build-tools.txt -o containers/build-tools.lock
+	$(LOCK_ANYWHERE) setup.cfg --extra airflow --extra dev -o containers/airflow/requirements-dev.lock
+	$(LOCK_ANYWHERE) setup.cfg --extra airflow -c containers/airflow/requirements-dev.lock -o containers/airflow/requirements.lock
+	$(LOCK_ANYWHERE) containers/airflow/postgres.txt -o containers/airflow/postgres.lock
+	$(LOCK_STAGES) --extra train --extra dev -o containers/train-cpu/requirements-dev.lock
+	$(LOCK_STAGES) --extra train $(AS_TESTED) -o containers/train-cpu/requirements.lock
+	$(LOCK_STAGES) $(AS_TESTED) -o containers/cpu/requirements.lock
+	$(LOCK_IMAGE) --config-file containers/train-cuda/uv.toml -c containers/train-cpu/torch.txt $(AS_TESTED) \
+		setup.cfg containers/setup.cfg --extra train -o containers/train-cuda/requirements.lock
+	$(LOCK_ANYWHERE) --config-file containers/train-rocm/uv.toml --no-emit-package torch $(AS_TESTED) \
+		setup.cfg containers/setup.cfg --extra train -o containers/train-rocm/requirements.lock
+	$(LOCK_IMAGE) --config-file containers/vllm-cpu/uv.toml --no-emit-package torch \
+		setup.cfg containers/vllm-cpu/requirements.txt -o containers/vllm-cpu/requirements.lock
+	$(LOCK_IMAGE) setup.cfg containers/vllm-cuda/requirements.txt -o containers/vllm-cuda/requirements.lock
+	$(LOCK_ANYWHERE) --config-file containers/train-cpu/uv.toml --no-emit-package torch -c containers/train-cpu/torch.txt $(AS_TESTED) \
+		benchmarks/requirements.txt -o benchmarks/requirements.lock
 
 images: setup  ## build and push IMAGES to REGISTRY, and write their digests into SETTINGS (BUILD=…, BASE_IMAGE=…)
 	@$(AIRFLOW)/python -m scripts.images $(IMAGES) --registry '$(REGISTRY)' --settings '$(SETTINGS)' --build '$(BUILD)' \

@@ -38,11 +38,13 @@ class Measured:
     :param seconds: from its start until it has ended and the disk has what it wrote.
     :param cpu_seconds: of it and all that it started.
     :param peak_rss_bytes: of the largest of its processes (`ru_maxrss`).
+    :param written_bytes: to file systems, by all of them (`ru_oublock`).
     """
 
     seconds: float
     cpu_seconds: float
     peak_rss_bytes: int
+    written_bytes: int
 
 
 def measure(arms: Sequence[Arm], repetitions: int = 5, warm_ups: int = 1) -> dict[str, list[Measured]]:
@@ -84,7 +86,7 @@ def run(arm: Arm) -> Measured:
             output.seek(0)
             end = output.read()[-2000:].decode(errors="replace")
             raise RuntimeError(f"{arm.name} failed with {process.returncode}:\n{end}")
-    return Measured(seconds, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024)
+    return Measured(seconds, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024, used.ru_oublock * 512)
 
 
 def median_seconds(runs: Sequence[Measured]) -> float:

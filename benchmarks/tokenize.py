@@ -15,7 +15,6 @@ import sys
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +23,10 @@ from airsmith.artifacts.read import Artifact, open_artifact
 from airsmith.artifacts.store import Store
 from airsmith.contracts.pointers import StagePointer
 from airsmith.contracts.run import Run
-from airsmith.contracts.spec import RunSpec
 from airsmith.contracts.stages import STAGES, TOKENIZER
-from airsmith.pipeline.plan import make_plan
-from airsmith.recipe import Recipe
 from benchmarks.arms import Arm, Measured, measure, paired_ratio, run, scratch_folder
 from benchmarks.claims import Goal, report
+from benchmarks.stage_runs import write_spec
 
 CONVERSATIONS = int(os.environ.get("BENCHMARK_CONVERSATIONS", "100000"))
 FEW_CONVERSATIONS = 1000
@@ -115,34 +112,14 @@ def _prepare_stage(corpus: Path, max_length: int) -> None:
     """A run whose mirrors are done, and nothing else: what another run has made would be taken as it is."""
     shutil.rmtree(corpus / "store", ignore_errors=True)
     run = _run_of(corpus)
-    recipe = Recipe.model_validate(
-        {
-            "name": "benchmark",
-            "model": {"id": "benchmark/model"},
-            "dataset": {
-                "id": "benchmark/conversations",
-                "validation_split": "validation",
-                "packing": "isolated",
-                "overflow": "truncate",
-                "max_length": max_length,
-            },
-            "method": {"name": "lora"},
-        }
-    )
-    plan = make_plan(recipe)
-    run.write_spec(
-        RunSpec(
-            dag_id="benchmark",
-            run_id="tokenize",
-            recipe=recipe,
-            recipe_file="benchmark.yaml",
-            recipe_digest="0" * 64,
-            plan=plan,
-            airsmith_version="0",
-            toolchains={plan.stage("tokenize").image: {name: version(name) for name in STAGES["tokenize"].toolchain}},
-            created_at=datetime.now(timezone.utc),
-        )
-    )
+    dataset = {
+        "id": "benchmark/conversations",
+        "validation_split": "validation",
+        "packing": "isolated",
+        "overflow": "truncate",
+        "max_length": max_length,
+    }
+    write_spec(run, "tokenize", {"id": "benchmark/model"}, dataset)
     _give(run, "mirror_model", corpus / "model", {TOKENIZER: "benchmark"})
     _give(run, "mirror_dataset", corpus / "dataset", {})
 

@@ -1,4 +1,4 @@
-"""Copy a source into an artifact: large files two at a time, each in parallel ranges; small ones beside them."""
+"""Copy a source into an artifact: large files a few at a time, each in parallel ranges; small ones beside them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from threading import Event
 
+from airsmith.artifacts.bucket import SMALLEST_PART_BYTES
 from airsmith.artifacts.manifest import FileEntry
 from airsmith.artifacts.publish import ArtifactWriter
 from airsmith.contracts.cache import Output
@@ -18,9 +19,9 @@ from airsmith_stages.mirroring.source import Source, SourceFile
 
 log = logging.getLogger("airsmith")
 
-LARGE_BYTES = 16 * 2**20
-LARGE_AT_ONCE = 2
-"""Each large upload holds several parts in memory."""
+LARGE_BYTES = SMALLEST_PART_BYTES
+LARGE_AT_ONCE = 3
+"""The upload of a large file holds several parts in memory."""
 SMALL_AT_ONCE = 6
 
 _MAY_PASS = (ErrorKind.HUB_UNAVAILABLE, ErrorKind.STORE_UNAVAILABLE, ErrorKind.INTERRUPTED)
@@ -60,7 +61,7 @@ def copy_files(files: list[SourceFile], known: Known, output: ArtifactWriter) ->
     with ThreadPoolExecutor(LARGE_AT_ONCE) as large, ThreadPoolExecutor(SMALL_AT_ONCE) as small:
         copies = [
             (large if file.size_bytes > LARGE_BYTES else small).submit(_copy, file, known, output, stop)
-            for file in files
+            for file in sorted(files, key=lambda file: file.size_bytes, reverse=True)
         ]
         try:
             size_bytes = sum(copy.result().size_bytes for copy in as_completed(copies))

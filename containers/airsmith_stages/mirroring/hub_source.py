@@ -13,6 +13,7 @@ from airsmith.hub import RepoType, hub_errors
 from airsmith_stages.mirroring.http_file import HttpFile
 from airsmith_stages.mirroring.pace import MOST_AT_ONCE, Pace
 from airsmith_stages.mirroring.source import SourceFile, Stream
+from airsmith_stages.mirroring.xet import is_asked_for, xet_streaming
 
 _TIMEOUT = httpx.Timeout(20, connect=10)
 """A silent connection is given up before a pod that was told to stop is killed."""
@@ -27,12 +28,14 @@ def hub_files(repo_type: RepoType, repo_id: str, commit: str) -> list[SourceFile
     with hub_errors(repo_type, repo_id, commit, api.endpoint):
         tree = api.list_repo_tree(repo_id, recursive=True, revision=commit, repo_type=repo_type)
         entries = [entry for entry in tree if isinstance(entry, RepoFile)]
-    streaming = _streaming(repo_type, repo_id, commit, api.endpoint)
+    repository = (repo_type, repo_id, commit, api.endpoint, get_token())
+    over_http = _http_streaming(*repository)
+    by_xet = xet_streaming(*repository) if is_asked_for() and any(entry.xet_hash for entry in entries) else over_http
     return [
         SourceFile(
             name=entry.path,
             size_bytes=entry.size,
-            stream=streaming(entry),
+            stream=(by_xet if entry.xet_hash else over_http)(entry),
             sha256=entry.lfs.sha256 if entry.lfs else None,
             git_blob=None if entry.lfs else entry.blob_id,
         )
@@ -40,12 +43,14 @@ def hub_files(repo_type: RepoType, repo_id: str, commit: str) -> list[SourceFile
     ]
 
 
-def _streaming(repo_type: RepoType, repo_id: str, commit: str, endpoint: str) -> Callable[[RepoFile], Stream]:
+def _http_streaming(
+    repo_type: RepoType, repo_id: str, commit: str, endpoint: str, token: str | None
+) -> Callable[[RepoFile], Stream]:
     """What streams a file; all files share connections, threads and a pace."""
     limits = httpx.Limits(max_connections=MOST_AT_ONCE, max_keepalive_connections=MOST_AT_ONCE)
     client = httpx.Client(timeout=_TIMEOUT, limits=limits)
     pool = ThreadPoolExecutor(MOST_AT_ONCE, thread_name_prefix="download")
-    pace, token = Pace(), get_token()
+    pace = Pace()
     headers = {"Authorization": f"Bearer {token}"} if token else {}
 
     def streaming(entry: RepoFile) -> Stream:

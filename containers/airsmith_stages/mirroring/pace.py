@@ -10,7 +10,7 @@ from threading import Condition
 
 log = logging.getLogger("airsmith")
 
-MOST_AT_ONCE = 12
+MOST_AT_ONCE = 8
 COLLAPSED = 0.5
 """Of the best throughput that was seen: below this, so many requests at once do more harm than good."""
 _MEASURED_PER_SLOT = 2

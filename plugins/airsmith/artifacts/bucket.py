@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import random
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -22,10 +22,10 @@ from airsmith.contracts.errors import AirsmithError, ErrorKind
 if TYPE_CHECKING:
     from obstore import PutMode
 
-SMALLEST_PART_BYTES = 16 * MEBIBYTE
+SMALLEST_PART_BYTES = 8 * MEBIBYTE
 MOST_PARTS = 9_000
 """S3 takes 10,000 parts; the margin covers sizes that are only nearly known."""
-PARTS_IN_FLIGHT = 4
+PARTS_IN_FLIGHT = 3
 
 DEADLINE_VARIABLE = "AIRSMITH_STORE_DEADLINE_SECONDS"
 DEFAULT_DEADLINE_SECONDS = 120.0
@@ -100,6 +100,7 @@ class Bucket:
     def upload(self, path: str, chunks: Iterable[Piece], size_bytes: int | None) -> int:
         """Write an object from pieces: one request where they fit into a part, else a multipart upload."""
         sent_bytes = 0
+        held: deque[Piece] = deque()
 
         def counted() -> Iterator[Piece]:
             nonlocal sent_bytes
@@ -107,23 +108,22 @@ class Bucket:
                 sent_bytes += len(chunk)
                 yield chunk
 
-        pieces = counted()
-        first_part = bytearray()
+        def sent() -> Iterator[Piece]:
+            while held:
+                yield held.popleft()
+            yield from pieces
+
+        pieces = (chunk for chunk in counted() if chunk)
         for chunk in pieces:
-            first_part += chunk
-            if len(first_part) > SMALLEST_PART_BYTES:
+            held.append(chunk)
+            if sent_bytes > SMALLEST_PART_BYTES:
                 break
         else:
-            self.put(path, bytes(first_part))
+            self.put(path, b"".join(held))
             return sent_bytes
+        del chunk
         try:
-            obstore.put(
-                self.objects,
-                path,
-                itertools.chain([bytes(first_part)], (chunk for chunk in pieces if chunk)),
-                chunk_size=part_bytes(size_bytes),
-                max_concurrency=PARTS_IN_FLIGHT,
-            )
+            obstore.put(self.objects, path, sent(), chunk_size=part_bytes(size_bytes), max_concurrency=PARTS_IN_FLIGHT)
         except FileNotFoundError as failure:
             # Completing was done, its answer lost, and done again: MinIO says that there is no such upload any more.
             if not is_missing_upload(failure) or obstore.head(self.objects, path)["size"] != sent_bytes:
@@ -210,9 +210,9 @@ def open_memory(name: str) -> Bucket:
 
 
 def part_bytes(size_bytes: int | None) -> int:
-    """Size of a multipart upload's parts: at least 16 MiB, and as much as keeps the parts under S3's 10,000.
+    """Size of a multipart upload's parts: at least 8 MiB, and as much as keeps the parts under S3's 10,000.
 
-    :param size_bytes: size of the whole; None where it is not known: then up to 156 GiB fit.
+    :param size_bytes: size of the whole; None where it is not known: then up to 78 GiB fit.
     """
     return max(SMALLEST_PART_BYTES, -(-(size_bytes or 0) // MOST_PARTS))
 
