@@ -59,11 +59,12 @@ types: setup  ## mypy --strict
 test-suites: setup  ## the tests of both sides; a failure on the first does not hide the second's
 	@failed=0; \
 	$(STAGES)/$(PYTEST) -m 'not long' tests/airsmith_stages tests/demo || failed=1; \
-	$(AIRFLOW)/$(PYTEST) --dist loadfile tests/end_to_end tests/airsmith tests/containers || failed=1; \
+	$(AIRFLOW)/$(PYTEST) --dist loadfile tests/end_to_end tests/airsmith tests/containers tests/faults || failed=1; \
 	exit $$failed
 
-test-long: setup  ## all damaged files, of which `make test` draws a twentieth, and what takes long
-	@failed=0; AIRSMITH_TEST_LONG=1 $(STAGES)/python -m pytest tests/airsmith_stages/malformed || failed=1; \
+test-long: setup  ## all faults, races and damaged files, of which `make test` draws a twentieth, and what takes long
+	@failed=0; export AIRSMITH_TEST_LONG=1; $(STAGES)/python -m pytest tests/airsmith_stages/malformed || failed=1; \
+	$(AIRFLOW)/$(PYTEST) --dist loadfile tests/faults || failed=1; \
 	$(STAGES)/python -m pytest -m long tests/airsmith_stages/training || failed=1; \
 	exit $$failed
 

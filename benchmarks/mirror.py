@@ -3,7 +3,7 @@
 python -m benchmarks.mirror [MEGABYTES_PER_SECOND]      (40)
 
 The limit is twice as fast: the peers use one link after the other, the stage both at once. The S3 server is MinIO
-(`minio` on the path, or BENCHMARK_MINIO).
+(`minio` on the path, or MINIO).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A real S3 server for a benchmark: MinIO."""
+"""A real S3 server: MinIO."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from demo.hub.server import listen, port_of
 
-ACCESS_KEY, SECRET_KEY = "benchmark", "benchmark-secret"
+ACCESS_KEY, SECRET_KEY = "airsmith", "airsmith-secret"
 CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": ACCESS_KEY,
     "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
@@ -25,15 +25,17 @@ CREDENTIALS = {
 _LONGEST_START_SECONDS = 30
 
 
+def minio_program() -> str | None:
+    """`MINIO` of the environment, else `minio` on the path, else None."""
+    return os.environ.get("MINIO") or shutil.which("minio")
+
+
 @contextmanager
 def s3_server(folder: Path) -> Iterator[int]:
-    """MinIO over a folder, on a loopback port, which is what comes back.
-
-    The program is `BENCHMARK_MINIO`, else `minio` on the path.
-    """
-    program = os.environ.get("BENCHMARK_MINIO") or shutil.which("minio")
+    """MinIO over a folder, on a loopback port, which is what comes back; each folder in it is a bucket."""
+    program = minio_program()
     if program is None:
-        sys.exit("This benchmark needs MinIO: put `minio` on the path, or name the program in BENCHMARK_MINIO.")
+        sys.exit("This needs MinIO: put `minio` on the path, or name the program in MINIO.")
     with listen() as free:
         port = port_of(free)
     environment = {**os.environ, "MINIO_ROOT_USER": ACCESS_KEY, "MINIO_ROOT_PASSWORD": SECRET_KEY}

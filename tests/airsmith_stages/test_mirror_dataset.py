@@ -31,6 +31,20 @@ def test_the_real_command_copies_the_pinned_commit_though_the_connection_breaks(
     assert artifact.manifest.metrics == {"size_bytes": sum(map(len, DATASET.values()))}
 
 
+def test_a_new_commit_moves_only_the_files_that_have_changed(bench: Bench) -> None:
+    first = {"README.md": b"# Data\n", "a.parquet": b"PAR1 a", "b.parquet": b"PAR1 b", "validation.jsonl": ROWS}
+    second = {**first, "b.parquet": b"PAR1 B", "c.jsonl": ROWS[:34]}
+    requests: list[list[str]] = []
+    for files in (first, second):
+        run = bench.new_run(dataset={"revision": bench.publish("dataset", DATASET_ID, files)})
+        with serve(bench.hub_root) as hub:
+            ended = bench.command("mirror_dataset", run, environment={"HF_ENDPOINT": hub.url})
+        assert ended.code == 0, ended.stderr
+        assert contents(output_of(run, "mirror_dataset")) == files
+        requests.append([request for request in hub.requests if "/resolve/" in request])
+    assert [len(each) for each in requests] == [4, 2]
+
+
 def test_what_could_run_stays_where_it_is(bench: Bench) -> None:
     loader = {"data.py": b"raise SystemExit", "cache/rows.pkl": b"", "rows.pickle": b"", "rows.pt": b""}
     commit = bench.publish("dataset", DATASET_ID, {**DATASET, **loader, ".gitattributes": b""})

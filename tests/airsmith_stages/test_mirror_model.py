@@ -275,6 +275,23 @@ class TestKnownContent:
         assert_refused(ended, run, "mirror_model", ErrorKind.VERIFICATION_FAILED, "model-2.safetensors")
 
 
+def test_memory_holds_ranges_of_a_file_and_never_the_file(bench: Bench) -> None:
+    commit = bench.publish("model", MODEL_ID, {"config.json": b"{}", WEIGHTS_FILE: bytes(400 * 2**20)})
+    run = bench.new_run(model={"revision": commit})
+    # Not ru_maxrss, which is never below that of the process that started this one.
+    program = (
+        "import atexit, pathlib, runpy\n"
+        "atexit.register(lambda: print(pathlib.Path('/proc/self/status').read_text()))\n"
+        "runpy.run_module('airsmith_stages.cli', run_name='__main__')"
+    )
+    with serve(bench.hub_root) as hub:
+        command = [sys.executable, "-c", program, "mirror_model", "--run", run.uri]
+        ended = subprocess.run(command, capture_output=True, text=True, env={"HF_ENDPOINT": hub.url}, check=False)
+    assert ended.returncode == 0, ended.stderr
+    peak = next(line for line in ended.stdout.splitlines() if line.startswith("VmHWM"))
+    assert int(peak.split()[1]) < 256 * 1024
+
+
 class TestStoreSource:
     @pytest.fixture
     def source(self, tmp_path: Path) -> str:

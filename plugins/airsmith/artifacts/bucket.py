@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
+import re
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -34,6 +36,8 @@ _FIRST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 5.0
 _NO_LIMIT_SECONDS = 30 * 24 * 3600
 _LIST_PAGE = 1000
+_MOST_READS = 4
+_MD5 = re.compile('"?[0-9a-f]{32}"?')
 _memory_stores: dict[str, MemoryStore] = {}
 
 
@@ -53,14 +57,28 @@ class Bucket:
     deadline_seconds: float
 
     def find(self, path: str) -> tuple[bytes, Version] | None:
-        """The whole of an object and its version, or None where there is none."""
-        try:
-            result = obstore.get(self.objects, path)
-            return bytes(result.bytes()), Version(result.meta["e_tag"] or "")
-        except FileNotFoundError as failure:
-            if is_missing_bucket(failure):
-                raise
-            return None
+        """The whole of an object and its version, or None where there is none.
+
+        What arrives is held against its ETag. That is the MD5 of what one request has put, but not where a key of KMS
+        encrypts: there, two reads that agree are believed.
+        """
+        earlier: set[bytes] = set()
+        for _ in range(_MOST_READS):
+            try:
+                result = obstore.get(self.objects, path)
+                data, tag = bytes(result.bytes()), result.meta["e_tag"] or ""
+            except FileNotFoundError as failure:
+                if is_missing_bucket(failure):
+                    raise
+                return None
+            if not _MD5.fullmatch(tag) or _md5(data) == tag.strip('"') or data in earlier:
+                return data, Version(tag)
+            earlier.add(data)
+        raise AirsmithError(
+            ErrorKind.VERIFICATION_FAILED,
+            f"{path} of {self.address} arrives otherwise each time it is read.",
+            "Check the line to the store; HTTPS finds such faults.",
+        )
 
     def get_range(self, path: str, offset: int, length: int) -> bytes:
         """Some bytes of an object."""
@@ -215,6 +233,10 @@ def part_bytes(size_bytes: int | None) -> int:
     :param size_bytes: size of the whole; None where it is not known: then up to 78 GiB fit.
     """
     return max(SMALLEST_PART_BYTES, -(-(size_bytes or 0) // MOST_PARTS))
+
+
+def _md5(data: bytes) -> str:
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
 def _tries(deadline_seconds: float) -> Iterator[bool]:
