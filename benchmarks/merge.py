@@ -1,13 +1,18 @@
 """Merging a LoRA adapter: beside a copy of the base, which is the limit, and beside peft.
 
 python -m benchmarks.merge [GIGABYTES]      (2.1, with peft beside; other sizes without)
+
+Where there is MinIO (`minio` on the path, or MINIO), the merge from one bucket to another as well, for its memory.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -20,9 +25,12 @@ from airsmith_stages.weights.model import open_weights
 from airsmith_stages.weights.source import FolderSource
 from benchmarks.arms import MEBIBYTE, Arm, Measured, measure, paired_ratio, scratch_folder
 from benchmarks.claims import Goal, report
+from benchmarks.s3_server import CREDENTIALS, minio_program, s3_server
 
 COPY, PLAIN, VERIFIED, PEFT = "cp -r", "airsmith, nothing hashed", "airsmith, verified and hashed", "peft"
+ON_S3 = "airsmith, verified and hashed, S3 to S3"
 WITH_PEFT_GIGABYTES = 2.1
+_BUCKET = "models"
 _BASE, _MERGED = "artifacts/base_model/base", "artifacts/model/merged"
 
 
@@ -43,7 +51,9 @@ def _claim(claim: str, folder: Path, size_bytes: int, with_peft: bool) -> None:
     # In a process of its own: an arm's peak is never below the memory of the process that starts it.
     inputs = [sys.executable, "-m", "benchmarks.merge_inputs", str(base), str(adapter), str(size_bytes)]
     base_bytes = int(subprocess.run(inputs, check=True, capture_output=True, text=True).stdout)
-    runs = measure(_arms(folder, base, adapter, store, with_peft), repetitions=5 if with_peft else 3)
+    with _s3_arm(folder, base, adapter) as on_s3:
+        arms = [*_arms(folder, base, adapter, store, with_peft), *on_s3]
+        runs = measure(arms, repetitions=5 if with_peft else 3)
     facts = {"base_bytes": base_bytes, "files": 5, "dtype": "bfloat16", "rank": 16}
     if with_peft:
         facts |= _compare(folder / "merged", folder / "by_peft")
@@ -75,6 +85,25 @@ def _arms(folder: Path, base: Path, adapter: Path, store: Store, with_peft: bool
     return arms
 
 
+@contextmanager
+def _s3_arm(folder: Path, base: Path, adapter: Path) -> Iterator[list[Arm]]:
+    """The merge in a bucket of MinIO, where there is one."""
+    if minio_program() is None:
+        yield []
+        return
+    disk = folder / "s3"
+    (disk / _BUCKET).mkdir(parents=True)
+    with s3_server(disk) as port:
+        environment = {**CREDENTIALS, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}
+        program, uri = [sys.executable, "-m", "benchmarks.merge_arms"], f"s3://{_BUCKET}"
+        upload = [*program, "folder_to_artifact", str(base), uri, _BASE]
+        subprocess.run(upload, check=True, env={**os.environ, **environment})
+        merge = [*program, "artifact_to_artifact", uri, _BASE, str(adapter), _MERGED]
+        # MinIO's own folder on its disk: what the last run made goes in one stroke.
+        before = partial(shutil.rmtree, disk / _BUCKET / _MERGED, ignore_errors=True)
+        yield [Arm(ON_S3, merge, before=before, environment=environment)]
+
+
 def _link_artifact(store: Store, base: Path) -> None:
     with write_artifact(store, _BASE, type="base_model", digest="base", inputs={}, versions={}) as writer:
         writer.add_folder(base)
@@ -91,7 +120,7 @@ def _check(store: Store) -> None:
 
 
 def _goals(runs: dict[str, list[Measured]], facts: dict[str, int | str]) -> list[Goal]:
-    ours = [*runs[VERIFIED], *runs[PLAIN]]
+    ours = [one for name in (VERIFIED, PLAIN, ON_S3) for one in runs.get(name, ())]
     goals = [
         Goal("time beside cp, nothing hashed", paired_ratio(runs[PLAIN], runs[COPY]), most=1.25),
         Goal("time beside cp, verified and hashed", paired_ratio(runs[VERIFIED], runs[COPY]), most=1.6),

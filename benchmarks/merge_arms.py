@@ -44,6 +44,16 @@ def artifact_to_artifact(store: str, base: str, adapter: str, output: str) -> No
     print(report)
 
 
+def folder_to_artifact(folder: str, store: str, output: str) -> None:
+    """No way to merge: puts a model where one is merged from."""
+    from airsmith.artifacts.publish import write_artifact
+    from airsmith.artifacts.store import Store
+
+    with write_artifact(Store.open(store), output, type="base_model", digest="base", inputs={}, versions={}) as writer:
+        writer.add_folder(Path(folder))
+        writer.publish()
+
+
 def peft(base: str, adapter: str, output: str) -> None:
     """What people write: load, merge, save."""
     from peft import PeftModel
@@ -54,6 +64,5 @@ def peft(base: str, adapter: str, output: str) -> None:
 
 
 if __name__ == "__main__":
-    {function.__name__: function for function in (folder_to_folder, artifact_to_artifact, peft)}[sys.argv[1]](
-        *sys.argv[2:]
-    )
+    ways = (folder_to_folder, artifact_to_artifact, folder_to_artifact, peft)
+    {way.__name__: way for way in ways}[sys.argv[1]](*sys.argv[2:])
