@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from s3_faults import Faults, error_answer, every_request
+from s3_faults import Answer, Faults, error_answer, every_request
+from werkzeug.wrappers import Request, Response
 
 from airsmith.artifacts.store import MEBIBYTE, Store
 from airsmith.contracts.errors import AirsmithError, ErrorKind
@@ -126,3 +128,32 @@ def test_a_short_outage_goes_unnoticed(store: Store, s3_server: Any, status: int
     ):
         s3_server.fault = Faults(every_request, lambda real: error_answer(status, "SlowDown"), times=2)
         call()
+
+
+def spoilt_reads(bodies: list[bytes], tag: str) -> Callable[[Request, Answer], Response]:
+    """Answer each GET with the next body, the last one for ever."""
+
+    def answer(request: Request, real: Answer) -> Response:
+        if request.method != "GET":
+            return real()
+        return Response(bodies.pop(0) if len(bodies) > 1 else bodies[0], headers={"ETag": f'"{tag}"'})
+
+    return answer
+
+
+def test_a_read_that_differs_from_its_etag_is_made_again(store: Store, s3_server: Any) -> None:
+    s3_server.fault = spoilt_reads([b"nanifest", b"manifest"], hashlib.md5(b"manifest").hexdigest())
+    assert store.read("a") == b"manifest"
+
+
+def test_an_etag_that_is_no_hash_of_the_content_is_borne(store: Store, s3_server: Any) -> None:
+    """As where a key of KMS encrypts."""
+    s3_server.fault = spoilt_reads([b"manifest"], "0" * 32)
+    assert store.read("a") == b"manifest"
+
+
+def test_what_arrives_otherwise_each_time_is_refused(store: Store, s3_server: Any) -> None:
+    s3_server.fault = spoilt_reads([bytes([number]) for number in range(9)], "0" * 32)
+    with pytest.raises(AirsmithError, match="otherwise each time") as failure:
+        store.read("a")
+    assert failure.value.kind is ErrorKind.VERIFICATION_FAILED
