@@ -280,9 +280,11 @@ def test_memory_holds_ranges_of_a_file_and_never_the_file(bench: Bench) -> None:
     run = bench.new_run(model={"revision": commit})
     # Not ru_maxrss, which is never below that of the process that started this one.
     program = (
-        "import atexit, pathlib, runpy\n"
-        "atexit.register(lambda: print(pathlib.Path('/proc/self/status').read_text()))\n"
-        "runpy.run_module('airsmith_stages.cli', run_name='__main__')"
+        "import pathlib, sys\n"
+        "from airsmith_stages.cli import main\n"
+        "code = main()\n"
+        "print(pathlib.Path('/proc/self/status').read_text())\n"
+        "sys.exit(code)"
     )
     with serve(bench.hub_root) as hub:
         command = [sys.executable, "-c", program, "mirror_model", "--run", run.uri]
