@@ -28,11 +28,11 @@ def artifact_to_artifact(store: str, base: str, adapter: str, output: str) -> No
     from airsmith.artifacts.publish import write_artifact
     from airsmith.artifacts.read import open_artifact
     from airsmith.artifacts.store import Store
-    from airsmith_stages.memory import give_back_large_blocks
+    from airsmith_stages.memory import share_one_arena
     from airsmith_stages.merging.model import merge_model
     from airsmith_stages.weights.source import ArtifactSource, FolderSource
 
-    give_back_large_blocks()
+    share_one_arena()
     opened = Store.open(store)
     artifact = open_artifact(opened, base)
     assert artifact is not None

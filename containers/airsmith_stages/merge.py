@@ -10,7 +10,7 @@ from airsmith.contracts.cache import Output
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.stages import END_TOKENS, TOKENIZER
 from airsmith_stages.frame import StageContext
-from airsmith_stages.memory import give_back_large_blocks
+from airsmith_stages.memory import share_one_arena
 from airsmith_stages.merging.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from airsmith_stages.merging.model import merge_model
 from airsmith_stages.model_files import add_all_but_weights
@@ -23,7 +23,7 @@ log = logging.getLogger("airsmith")
 def run(context: StageContext) -> Output:
     """Merge the trained adapter into its base."""
     _refuse_other_base(context)
-    give_back_large_blocks()
+    share_one_arena()
     recipe = context.spec.recipe
     base = context.input("mirror_model")
     adapter = FolderSource(context.fetch("train", [ADAPTER_WEIGHTS, ADAPTER_CONFIG]))

@@ -14,7 +14,7 @@ from airsmith.artifacts.publish import ArtifactWriter
 from airsmith.contracts.cache import Output
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith_stages.frame import StageContext
-from airsmith_stages.memory import give_back_large_blocks
+from airsmith_stages.memory import share_one_arena
 from airsmith_stages.mirroring.known import Known, find_known, remember_newest, remove_attempts
 from airsmith_stages.mirroring.source import Source, SourceFile
 
@@ -41,7 +41,7 @@ def publish_copy(
     :raises AirsmithError: `bad_data` for a source without files, or one that has changed meanwhile.
     """
     _refuse_nothing(source, files)
-    give_back_large_blocks()
+    share_one_arena()
     with context.write_output() as output:
         known = find_known(source, files, output)
         size_bytes = copy_files(files, known, output)

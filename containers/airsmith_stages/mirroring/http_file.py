@@ -9,6 +9,7 @@ from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
+from mmap import mmap
 from threading import Event
 
 import httpx
@@ -81,7 +82,8 @@ class HttpFile:
 
     def read_range(self, start: int, stop: Event) -> memoryview:
         """`RANGE_BYTES` from an offset on, or what there is of them; what has arrived is not asked for again."""
-        content = memoryview(bytearray(min(RANGE_BYTES, self.size_bytes - start)))
+        # Not a bytearray: what malloc frees of such a size, it keeps.
+        content = memoryview(mmap(-1, min(RANGE_BYTES, self.size_bytes - start)))
         arrived, tries = 0, 0
         while arrived < len(content):
             self._wait(self.pace.pause_seconds(), stop)
