@@ -6,9 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
-import numpy as np
-
-from airsmith.artifacts.store import Piece
+from airsmith.artifacts.objects import Piece
 from airsmith_stages.consolidating.checkpoint import Chunk, ShardedCheckpoint, check
 from airsmith_stages.weights.cursor import ahead
 from airsmith_stages.weights.header import ITEM_BYTES
@@ -93,6 +91,9 @@ def _at_row(chunks: Sequence[Chunk], row: int, item_bytes: int) -> list[Chunk]:
 
 def _block(source: Source, shape: Sequence[int], first: int, chunks: Sequence[Chunk], item_bytes: int) -> Piece:
     """Some rows, put together from what the chunks hold of them."""
+    # Most checkpoints are cut by rows alone, and need none of it: loading it takes a tenth of a small one's time.
+    import numpy as np
+
     block = np.empty([*shape, item_bytes], np.uint8)
     for chunk in chunks:
         begin = max(first, chunk.offsets[0])

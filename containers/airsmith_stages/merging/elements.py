@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from airsmith.artifacts.store import Piece
+from airsmith.artifacts.objects import Piece
 from airsmith_stages.weights.header import ITEM_BYTES
 
 Floats: TypeAlias = npt.NDArray[np.float32]

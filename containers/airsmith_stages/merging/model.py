@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from airsmith.artifacts.store import Piece
+from airsmith.artifacts.objects import Piece
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith_stages.merging.adapter import Adapter, refused
 from airsmith_stages.merging.passing import merged_tensors

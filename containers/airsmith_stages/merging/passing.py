@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from airsmith.artifacts.store import Piece
+from airsmith.artifacts.objects import Piece
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith_stages.merging.adapter import refused, rows_of
 from airsmith_stages.merging.changes import Change

@@ -6,10 +6,12 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from airsmith.artifacts.read import Artifact
-from airsmith.artifacts.store import STREAM_CHUNK_BYTES
+from airsmith.artifacts.objects import STREAM_CHUNK_BYTES
+
+if TYPE_CHECKING:
+    from airsmith.artifacts.read import Artifact
 
 
 class Source(Protocol):
