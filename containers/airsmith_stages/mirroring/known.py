@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from airsmith.artifacts.layout import ATTEMPT_PREFIX, newest_mirror_path
@@ -33,23 +32,19 @@ class Known:
     attempts: tuple[str, ...] = ()
 
 
-def find_known(source: Source, files: Iterable[SourceFile], output: ArtifactWriter) -> Known:
+def find_known(source: Source, files: list[SourceFile], output: ArtifactWriter) -> Known:
     """Look for the files of a source in the store that they are to be copied to."""
     if source.is_store:
         return Known()
-    files = list(files)
     paths = _of_newest_mirror(source, files, output.store)
-    attempts = {
-        info.path: info.size_bytes
-        for info in output.store.list(output.folder)
-        if info.path.startswith(f"{output.folder}/{ATTEMPT_PREFIX}")
-    }
-    for path, size_bytes in attempts.items():
-        name = path.removeprefix(f"{output.folder}/").partition("/")[2]
-        paths |= {
-            file.name: path for file in files if (file.name, file.size_bytes) == (name, size_bytes) and file.sha256
-        }
-    return Known(paths, tuple(attempts))
+    wanted = {(file.name, file.size_bytes) for file in files if file.sha256}
+    begin = f"{output.folder}/{ATTEMPT_PREFIX}"
+    attempts = [info for info in output.store.list(output.folder) if info.path.startswith(begin)]
+    for info in attempts:
+        name = info.path.removeprefix(begin).partition("/")[2]
+        if (name, info.size_bytes) in wanted:
+            paths[name] = info.path
+    return Known(paths, tuple(info.path for info in attempts))
 
 
 def remember_newest(source: Source, artifact: Artifact) -> None:
