@@ -8,8 +8,8 @@ from dataclasses import replace
 
 from faults.proxy import Answer, Fault, Line, Request
 
-STALL_SECONDS = 0.7
-"""Longer than the read timeout of a store whose deadline is a second."""
+STALL_SECONDS = 1.3
+"""Longer than the read timeout of a store whose deadline is two seconds."""
 
 
 def _error(status: int, code: str) -> Answer:

@@ -33,7 +33,7 @@ GIVEN_SEED = os.environ.get("AIRSMITH_TEST_SEED")
 FIRST_SEED = int(GIVEN_SEED or (0 if IS_LONG else random.SystemRandom().randrange(1 << 32)))
 RESULTS = Path(__file__).with_name("results.json")
 
-DEADLINE_SECONDS = "1"
+DEADLINE_SECONDS = "2"
 MOST_REQUESTS = 250
 """Of one publication and its reading: about ten tries of each of some twenty requests."""
 EXPECTED_KINDS = (ErrorKind.STORE_UNAVAILABLE, ErrorKind.VERIFICATION_FAILED)
