@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Protocol, TypeAlias
 
 MEBIBYTE = 1024 * 1024
-STREAM_CHUNK_BYTES = 4 * MEBIBYTE
+STREAM_CHUNK_BYTES = 2 * MEBIBYTE
 
 Piece: TypeAlias = "bytes | memoryview"
 """Some bytes of an object that is being written."""
