@@ -263,7 +263,7 @@ def test_the_real_command_stops_at_once_while_it_waits_for_the_hub(bench: Bench,
         wait_for(lambda: any("config.json" in path for path in made(run, "mirror_model")), process)
         return process
 
-    with serve(bench.hub_root, Refuse("/_storage/*", times=2, retry_after_seconds=60)) as hub:
+    with serve(bench.hub_root, Refuse("/_storage/*", times=2, status=500, retry_after_seconds=60)) as hub:
         process = waiting(hub)
         process.terminate()
         _, errors = process.communicate()

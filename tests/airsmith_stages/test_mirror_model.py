@@ -206,11 +206,11 @@ class TestFaults:
         commit = bench.publish("model", MODEL_ID, MODEL)
         run, ended, _ = mirrored(
             bench,
-            Refuse("/_storage/*", times=99, retry_after_seconds=60),
+            Refuse("/_storage/*", times=99, status=500, retry_after_seconds=60),
             Refuse("*/resolve/*/tokenizer.json", times=9, status=404),
         )(revision=commit)
         assert_refused(ended, run, "mirror_model", ErrorKind.NOT_FOUND, "tokenizer.json")
-        assert ended.stderr.count("model.safetensors: HTTP 429") == 1
+        assert ended.stderr.count("model.safetensors: HTTP 500") == 1
 
 
 SHARDED = {
