@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import os
 import re
@@ -118,6 +119,12 @@ def _stop(signum: int, frame: FrameType | None) -> None:
 
 def _tell(error: AirsmithError) -> None:
     line = error.to_json_line()
+    launcher = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if launcher is not None:
+        # Of several processes torchrun hears each, and whoever launched them tells the one that matters. The format is
+        # that of `torch.distributed.elastic.multiprocessing.errors.ErrorHandler`.
+        Path(launcher).write_text(json.dumps({"message": {"message": line, "extraInfo": {"timestamp": "0"}}}))
+        return
     logging.shutdown()
     sys.stdout.flush()
     print(line, file=sys.stderr, flush=True)

@@ -1,4 +1,8 @@
-"""What every stage does around its own work: find inputs, check the cache, work, publish, point to the output."""
+"""What every stage does around its own work: find inputs, check the cache, work, publish, point to the output.
+
+A stage may be the work of several processes on several nodes. Then the process that was asked for it launches them and
+keeps the record; on the other nodes it only launches.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +26,7 @@ from airsmith.contracts.run import Run
 from airsmith.contracts.spec import RunSpec
 from airsmith.contracts.stages import STAGES, StageContract, public_version
 from airsmith_stages.failures import scratch_folder, stage_errors
+from airsmith_stages.launch import is_launched, launch
 
 log = logging.getLogger("airsmith")
 
@@ -92,7 +97,39 @@ def run_stage(stage: str, run: Run) -> StagePointer:
             log.info("%s: reusing %s/%s", stage, run.store.uri, wanted.location)
             return record.finish(wanted, cached=True)
         _check_toolchain(stage, spec)
-        return record.finish(_work(stage, run, spec, wanted), cached=False)
+        return record.finish(_make(stage, run, spec, wanted), cached=False)
+
+
+def follow_stage(stage: str, run: Run) -> None:
+    """Run this node's processes of a stage that another node leads, and keeps the record of.
+
+    :raises AirsmithError: with the kind that says what to do about it.
+    """
+    with stage_errors():
+        spec = run.read_spec()
+        if not look_up_output(run, spec, stage).found:
+            _check_toolchain(stage, spec)
+            launch(stage, run, spec)
+
+
+def take_part(stage: str, run: Run) -> None:
+    """Do the work of a stage as one of several processes. Who has launched them keeps the stage's record.
+
+    :raises AirsmithError: with the kind that says what to do about it.
+    """
+    with stage_errors():
+        spec = run.read_spec()
+        _work(stage, run, spec, look_up_output(run, spec, stage))
+
+
+def _make(stage: str, run: Run, spec: RunSpec, wanted: Output) -> Output:
+    if not is_launched(stage, spec):
+        return _work(stage, run, spec, wanted)
+    launch(stage, run, spec)
+    made = look_up_output(run, spec, stage)
+    if not made.found:
+        raise AirsmithError(ErrorKind.INTERNAL, f"The processes of {stage} ended well but made no output.")
+    return made
 
 
 def _work(stage: str, run: Run, spec: RunSpec, wanted: Output) -> Output:

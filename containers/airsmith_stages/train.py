@@ -16,13 +16,18 @@ def run(context: StageContext) -> Output:
     from airsmith_stages.training.fit import fit
     from airsmith_stages.training.inputs import check_fit, read_inputs
     from airsmith_stages.training.model import load_model
+    from airsmith_stages.training.processes import Processes
     from airsmith_stages.training.result import check_trained, publish
+    from airsmith_stages.training.sharding import shard
 
+    processes = Processes.join(accelerator.process_group_backend)
     base = context.fetch("mirror_model")
     model = load_model(base, recipe, accelerator)
     with_validation = recipe.training.eval_steps is not None
     inputs = read_inputs(context.input("tokenize"), context.scratch / "tokens", with_validation=with_validation)
     check_fit(inputs, model.base)
-    trained = fit(context, accelerator, model, inputs)
+    if recipe.method.name == "full" and processes.world_size > 1:
+        model = shard(model, recipe.training.precision)
+    trained = fit(context, accelerator, model, inputs, processes)
     check_trained(model, trained.optimizer)
-    return publish(context, model, trained, base)
+    return publish(context, model, trained, base, processes)

@@ -10,10 +10,12 @@ class Accelerator(Protocol):
 
     :ivar device: torch's name of the device.
     :ivar attn_implementation: the attention kernel that transformers is to use.
+    :ivar process_group_backend: torch's name of what carries tensors between its devices.
     """
 
     device: str
     attn_implementation: str
+    process_group_backend: str
 
     def prepare(self) -> None:
         """Set up this process. Called once, before anything imports torch, and itself imports it."""

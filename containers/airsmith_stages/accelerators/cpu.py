@@ -18,6 +18,7 @@ class CpuAccelerator:
 
     device: str = "cpu"
     attn_implementation: str = "sdpa"
+    process_group_backend: str = "gloo"
 
     def prepare(self) -> None:
         """Take every core, and make each operation give the same result every time.

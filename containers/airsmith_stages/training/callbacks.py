@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any
 
@@ -9,19 +10,20 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from airsmith.contracts.pointers import Progress
 from airsmith_stages.training.history import is_patience_spent, last_value
-from airsmith_stages.training.interruption import Interruption
 from airsmith_stages.training.meter import Meter
+from airsmith_stages.training.processes import Processes
 from airsmith_stages.training.progress import ProgressWriter
 
 
 class Flow(TrainerCallback):
-    """Ends the training: at its last step, when the patience is spent, or when the process is told to stop.
+    """Ends the training: at its last step, when the patience is spent, or when a process is told to stop.
 
+    :param should_stop: whether one of the processes was told to stop; all ask at the same time.
     :param patience: validations without a lower loss after which training stops.
     """
 
-    def __init__(self, interruption: Interruption, logging_steps: int, patience: int | None) -> None:
-        self._interruption = interruption
+    def __init__(self, should_stop: Callable[[], bool], logging_steps: int, patience: int | None) -> None:
+        self._should_stop = should_stop
         self._logging_steps = logging_steps
         self._patience = patience
 
@@ -37,7 +39,7 @@ class Flow(TrainerCallback):
         """Log the last step; when told to stop, leave the validation to whoever resumes and save at once."""
         if state.global_step >= state.max_steps:
             control.should_log = True
-        if self._interruption.requested:
+        if self._should_stop():
             control.should_evaluate = False
             control.should_save = control.should_training_stop = True
 
@@ -51,6 +53,24 @@ class Flow(TrainerCallback):
             control.should_training_stop = True
 
 
+class Metering(TrainerCallback):
+    """Counts the steps."""
+
+    def __init__(self, meter: Meter, processes: Processes) -> None:
+        self._meter = meter
+        self._processes = processes
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Start the clock."""
+        self._meter.begin(state.global_step)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Count the step, with the loss of all processes."""
+        self._meter.end_step(self._processes.mean)
+
+
 class Reporting(TrainerCallback):
     """Tells the run's folder how far the training is."""
 
@@ -62,13 +82,11 @@ class Reporting(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Show the history that a checkpoint brought."""
-        self._meter.begin(state.global_step)
         self._progress.begin(state.log_history)
         self._tell(state)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Count the step."""
-        self._meter.end_step()
+        """Tell the step."""
         self._tell(state)
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:

@@ -1,22 +1,30 @@
-"""Checkpoints in the store: published whole or not at all, found by number, trusted only after verification."""
+"""Checkpoints in the store: published whole or not at all, found by number, trusted only after verification.
+
+Several processes each write what they hold; one manifest, written last, makes it one checkpoint.
+"""
 
 from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
 from airsmith.artifacts.layout import MANIFEST, checkpoint_folder, checkpoints_folder
-from airsmith.artifacts.publish import write_artifact
+from airsmith.artifacts.manifest import FileEntry
+from airsmith.artifacts.publish import ArtifactWriter, write_artifact
 from airsmith.artifacts.read import Artifact, open_artifact
 from airsmith.artifacts.store import Store
 from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith_stages.training.processes import ALONE, Processes
 
 log = logging.getLogger("airsmith")
+
+Content = Mapping[str, bytes | Path]
+"""What one process adds to a checkpoint: names of files, and what is in them, in memory or on the local disk."""
 
 _DAMAGE = (ErrorKind.VERIFICATION_FAILED, ErrorKind.NOT_FOUND)
 
@@ -28,12 +36,14 @@ class Checkpoints:
     :param key: digest of what determines the weights at a step.
     :param inputs: digests of what is trained from and on, for the manifest.
     :param versions: versions of the software, for the manifest.
+    :param processes: those that train together. All of them must publish and restore at the same time.
     """
 
     store: Store
     key: str
     inputs: Mapping[str, str]
     versions: Mapping[str, str]
+    processes: Processes = ALONE
 
     def steps(self) -> list[int]:
         """Steps of the checkpoints that have a manifest, in numeric order."""
@@ -42,39 +52,34 @@ class Checkpoints:
     def restore_newest(self, local_dir: Path) -> tuple[int, Path] | None:
         """Copy the newest checkpoint that is undamaged to the local disk; a damaged one is passed over with a warning.
 
-        :returns: its step and its local folder, or None where there is nothing to go on from.
+        :returns: its step and its local folder, which the processes of a node share, or None where there is nothing to
+            go on from.
         """
-        for step in reversed(self.steps()):
-            try:
-                return step, self.restore(step, local_dir / str(step))
-            except AirsmithError as error:
-                if error.kind not in _DAMAGE:
-                    raise
-                shutil.rmtree(local_dir / str(step), ignore_errors=True)
-                log.warning("Passing over the checkpoint of step %d: %s", step, error.message)
-        return None
+        step = self.processes.by_leader(lambda: self._restore_undamaged(local_dir))
+        return None if step is None else (step, self.restore(step, local_dir / str(step)))
 
     def restore(self, step: int, local_dir: Path) -> Path:
         """Copy one checkpoint to the local disk, verified.
 
+        :returns: its local folder, which the processes of a node share.
         :raises AirsmithError: `not_found` or `verification_failed`.
         """
-        artifact = self._open(step)
-        if artifact is None:
-            raise AirsmithError(
-                ErrorKind.NOT_FOUND,
-                f"The checkpoint of step {step}, {self.store.uri}/{checkpoint_folder(self.key, step)}, is gone.",
-                f"Delete {checkpoints_folder(self.key)} from the store and clear train, so that it begins anew.",
-            )
-        return artifact.download(local_dir)
+        node, number = self.processes.node
 
-    def publish(self, step: int, local_dir: Path) -> None:
-        """Publish a local folder as the checkpoint of a step. One that is there already and whole is kept as it is."""
-        whole = self._is_whole(step)
-        if whole:
+        def copy() -> tuple[int, int, Path]:
+            return node, number, self._download(step, local_dir) if number == 0 else local_dir
+
+        copies = self.processes.together(copy)
+        return next(folder for of_node, first, folder in copies if (of_node, first) == (node, 0))
+
+    def publish(self, step: int, content: Content) -> None:
+        """Publish the checkpoint of a step. One that is there already and whole is kept as it is.
+
+        :param content: what this process adds to it.
+        """
+        processes, group = self.processes, self.processes.upload
+        if processes.by_leader(lambda: self._is_kept(step), group):
             return
-        if whole is False:
-            self._remove(step)
         with write_artifact(
             self.store,
             checkpoint_folder(self.key, step),
@@ -83,8 +88,11 @@ class Checkpoints:
             inputs=self.inputs,
             versions=self.versions,
         ) as writer:
-            writer.add_folder(local_dir)
-            writer.publish(metrics={"step": step})
+            writer.kept = not processes.is_leader  # where it fails, the leader removes what all have written
+            writer.content_root = processes.by_leader(lambda: writer.content_root, group)
+            written = processes.together(lambda: _add(writer, content), group)
+            writer.files.update({entry.name: entry for entries in written for entry in entries})
+            processes.by_leader(lambda: writer.publish(metrics={"step": step}).digest, group)
 
     def prune(self, keep_newest: int, keep_also: int | None) -> None:
         """Remove what came before the newest checkpoints, complete or not.
@@ -96,6 +104,37 @@ class Checkpoints:
         for step in self._paths():
             if step < newest and step not in kept:
                 self._remove(step)
+
+    def _restore_undamaged(self, local_dir: Path) -> int | None:
+        for step in reversed(self.steps()):
+            try:
+                self._download(step, local_dir / str(step))
+                return step
+            except AirsmithError as error:
+                if error.kind not in _DAMAGE:
+                    raise
+                shutil.rmtree(local_dir / str(step), ignore_errors=True)
+                log.warning("Passing over the checkpoint of step %d: %s", step, error.message)
+        return None
+
+    def _download(self, step: int, local_dir: Path) -> Path:
+        if local_dir.exists():
+            return local_dir
+        artifact = self._open(step)
+        if artifact is None:
+            raise AirsmithError(
+                ErrorKind.NOT_FOUND,
+                f"The checkpoint of step {step}, {self.store.uri}/{checkpoint_folder(self.key, step)}, is gone.",
+                f"Delete {checkpoints_folder(self.key)} from the store and clear train, so that it begins anew.",
+            )
+        return artifact.download(local_dir)
+
+    def _is_kept(self, step: int) -> bool:
+        """Whether a step has a whole checkpoint already; a damaged one is removed."""
+        whole = self._is_whole(step)
+        if whole is False:
+            self._remove(step)
+        return bool(whole)
 
     def _open(self, step: int) -> Artifact | None:
         return open_artifact(self.store, checkpoint_folder(self.key, step))
@@ -137,6 +176,13 @@ class Checkpoints:
         return found
 
 
+def _add(writer: ArtifactWriter, content: Content) -> list[FileEntry]:
+    return [
+        writer.add_file(name, data) if isinstance(data, Path) else writer.add_bytes(name, data)
+        for name, data in content.items()
+    ]
+
+
 @dataclass
 class CheckpointUploader:
     """Publishes checkpoints beside the training, one at a time. An upload that failed stops the training at the next.
@@ -162,13 +208,14 @@ class CheckpointUploader:
         if failure is None:
             self.wait()
 
-    def submit(self, step: int, local_dir: Path, best_step: int | None) -> None:
-        """Publish a folder, remove it, then prune.
+    def submit(self, step: int, content: Callable[[], Content], local_dir: Path, best_step: int | None) -> None:
+        """Publish a checkpoint, remove its local folder, then prune.
 
+        :param content: makes what this process adds to it, later and beside the training.
         :param best_step: checkpoint that stays although it is not among the newest.
         """
         self.wait()
-        self._upload = self._thread.submit(self._publish, step, local_dir, best_step)
+        self._upload = self._thread.submit(self._publish, step, content, local_dir, best_step)
 
     def wait(self) -> None:
         """Return when the last checkpoint is whole in the store.
@@ -179,8 +226,11 @@ class CheckpointUploader:
         if upload is not None:
             upload.result()
 
-    def _publish(self, step: int, local_dir: Path, best_step: int | None) -> None:
-        self.checkpoints.publish(step, local_dir)
+    def _publish(
+        self, step: int, content: Callable[[], Content], local_dir: Path, best_step: int | None
+    ) -> None:
+        self.checkpoints.publish(step, content())
         shutil.rmtree(local_dir)
-        self.checkpoints.prune(self.keep_newest, best_step)
+        if self.checkpoints.processes.is_leader:
+            self.checkpoints.prune(self.keep_newest, best_step)
         log.info("Published the checkpoint of step %d", step)

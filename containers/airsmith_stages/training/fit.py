@@ -18,9 +18,11 @@ from airsmith_stages.training.checkpoints import Checkpoints, CheckpointUploader
 from airsmith_stages.training.history import Row, best_step
 from airsmith_stages.training.inputs import TrainingInputs
 from airsmith_stages.training.interruption import Interruption
-from airsmith_stages.training.model import TrainableModel, load_trainable
+from airsmith_stages.training.model import TrainableModel
+from airsmith_stages.training.processes import ALONE, Processes
 from airsmith_stages.training.progress import ProgressWriter
-from airsmith_stages.training.trainer import TRAINABLE, ResumableTrainer, Surroundings
+from airsmith_stages.training.snapshot import ShardedSnapshots, WholeSnapshots
+from airsmith_stages.training.trainer import ResumableTrainer, Surroundings
 
 log = logging.getLogger("airsmith")
 
@@ -42,13 +44,21 @@ class Fit:
     optimizer: torch.optim.Optimizer
 
 
-def fit(context: StageContext, accelerator: Accelerator, model: TrainableModel, inputs: TrainingInputs) -> Fit:
+def fit(
+    context: StageContext,
+    accelerator: Accelerator,
+    model: TrainableModel,
+    inputs: TrainingInputs,
+    processes: Processes = ALONE,
+) -> Fit:
     """Train the model in place.
 
     :raises AirsmithError: `interrupted` after SIGTERM, with a checkpoint of the last step; `non_finite_loss`.
     """
     training = context.spec.recipe.training
-    checkpoints = _checkpoints(context)
+    is_sharded = context.spec.recipe.method.name == "full"
+    snapshots = (ShardedSnapshots if is_sharded else WholeSnapshots)(model.module, processes)
+    checkpoints = _checkpoints(context, processes)
     newest = checkpoints.restore_newest(context.scratch / "restored")
     log.info("Training from the beginning" if newest is None else f"Going on from the checkpoint of step {newest[0]}")
     interruption = Interruption()
@@ -62,11 +72,11 @@ def fit(context: StageContext, accelerator: Accelerator, model: TrainableModel, 
             training_arguments(context.spec, accelerator, context.scratch / "trainer"),
             training,
             inputs,
-            Surroundings(uploader, progress, interruption),
+            Surroundings(uploader, progress, interruption, processes, snapshots, is_sharded),
         )
         trainer.resume(None if newest is None else newest[1])
     steps, total_steps = trainer.state.global_step, trainer.state.max_steps
-    if interruption.requested:
+    if processes.any(interruption.requested):
         raise AirsmithError(
             ErrorKind.INTERRUPTED,
             f"Training was told to stop (SIGTERM) and did so at step {steps} of {total_steps}.",
@@ -74,22 +84,20 @@ def fit(context: StageContext, accelerator: Accelerator, model: TrainableModel, 
         )
     history = trainer.state.log_history
     if training.load_best_model_at_end:
-        _load_best(checkpoints, best_step(history, training.save_steps, steps), steps, model, context.scratch / "best")
+        best = best_step(history, training.save_steps, steps)
+        if best is not None and best != steps:
+            log.info("Ending with the weights of step %d, which has the lowest validation loss", best)
+            snapshots.load_model(checkpoints.restore(best, context.scratch / "best"))
     assert trainer.optimizer is not None
     return Fit(history, steps, trainer.order.tokens_until(steps), trainer.meter.seconds(), trainer.optimizer)
 
 
-def _checkpoints(context: StageContext) -> Checkpoints:
+def _checkpoints(context: StageContext, processes: Processes) -> Checkpoints:
     spec, contract = context.spec, context.contract
     return Checkpoints(
         store=context.run.store,
         key=checkpoint_key(contract, spec, context.pointers),
         inputs={stage: pointer.digest for stage, pointer in context.pointers.items()},
         versions={name: spec.toolchain_version(contract.name, name) for name in contract.toolchain},
+        processes=processes,
     )
-
-
-def _load_best(checkpoints: Checkpoints, best: int | None, last: int, model: TrainableModel, local_dir: Path) -> None:
-    if best is not None and best != last:
-        log.info("Ending with the weights of step %d, which has the lowest validation loss", best)
-        load_trainable(model.module, checkpoints.restore(best, local_dir) / TRAINABLE)

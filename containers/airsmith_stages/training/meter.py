@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from airsmith_stages.training.order import BatchOrder
@@ -34,9 +35,12 @@ class Meter:
         """Add a micro-batch's share of its step's loss."""
         self._running_loss += loss
 
-    def end_step(self) -> None:
-        """Close an optimizer step."""
-        self.step_loss, self._running_loss = self._running_loss, 0.0
+    def end_step(self, over_processes: Callable[[float], float]) -> None:
+        """Close an optimizer step.
+
+        :param over_processes: the mean of this process's loss and the others'.
+        """
+        self.step_loss, self._running_loss = over_processes(self._running_loss), 0.0
         self._loss_sum += self.step_loss
         self._loss_steps += 1
 

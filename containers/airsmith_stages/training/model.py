@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
+from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, set_seed
 from transformers.utils.logging import disable_progress_bar
 
@@ -60,13 +61,8 @@ def trainable_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]
     return ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
 
 
-def save_trainable(model: nn.Module, path: Path) -> None:
-    """Write the parameters that are trained as safetensors."""
-    save_file({name: parameter.detach().contiguous() for name, parameter in trainable_parameters(model)}, path)
-
-
 def load_trainable(model: nn.Module, path: Path) -> None:
-    """Put back what `save_trainable` wrote.
+    """Put back the parameters of a safetensors file.
 
     :raises AirsmithError: `verification_failed` where the file holds other parameters than the model trains.
     """
@@ -84,11 +80,17 @@ def load_trainable(model: nn.Module, path: Path) -> None:
 
 
 def fingerprints(model: nn.Module) -> dict[str, bytes]:
-    """A digest of each trained parameter, to tell later whether it has moved."""
+    """A digest of what this process holds of each trained parameter, to tell later whether it has moved."""
     return {
-        name: hashlib.sha256(parameter.detach().contiguous().view(torch.uint8).numpy().data).digest()
+        name: hashlib.sha256(local_part(parameter).contiguous().view(torch.uint8).cpu().numpy().data).digest()
         for name, parameter in trainable_parameters(model)
     }
+
+
+def local_part(tensor: torch.Tensor) -> torch.Tensor:
+    """What this process holds of a tensor that may be spread over several."""
+    detached = tensor.detach()
+    return detached.to_local() if isinstance(detached, DTensor) else detached
 
 
 def _load_base(folder: Path, recipe: Recipe, accelerator: Accelerator) -> PreTrainedModel:

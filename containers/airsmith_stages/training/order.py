@@ -1,4 +1,4 @@
-"""Which rows form which batch: one order per seed, the same however a step's rows are spread over micro-batches."""
+"""Which rows form which batch: one order per seed, the same however a step's rows are spread over batches and devices."""
 
 from __future__ import annotations
 
@@ -13,21 +13,34 @@ from torch.utils.data import Sampler
 
 
 class BatchOrder(Sampler[list[int]]):
-    """The micro-batches of one epoch.
+    """The micro-batches of one epoch, as one of several processes takes them.
 
     Every epoch is a new permutation of all rows, cut into optimizer steps. Within a step the rows are sorted by length,
-    so that a micro-batch holds rows of like length: less padding, and the step's gradient stays the same sum.
+    so that a micro-batch holds rows of like length: less padding, and the step's gradient stays the same sum. The
+    processes take turns at the step's micro-batches, so that those they work on at the same time are of like length.
+    Each takes as many: in an epoch's last step some may be empty.
 
     :param lengths: tokens per row.
-    :param rows_per_step: rows of an optimizer step; an epoch's last step takes what is left.
+    :param rows_per_step: rows of an optimizer step, over all processes; an epoch's last step takes what is left.
     :param rows_per_batch: most rows of a micro-batch.
+    :param turn: this process's among `turns`.
     """
 
-    def __init__(self, lengths: NDArray[np.int64], rows_per_step: int, rows_per_batch: int, seed: int) -> None:
+    def __init__(
+        self,
+        lengths: NDArray[np.int64],
+        rows_per_step: int,
+        rows_per_batch: int,
+        seed: int,
+        turn: int = 0,
+        turns: int = 1,
+    ) -> None:
         self.lengths = lengths
         self.rows_per_step = rows_per_step
         self.rows_per_batch = rows_per_batch
         self.seed = seed
+        self.turn = turn
+        self.turns = turns
         self.epoch = 0
         self._tokens_after_steps = lru_cache(maxsize=1)(self._count_tokens_after_steps)
 
@@ -45,12 +58,12 @@ class BatchOrder(Sampler[list[int]]):
         for start in range(0, len(permutation), self.rows_per_step):
             rows = permutation[start : start + self.rows_per_step]
             longest_first = rows[np.argsort(-self.lengths[rows], kind="stable")].tolist()
-            for first in range(0, len(rows), self.rows_per_batch):
-                yield longest_first[first : first + self.rows_per_batch]
+            yield from share(longest_first, self.rows_per_batch, self.turn, self.turns)
 
     def __len__(self) -> int:
         whole_steps, rest = divmod(len(self.lengths), self.rows_per_step)
-        return whole_steps * -(-self.rows_per_step // self.rows_per_batch) + -(-rest // self.rows_per_batch)
+        rows_per_round = self.rows_per_batch * self.turns
+        return whole_steps * -(-self.rows_per_step // rows_per_round) + -(-rest // rows_per_round)
 
     def tokens_until(self, step: int) -> int:
         """Tokens, without padding, in the first steps of the whole training."""
@@ -67,3 +80,10 @@ class BatchOrder(Sampler[list[int]]):
         mixed = hashlib.sha256(f"{self.seed}:{epoch}".encode()).digest()[:4]
         generator = torch.Generator().manual_seed(int.from_bytes(mixed, "big"))
         return torch.randperm(len(self.lengths), generator=generator).numpy()
+
+
+def share(rows: list[int], rows_per_batch: int, turn: int, turns: int) -> Iterator[list[int]]:
+    """The batches of one of several processes that take turns; every process gets as many, the last may be empty."""
+    for first in range(0, len(rows), rows_per_batch * turns):
+        begin = first + turn * rows_per_batch
+        yield rows[begin : begin + rows_per_batch]

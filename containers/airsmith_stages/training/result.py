@@ -21,7 +21,8 @@ from airsmith_stages.frame import StageContext
 from airsmith_stages.training.curve import draw_loss_curve
 from airsmith_stages.training.fit import Fit
 from airsmith_stages.training.history import Row, last_value, lowest_eval_loss
-from airsmith_stages.training.model import TrainableModel, fingerprints, trainable_parameters
+from airsmith_stages.training.model import TrainableModel, fingerprints, local_part, trainable_parameters
+from airsmith_stages.training.processes import Processes
 
 log = logging.getLogger("airsmith")
 
@@ -40,7 +41,7 @@ def check_trained(model: TrainableModel, optimizer: torch.optim.Optimizer) -> No
     """
     parameters = dict(trainable_parameters(model.module))
     for name, parameter in parameters.items():
-        if not torch.isfinite(parameter).all():
+        if not torch.isfinite(local_part(parameter)).all():
             raise AirsmithError(
                 ErrorKind.NON_FINITE_LOSS,
                 f"After training, {name} holds values that are not finite.",
@@ -63,11 +64,15 @@ def check_trained(model: TrainableModel, optimizer: torch.optim.Optimizer) -> No
         )
 
 
-def publish(context: StageContext, model: TrainableModel, trained: Fit, base: Path) -> Output:
-    """Publish what was trained, with its history.
+def publish(context: StageContext, model: TrainableModel, trained: Fit, base: Path, processes: Processes) -> Output:
+    """Publish what was trained, with its history. Who is not the leader waits for it.
 
     :param base: the base's local folder.
     """
+    return processes.by_leader(lambda: _publish(context, model, trained, base))
+
+
+def _publish(context: StageContext, model: TrainableModel, trained: Fit, base: Path) -> Output:
     recipe = context.spec.recipe
     folder = context.scratch / "output"
     folder.mkdir()

@@ -66,7 +66,11 @@ class Collator:
     isolate_samples: bool
 
     def __call__(self, rows: list[Row]) -> dict[str, torch.Tensor]:
-        """The model's inputs: tokens, labels, and either an attention mask or positions that restart."""
+        """The model's inputs: tokens, labels, and either an attention mask or positions that restart.
+
+        No rows make a batch as well, of padding alone: one of several processes may have nothing to do in a step.
+        """
+        rows = rows or [Row(np.array([self.pad_token_id], np.uint32), np.zeros(1, np.uint8), np.zeros(1, np.int64))]
         shape = (len(rows), max(len(row.tokens) for row in rows))
         input_ids = np.full(shape, self.pad_token_id, dtype=np.int64)
         labels = np.full(shape, IGNORED_LABEL, dtype=np.int64)

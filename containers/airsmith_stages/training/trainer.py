@@ -5,42 +5,49 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.optimizer import AcceleratedOptimizer
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainingArguments
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME
 
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.recipe.training import Training
-from airsmith_stages.training.callbacks import Flow, Reporting
-from airsmith_stages.training.checkpoints import CheckpointUploader
+from airsmith_stages.training.callbacks import Flow, Metering, Reporting
+from airsmith_stages.training.checkpoints import CheckpointUploader, Content
 from airsmith_stages.training.history import best_step, was_evaluated
 from airsmith_stages.training.inputs import TrainingInputs
 from airsmith_stages.training.interruption import Interruption
 from airsmith_stages.training.meter import Meter
-from airsmith_stages.training.model import load_trainable, save_trainable
 from airsmith_stages.training.order import BatchOrder
+from airsmith_stages.training.processes import Processes
 from airsmith_stages.training.progress import ProgressWriter
+from airsmith_stages.training.snapshot import Snapshots
 from airsmith_stages.training.validation import validation_loss
-
-TRAINABLE = "trainable.safetensors"
-"""A checkpoint's file of the parameters that are trained. Beside it lie torch's state files and the Trainer's."""
 
 _METER_STATE = "meter.json"
 
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What a trainer works with besides model, data and recipe."""
+    """What a trainer works with besides model, data and recipe.
+
+    :param is_sharded: whether each process holds a part of every parameter, and not the whole of it.
+    """
 
     uploader: CheckpointUploader
     progress: ProgressWriter
     interruption: Interruption
+    processes: Processes
+    snapshots: Snapshots
+    is_sharded: bool
 
 
 class ResumableTrainer(Trainer):
@@ -58,13 +65,16 @@ class ResumableTrainer(Trainer):
         inputs: TrainingInputs,
         around: Surroundings,
     ) -> None:
+        processes = around.processes
         batch_size = args.per_device_train_batch_size
-        rows_per_step = batch_size * args.gradient_accumulation_steps
+        rows_per_step = batch_size * args.gradient_accumulation_steps * processes.world_size
         self.module = model
         self.training = training
         self.inputs = inputs
         self.around = around
-        self.order = BatchOrder(inputs.train.lengths, rows_per_step, batch_size, args.seed)
+        self.order = BatchOrder(
+            inputs.train.lengths, rows_per_step, batch_size, args.seed, processes.rank, processes.world_size
+        )
         self.meter = Meter(self.order)
         super().__init__(
             model,
@@ -73,10 +83,17 @@ class ResumableTrainer(Trainer):
             train_dataset=inputs.train,
             eval_dataset=inputs.validation,
             callbacks=[
-                Flow(around.interruption, training.logging_steps, training.early_stopping_patience),
-                Reporting(around.progress, self.meter),
+                Flow(
+                    lambda: processes.any(around.interruption.requested),
+                    training.logging_steps,
+                    training.early_stopping_patience,
+                ),
+                Metering(self.meter, processes),
+                *([Reporting(around.progress, self.meter)] if processes.is_leader else []),
             ],
         )
+        # A model that is spread already: accelerate need neither copy nor spread it, see `_prepare_for_training`.
+        self.is_distributed_loading_by_transformers = around.is_sharded and processes.world_size > 1
         self.remove_callback(PrinterCallback)
 
     def resume(self, checkpoint: Path | None) -> None:
@@ -115,7 +132,8 @@ class ResumableTrainer(Trainer):
             self.inputs.validation,
             self.inputs.collator,
             self.args.per_device_eval_batch_size,
-            should_stop=lambda: self.around.interruption.requested,
+            should_stop=lambda: self.around.processes.any(self.around.interruption.requested),
+            processes=self.around.processes,
         )
         if loss is None:
             self.control.should_save = self.control.should_training_stop = True
@@ -154,24 +172,51 @@ class ResumableTrainer(Trainer):
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: torch.Tensor | None = None) -> float:
         norm = super()._get_grad_norm(model, grad_norm)  # type: ignore[no-untyped-call]
-        return _finite("gradient norm", float(norm), self.state.global_step + 1)
+        whole = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        return _finite("gradient norm", float(whole), self.state.global_step + 1)
+
+    def _defer_fsdp_gradient_reduction(self) -> AbstractContextManager[None]:
+        """Gradients are summed over the processes after every micro-batch: kept until the last, they would be whole."""
+        return nullcontext()
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         self.around.uploader.wait()
         step = self.state.global_step
         folder = Path(str(self.args.output_dir)) / f"checkpoint-{step}"
-        folder.mkdir()
-        save_trainable(self.module, folder / TRAINABLE)
-        self._save_optimizer_and_scheduler(str(folder))
+        files = self._small_files(folder / "small")
+        assert isinstance(self.optimizer, AcceleratedOptimizer)
+        large = self.around.snapshots.take(self.optimizer.optimizer, folder)
+
+        def content() -> Content:
+            return {**files, **large()}
+
+        self.around.uploader.submit(step, content, folder, self._best_step_so_far())
+
+    def _small_files(self, folder: Path) -> dict[str, bytes]:
+        """What tells where the training is: of all processes the random numbers, of the leader the rest."""
+        folder.mkdir(parents=True)
         self._save_rng_state(str(folder))
-        self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
-        (folder / _METER_STATE).write_text(json.dumps(self.meter.state()))
-        self.around.uploader.submit(step, folder, self._best_step_so_far())
+        if self.around.processes.is_leader:
+            torch.save(self.lr_scheduler.state_dict(), folder / SCHEDULER_NAME)
+            self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
+            (folder / _METER_STATE).write_text(json.dumps(self.meter.state()))
+        return {path.name: path.read_bytes() for path in folder.iterdir()}
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         folder = Path(resume_from_checkpoint)
-        load_trainable(self.module, folder / TRAINABLE)
+        self.around.snapshots.load_model(folder)
         self.meter.restore(json.loads((folder / _METER_STATE).read_text()))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            return
+        folder = Path(checkpoint)
+        assert isinstance(self.optimizer, AcceleratedOptimizer)
+        assert self.lr_scheduler is not None
+        self.around.snapshots.load_optimizer(folder, self.optimizer.optimizer)
+        self.lr_scheduler.load_state_dict(torch.load(folder / SCHEDULER_NAME, weights_only=True))
+        for group, learning_rate in zip(self.optimizer.param_groups, self.lr_scheduler.get_last_lr(), strict=True):
+            group["lr"] = learning_rate
 
     def _best_step_so_far(self) -> int | None:
         if not self.training.load_best_model_at_end:

@@ -2,36 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import nn
 
+from airsmith_stages.training.order import share
+from airsmith_stages.training.processes import ALONE, Processes
 from airsmith_stages.training.rows import IGNORED_LABEL, Collator, RowDataset
 
 
 def validation_loss(
-    model: nn.Module, rows: RowDataset, collator: Collator, batch_size: int, should_stop: Callable[[], bool]
+    model: nn.Module,
+    rows: RowDataset,
+    collator: Collator,
+    batch_size: int,
+    should_stop: Callable[[], bool],
+    processes: Processes = ALONE,
 ) -> float | None:
-    """Mean loss per label, whatever the batches; None where it was told to stop before the end."""
+    """Mean loss per label, whatever the batches and whoever takes them; None where it was told to stop before the end.
+
+    :param should_stop: must say the same in every process.
+    """
     device = next(model.parameters()).device
     loss_sum, labels = 0.0, 0
     model.eval()
+    # Rows of like length share a batch; if memory is short, the first one shows it.
+    longest_first = (-rows.lengths).argsort(kind="stable").tolist()
     with torch.no_grad():
-        for indices in _longest_first(rows, batch_size):
+        for indices in share(longest_first, batch_size, processes.rank, processes.world_size):
             if should_stop():
                 return None
             batch = {name: tensor.to(device) for name, tensor in collator([rows[index] for index in indices]).items()}
             # The first token of a row is predicted from nothing.
             count = int((batch["labels"][:, 1:] != IGNORED_LABEL).sum())
+            loss = model(**batch).loss.item()
             if count:
-                loss_sum += model(**batch).loss.item() * count
+                loss_sum += loss * count
                 labels += count
-    return loss_sum / labels
-
-
-def _longest_first(rows: RowDataset, batch_size: int) -> Iterator[list[int]]:
-    """Batches of rows of like length; if memory is short, the first one shows it."""
-    order = (-rows.lengths).argsort(kind="stable").tolist()
-    for start in range(0, len(order), batch_size):
-        yield order[start : start + batch_size]
+    return processes.total(loss_sum) / processes.total(labels)

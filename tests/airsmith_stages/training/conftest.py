@@ -27,6 +27,7 @@ from airsmith.pipeline.plan import make_plan
 from airsmith.recipe import Recipe
 
 VOCABULARY = 64
+LORA = {"name": "lora", "r": 4, "lora_alpha": 8}
 PAD = 0
 
 
@@ -69,7 +70,7 @@ class Bench:
                 "name": "tiny",
                 "model": {"id": "tests/tiny-llama"},
                 "dataset": {"id": "tests/rows", "validation_fraction": 0.1},
-                "method": {"name": "lora", "r": 4, "lora_alpha": 8, **(method or {})},
+                "method": {**LORA, **(method or {})} if (method or {}).get("name") != "full" else method,
                 "training": {**self.training, **training},
                 **(recipe or {}),
             }

@@ -22,7 +22,7 @@ def publish(checkpoints: Checkpoints, tmp_path: Path):
         folder = tmp_path / f"local-{step}"
         folder.mkdir(exist_ok=True)
         (folder / "weights").write_text(f"{content} {step}")
-        checkpoints.publish(step, folder)
+        checkpoints.publish(step, {"weights": folder / "weights"})
 
     return publish_step
 
@@ -108,20 +108,23 @@ def test_pruning_takes_what_a_killed_upload_left_but_not_what_is_newer(checkpoin
     assert store.exists("checkpoints/other-key/1/manifest.json")
 
 
+def failing() -> dict[str, bytes]:
+    raise FileNotFoundError("weights")
+
+
 def test_an_upload_that_fails_stops_the_next_one(checkpoints: Checkpoints, tmp_path: Path) -> None:
     with CheckpointUploader(checkpoints, keep_newest=2) as uploader:
-        uploader.submit(4, tmp_path / "missing", best_step=None)
+        uploader.submit(4, failing, tmp_path, best_step=None)
         with pytest.raises(FileNotFoundError):
-            uploader.submit(8, tmp_path, best_step=None)
+            uploader.submit(8, dict, tmp_path, best_step=None)
 
 
 def test_the_last_upload_is_waited_for_and_its_failure_told(checkpoints: Checkpoints, tmp_path: Path) -> None:
     folder = tmp_path / "local"
     folder.mkdir()
-    (folder / "weights").write_text("4")
     with CheckpointUploader(checkpoints, keep_newest=2) as uploader:
-        uploader.submit(4, folder, best_step=None)
+        uploader.submit(4, lambda: {"weights": b"4"}, folder, best_step=None)
     assert checkpoints.steps() == [4]
     assert not folder.exists()
     with pytest.raises(FileNotFoundError), CheckpointUploader(checkpoints, keep_newest=2) as uploader:
-        uploader.submit(8, folder, best_step=None)
+        uploader.submit(8, failing, folder, best_step=None)
