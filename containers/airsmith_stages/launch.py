@@ -22,10 +22,8 @@ if TYPE_CHECKING:
 WORKER = "airsmith_stages.worker"
 NODE_RANK = "PET_NODE_RANK"
 """torchrun's own variable for the number of this node; PET_MASTER_ADDR and PET_MASTER_PORT name the first one's."""
-SHUTDOWN_SECONDS = "AIRSMITH_SHUTDOWN_SECONDS"
-"""How long processes that were told to stop may take to publish what they have."""
-
-_LONGEST_SHUTDOWN_SECONDS = 600
+SHUTDOWN_SECONDS = 3600
+"""How long processes that were told to stop may take to publish what they have; whoever told it may wait less long."""
 
 
 def is_leading_node() -> bool:
@@ -68,7 +66,7 @@ def _arguments(stage: str, run: Run, spec: RunSpec, logs: str) -> list[str]:
         "--nproc-per-node", str(backend.devices),
         "--max-restarts", "0",
         "--monitor-interval", "0.5",
-        "--shutdown-timeout", os.environ.get(SHUTDOWN_SECONDS, str(_LONGEST_SHUTDOWN_SECONDS)),
+        "--shutdown-timeout", str(SHUTDOWN_SECONDS),
         "--log-dir", logs,
         "--module", WORKER, stage, run.uri,
     ]  # fmt: skip

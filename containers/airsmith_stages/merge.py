@@ -26,7 +26,8 @@ def run(context: StageContext) -> Output:
     share_one_arena()
     recipe = context.spec.recipe
     base = context.input("mirror_model")
-    adapter = FolderSource(context.fetch("train", [ADAPTER_WEIGHTS, ADAPTER_CONFIG]))
+    trained = "consolidate" if context.spec.plan.has("consolidate") else "train"
+    adapter = FolderSource(context.fetch(trained, [ADAPTER_WEIGHTS, ADAPTER_CONFIG]))
     with context.write_output() as output:
         report = merge_model(
             ArtifactSource(base),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from airsmith.contracts.cache import Output
+from airsmith.contracts.stages import trains_shards
 from airsmith_stages.accelerators import get_accelerator
 from airsmith_stages.frame import StageContext
 
@@ -21,13 +22,12 @@ def run(context: StageContext) -> Output:
     from airsmith_stages.training.sharding import shard
 
     processes = Processes.join(accelerator.process_group_backend)
-    base = context.fetch("mirror_model")
-    model = load_model(base, recipe, accelerator)
+    model = load_model(context.fetch("mirror_model"), recipe, accelerator)
     with_validation = recipe.training.eval_steps is not None
     inputs = read_inputs(context.input("tokenize"), context.scratch / "tokens", with_validation=with_validation)
     check_fit(inputs, model.base)
-    if recipe.method.name == "full" and processes.world_size > 1:
+    if trains_shards(recipe):
         model = shard(model, recipe.training.precision)
     trained = fit(context, accelerator, model, inputs, processes)
     check_trained(model, trained.optimizer)
-    return publish(context, model, trained, base, processes)
+    return publish(context, model, trained, processes)

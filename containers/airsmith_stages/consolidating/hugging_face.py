@@ -18,6 +18,11 @@ _SHARD = re.compile(r"shard-(?P<rank>\d{5})-model-(?P<part>\d{5})-of-(?P<parts>\
 _SHARDING = "DCP_SHARDING_INFO"
 
 
+def is_shard(file: str) -> bool:
+    """Whether a file is one that a process has written."""
+    return _SHARD.fullmatch(file) is not None
+
+
 def read_hugging_face(source: Source, ranks: int) -> ShardedCheckpoint:
     """Read the files that processes have written, each all its chunks in as many files as the others.
 

@@ -36,6 +36,7 @@ def training_arguments(spec: RunSpec, accelerator: Accelerator, output_dir: Path
         logging_nan_inf_filter=False,
         remove_unused_columns=False,
         dataloader_num_workers=0,
+        ddp_find_unused_parameters=False,
         disable_tqdm=True,
         report_to="none",
         **accelerator.training_arguments(training.precision),

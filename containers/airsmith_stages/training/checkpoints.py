@@ -14,17 +14,14 @@ from pathlib import Path
 from types import TracebackType
 
 from airsmith.artifacts.layout import MANIFEST, checkpoint_folder, checkpoints_folder
-from airsmith.artifacts.manifest import FileEntry
-from airsmith.artifacts.publish import ArtifactWriter, write_artifact
+from airsmith.artifacts.publish import write_artifact
 from airsmith.artifacts.read import Artifact, open_artifact
 from airsmith.artifacts.store import Store
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith_stages.training.processes import ALONE, Processes
+from airsmith_stages.training.together import Content, add_together
 
 log = logging.getLogger("airsmith")
-
-Content = Mapping[str, bytes | Path]
-"""What one process adds to a checkpoint: names of files, and what is in them, in memory or on the local disk."""
 
 _DAMAGE = (ErrorKind.VERIFICATION_FAILED, ErrorKind.NOT_FOUND)
 
@@ -88,10 +85,7 @@ class Checkpoints:
             inputs=self.inputs,
             versions=self.versions,
         ) as writer:
-            writer.kept = not processes.is_leader  # where it fails, the leader removes what all have written
-            writer.content_root = processes.by_leader(lambda: writer.content_root, group)
-            written = processes.together(lambda: _add(writer, content), group)
-            writer.files.update({entry.name: entry for entries in written for entry in entries})
+            add_together(writer, content, processes, group)
             processes.by_leader(lambda: writer.publish(metrics={"step": step}).digest, group)
 
     def prune(self, keep_newest: int, keep_also: int | None) -> None:
@@ -174,13 +168,6 @@ class Checkpoints:
             if step.isdigit():
                 found.setdefault(int(step), []).append(info.path)
         return found
-
-
-def _add(writer: ArtifactWriter, content: Content) -> list[FileEntry]:
-    return [
-        writer.add_file(name, data) if isinstance(data, Path) else writer.add_bytes(name, data)
-        for name, data in content.items()
-    ]
 
 
 @dataclass

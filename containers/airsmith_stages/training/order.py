@@ -71,6 +71,11 @@ class BatchOrder(Sampler[list[int]]):
         tokens = epochs * int(self.lengths.sum())
         return tokens + int(self._tokens_after_steps(epochs)[steps - 1]) if steps else tokens
 
+    def epochs_until(self, step: int) -> float:
+        """Passes over the rows, whole and begun, in the first steps of the whole training."""
+        epochs, steps = divmod(step, self.steps_per_epoch)
+        return epochs + steps * self.rows_per_step / len(self.lengths)
+
     def _count_tokens_after_steps(self, epoch: int) -> NDArray[np.int64]:
         lengths = self.lengths[self._permutation(epoch)]
         return np.add.reduceat(lengths, np.arange(0, len(lengths), self.rows_per_step)).cumsum()

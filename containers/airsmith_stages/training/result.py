@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+import torch.distributed.checkpoint as dcp
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import save_file
 from torch import nn
-from transformers import PreTrainedModel
+from torch.distributed.checkpoint import HuggingFaceStorageWriter
+from torch.distributed.checkpoint.state_dict import get_model_state_dict
 
 from airsmith.contracts.cache import Output
 from airsmith.contracts.errors import AirsmithError, ErrorKind
-from airsmith.contracts.stages import END_TOKENS, TOKENIZER
+from airsmith.contracts.stages import END_TOKENS, SHARDS, TOKENIZER, trains_shards
 from airsmith_stages.frame import StageContext
+from airsmith_stages.model_files import add_all_but_weights
 from airsmith_stages.training.curve import draw_loss_curve
 from airsmith_stages.training.fit import Fit
 from airsmith_stages.training.history import Row, last_value, lowest_eval_loss
 from airsmith_stages.training.model import TrainableModel, fingerprints, local_part, trainable_parameters
 from airsmith_stages.training.processes import Processes
+from airsmith_stages.training.together import add_together, files_under
 
 log = logging.getLogger("airsmith")
 
@@ -64,63 +67,72 @@ def check_trained(model: TrainableModel, optimizer: torch.optim.Optimizer) -> No
         )
 
 
-def publish(context: StageContext, model: TrainableModel, trained: Fit, base: Path, processes: Processes) -> Output:
-    """Publish what was trained, with its history. Who is not the leader waits for it.
-
-    :param base: the base's local folder.
-    """
-    return processes.by_leader(lambda: _publish(context, model, trained, base))
-
-
-def _publish(context: StageContext, model: TrainableModel, trained: Fit, base: Path) -> Output:
-    recipe = context.spec.recipe
+def publish(context: StageContext, model: TrainableModel, trained: Fit, processes: Processes) -> Output:
+    """Publish what was trained, with its history; each process adds what it holds."""
+    recipe, pointers = context.spec.recipe, context.pointers
     folder = context.scratch / "output"
     folder.mkdir()
-    properties = {END_TOKENS: context.pointers["tokenize"].properties[END_TOKENS]}
-    if isinstance(model.module, PeftModel):
-        write_adapter(model.module, folder)
-    else:
-        write_model(model.base, model.base_dtypes, base, recipe.dataset.chat_template, folder)
-        properties[TOKENIZER] = context.pointers["mirror_model"].properties[TOKENIZER]
-    write_history(trained.history, recipe.name, folder)
+    end_tokens = pointers["tokenize"].properties[END_TOKENS]
+    properties = {END_TOKENS: end_tokens}
+    is_adapter = isinstance(model.module, PeftModel)
+    if not is_adapter:
+        properties[TOKENIZER] = pointers["mirror_model"].properties[TOKENIZER]
+    if trains_shards(recipe):
+        write_shards(model, folder, processes)
+        properties[SHARDS] = str(processes.world_size)
+    elif processes.is_leader:
+        (write_adapter if is_adapter else write_model)(model, folder)
+    if processes.is_leader:
+        write_history(trained.history, recipe.name, folder)
     with context.write_output() as output:
-        output.add_folder(folder)
-        return Output.of_artifact(output.publish(metrics=_metrics(trained), properties=properties))
+        add_together(output, files_under(folder), processes)
+
+        def complete() -> Output:
+            if not is_adapter:
+                base = context.input("mirror_model")
+                add_all_but_weights(base, output, recipe.dataset.chat_template, json.loads(end_tokens))
+            return Output.of_artifact(output.publish(metrics=_metrics(trained), properties=properties))
+
+        return processes.by_leader(complete)
 
 
-def write_adapter(model: PeftModel, folder: Path) -> None:
+def write_adapter(model: TrainableModel, folder: Path) -> None:
     """Write a LoRA adapter in peft's format. Its config names the recipe's model, not where it lay on this disk."""
-    state = get_peft_model_state_dict(model, save_embedding_layers=False)
+    module = model.module
+    assert isinstance(module, PeftModel)
+    state = get_peft_model_state_dict(module, save_embedding_layers=False)
     tensors = {name: tensor.detach().contiguous().clone() for name, tensor in state.items()}
     save_file(tensors, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
-    config = model.peft_config[model.active_adapter].to_dict() | {"inference_mode": True}
+    config = module.peft_config[module.active_adapter].to_dict() | {"inference_mode": True}
     # Sets have no order: without one, two processes would write two files.
     ordered = {key: sorted(value) if isinstance(value, (set, frozenset)) else value for key, value in config.items()}
     (folder / ADAPTER_CONFIG).write_text(json.dumps(ordered, indent=2, sort_keys=True, default=str) + "\n")
 
 
-def write_model(
-    model: PreTrainedModel, dtypes: Mapping[str, torch.dtype], base: Path, chat_template: str | None, folder: Path
-) -> None:
-    """Write a whole model: new weights in the base's data types, and all else as the base has it.
-
-    :param dtypes: data type of each parameter in the base.
-    :param base: the base's local folder.
-    :param chat_template: the recipe's, which replaces the base's.
-    """
-    for name, parameter in model.named_parameters():
-        parameter.data = parameter.data.to(dtypes[name])
-    for path in sorted(base.rglob("*")):
-        if path.is_file() and not _is_weights(path):
-            (folder / path.relative_to(base)).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, folder / path.relative_to(base))
+def write_model(model: TrainableModel, folder: Path) -> None:
+    """Write a whole model's weights in the base's data types."""
+    for name, parameter in model.base.named_parameters():
+        parameter.data = parameter.data.to(model.base_dtypes[name])
     weights = folder.with_name("weights")
-    model.save_pretrained(weights, max_shard_size=SHARD_SIZE)
+    model.base.save_pretrained(weights, max_shard_size=SHARD_SIZE)
     for path in weights.iterdir():
-        if _is_weights(path):
+        if path.name.endswith((".safetensors", ".safetensors.index.json")):
             path.replace(folder / path.name)
-    if chat_template is not None:
-        (folder / "chat_template.jinja").write_text(chat_template)
+
+
+def write_shards(model: TrainableModel, folder: Path, processes: Processes) -> None:
+    """Write what this process holds of a model, in the base's data types: one file of `HuggingFaceStorageWriter`."""
+    tied = model.base.all_tied_weights_keys
+    tensors = {
+        name: tensor.to(model.base_dtypes.get(name, tensor.dtype))
+        for name, tensor in get_model_state_dict(model.base).items()
+        if name not in tied
+    }
+    dcp.save(
+        tensors,
+        storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True),
+        process_group=processes.talk,
+    )
 
 
 def write_history(history: Sequence[Row], title: str, folder: Path) -> None:
@@ -144,7 +156,3 @@ def _metrics(trained: Fit) -> dict[str, float | int | None]:
 def _had_gradient(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> bool:
     second_moment = optimizer.state[parameter].get("exp_avg_sq") if parameter in optimizer.state else None
     return second_moment is not None and bool(second_moment.any())
-
-
-def _is_weights(path: Path) -> bool:
-    return path.name.endswith((".safetensors", ".safetensors.index.json"))

@@ -19,9 +19,9 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from transformers.trainer import OPTIMIZER_NAME
 
-from airsmith_stages.training.checkpoints import Content
 from airsmith_stages.training.model import load_trainable, trainable_parameters
 from airsmith_stages.training.processes import Processes
+from airsmith_stages.training.together import Content
 
 TRAINABLE = "trainable.safetensors"
 """A checkpoint's file of the parameters that are trained, where every process holds all of them."""

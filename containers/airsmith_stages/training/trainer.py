@@ -21,7 +21,7 @@ from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.recipe.training import Training
 from airsmith_stages.training.callbacks import Flow, Metering, Reporting
-from airsmith_stages.training.checkpoints import CheckpointUploader, Content
+from airsmith_stages.training.checkpoints import CheckpointUploader
 from airsmith_stages.training.history import best_step, was_evaluated
 from airsmith_stages.training.inputs import TrainingInputs
 from airsmith_stages.training.interruption import Interruption
@@ -30,6 +30,7 @@ from airsmith_stages.training.order import BatchOrder
 from airsmith_stages.training.processes import Processes
 from airsmith_stages.training.progress import ProgressWriter
 from airsmith_stages.training.snapshot import Snapshots
+from airsmith_stages.training.together import Content
 from airsmith_stages.training.validation import validation_loss
 
 _METER_STATE = "meter.json"
@@ -145,9 +146,10 @@ class ResumableTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add a row to the history, in the shape that the run's metrics have."""
-        row: dict[str, float] = {"step": self.state.global_step}
+        step = self.state.global_step
+        row: dict[str, float] = {"step": step}
         if "loss" in logs:
-            row |= {**logs, **self.meter.close_window(self.state.global_step), "epoch": self.state.epoch}
+            row |= {**logs, **self.meter.close_window(step), "epoch": self.order.epochs_until(step)}
         elif "eval_loss" in logs:
             row |= logs
         else:

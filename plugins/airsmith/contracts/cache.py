@@ -82,7 +82,7 @@ def outputs_ahead(run: Run, spec: RunSpec) -> Iterator[tuple[str, Output]]:
     """
     pointers: dict[str, StagePointer] = {}
     for plan in _before_deployment(spec):
-        if {source.stage for source in STAGES[plan.stage].inputs} <= pointers.keys():
+        if {source.stage for source in STAGES[plan.stage].inputs_among(spec.plan.names())} <= pointers.keys():
             output = _look_up(plan.stage, run.store, spec, pointers)
             yield plan.stage, output
             if output.found:
@@ -99,7 +99,7 @@ def _look_up(stage: str, store: Store, spec: RunSpec, pointers: Mapping[str, Sta
     if stage == "mirror_model" and source_kind(spec.recipe.model.id) == "registry":
         return _registered_model(store, spec.recipe.model.id)
     if stage == "merge" and spec.recipe.method.name == "full":
-        return _same_as(pointers["train"])
+        return _same_as(pointers["consolidate" if spec.plan.has("consolidate") else "train"])
     kind = output_type(contract, spec.recipe)
     if kind == ArtifactType.MODEL_VERSION:
         return _model_version(store, spec.recipe.name, digest)

@@ -49,7 +49,10 @@ def _determinants(
         "stage": contract.name,
         "version": contract.version,
         "fields": _selected_fields(contract.recipe_fields, spec.recipe, ignored),
-        "inputs": {source.stage: _input_digest(contract, source, pointers) for source in contract.inputs},
+        "inputs": {
+            source.stage: _input_digest(contract, source, pointers)
+            for source in contract.inputs_among(spec.plan.names())
+        },
         "toolchain": {name: spec.toolchain_version(contract.name, name) for name in contract.toolchain},
     }
 

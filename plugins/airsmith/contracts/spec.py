@@ -44,7 +44,11 @@ class Plan(_Frozen):
 
     def has(self, name: str) -> bool:
         """Whether the run has a stage of this name."""
-        return any(plan.stage == name for plan in self.stages)
+        return name in self.names()
+
+    def names(self) -> list[str]:
+        """The stages in order."""
+        return [plan.stage for plan in self.stages]
 
 
 class RunSpec(_Frozen):

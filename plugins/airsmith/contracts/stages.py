@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
 from airsmith.recipe import Recipe
 
 
 class ArtifactType:
-    """Types of what stages make. The first six are artifacts; a version and an endpoint are kept by the registry."""
+    """Types of what stages make. The first eight are artifacts; a version and an endpoint are kept by the registry."""
 
     BASE_MODEL = "base_model"
     DATASET = "dataset"
     TOKENS = "tokens"
     ADAPTER = "adapter"
+    MODEL_SHARDS = "model_shards"
     MODEL = "model"
     EVALUATION = "evaluation"
     SMOKE_REPORT = "smoke_report"
@@ -28,10 +29,12 @@ class Input:
 
     :param stage: the upstream stage.
     :param property: the declared property of its output that counts for the digest; the whole output where empty.
+    :param optional: whether it counts only in runs that have that stage.
     """
 
     stage: str
     property: str = ""
+    optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,9 +55,16 @@ class StageContract:
     inputs: tuple[Input, ...] = ()
     toolchain: tuple[str, ...] = ()
 
+    def inputs_among(self, stages: Container[str]) -> tuple[Input, ...]:
+        """The inputs in a run of these stages."""
+        return tuple(source for source in self.inputs if not source.optional or source.stage in stages)
+
 
 TOKENIZER = "tokenizer_digest"
 """Property of a base model: digest of the files that a tokenizer is made of."""
+
+SHARDS = "shards"
+"""Property of a model in shards: how many processes have each written their part."""
 
 END_TOKENS = "end_tokens"
 """Property of tokens, and of what is trained on them: a JSON list of the ids at which the model learns to stop."""
@@ -91,11 +101,18 @@ _CONTRACTS = (
         toolchain=_TRAINING_TOOLCHAIN,
     ),
     StageContract(
+        "consolidate",
+        version=1,
+        output=ArtifactType.MODEL,
+        recipe_fields=("model.max_shard_size",),
+        inputs=(Input("train"),),
+    ),
+    StageContract(
         "merge",
         version=2,
         output=ArtifactType.MODEL,
         recipe_fields=("model.dtype", "model.max_shard_size", "dataset.chat_template"),
-        inputs=(Input("mirror_model"), Input("train")),
+        inputs=(Input("mirror_model"), Input("train"), Input("consolidate", optional=True)),
         toolchain=("numpy",),
     ),
     StageContract(
@@ -146,10 +163,15 @@ NOT_DETERMINING: Mapping[str, tuple[str, ...]] = {
 
 
 def output_type(contract: StageContract, recipe: Recipe) -> str:
-    """Type of a stage's output for this recipe: training every parameter makes a model, not an adapter."""
+    """Type of a stage's output for this recipe: training every parameter makes a model or, on several devices, shards."""
     if contract.name == "train" and recipe.method.name == "full":
-        return ArtifactType.MODEL
+        return ArtifactType.MODEL_SHARDS if trains_shards(recipe) else ArtifactType.MODEL
     return contract.output
+
+
+def trains_shards(recipe: Recipe) -> bool:
+    """Whether the training leaves a model in shards: each of several devices holds a part of every parameter."""
+    return recipe.method.name == "full" and recipe.backend.devices * recipe.backend.nodes > 1
 
 
 def public_version(version: str) -> str:

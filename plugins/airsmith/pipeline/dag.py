@@ -16,7 +16,7 @@ from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.spec import Plan, StagePlan
 from airsmith.pipeline.graph import GROUPS, dag_id_of, group_of, upstream_stages
 from airsmith.pipeline.pages import STAGE_SUMMARIES, broken_page, dag_page
-from airsmith.pipeline.plan import make_plan
+from airsmith.pipeline.plan import check_nodes, make_plan
 from airsmith.recipe import Recipe
 from airsmith.recipe.form import form_fields
 from airsmith.recipe.load import load_recipe
@@ -49,6 +49,7 @@ def build_dag(recipe: Recipe, file: Path, settings: Settings) -> DAG:
     :raises AirsmithError: `bad_recipe` where the backend cannot run it.
     """
     plan = make_plan(recipe)
+    check_nodes(recipe)
     dag = DAG(
         dag_id_of(file),
         description=recipe.description or f"Fine-tunes {recipe.model.id} on {recipe.dataset.id}",

@@ -1,6 +1,8 @@
 """How much memory a training needs on each device, estimated from the model's shapes and the recipe.
 
-Every device holds the whole model. The parts, in bytes:
+Every device holds the whole model; only where all parameters are trained on several devices, each holds its share of
+weights, gradients and moments, and of the weights the block and the embeddings that it computes with. The parts, in
+bytes:
 
 - weights: those that are frozen in the data type they are loaded in (float32 where the recipe computes in it), those
   that are trained in float32. A 4-bit base takes 4.127 bits per weight of its linear layers: NF4 with double
@@ -22,6 +24,7 @@ import re
 from dataclasses import dataclass
 
 from airsmith.contracts.spec import BatchPlan
+from airsmith.contracts.stages import trains_shards
 from airsmith.pipeline.decoder import Decoder, Linear
 from airsmith.recipe import Recipe
 from airsmith.recipe.training import Method
@@ -67,13 +70,15 @@ def estimate_memory(decoder: Decoder, recipe: Recipe, batch: BatchPlan) -> Memor
     trained = decoder.parameters if is_full else _adapter_parameters(decoder, method)
     frozen_bytes = 0.0 if is_full else _frozen_bytes(decoder, recipe)
     tokens = batch.per_device_train_batch_size * recipe.dataset.max_length
+    is_sharded = trains_shards(recipe)
+    held = trained / batch.data_parallel_size if is_sharded else trained
     return MemoryEstimate(
         parameters=decoder.parameters,
         trained=trained,
-        weights=frozen_bytes + _TRAINED_BYTES * trained,
-        gradients=_TRAINED_BYTES * trained,
-        optimizer=_ADAMW_BYTES * trained,
-        casts=_cast_bytes(decoder, recipe),
+        weights=frozen_bytes + _TRAINED_BYTES * held + (_gathered_bytes(decoder, recipe) if is_sharded else 0),
+        gradients=_TRAINED_BYTES * held,
+        optimizer=_ADAMW_BYTES * held,
+        casts=0 if is_sharded else _cast_bytes(decoder, recipe),
         activations=tokens * _kept_bytes_per_token(decoder, recipe),
         logits=tokens * decoder.vocab_size * (12 + _BYTES[recipe.training.precision]),
     )
@@ -125,6 +130,13 @@ def _frozen_bytes(decoder: Decoder, recipe: Recipe) -> float:
         return decoder.parameters * loaded
     matrices = sum(linear.weights for linear in decoder.linears())
     return matrices * _NF4_BYTES + (decoder.parameters - matrices) * loaded
+
+
+def _gathered_bytes(decoder: Decoder, recipe: Recipe) -> float:
+    """What FSDP has gathered at once: the embeddings, which one group holds, and one block; then its gradients."""
+    block = sum(linear.weights for linear in decoder.linears()) / decoder.num_hidden_layers
+    embeddings = decoder.parameters - block * decoder.num_hidden_layers
+    return 2 * _BYTES[recipe.training.precision] * (embeddings + block)
 
 
 def _cast_bytes(decoder: Decoder, recipe: Recipe) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from airsmith.backends import Backend, get_backend
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.spec import BatchPlan, Plan, StagePlan
+from airsmith.contracts.stages import trains_shards
 from airsmith.recipe import Recipe
 
 LIGHT_IMAGE = "cpu"
@@ -26,6 +27,7 @@ def stage_names(recipe: Recipe) -> tuple[str, ...]:
     wanted = {
         *_ALWAYS,
         *get_backend(recipe.backend.name).optional_stages,
+        *(("consolidate",) if trains_shards(recipe) else ()),
         *(_WHEN_SERVED if recipe.serve.enabled else ()),
     }
     return tuple(stage for stage in _ORDER if stage in wanted)
@@ -43,6 +45,19 @@ def make_plan(recipe: Recipe) -> Plan:
         stages=tuple(_plan_stage(stage, recipe, backend) for stage in stage_names(recipe)),
         batch=solve_batch(recipe, backend.data_parallel_size(recipe)),
     )
+
+
+def check_nodes(recipe: Recipe) -> None:
+    """Refuse what a plan can show and no runtime starts yet.
+
+    :raises AirsmithError: `bad_recipe` for more than one node.
+    """
+    if recipe.backend.nodes > 1:
+        raise AirsmithError(
+            ErrorKind.BAD_RECIPE,
+            f"backend.nodes is {recipe.backend.nodes}, but this version trains on the devices of one node.",
+            "Set backend.nodes to 1 and backend.devices to what one node has.",
+        )
 
 
 def solve_batch(recipe: Recipe, data_parallel_size: int) -> BatchPlan:

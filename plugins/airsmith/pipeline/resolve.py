@@ -15,7 +15,7 @@ from airsmith.contracts.digests import recipe_digest
 from airsmith.contracts.run import Run
 from airsmith.contracts.spec import Plan, RunSpec
 from airsmith.pipeline.pins import pin_sources
-from airsmith.pipeline.plan import make_plan
+from airsmith.pipeline.plan import check_nodes, make_plan
 from airsmith.pipeline.toolchains import toolchains_of
 from airsmith.recipe.merge import merge_recipe
 from airsmith.runtimes.hub_access import ReadConnection, hub_token, no_connections
@@ -47,6 +47,7 @@ def resolve(request: RunRequest, settings: Settings, read_connection: ReadConnec
     """
     merged = merge_recipe(request.recipe_file, request.form, request.overrides)
     plan = make_plan(merged.recipe)
+    check_nodes(merged.recipe)
     toolchains = toolchains_of(plan, settings)
     store = Store.open(settings.store)
     recipe = pin_sources(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from kubernetes.client import models as k8s
@@ -170,8 +171,9 @@ def _store_credentials(settings: Settings) -> list[k8s.V1EnvFromSource]:
 def _resources(plan: StagePlan, spec: RunSpec, settings: Settings) -> k8s.V1ResourceRequirements:
     wanted = spec.recipe.backend.resources
     size = _pod_size(plan)
-    memory = wanted.memory if plan.stage in TRAINING and wanted.memory else size.memory
-    cpu = wanted.cpu if plan.stage in TRAINING and wanted.cpu else size.cpu
+    devices_used = spec.recipe.backend.devices if plan.stage in TRAINING else 1
+    memory = wanted.memory if plan.stage in TRAINING and wanted.memory else times(size.memory, devices_used)
+    cpu = wanted.cpu if plan.stage in TRAINING and wanted.cpu else times(size.cpu, devices_used)
     disk = wanted.ephemeral_storage if plan.stage in TRAINING else None
     device = get_backend(plan.backend).device_resource if plan.needs_accelerator else None
     devices = {device: str(spec.recipe.backend.devices)} if device is not None else {}
@@ -181,6 +183,13 @@ def _resources(plan: StagePlan, spec: RunSpec, settings: Settings) -> k8s.V1Reso
         },
         limits={"memory": memory, **devices},
     )  # fmt: skip
+
+
+def times(quantity: str, factor: int) -> str:
+    """So much more of a quantity of Kubernetes, in the same unit."""
+    number = re.match(r"\d+", quantity)
+    assert number is not None
+    return f"{int(number.group()) * factor}{quantity[number.end() :]}"
 
 
 def _pod_size(plan: StagePlan) -> PodSize:

@@ -12,7 +12,7 @@ from airsmith.contracts.digests import checkpoint_key, flatten, stage_digest
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.pointers import StagePointer
 from airsmith.contracts.retries import RETRIES
-from airsmith.contracts.spec import RunSpec
+from airsmith.contracts.spec import RunSpec, StagePlan
 from airsmith.contracts.stages import NOT_DETERMINING, STAGES, TOKENIZER
 from airsmith.pipeline.plan import make_plan
 from airsmith.recipe import Recipe
@@ -76,10 +76,15 @@ def test_every_declared_field_changes_the_digest_and_no_other(stage: str) -> Non
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_every_input_changes_the_digest(stage: str) -> None:
+def test_every_input_of_the_run_changes_the_digest(stage: str) -> None:
+    spec = spec_of()
+    every_stage = tuple(StagePlan(stage=name, image="cpu") for name in STAGES)
+    whole = spec.model_copy(update={"plan": spec.plan.model_copy(update={"stages": every_stage})})
     for source in STAGES[stage].inputs:
-        name = "tokenizer" if source.property else source.stage
-        assert digest(stage, **{name: "another"}) != digest(stage)
+        pointers = pointers_of(**{"tokenizer" if source.property else source.stage: "another"})
+        for each, counts in ((whole, True), (spec, spec.plan.has(source.stage))):
+            changed = stage_digest(STAGES[stage], each, pointers) != stage_digest(STAGES[stage], each, pointers_of())
+            assert changed is counts, source
 
 
 def test_other_weights_under_the_same_tokenizer_need_no_new_tokens() -> None:

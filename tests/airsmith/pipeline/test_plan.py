@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airsmith.contracts.errors import AirsmithError, ErrorKind
-from airsmith.pipeline.plan import make_plan, solve_batch, stage_names
+from airsmith.pipeline.plan import check_nodes, make_plan, solve_batch, stage_names
 from airsmith.recipe import Recipe
 
 
@@ -38,8 +38,6 @@ def test_the_total_batch_is_what_the_recipe_says(total: int, most: int, devices:
     [
         ({"method": {"name": "qlora"}}, "bitsandbytes"),
         ({"training": {"precision": "float16"}}, "training.precision"),
-        ({"backend": {"devices": 2}}, "backend.devices"),
-        ({"backend": {"nodes": 2}}, "backend.nodes"),
         ({"backend": {"name": "neuron_xla"}}, "backend.name is 'neuron_xla'"),
     ],
 )
@@ -48,6 +46,21 @@ def test_what_a_backend_cannot_run_is_refused_with_the_reason(groups: dict[str, 
         make_plan(recipe_with(**groups))
     assert caught.value.kind is ErrorKind.BAD_RECIPE
     assert caught.value.hint
+
+
+def test_a_full_training_on_several_devices_is_consolidated() -> None:
+    full = {"method": {"name": "full"}}
+    together = make_plan(recipe_with(**full, backend={"devices": 2}))
+    assert together.names()[3:6] == ["train", "consolidate", "merge"]
+    assert together.stage("consolidate").image == "cpu"
+    assert together.batch.data_parallel_size == 2
+    for groups in ({**full}, {"backend": {"devices": 2}}):
+        assert not make_plan(recipe_with(**groups)).has("consolidate")
+
+
+def test_several_nodes_are_refused_until_something_starts_them() -> None:
+    with pytest.raises(AirsmithError, match=r"backend\.nodes is 2"):
+        check_nodes(recipe_with(backend={"nodes": 2}))
 
 
 def test_a_recipe_that_serves_nothing_ends_with_its_registration() -> None:

@@ -36,6 +36,20 @@ def test_a_step_takes_the_same_rows_however_they_are_spread(
     assert flat == [row for batch in whole for row in batch]
 
 
+@given(lengths, st.integers(1, 4), st.integers(1, 3), st.integers(1, 4), st.integers(0, 2**32 - 1))
+def test_processes_share_the_rows_of_every_step_and_each_takes_as_many_batches(
+    lengths: np.ndarray, rows_per_batch: int, accumulation: int, turns: int, seed: int
+) -> None:
+    rows_per_step = rows_per_batch * accumulation * turns
+    alone = batches(BatchOrder(lengths, rows_per_step, rows_per_step, seed), 2)
+    orders = [BatchOrder(lengths, rows_per_step, rows_per_batch, seed, turn, turns) for turn in range(turns)]
+    shares = [batches(order, 2) for order in orders]
+    assert [len(share) for share in shares] == [len(order) for order in orders] == [len(shares[0])] * turns
+    for step, rows in enumerate(alone):
+        mine = slice(step * accumulation, (step + 1) * accumulation)
+        assert sorted(row for share in shares for batch in share[mine] for row in batch) == sorted(rows)
+
+
 @given(lengths, st.integers(1, 9), st.integers(0, 2**32 - 1), st.integers(0, 40))
 def test_tokens_are_those_of_the_steps_so_far(lengths: np.ndarray, rows_per_step: int, seed: int, steps: int) -> None:
     order = BatchOrder(lengths, rows_per_step, rows_per_step, seed)

@@ -1,0 +1,226 @@
+"""Several processes that train together do what one does alone, and can be stopped and resumed in any number."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Bench, checkpoint_steps, counting_rows, history_of, trained_artifact
+
+from airsmith.artifacts.read import open_artifact
+from airsmith.artifacts.store import Store
+from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.contracts.run import Run
+from airsmith_stages.frame import run_stage
+
+COMMAND = [sys.executable, "-m", "airsmith_stages.cli", "train", "--run"]
+FULL = {"name": "full"}
+# Rows that divide neither by a step nor by two processes: an epoch's last step has an empty batch.
+TRAINING = {
+    "max_steps": 11,
+    "total_train_batch_size": 4,
+    "max_per_device_train_batch_size": 1,
+    "logging_steps": 1,
+    "eval_steps": 3,
+    "save_steps": 4,
+    "lr_scheduler_type": "cosine",
+}
+LONG = {**TRAINING, "max_steps": 45, "save_steps": 5, "eval_steps": 20}
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Bench]:
+    """Makes benches, each with a store of its own."""
+
+    def make() -> Bench:
+        folder = tmp_path_factory.mktemp("bench")
+        return Bench(Store.open(f"file://{folder}/store"), folder)
+
+    return make
+
+
+def run_on(bench: Bench, devices: int, method: dict[str, Any] | None = None, **training: Any) -> Run:
+    tokens = open_artifact(bench.store, "artifacts/tokens/rows") or bench.tokens(
+        "rows", counting_rows(17), validation=counting_rows(5)
+    )
+    recipe = {"backend": {"devices": devices}}
+    return bench.run(tokens=tokens, method=method, recipe=recipe, **{**TRAINING, **training})
+
+
+def train(run: Run) -> str:
+    done = subprocess.run([*COMMAND, run.uri], stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+@pytest.fixture(scope="module", params=[None, FULL], ids=["lora", "full"])
+def alone_and_together(request: pytest.FixtureRequest, workshop: Callable[[], Bench]) -> tuple[Run, Run]:
+    """The same training by one process and by two."""
+    runs = run_on(workshop(), 1, request.param), run_on(workshop(), 2, request.param)
+    for run in runs:
+        train(run)
+    return runs
+
+
+def test_two_processes_have_the_losses_of_one(alone_and_together: tuple[Run, Run]) -> None:
+    one, two = (history_of(run) for run in alone_and_together)
+    assert [row["step"] for row in two] == [row["step"] for row in one]
+    for alone, together in zip(one, two, strict=True):
+        for name in alone:
+            assert together[name] == pytest.approx(alone[name], abs=1e-5), (name, alone["step"])
+
+
+def test_what_the_processes_of_a_full_training_hold_is_consolidated_to_the_model_of_one(
+    workshop: Callable[[], Bench], tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file
+    from transformers import AutoModelForCausalLM
+
+    models = []
+    for devices in (1, 2):
+        bench = workshop()
+        base = bench.base("tied", dtype="bfloat16", tie_word_embeddings=True)
+        tokens = bench.tokens("rows", counting_rows(9))
+        training = {**TRAINING, "max_steps": 2, "eval_steps": None}
+        recipe = {"backend": {"devices": devices}}
+        run = bench.run(tokens=tokens, base=base, method=FULL, recipe=recipe, **training)
+        train(run)
+        if devices > 1:
+            assert trained_artifact(run).type == "model_shards"
+            run_stage("consolidate", run)
+        pointer = run.pointer("consolidate" if devices > 1 else "train")
+        assert pointer is not None
+        assert pointer.type == "model"
+        artifact = open_artifact(run.store, pointer.location)
+        assert artifact is not None
+        models.append(artifact.download(tmp_path / str(devices)))
+        run_stage("merge", run)
+        merged = run.pointer("merge")
+        assert merged is not None
+        assert merged.location == pointer.location
+    assert {path.name for path in models[0].iterdir()} == {path.name for path in models[1].iterdir()}
+    one, two = (load_file(folder / "model.safetensors") for folder in models)
+    assert {name: (value.dtype, value.shape) for name, value in one.items()} == {
+        name: (value.dtype, value.shape) for name, value in two.items()
+    }
+    assert "lm_head.weight" not in two
+    for name in one:
+        assert (one[name].float() - two[name].float()).abs().max() < 2e-3, name
+    AutoModelForCausalLM.from_pretrained(models[1])
+
+
+@pytest.mark.parametrize("method", [None, FULL], ids=["lora", "full"])
+def test_one_of_two_killed_and_both_resumed_equals_uninterrupted(
+    workshop: Callable[[], Bench], method: dict[str, Any] | None
+) -> None:
+    bench = workshop()
+    run = run_on(bench, 2, method, **LONG)
+    launcher = start(run)
+    wait_for(lambda: len(checkpoint_steps(bench.store)) > 0, launcher)
+    os.kill(processes_of(launcher)[1], signal.SIGKILL)
+    error = error_of(launcher)
+    assert error.kind is ErrorKind.KILLED
+    assert "Process 1 of the training was killed" in error.message
+    assert run.statuses()["train"].state == "failed"
+    saved = checkpoint_steps(bench.store)[-1]
+    assert saved < LONG["max_steps"]
+    assert f"checkpoint of step {saved}" in train(run)
+
+    other = run_on(workshop(), 2, method, **LONG)
+    train(other)
+    assert history_of(run) == history_of(other)
+    assert tensors_of(run) == tensors_of(other)
+
+
+@pytest.mark.parametrize("method", [None, FULL], ids=["lora", "full"])
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_a_checkpoint_of_some_processes_is_resumed_by_others(
+    workshop: Callable[[], Bench], method: dict[str, Any] | None, before: int, after: int
+) -> None:
+    bench = workshop()
+    launcher = start(run_on(bench, before, method, **LONG))
+    wait_for(lambda: len(checkpoint_steps(bench.store)) > 0, launcher)
+    launcher.terminate()
+    error = error_of(launcher)
+    assert error.kind is ErrorKind.INTERRUPTED
+    step = checkpoint_steps(bench.store)[-1]
+    assert f"at step {step} of 45" in error.message
+    run = run_on(bench, after, method, **LONG)
+    assert f"checkpoint of step {step}" in train(run)
+
+    alone = run_on(workshop(), 1, method, **LONG)
+    run_stage("train", alone)
+    for uninterrupted, resumed in zip(history_of(alone), history_of(run), strict=True):
+        for name in {"loss", "eval_loss", "learning_rate"} & uninterrupted.keys():
+            assert resumed[name] == pytest.approx(uninterrupted[name], abs=1e-5), (name, resumed["step"])
+
+
+def test_what_one_process_fails_with_is_told_once(workshop: Callable[[], Bench]) -> None:
+    bench = workshop()
+    tokens = bench.tokens("long", counting_rows(4, lengths=lambda row: 80))
+    run = bench.run(tokens=tokens, recipe={"backend": {"devices": 2}}, **TRAINING)
+    launcher = start(run)
+    error = error_of(launcher)
+    assert error.kind is ErrorKind.BAD_RECIPE
+    assert run.statuses()["train"].error == error.message
+
+
+def test_processes_end_with_the_launcher(workshop: Callable[[], Bench]) -> None:
+    bench = workshop()
+    launcher = start(run_on(bench, 2, **{**LONG, "max_steps": 10_000}))
+    wait_for(lambda: len(checkpoint_steps(bench.store)) > 0, launcher)
+    processes = processes_of(launcher)
+    launcher.kill()
+    launcher.communicate()
+    wait_for(lambda: not any(Path(f"/proc/{process}/cmdline").exists() for process in processes))
+
+
+def start(run: Run) -> subprocess.Popen[str]:
+    return subprocess.Popen([*COMMAND, run.uri], stderr=subprocess.PIPE, text=True)
+
+
+def processes_of(launcher: subprocess.Popen[str]) -> list[int]:
+    """The training's processes by rank."""
+    children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+    environments = {int(child): Path(f"/proc/{child}/environ").read_bytes().split(b"\0") for child in children}
+    ranks = {
+        int(variable.removeprefix(b"RANK=")): process
+        for process, variables in environments.items()
+        for variable in variables
+        if variable.startswith(b"RANK=")
+    }
+    return [ranks[rank] for rank in sorted(ranks)]
+
+
+def error_of(launcher: subprocess.Popen[str]) -> AirsmithError:
+    _, log = launcher.communicate(timeout=120)
+    assert launcher.returncode == 1, log
+    errors = [line for line in log.splitlines() if line.startswith('{"error"')]
+    assert errors == log.splitlines()[-1:], log
+    error = AirsmithError.from_json_line(errors[0])
+    assert error is not None
+    return error
+
+
+def tensors_of(run: Run) -> dict[tuple[str, str], bytes]:
+    """What a finished run has trained, by file and name, bit by bit."""
+    from safetensors.numpy import load
+
+    artifact = trained_artifact(run)
+    files = [name for name in artifact.names() if name.endswith(".safetensors")]
+    return {(file, name): tensor.tobytes() for file in files for name, tensor in load(artifact.read(file)).items()}
+
+
+def wait_for(condition: Callable[[], bool], launcher: subprocess.Popen[str] | None = None) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert launcher is None or launcher.poll() is None, launcher.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
