@@ -1,4 +1,4 @@
-"""One of several processes of a stage: `python -m airsmith_stages.worker <stage> <URI of the run's folder>`, started by torchrun.
+"""One of several processes of a stage, as torchrun starts it: `python -m airsmith_stages.worker <stage> <run's URI>`.
 
 What goes wrong it leaves to whoever started it: that one hears all of them.
 """

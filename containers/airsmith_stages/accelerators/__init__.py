@@ -7,7 +7,7 @@ import importlib
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith_stages.accelerators.base import Accelerator
 
-_MODULES = {"cpu": "airsmith_stages.accelerators.cpu"}
+_MODULES = {name: f"airsmith_stages.accelerators.{name}" for name in ("cpu", "cuda", "rocm")}
 
 
 def get_accelerator(backend: str) -> Accelerator:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from airsmith.recipe import Recipe
+
 
 class Accelerator(Protocol):
     """One family of hardware, as the code that computes on it sees it.
@@ -20,8 +22,17 @@ class Accelerator(Protocol):
     def prepare(self) -> None:
         """Set up this process. Called once, before anything imports torch, and itself imports it."""
 
-    def training_arguments(self, precision: str) -> dict[str, Any]:
-        """The fields of transformers' `TrainingArguments` that depend on the hardware.
+    def training_arguments(self, recipe: Recipe) -> dict[str, Any]:
+        """The fields of transformers' `TrainingArguments` that depend on the hardware."""
 
-        :param precision: data type of the forward and backward pass.
-        """
+    def loading_arguments(self, recipe: Recipe) -> dict[str, Any]:
+        """What `from_pretrained` is told beside the model's folder and data type."""
+
+    def fuses_loss(self) -> bool:
+        """Whether transformers puts kernels of its own in place of the output head and the loss."""
+
+    def peak_flops_per_second(self, precision: str) -> float | None:
+        """What the vendor says that one device computes at most, without sparsity; None where nobody says."""
+
+    def peak_memory_bytes(self) -> int:
+        """Most memory that this process has taken, of the device or, where it has none of its own, of the host."""

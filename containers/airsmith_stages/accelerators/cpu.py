@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import math
 import os
+import resource
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from airsmith.recipe import Recipe
+
 CGROUP_CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")
 """`<quota> <period>` in microseconds, or `max <period>`: what a container may use of the node's cores (cgroup v2)."""
+
+PROCESS_STATUS = Path("/proc/self/status")
+"""Linux's own count; what `getrusage` counts begins with the parent's."""
 
 
 @dataclass(frozen=True)
@@ -35,14 +41,34 @@ class CpuAccelerator:
         # Filling memory that is overwritten anyway costs time and changes no result.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
-    def training_arguments(self, precision: str) -> dict[str, Any]:
+    def training_arguments(self, recipe: Recipe) -> dict[str, Any]:
         """Autocast to bfloat16 where asked for; there is no device memory to pin host memory for."""
         return {
             "use_cpu": True,
-            "bf16": precision == "bfloat16",
+            "bf16": recipe.training.precision == "bfloat16",
             "optim": "adamw_torch_fused",
             "dataloader_pin_memory": False,
         }
+
+    def loading_arguments(self, recipe: Recipe) -> dict[str, Any]:
+        """Nothing beside the data type."""
+        return {}
+
+    def fuses_loss(self) -> bool:
+        """Liger's kernels are for GPUs."""
+        return False
+
+    def peak_flops_per_second(self, precision: str) -> float | None:
+        """No vendor says it of cores."""
+        return None
+
+    def peak_memory_bytes(self) -> int:
+        """Most memory that the process has had resident."""
+        try:
+            lines = PROCESS_STATUS.read_text().splitlines()
+        except OSError:
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
 
 def thread_count() -> int:

@@ -39,5 +39,5 @@ def training_arguments(spec: RunSpec, accelerator: Accelerator, output_dir: Path
         ddp_find_unused_parameters=False,
         disable_tqdm=True,
         report_to="none",
-        **accelerator.training_arguments(training.precision),
+        **accelerator.training_arguments(spec.recipe),
     )

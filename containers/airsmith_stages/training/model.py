@@ -18,6 +18,7 @@ from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.recipe import Recipe
 from airsmith_stages.accelerators import Accelerator
 from airsmith_stages.training.lora import add_lora
+from airsmith_stages.training.loss import chunk_loss
 
 
 @dataclass(frozen=True)
@@ -47,12 +48,16 @@ def load_model(folder: Path, recipe: Recipe, accelerator: Accelerator) -> Traina
     disable_progress_bar()  # type: ignore[no-untyped-call]
     set_seed(recipe.training.seed)
     base = _load_base(folder, recipe, accelerator)
+    if recipe.method.name == "qlora":
+        _refuse_unquantized(base)
     dtypes = {name: parameter.dtype for name, parameter in base.named_parameters()}
-    if recipe.method.name == "full" or recipe.training.precision == "float32":
+    if recipe.method.name == "full" or (recipe.method.name == "lora" and recipe.training.precision == "float32"):
         base.float()  # type: ignore[no-untyped-call]
     module = base.requires_grad_(True) if recipe.method.name == "full" else add_lora(base, recipe)
     for _, parameter in trainable_parameters(module):
         parameter.data = parameter.data.float()
+    if not accelerator.fuses_loss():  # Last: an output head that is trained or has an adapter is another module now.
+        chunk_loss(base)
     return TrainableModel(module, base, dtypes, fingerprints(module))
 
 
@@ -93,6 +98,16 @@ def local_part(tensor: torch.Tensor) -> torch.Tensor:
     return detached.to_local() if isinstance(detached, DTensor) else detached
 
 
+def _refuse_unquantized(base: PreTrainedModel) -> None:
+    """A library that quantizes nothing says nothing about it."""
+    if not any(type(module).__name__ == "Linear4bit" for module in base.modules()):
+        raise AirsmithError(
+            ErrorKind.VERIFICATION_FAILED,
+            "method.name is 'qlora', but not one layer of the model was quantized to 4 bits.",
+            "Use an image with bitsandbytes, or set method.name to 'lora'.",
+        )
+
+
 def _load_base(folder: Path, recipe: Recipe, accelerator: Accelerator) -> PreTrainedModel:
     return AutoModelForCausalLM.from_pretrained(
         folder,
@@ -101,4 +116,5 @@ def _load_base(folder: Path, recipe: Recipe, accelerator: Accelerator) -> PreTra
         trust_remote_code=recipe.model.trust_remote_code,
         use_safetensors=True,
         local_files_only=True,
+        **accelerator.loading_arguments(recipe),
     )

@@ -37,7 +37,7 @@ def _refuse_converted(base: PreTrainedModel) -> None:
     if any(isinstance(conversion, WeightConverter) for conversion in conversions):
         raise AirsmithError(
             ErrorKind.BAD_RECIPE,
-            f"method.name is 'full' on several devices, but a {base.config.model_type} model's files hold its tensors in "
-            "another form than it computes with, and parts of them cannot be turned back.",
+            f"method.name is 'full' on several devices, but the files of a {base.config.model_type} model hold its "
+            "tensors in another form than it computes with, and parts of them cannot be turned back.",
             "Set method.name to 'lora', or backend.devices and backend.nodes to 1.",
         )

@@ -163,7 +163,7 @@ NOT_DETERMINING: Mapping[str, tuple[str, ...]] = {
 
 
 def output_type(contract: StageContract, recipe: Recipe) -> str:
-    """Type of a stage's output for this recipe: training every parameter makes a model or, on several devices, shards."""
+    """Type of a stage's output for this recipe: all parameters trained make a model or, on several devices, shards."""
     if contract.name == "train" and recipe.method.name == "full":
         return ArtifactType.MODEL_SHARDS if trains_shards(recipe) else ArtifactType.MODEL
     return contract.output
