@@ -7,6 +7,8 @@ from datetime import datetime, timezone
 from importlib.metadata import version
 from typing import Any
 
+from airsmith.artifacts.read import Artifact
+from airsmith.contracts.pointers import StagePointer
 from airsmith.contracts.run import Run
 from airsmith.contracts.spec import RunSpec
 from airsmith.contracts.stages import STAGES
@@ -14,11 +16,14 @@ from airsmith.pipeline.plan import make_plan
 from airsmith.recipe import Recipe
 
 
-def write_spec(run: Run, stage: str, model: Mapping[str, Any], dataset: Mapping[str, Any]) -> None:
-    """Resolve a run, so that one stage of it can start."""
-    recipe = Recipe.model_validate(
-        {"name": "benchmark", "model": model, "dataset": dataset, "method": {"name": "lora"}}
-    )
+def write_spec(
+    run: Run, stage: str, model: Mapping[str, Any], dataset: Mapping[str, Any], **groups: Mapping[str, Any]
+) -> None:
+    """Resolve a run, so that one stage of it can start.
+
+    :param groups: further groups of the recipe.
+    """
+    recipe = Recipe.model_validate({"name": "benchmark", "model": model, "dataset": dataset, **groups})
     plan = make_plan(recipe)
     run.write_spec(
         RunSpec(
@@ -31,5 +36,21 @@ def write_spec(run: Run, stage: str, model: Mapping[str, Any], dataset: Mapping[
             airsmith_version="0",
             toolchains={plan.stage(stage).image: {name: version(name) for name in STAGES[stage].toolchain}},
             created_at=datetime.now(timezone.utc),
+        )
+    )
+
+
+def give(run: Run, stage: str, artifact: Artifact) -> None:
+    """Point to an upstream stage's output."""
+    run.write_pointer(
+        StagePointer(
+            stage=stage,
+            type=artifact.type,
+            digest=artifact.digest,
+            location=artifact.folder,
+            properties=dict(artifact.manifest.properties),
+            cached=False,
+            started_at=datetime.now(timezone.utc),
+            seconds=0.0,
         )
     )

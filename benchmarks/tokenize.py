@@ -13,7 +13,6 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
-from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,12 +20,11 @@ from typing import Any
 from airsmith.artifacts.publish import write_artifact
 from airsmith.artifacts.read import Artifact, open_artifact
 from airsmith.artifacts.store import Store
-from airsmith.contracts.pointers import StagePointer
 from airsmith.contracts.run import Run
 from airsmith.contracts.stages import STAGES, TOKENIZER
 from benchmarks.arms import Arm, Measured, measure, paired_ratio, run, scratch_folder
 from benchmarks.claims import Goal, report
-from benchmarks.stage_runs import write_spec
+from benchmarks.stage_runs import give, write_spec
 
 CONVERSATIONS = int(os.environ.get("BENCHMARK_CONVERSATIONS", "100000"))
 FEW_CONVERSATIONS = 1000
@@ -130,19 +128,7 @@ def _give(run: Run, stage: str, folder: Path, properties: dict[str, str]) -> Non
         run.store, f"artifacts/{kind}/{stage}", type=kind, digest=stage, inputs={}, versions={}
     ) as writer:
         writer.add_folder(folder)
-        artifact = writer.publish(properties=properties)
-    run.write_pointer(
-        StagePointer(
-            stage=stage,
-            type=kind,
-            digest=artifact.digest,
-            location=artifact.folder,
-            properties=properties,
-            cached=False,
-            started_at=datetime.now(timezone.utc),
-            seconds=0.0,
-        )
-    )
+        give(run, stage, writer.publish(properties=properties))
 
 
 def _made(corpus: Path, max_length: int) -> None:
