@@ -1,8 +1,8 @@
 """LoRA by the stage `train` beside plain `Trainer` with peft, and TRL's trainer, on CPUs: `make bench BENCH=train`.
 
-All take the same rows in the same order with the same weights, seed and optimizer, in float32. Counted are the tokens of
-all steps; the stage also publishes a checkpoint, its progress and its output in its time, and its peak of memory is that
-of the whole stage.
+All take the same rows in the same order with the same weights, seed and optimizer, in float32. Counted are the tokens
+of all steps; the stage also publishes a checkpoint and its progress in that time, and its peak of memory is that of the
+whole stage.
 """
 
 from __future__ import annotations

@@ -34,9 +34,11 @@ class Clock(TrainerCallback):
     seconds = 0.0
 
     def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+        """Start at the first step."""
         self._began = getattr(self, "_began", time.perf_counter())
 
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        """Read the clock."""
         self.seconds = time.perf_counter() - self._began
 
 
@@ -90,8 +92,8 @@ def _trainer(model: Any, folder: Path, clock: Clock) -> Trainer:
 
 def _trl(model: Any, folder: Path, clock: Clock) -> Trainer:
     from datasets import Dataset
-    from transformers import PreTrainedTokenizerFast
     from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
     from trl import SFTConfig, SFTTrainer
 
     words = Tokenizer(models.WordLevel({"<pad>": 0, "<eos>": 1}, unk_token="<pad>"))

@@ -121,6 +121,26 @@ def run_recipe(
     console.print(f"Done. See the result with: airsmith report {run.uri}", soft_wrap=True, markup=False)
 
 
+@app.command("sweep")
+def sweep_recipe(
+    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of one in the folder of recipes.")],
+    changes: Annotated[
+        list[str], typer.Option("--set", metavar="KEY=VALUE", help="A field to change for this run; may be repeated.")
+    ] = [],  # noqa: B006
+    run_id: Annotated[str, typer.Option(help="Name of the run; that of an earlier one goes on with it.")] = "",
+) -> None:
+    """Run the trials of a recipe's sweep one by one on this machine, and go on with the best."""
+    from airsmith.pipeline.sequence import local_request, run_sequence
+    from airsmith.settings import load_settings
+    from airsmith.terminal.lines import LinePrinter
+
+    settings = load_settings()
+    printer = LinePrinter(console)
+    request = local_request(recipe, changes, run_id, settings.recipes, is_sweep=True)
+    run = run_sequence(request, settings, printer.run, printer.stage, printer.line)
+    console.print(f"Done. See the result with: airsmith report {run.uri}", soft_wrap=True, markup=False)
+
+
 @app.command("plan")
 def plan_recipe(
     recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of one in the folder of recipes.")],

@@ -19,8 +19,8 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         house = House(folder, hub.url)
         house.recipe.parent.mkdir(parents=True)
         house.recipe.write_text(yaml.safe_dump(RECIPE))
-        finetune = REPOSITORY / "dags" / "finetune.py"
-        (house.recipe.parent.parent / finetune.name).write_text(finetune.read_text())
+        for shape in ("finetune.py", "sweep.py"):
+            (house.recipe.parent.parent / shape).write_text((REPOSITORY / "dags" / shape).read_text())
         database = house.start("airflow", "db", "migrate")
         subprocess.run([STAGES_PYTHON, "-m", "demo.publish", "--root", folder / "hub"], cwd=REPOSITORY, check=True)
         house.finish(database)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -105,7 +106,7 @@ class House:
 
     def runs(self) -> list[Run]:
         """The runs of the store, oldest first."""
-        specs = [info for info in self.store.list("runs") if info.path.endswith("/spec.json")]
+        specs = [info for info in self.store.list("runs") if re.fullmatch("runs/[^/]+/[^/]+/spec.json", info.path)]
         paths = [info.path.rsplit("/", 1)[0] for info in sorted(specs, key=lambda info: info.modified)]
         return [Run(self.store, path) for path in paths]
 

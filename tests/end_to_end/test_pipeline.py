@@ -19,10 +19,12 @@ from airsmith.artifacts.read import Artifact, open_artifact
 from airsmith.artifacts.store import Store
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.run import Run
-from airsmith.contracts.stages import STAGES
 from airsmith.runtimes.process import StageProcess, bring_to_output
 
 DAG_ID = "finetune_tiny"
+STAGES = (
+    "mirror_model", "mirror_dataset", "tokenize", "train", "merge", "evaluate", "register", "deploy", "smoke_test",
+)  # fmt: skip
 WAIT_SECONDS = 120
 
 _Found = TypeVar("_Found")

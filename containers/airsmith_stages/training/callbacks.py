@@ -20,10 +20,14 @@ class Flow(TrainerCallback):
 
     :param should_stop: whether one of the processes was told to stop; all ask at the same time.
     :param patience: validations without a lower loss after which training stops.
+    :param stop_at_step: where it pauses, with a checkpoint to go on from.
     """
 
-    def __init__(self, should_stop: Callable[[], bool], logging_steps: int, patience: int | None) -> None:
+    def __init__(
+        self, should_stop: Callable[[], bool], logging_steps: int, patience: int | None, stop_at_step: int | None
+    ) -> None:
         self._should_stop = should_stop
+        self._stop_at_step = stop_at_step
         self._logging_steps = logging_steps
         self._patience = patience
 
@@ -39,6 +43,8 @@ class Flow(TrainerCallback):
         """Log the last step; when told to stop, leave the validation to whoever resumes and save at once."""
         if state.global_step >= state.max_steps:
             control.should_log = True
+        if self._is_paused(state):
+            control.should_save = control.should_training_stop = True
         if self._should_stop():
             control.should_evaluate = False
             control.should_save = control.should_training_stop = True
@@ -48,8 +54,12 @@ class Flow(TrainerCallback):
         self._stop_where_over(state, control)
         control.should_save = control.should_save or control.should_training_stop
 
+    def _is_paused(self, state: TrainerState) -> bool:
+        return self._stop_at_step is not None and state.global_step >= self._stop_at_step
+
     def _stop_where_over(self, state: TrainerState, control: TrainerControl) -> None:
-        if state.global_step >= state.max_steps or is_patience_spent(state.log_history, self._patience):
+        is_over = state.global_step >= state.max_steps or self._is_paused(state)
+        if is_over or is_patience_spent(state.log_history, self._patience):
             control.should_training_stop = True
 
 

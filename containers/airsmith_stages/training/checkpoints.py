@@ -213,9 +213,7 @@ class CheckpointUploader:
         if upload is not None:
             upload.result()
 
-    def _publish(
-        self, step: int, content: Callable[[], Content], local_dir: Path, best_step: int | None
-    ) -> None:
+    def _publish(self, step: int, content: Callable[[], Content], local_dir: Path, best_step: int | None) -> None:
         self.checkpoints.publish(step, content())
         shutil.rmtree(local_dir)
         if self.checkpoints.processes.is_leader:

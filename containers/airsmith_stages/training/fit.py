@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -72,7 +71,7 @@ def fit(
             training_arguments(context.spec, accelerator, context.scratch / "trainer"),
             training,
             inputs,
-            Surroundings(uploader, progress, interruption, processes, snapshots, is_sharded),
+            Surroundings(uploader, progress, interruption, processes, snapshots, is_sharded, context.spec.stop_at_step),
         )
         trainer.resume(None if newest is None else newest[1])
     steps, total_steps = trainer.state.global_step, trainer.state.max_steps

@@ -1,4 +1,4 @@
-"""Which rows form which batch: one order per seed, the same however a step's rows are spread over batches and devices."""
+"""Which rows form which batch: one order per seed, however a step's rows are spread over batches and devices."""
 
 from __future__ import annotations
 

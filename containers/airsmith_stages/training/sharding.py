@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import torch
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-
 from transformers import PreTrainedModel
 from transformers.core_model_loading import WeightConverter
 

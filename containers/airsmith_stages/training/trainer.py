@@ -41,6 +41,7 @@ class Surroundings:
     """What a trainer works with besides model, data and recipe.
 
     :param is_sharded: whether each process holds a part of every parameter, and not the whole of it.
+    :param stop_at_step: where the training pauses; at its end when None.
     """
 
     uploader: CheckpointUploader
@@ -49,6 +50,7 @@ class Surroundings:
     processes: Processes
     snapshots: Snapshots
     is_sharded: bool
+    stop_at_step: int | None
 
 
 class ResumableTrainer(Trainer):
@@ -88,6 +90,7 @@ class ResumableTrainer(Trainer):
                     lambda: processes.any(around.interruption.requested),
                     training.logging_steps,
                     training.early_stopping_patience,
+                    around.stop_at_step,
                 ),
                 Metering(self.meter, processes),
                 *([Reporting(around.progress, self.meter)] if processes.is_leader else []),

@@ -14,6 +14,7 @@ STAGING_PREFIX = ".airsmith-partial-"
 """Begins the names of files that a folder's store is still writing."""
 LOCK_FILE = ".airsmith-lock"
 
+_TRIALS = "trials"
 _RESERVED = re.compile(rf"(^|/)({re.escape(STAGING_PREFIX)}|{re.escape(LOCK_FILE)}$)")
 _NOT_IN_XML = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 """Characters that S3 cannot list: its answers are XML."""
@@ -85,11 +86,26 @@ def clock_path() -> str:
     return "janitor/clock"
 
 
+def trial_folder(run: str, trial: str) -> str:
+    """Folder of a trial of a run."""
+    return f"{run}/{_TRIALS}/{trial}"
+
+
+def trial_of(run: str, path: str) -> str:
+    """Name of the trial of a run whose folder holds a path; empty where none does."""
+    folder = trial_folder(run, "")
+    return path.removeprefix(folder).split("/")[0] if path.startswith(folder) else ""
+
+
 def split_run_uri(uri: str) -> tuple[str, str]:
-    """The store's URI and the folder in it that a run's URI names.
+    """The store's URI and the folder in it that the URI of a run, or of a trial of one, names.
 
     :raises AirsmithError: `not_found` where the URI names no run.
     """
+    of_run, trials, trial = uri.rstrip("/").rpartition(f"/{_TRIALS}/")
+    if trials and trial and "/" not in trial:
+        store, run = split_run_uri(of_run)
+        return store, trial_folder(run, trial)
     store, *path = uri.rstrip("/").rsplit("/", 3)
     if len(path) != 3 or path[0] != "runs" or not store or {"", ".", ".."} & set(path):
         raise AirsmithError(

@@ -33,7 +33,12 @@ def stage_digest(contract: StageContract, spec: RunSpec, pointers: Mapping[str, 
     :param pointers: the upstream stages' pointers by stage name.
     :raises AirsmithError: `not_found`, naming the stage whose output is missing.
     """
-    return canonical_digest(_determinants(contract, spec, pointers, ignored=NOT_DETERMINING.get(contract.name, ())))
+    determinants = _determinants(contract, spec, pointers, ignored=NOT_DETERMINING.get(contract.name, ()))
+    if contract.name == "train" and spec.stop_at_step is not None:
+        determinants["stop_at_step"] = spec.stop_at_step
+    if contract.name == "compare_trials":
+        determinants["trials"] = [trial.model_dump(mode="json") for trial in spec.trials]
+    return canonical_digest(determinants)
 
 
 def checkpoint_key(contract: StageContract, spec: RunSpec, pointers: Mapping[str, StagePointer]) -> str:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from airsmith.artifacts.layout import split_run_uri
+from airsmith.artifacts.layout import split_run_uri, trial_folder
 from airsmith.artifacts.store import Store
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.pointers import Progress, StagePointer, StageStatus
@@ -42,16 +42,35 @@ class Run:
         """URI of the run's folder."""
         return f"{self.store.uri}/{self.path}"
 
+    @property
+    def name(self) -> str:
+        """Name of the run's folder; of a trial, that of its run."""
+        return self.path.split("/")[2]
+
+    @property
+    def trial_name(self) -> str:
+        """Name of the trial; empty where it is none."""
+        return "/".join(self.path.split("/")[4:])
+
+    def trial(self, name: str) -> Run:
+        """A trial of this run: a run of its own, in this one's folder."""
+        return Run(self.store, trial_folder(self.path, name))
+
     def write_spec(self, spec: RunSpec) -> None:
         """Write the spec. A cleared run is resolved anew, hence no conditional put."""
         self.write("spec.json", spec.model_dump_json(indent=2).encode())
 
-    def read_spec(self) -> RunSpec:
+    def read_spec(self, name: str = "spec.json") -> RunSpec:
         """Read the spec.
 
+        :param name: of its file.
         :raises AirsmithError: `not_found` where `resolve` did not write one.
         """
-        return self._read_model("spec.json", RunSpec)
+        return self._read_model(name, RunSpec)
+
+    def has_spec(self) -> bool:
+        """Whether a spec was written."""
+        return self.store.exists(f"{self.path}/spec.json")
 
     def write_pointer(self, pointer: StagePointer) -> None:
         """Point to a stage's output."""

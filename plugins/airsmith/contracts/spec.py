@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -51,6 +52,23 @@ class Plan(_Frozen):
         return [plan.stage for plan in self.stages]
 
 
+class TrialResult(_Frozen):
+    """What became of one trial of a sweep.
+
+    :ivar values: what it set, by dotted key.
+    :ivar steps: optimizer steps that it was trained for.
+    :ivar eval_loss: its lowest validation loss; None where it failed before the first.
+    :ivar train_digest: of what it has trained; empty where it failed.
+    """
+
+    name: str
+    values: dict[str, Any]
+    steps: int
+    eval_loss: float | None
+    train_digest: str
+    is_winner: bool = False
+
+
 class RunSpec(_Frozen):
     """A run, fully decided.
 
@@ -59,6 +77,8 @@ class RunSpec(_Frozen):
     :ivar bundle_version: commit of the DAG bundle, where the bundle has one.
     :ivar images: digest per image name, where the runtime has images.
     :ivar toolchains: versions of distributions per image name.
+    :ivar stop_at_step: where the training pauses, with the schedule of the whole; at its end when None.
+    :ivar trials: of a sweep, once its winner is known.
     """
 
     dag_id: str
@@ -72,6 +92,8 @@ class RunSpec(_Frozen):
     bundle_version: str | None = None
     images: dict[str, str] = {}
     toolchains: dict[str, dict[str, str]] = {}
+    stop_at_step: int | None = None
+    trials: tuple[TrialResult, ...] = ()
     created_at: datetime
 
     def toolchain_version(self, stage: str, distribution: str) -> str:

@@ -17,6 +17,7 @@ class ArtifactType:
     ADAPTER = "adapter"
     MODEL_SHARDS = "model_shards"
     MODEL = "model"
+    TRIALS = "trials"
     EVALUATION = "evaluation"
     SMOKE_REPORT = "smoke_report"
     MODEL_VERSION = "model_version"
@@ -105,6 +106,13 @@ _CONTRACTS = (
         version=1,
         output=ArtifactType.MODEL,
         recipe_fields=("model.max_shard_size",),
+        inputs=(Input("train"),),
+    ),
+    StageContract(
+        "compare_trials",
+        version=1,
+        output=ArtifactType.TRIALS,
+        recipe_fields=(),
         inputs=(Input("train"),),
     ),
     StageContract(

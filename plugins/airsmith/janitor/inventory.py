@@ -6,7 +6,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 
-from airsmith.artifacts.layout import ATTEMPT_PREFIX, MANIFEST, clock_path
+from airsmith.artifacts.layout import ATTEMPT_PREFIX, MANIFEST, clock_path, trial_folder, trial_of
 from airsmith.artifacts.store import ObjectInfo, Store
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.registry.versions import VERSION_FILE
@@ -51,6 +51,15 @@ class Folder:
             name, _, inner = info.path.removeprefix(f"{self.path}/").partition("/")
             if inner and name.startswith(ATTEMPT_PREFIX):
                 found.setdefault(name, Folder(f"{self.path}/{name}")).objects.append(info)
+        return list(found.values())
+
+    def trials(self) -> list[Folder]:
+        """Of a run, the folders of its trials."""
+        found: dict[str, Folder] = {}
+        for info in self.objects:
+            trial = trial_of(self.path, info.path)
+            if trial:
+                found.setdefault(trial, Folder(trial_folder(self.path, trial))).objects.append(info)
         return list(found.values())
 
     def has(self, name: str) -> bool:

@@ -58,6 +58,8 @@ def read_runs(store: Store, folders: Iterable[Folder], written_since: datetime) 
     :raises AirsmithError: `verification_failed` for such a run.
     """
 
+    with_trials = [each for folder in folders for each in (folder, *folder.trials())]
+
     def read(folder: Folder) -> KnownRun:
         if not folder.has("spec.json"):
             return KnownRun(folder, None)
@@ -69,7 +71,7 @@ def read_runs(store: Store, folders: Iterable[Folder], written_since: datetime) 
             return KnownRun(folder, None)
 
     with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
-        return list(pool.map(read, folders))
+        return list(pool.map(read, with_trials))
 
 
 def ask_airflow(dag_id: str, run_ids: Sequence[str], task_states: TaskStates) -> dict[str, Mapping[str, str | None]]:
@@ -84,15 +86,15 @@ def alive_in_airflow(task_states: TaskStates) -> FindAlive:
     """Ask Airflow: a run is over when each of its tasks is, or when it is not there any more."""
 
     def alive(runs: Sequence[KnownRun], now: datetime) -> Collection[str]:
-        by_dag: dict[str, dict[str, str]] = defaultdict(dict)
+        by_dag: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
         for known in runs:
             if known.spec is not None:
-                by_dag[known.spec.dag_id][known.spec.run_id] = known.folder.path
-        found = set()
+                by_dag[known.spec.dag_id][known.spec.run_id].append(known.folder.path)
+        found: set[str] = set()
         for dag_id, paths in by_dag.items():
             for run_id, tasks in ask_airflow(dag_id, sorted(paths), task_states).items():
                 if run_id in paths and not ENDED_STATES.issuperset(tasks.values()):
-                    found.add(paths[run_id])
+                    found.update(paths[run_id])
         return found
 
     return alive

@@ -22,9 +22,12 @@ from airsmith.recipe.form import form_fields
 from airsmith.recipe.load import load_recipe
 from airsmith.recipe.recipe import ON_DATASET_UPDATE
 from airsmith.recipe.sources import source_kind
-from airsmith.runtimes.local import connection_password, local_task, typed_errors
+from airsmith.runtimes.local import connection_password, local_task, mapped_local_training, typed_errors
 from airsmith.runtimes.retry_policy import RetryByKind
 from airsmith.settings import Settings, load_settings
+
+TrialTasks = Callable[[Recipe, Plan, Settings, DAG, TaskGroup], tuple[BaseOperator, BaseOperator]]
+"""Makes tasks in a DAG's group, and returns the first and the last of them."""
 
 OVERRIDES = "overrides"
 RUN_URI = "{{ ti.xcom_pull(task_ids='resolve') }}"
@@ -43,18 +46,19 @@ def recipe_dags(folder: Path) -> list[DAG]:
     return [_dag_of_files(dag_id, same_id, settings) for dag_id, same_id in files.items()]
 
 
-def build_dag(recipe: Recipe, file: Path, settings: Settings) -> DAG:
+def build_dag(recipe: Recipe, file: Path, settings: Settings, trials: TrialTasks | None = None) -> DAG:
     """The DAG of a recipe.
 
+    :param trials: makes the tasks that stand in the training's place, where the recipe's sweep is run.
     :raises AirsmithError: `bad_recipe` where the backend cannot run it.
     """
-    plan = make_plan(recipe)
+    plan = make_plan(recipe, is_sweep=trials is not None)
     check_nodes(recipe)
     dag = DAG(
-        dag_id_of(file),
+        dag_id_of(file, "finetune" if trials is None else "sweep"),
         description=recipe.description or f"Fine-tunes {recipe.model.id} on {recipe.dataset.id}",
         doc_md=dag_page(recipe, plan, file.name, file.read_text()),
-        schedule=_schedule(recipe),
+        schedule=_schedule(recipe) if trials is None else None,
         catchup=False,
         max_active_runs=1,
         tags=_tags(recipe, settings),
@@ -63,14 +67,21 @@ def build_dag(recipe: Recipe, file: Path, settings: Settings) -> DAG:
     resolve = ResolveOperator(
         task_id="resolve",
         recipe_file=str(file),
+        is_sweep=trials is not None,
         dag=dag,
         doc_md=STAGE_SUMMARIES["resolve"],
         **retry_options(settings, plan.backend),
     )
     before = _preflight_task(dag, resolve, settings) if settings.runtime == "kubernetes" else resolve
-    tasks = _stage_tasks(dag, recipe, plan, settings)
-    for stage, upstream in upstream_stages(tasks).items():
-        tasks[stage].set_upstream([tasks[source] for source in upstream] or before)
+    groups = _groups(dag, plan)
+    ends = {
+        stage.stage: _both(_stage_task(stage, recipe, settings, dag=dag, task_group=groups[group_of(stage.stage)]))
+        if trials is None or stage.stage != "train"
+        else trials(recipe, plan, settings, dag, groups["train"])
+        for stage in plan.stages
+    }
+    for stage, upstream in upstream_stages(ends).items():
+        ends[stage][0].set_upstream([ends[source][1] for source in upstream] or before)
     # Last, because a task copies the params that its DAG has when it is made: most of a parse, and of the stored DAG.
     dag.params = ParamsDict(form_params(recipe))
     return dag
@@ -85,13 +96,15 @@ class ResolveOperator(BaseOperator):
     """Decide the run: merge, check and pin the recipe, and write the spec that every stage reads.
 
     :param recipe_file: path of the recipe.
+    :param is_sweep: whether the recipe's trials are run, and not the recipe as it is.
     """
 
     ui_color = "#fef7e0"
 
-    def __init__(self, *, recipe_file: str, **kwargs: Any) -> None:
+    def __init__(self, *, recipe_file: str, is_sweep: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.recipe_file = recipe_file
+        self.is_sweep = is_sweep
 
     def execute(self, context: Context) -> str:
         """Resolve the run.
@@ -109,6 +122,7 @@ class ResolveOperator(BaseOperator):
             overrides=form.pop(OVERRIDES, None) or {},
             form=form,
             bundle_version=_bundle_version(context),
+            is_sweep=self.is_sweep,
         )
         with typed_errors(self.log):
             run = resolve(request, load_settings(), connection_password)
@@ -193,16 +207,30 @@ def _preflight_task(dag: DAG, resolve: BaseOperator, settings: Settings) -> Base
     return preflight
 
 
-def _stage_tasks(dag: DAG, recipe: Recipe, plan: Plan, settings: Settings) -> dict[str, BaseOperator]:
-    groups = {
+def mapped_training(run_uris: Any, settings: Settings, backend: str, **options: Any) -> Any:
+    """One training for each of several runs, as many tasks as there are then.
+
+    :param run_uris: the output of the task that knows them.
+    """
+    options = {**options, **retry_options(settings, backend)}
+    if settings.runtime == "kubernetes":
+        from airsmith.runtimes.kubernetes import mapped_kubernetes_training
+
+        return mapped_kubernetes_training(run_uris, settings, backend, **options)
+    return mapped_local_training(run_uris, **options)
+
+
+def _groups(dag: DAG, plan: Plan) -> dict[str, TaskGroup]:
+    return {
         group: TaskGroup(f"{group}_stages", group_display_name=group, prefix_group_id=False, dag=dag)
         for group, stages in GROUPS.items()
         if any(plan.has(stage) for stage in stages)
     }
-    return {
-        stage.stage: _stage_task(stage, recipe, settings, dag=dag, task_group=groups[group_of(stage.stage)])
-        for stage in plan.stages
-    }
+
+
+def _both(task: BaseOperator) -> tuple[BaseOperator, BaseOperator]:
+    """A stage's first task and its last, where it has but one."""
+    return task, task
 
 
 def _stage_task(stage: StagePlan, recipe: Recipe, settings: Settings, **where: Any) -> BaseOperator:

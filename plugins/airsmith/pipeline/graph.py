@@ -10,16 +10,19 @@ from airsmith.contracts.stages import STAGES
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "prepare": ("mirror_model", "mirror_dataset", "tokenize"),
-    "train": ("compile", "train", "consolidate"),
+    "train": ("compile", "train", "compare_trials", "consolidate"),
     "validate": ("merge", "evaluate"),
     "ship": ("register", "deploy", "smoke_test"),
 }
 """Every stage that any backend may ask for, by what a person would call that part of the work."""
 
 
-def dag_id_of(recipe_file: Path) -> str:
-    """Id of the DAG that a recipe file becomes; without Airflow too, its runs are kept under this name."""
-    return "finetune_" + re.sub(r"[^A-Za-z0-9_.]", "_", recipe_file.stem)
+def dag_id_of(recipe_file: Path, shape: str = "finetune") -> str:
+    """Id of the DAG that a recipe file becomes; without Airflow too, its runs are kept under this name.
+
+    :param shape: `finetune`, or `sweep` for the DAG of its trials.
+    """
+    return f"{shape}_" + re.sub(r"[^A-Za-z0-9_.]", "_", recipe_file.stem)
 
 
 def group_of(stage: str) -> str:

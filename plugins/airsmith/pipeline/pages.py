@@ -14,6 +14,7 @@ STAGE_SUMMARIES = {
     "tokenize": "Renders every example with the chat template, marks the tokens that are learnt, packs them into rows.",
     "compile": "Compiles the training's graphs for the accelerator.",
     "train": "Trains, with checkpoints to go on from and metrics while it runs.",
+    "compare_trials": "Draws the trials of a sweep beside each other, as a table and a plot.",
     "consolidate": "Puts the shards of a parallel training together.",
     "merge": "Merges the adapter into the base model and proves that the merged model computes the same.",
     "evaluate": "Compares base and tuned model on the held-out examples.",
@@ -22,6 +23,13 @@ STAGE_SUMMARIES = {
     "smoke_test": "Proves that the endpoint answers as the tuned model, not as the base.",
 }
 """One sentence per task, for its page and for the DAG's table."""
+
+SWEEP_SUMMARIES = {
+    "begin_rung": "Begins a rung of the sweep: all trials, or the best of the rung before.",
+    "train": "Trains the trials of a rung, some at a time. One that fails does not fail the others.",
+    "choose_trial": "Makes the best trial's recipe and output those of the run.",
+}
+"""The same for the tasks that stand in the training's place."""
 
 ENDPOINT_PAGE = """\
 Changes one endpoint, by hand: trigger it and say in the form what to do.

@@ -14,35 +14,38 @@ LIGHT_IMAGE = "cpu"
 _ALWAYS = ("mirror_model", "mirror_dataset", "tokenize", "train", "merge", "evaluate", "register")
 _WHEN_SERVED = ("deploy", "smoke_test")
 _ORDER = (
-    "mirror_model", "mirror_dataset", "tokenize", "compile", "train", "consolidate", "merge",
+    "mirror_model", "mirror_dataset", "tokenize", "compile", "train", "compare_trials", "consolidate", "merge",
     "evaluate", "register", "deploy", "smoke_test",
 )  # fmt: skip
 
 
-def stage_names(recipe: Recipe) -> tuple[str, ...]:
+def stage_names(recipe: Recipe, *, is_sweep: bool = False) -> tuple[str, ...]:
     """The stages of a recipe, in the order in which they may run one by one.
 
+    :param is_sweep: whether its trials are run, and not the recipe as it is.
     :raises AirsmithError: `bad_recipe` where no backend of that name exists.
     """
     wanted = {
         *_ALWAYS,
         *get_backend(recipe.backend.name).optional_stages,
         *(("consolidate",) if trains_shards(recipe) else ()),
+        *(("compare_trials",) if is_sweep else ()),
         *(_WHEN_SERVED if recipe.serve.enabled else ()),
     }
     return tuple(stage for stage in _ORDER if stage in wanted)
 
 
-def make_plan(recipe: Recipe) -> Plan:
+def make_plan(recipe: Recipe, *, is_sweep: bool = False) -> Plan:
     """Decide a run.
 
+    :param is_sweep: whether its trials are run, and not the recipe as it is.
     :raises AirsmithError: `bad_recipe` where the backend cannot run the recipe or the batch does not divide.
     """
     backend = get_backend(recipe.backend.name)
     backend.check(recipe)
     return Plan(
         backend=backend.name,
-        stages=tuple(_plan_stage(stage, recipe, backend) for stage in stage_names(recipe)),
+        stages=tuple(_plan_stage(stage, recipe, backend) for stage in stage_names(recipe, is_sweep=is_sweep)),
         batch=solve_batch(recipe, backend.data_parallel_size(recipe)),
     )
 
@@ -90,7 +93,7 @@ def _plan_stage(stage: str, recipe: Recipe, backend: Backend) -> StagePlan:
         return _on_backend(stage, backend)
     if stage == "evaluate":
         return _on_backend(stage, get_backend(recipe.evaluate_backend))
-    if stage == "tokenize":
+    if stage in ("tokenize", "compare_trials"):
         return StagePlan(stage=stage, image=get_backend("cpu").train_image)
     return StagePlan(stage=stage, image=LIGHT_IMAGE, runs_in_worker=stage == "deploy")
 

@@ -16,6 +16,7 @@ from airsmith.contracts.run import Run
 from airsmith.contracts.spec import Plan, RunSpec
 from airsmith.pipeline.pins import pin_sources
 from airsmith.pipeline.plan import check_nodes, make_plan
+from airsmith.pipeline.sweep import trials_of
 from airsmith.pipeline.toolchains import toolchains_of
 from airsmith.recipe.merge import merge_recipe
 from airsmith.runtimes.hub_access import ReadConnection, hub_token, no_connections
@@ -29,6 +30,7 @@ class RunRequest:
     :param form: values of the trigger form, by field name; none outside Airflow.
     :param overrides: values by dotted path, for fields that the form does not show.
     :param bundle_version: commit that the DAG and the recipe file come from, where known.
+    :param is_sweep: whether the recipe's trials are run, and not the recipe as it is.
     """
 
     dag_id: str
@@ -37,6 +39,7 @@ class RunRequest:
     form: Mapping[str, Any] = field(default_factory=dict)
     overrides: Mapping[str, Any] = field(default_factory=dict)
     bundle_version: str | None = None
+    is_sweep: bool = False
 
 
 def resolve(request: RunRequest, settings: Settings, read_connection: ReadConnection = no_connections) -> Run:
@@ -46,8 +49,10 @@ def resolve(request: RunRequest, settings: Settings, read_connection: ReadConnec
     :raises AirsmithError: naming the field, the cause and the remedy.
     """
     merged = merge_recipe(request.recipe_file, request.form, request.overrides)
-    plan = make_plan(merged.recipe)
+    plan = make_plan(merged.recipe, is_sweep=request.is_sweep)
     check_nodes(merged.recipe)
+    if request.is_sweep:
+        trials_of(merged.recipe)
     toolchains = toolchains_of(plan, settings)
     store = Store.open(settings.store)
     recipe = pin_sources(

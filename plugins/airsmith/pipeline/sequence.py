@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from datetime import datetime, timezone
 from pathlib import Path
@@ -14,6 +15,7 @@ from airsmith.contracts.pointers import StagePointer
 from airsmith.contracts.run import Run
 from airsmith.pipeline.graph import dag_id_of
 from airsmith.pipeline.resolve import RunRequest, resolve
+from airsmith.pipeline.sweep import choose_winner, run_rungs
 from airsmith.runtimes.process import TellLine, bring_to_output
 from airsmith.serving.local import deploy
 from airsmith.settings import Settings
@@ -38,26 +40,50 @@ def run_sequence(
     for stage in run.read_spec().plan.stages:
         if stage.runs_in_worker:
             pointer = deploy(run, settings)
+        elif stage.stage == "train" and request.is_sweep:
+            pointer = _sweep(run, settings, tell_line)
         else:
             pointer = bring_to_output(stage.stage, run, settings, tell_line)
         tell_stage(pointer)
     return run
 
 
-def local_request(recipe: str, changes: Iterable[str], run_id: str, recipes: Path) -> RunRequest:
+def _sweep(run: Run, settings: Settings, tell_line: TellLine) -> StagePointer:
+    """Train the trials one by one, and go on with the best."""
+
+    def train(trial: Run) -> None:
+        tell_line(logging.INFO, f"Trial {trial.trial_name}")
+        bring_to_output("train", trial, settings, tell_line)
+
+    def tell_failure(trial: Run, error: AirsmithError) -> None:
+        tell_line(logging.ERROR, f"Trial {trial.trial_name} failed: {error}")
+
+    run_rungs(run, train, tell_failure)
+    winner = choose_winner(run)
+    tell_line(logging.INFO, f"The winner is {winner.name}, with a validation loss of {winner.eval_loss}")
+    pointer = run.pointer("train")
+    assert pointer is not None
+    return pointer
+
+
+def local_request(
+    recipe: str, changes: Iterable[str], run_id: str, recipes: Path, *, is_sweep: bool = False
+) -> RunRequest:
     """What a command line asks for.
 
     :param recipe: a file's path, or the name of a recipe in the folder.
+    :param is_sweep: whether the recipe's trials are run, and not the recipe as it is.
     :param changes: `key=value`, the value in YAML.
     :param run_id: of the run; a new one when empty.
     :raises AirsmithError: `bad_recipe` where there is no such file or a change has no value.
     """
     file = find_recipe_file(recipe, recipes)
     return RunRequest(
-        dag_id=dag_id_of(file),
+        dag_id=dag_id_of(file, "sweep" if is_sweep else "finetune"),
         run_id=run_id or f"cli__{datetime.now(timezone.utc).isoformat(timespec='seconds')}",
         recipe_file=file,
         overrides=dict(_assignment(change) for change in changes),
+        is_sweep=is_sweep,
     )
 
 

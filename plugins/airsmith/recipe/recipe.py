@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from pydantic import model_validator
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError, model_validator
 from typing_extensions import Self
 
 from airsmith.recipe.fields import RecipeSection, recipe_field
 from airsmith.recipe.operation import ADAPTER_RANKS, KUBERNETES_NAME, Backend, BackendName, Evaluate, Secrets, Serve
 from airsmith.recipe.sources import DatasetSource, ModelSource
+from airsmith.recipe.sweep import Sweep
 from airsmith.recipe.training import Method, Training
 
 ON_DATASET_UPDATE = "dataset_updated"
@@ -39,6 +43,11 @@ class Recipe(RecipeSection):
     evaluate: Evaluate = recipe_field(description="The comparison of base and tuned model.", default_factory=Evaluate)
     serve: Serve = recipe_field(description="The endpoint.", default_factory=Serve)
     secrets: Secrets = recipe_field(description="References to secrets.", default_factory=Secrets, form="absent")
+    sweep: Sweep | None = recipe_field(
+        None,
+        description="Trials of which a second DAG, `sweep_` and the file's name, finds the best.",
+        form="absent",
+    )
 
     @model_validator(mode="after")
     def _has_held_out_examples(self) -> Self:
@@ -82,6 +91,47 @@ class Recipe(RecipeSection):
                 "set serve.load to 'copy'"
             )
         return self
+
+    @model_validator(mode="after")
+    def _trials_are_recipes(self) -> Self:
+        if self.sweep is None:
+            return self
+        interval = self.training.eval_steps
+        if interval is None:
+            raise ValueError("sweep compares validation losses: set training.eval_steps")
+        for step in self.sweep.rungs:
+            if step % interval:
+                raise ValueError(
+                    f"sweep.rungs has {step}, but validations are at multiples of training.eval_steps ({interval}): "
+                    f"use {max(interval, step - step % interval)}"
+                )
+            if self.training.max_steps is not None and step >= self.training.max_steps:
+                raise ValueError(
+                    f"sweep.rungs has {step}, which training.max_steps ({self.training.max_steps}) ends before"
+                )
+        for number, values in enumerate(self.sweep.values(), start=1):
+            try:
+                self.trial(values)
+            except ValidationError as error:
+                described = ", ".join(f"{key} {value!r}" for key, value in values.items())
+                mistake = error.errors()[0]
+                what = ".".join(str(part) for part in mistake["loc"])
+                raise ValueError(
+                    f"sweep's trial {number} ({described}) is no recipe: {what} {mistake['msg']}"
+                ) from None
+        return self
+
+    def trial(self, values: Mapping[str, Any]) -> Recipe:
+        """The recipe of one trial of the sweep.
+
+        :param values: what it sets, by dotted key.
+        :raises ValidationError: where that makes no recipe.
+        """
+        content = self.model_dump(mode="json", exclude={"sweep"})
+        for key, value in values.items():
+            group, name = key.split(".")
+            content[group][name] = value
+        return Recipe.model_validate(content)
 
     @property
     def endpoint_name(self) -> str:

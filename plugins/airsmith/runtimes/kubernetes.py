@@ -56,6 +56,17 @@ def kubernetes_task(stage: StagePlan, recipe: Recipe, settings: Settings, **opti
     )
 
 
+def mapped_kubernetes_training(run_uris: Any, settings: Settings, backend: str, **options: Any) -> Any:
+    """A training in a pod for each of several runs.
+
+    :param run_uris: the output of the task that knows them.
+    """
+    trainings = KubernetesStageOperator.partial(
+        stage="train", deferrable=True, **pod_options(settings, backend), **options
+    )
+    return trainings.expand(run_uri=run_uris)
+
+
 def pod_options(settings: Settings, backend: str) -> dict[str, Any]:
     """What the deployment decides about the pods of a backend."""
     startup_seconds = settings.backend(backend).startup_timeout_seconds

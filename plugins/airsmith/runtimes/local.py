@@ -41,6 +41,14 @@ def local_task(stage: StagePlan, recipe: Recipe, settings: Settings, **options: 
     return LocalStageOperator(stage=stage.stage, **options)
 
 
+def mapped_local_training(run_uris: Any, **options: Any) -> Any:
+    """A training on the worker's machine for each of several runs.
+
+    :param run_uris: the output of the task that knows them.
+    """
+    return LocalStageOperator.partial(stage="train", **options).expand(run_uri=run_uris)
+
+
 class LocalStageOperator(BaseOperator):
     """Run a stage as a process, unless its output is there already.
 

@@ -48,7 +48,7 @@ def stage_pod(stage: str, run: Run, spec: RunSpec, digest: str, settings: Settin
             namespace=settings.kubernetes.namespace,
             labels={
                 **pod_labels(
-                    recipe=spec.recipe.name, run=run.path.rsplit("/", 1)[-1], stage=stage, digest=digest[:16],
+                    recipe=spec.recipe.name, run=run.name, trial=run.trial_name, stage=stage, digest=digest[:16],
                     team=settings.team, airsmith=spec.airsmith_version, bundle=spec.bundle_version or "",
                 ),
                 **(queue_labels(spec.recipe.backend.queue, spec.recipe.backend.priority) if stage in TRAINING else {}),
@@ -76,8 +76,9 @@ def stage_pod(stage: str, run: Run, spec: RunSpec, digest: str, settings: Settin
 
 
 def pod_name(stage: str, run: Run, spec: RunSpec) -> str:
-    """Name of a stage's pod: readable, and another for every run."""
-    return object_name(spec.recipe.name[:30], stage, run.path.rsplit("-", 1)[-1])
+    """Name of a stage's pod: readable, and another for every run and every trial of one."""
+    trial = (run.trial_name,) if run.trial_name else ()
+    return object_name(spec.recipe.name[:30], stage, run.name.rsplit("-", 1)[-1], *trial)
 
 
 def pod_security() -> k8s.V1PodSecurityContext:

@@ -62,9 +62,7 @@ def test_no_tensor_of_the_size_of_all_logits_is_made(monkeypatch: pytest.MonkeyP
     model, sizes = model_of(), []
     assert chunk_loss(model)
     linear = torch.nn.functional.linear
-    monkeypatch.setattr(
-        loss.functional, "linear", lambda *inputs: sizes.append(inputs[0].shape[0]) or linear(*inputs)
-    )
+    monkeypatch.setattr(loss.functional, "linear", lambda *inputs: sizes.append(inputs[0].shape[0]) or linear(*inputs))
     model(**batch()).loss.backward()
     of_the_head = [size for size in sizes if size != 3]
     assert max(of_the_head) <= 5

@@ -1,0 +1,8 @@
+"""One DAG per recipe that has a `sweep`. Airflow finds this file by the words dag and airflow."""
+
+from pathlib import Path
+
+from airsmith.pipeline.sweep_dag import sweep_dags
+
+for dag in sweep_dags(Path(__file__).parent / "recipes"):
+    globals()[dag.dag_id] = dag

@@ -1,0 +1,106 @@
+"""A sweep in a real Airflow, with real processes: trials, rungs, a trial that fails, and the winner's way to an endpoint."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+
+from airsmith.artifacts.read import open_artifact
+from airsmith.contracts.run import Run
+from tests.end_to_end.house import RECIPE, House
+
+SWEEP = {
+    "trials": [
+        {"method.r": 2},
+        {"method.r": 8},
+        {"method.r": 4, "method.target_modules": ["no_such_layer"]},
+        {"method.r": 4, "training.learning_rate": 1e-7},
+    ],
+    "rungs": [10],
+    "keep": 0.5,
+}
+TRAINING = {**RECIPE["training"], "max_steps": 20, "eval_steps": 5, "save_steps": 50}
+
+
+@pytest.fixture(scope="module")
+def sweep_run(house: House) -> tuple[Run, str]:
+    recipe = {**RECIPE, "training": TRAINING, "sweep": SWEEP}
+    house.recipe.with_name("ranks.yaml").write_text(yaml.safe_dump(recipe))
+    log = house.finish(house.start("airflow", "dags", "test", "sweep_ranks"))
+    return house.runs()[-1], log
+
+
+def test_every_trial_is_trained_but_the_one_that_fails_and_the_best_go_on(sweep_run: tuple[Run, str]):
+    run, _ = sweep_run
+    folders = sorted({info.path.split("/")[4] for info in run.store.list(f"{run.path}/trials")})
+    first = [
+        "1-r=2-at-10",
+        "2-r=8-at-10",
+        "3-r=4-target_modules=_no_such_layer-at-10",
+        "4-r=4-learning_rate=1e-07-at-10",
+    ]
+    assert folders == sorted([*first, "1-r=2", "2-r=8"])
+    states = {folder: run.trial(folder).statuses()["train"].state for folder in folders}
+    assert states == {**dict.fromkeys(folders, "done"), first[2]: "failed"}
+    for folder in first[:2]:
+        pointer = run.trial(folder).pointer("train")
+        assert pointer is not None
+        assert pointer.metrics["steps"] == 10
+
+
+def test_survivors_resume_with_the_schedule_of_the_whole(sweep_run: tuple[Run, str]):
+    run, log = sweep_run
+    assert log.count("Going on from the checkpoint of step 10") == 2
+    rows = [row for row in run.trial("2-r=8").metrics() if "learning_rate" in row]
+    assert [row["step"] for row in rows] == [5, 10, 15, 20]
+    # A straight line to 0 at step 20, whatever happened at step 10.
+    rates = [row["learning_rate"] for row in rows]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] == pytest.approx(TRAINING["learning_rate"] / 19, rel=0.1)
+
+
+def test_the_winner_is_the_runs_own_and_goes_on_to_the_endpoint(house: House, sweep_run: tuple[Run, str]):
+    run, _ = sweep_run
+    spec = run.read_spec()
+    losses = {trial.name: trial.eval_loss for trial in spec.trials}
+    winner = next(trial for trial in spec.trials if trial.is_winner)
+    assert winner.eval_loss == min(losses[name] for name in ("1-r=2", "2-r=8"))
+    assert spec.recipe.method.r == winner.values["method.r"]
+    assert {stage: status.state for stage, status in run.statuses().items() if stage != "train"} == dict.fromkeys(
+        [stage for stage in spec.plan.names() if stage != "train"], "done"
+    ) | {"mirror_model": run.statuses()["mirror_model"].state, "mirror_dataset": run.statuses()["mirror_dataset"].state,
+         "tokenize": run.statuses()["tokenize"].state}  # fmt: skip
+    train, deployed = run.pointer("train"), run.pointer("deploy")
+    assert train is not None
+    assert deployed is not None
+    assert train.digest == winner.train_digest
+    assert deployed.properties["endpoint"] == "ranks"
+
+
+def test_the_trials_are_told_as_table_and_picture(sweep_run: tuple[Run, str]):
+    run, _ = sweep_run
+    pointer = run.pointer("compare_trials")
+    assert pointer is not None
+    artifact = open_artifact(run.store, pointer.location)
+    assert artifact is not None
+    assert set(artifact.names()) == {"trials.json", "trials.md", "trials.csv", "trials.png"}
+    rows = json.loads(artifact.read("trials.json"))
+    assert [row["is_winner"] for row in rows] == [True, False, False, False]
+    assert rows[-1]["eval_loss"] is None
+    table = artifact.read("trials.md").decode()
+    assert "| 1 (winner) |" in table
+    assert "failed" in table.splitlines()[-1]
+    assert artifact.read("trials.png").startswith(b"\x89PNG")
+
+
+def test_the_command_line_finds_the_same_winner_and_trains_nothing_anew(house: House, sweep_run: tuple[Run, str]):
+    log = house.finish(house.start("airsmith", "sweep", "ranks"))
+    winner = next(trial for trial in sweep_run[0].read_spec().trials if trial.is_winner)
+    assert f"The winner is {winner.name}" in log
+    assert "Trial 3-r=4-target_modules=_no_such_layer-at-10 failed" in log
+    assert log.count("Going on from") == 0
+    found = house.runs()[-1].pointer("train")
+    assert found is not None
+    assert found.digest == winner.train_digest
