@@ -1,4 +1,4 @@
-"""A sweep in a real Airflow, with real processes: trials, rungs, a trial that fails, and the winner's way to an endpoint."""
+"""A sweep in a real Airflow, with real processes: trials, rungs, a failure, and the winner's way to an endpoint."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import yaml
 
 from airsmith.artifacts.read import open_artifact
 from airsmith.contracts.run import Run
-from tests.end_to_end.house import RECIPE, House
+from tests.end_to_end.house import RECIPE, REPOSITORY, House
 
 SWEEP = {
     "trials": [
@@ -104,3 +104,26 @@ def test_the_command_line_finds_the_same_winner_and_trains_nothing_anew(house: H
     found = house.runs()[-1].pointer("train")
     assert found is not None
     assert found.digest == winner.train_digest
+
+
+@pytest.mark.long
+def test_the_reference_sweep_deploys_the_best_of_ten_ranks(house: House):
+    name = "ticket-triage-ranks.yaml"
+    house.recipe.with_name(name).write_text((REPOSITORY / "dags" / "recipes" / name).read_text())
+    house.finish(house.start("airflow", "dags", "test", "sweep_ticket_triage_ranks"))
+    run = house.runs()[-1]
+    spec = run.read_spec()
+    assert len(spec.trials) == 10
+    assert sorted(trial.steps for trial in spec.trials) == [50] * 7 + [150] * 2 + [300]
+    winner = next(trial for trial in spec.trials if trial.is_winner)
+    assert winner.steps == 300
+    evaluated, deployed, table = (run.pointer(stage) for stage in ("evaluate", "deploy", "compare_trials"))
+    assert evaluated is not None
+    assert evaluated.metrics["exact_match_tuned"] > evaluated.metrics["exact_match_base"]
+    assert deployed is not None
+    assert deployed.properties["endpoint"] == "ticket-triage-ranks"
+    assert table is not None
+    artifact = open_artifact(run.store, table.location)
+    assert artifact is not None
+    print(artifact.read("trials.md").decode())
+    (house.folder / "trials.png").write_bytes(artifact.read("trials.png"))

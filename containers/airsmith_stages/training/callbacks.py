@@ -116,6 +116,7 @@ class Reporting(TrainerCallback):
                 eval_loss=last_value(history, "eval_loss"),
                 learning_rate=last_value(history, "learning_rate"),
                 tokens_per_second=meter.tokens_per_second,
+                mfu=meter.mfu,
                 eta_seconds=meter.seconds_to_go(state.global_step, state.max_steps),
                 updated_at=datetime.now(timezone.utc),
             )

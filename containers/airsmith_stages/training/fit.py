@@ -14,6 +14,7 @@ from airsmith_stages.accelerators import Accelerator
 from airsmith_stages.frame import StageContext
 from airsmith_stages.training.arguments import training_arguments
 from airsmith_stages.training.checkpoints import Checkpoints, CheckpointUploader
+from airsmith_stages.training.flops import Arithmetic, count_flops_per_token
 from airsmith_stages.training.history import Row, best_step
 from airsmith_stages.training.inputs import TrainingInputs
 from airsmith_stages.training.interruption import Interruption
@@ -21,6 +22,7 @@ from airsmith_stages.training.model import TrainableModel
 from airsmith_stages.training.processes import ALONE, Processes
 from airsmith_stages.training.progress import ProgressWriter
 from airsmith_stages.training.snapshot import ShardedSnapshots, WholeSnapshots
+from airsmith_stages.training.tracking import trackers
 from airsmith_stages.training.trainer import ResumableTrainer, Surroundings
 
 log = logging.getLogger("airsmith")
@@ -62,7 +64,7 @@ def fit(
     log.info("Training from the beginning" if newest is None else f"Going on from the checkpoint of step {newest[0]}")
     interruption = Interruption()
     with (
-        ProgressWriter(context.run) as progress,
+        ProgressWriter(context.run, trackers(context.run, context.spec) if processes.is_leader else ()) as progress,
         interruption.deferred(),
         CheckpointUploader(checkpoints, training.save_total_limit) as uploader,
     ):
@@ -71,7 +73,20 @@ def fit(
             training_arguments(context.spec, accelerator, context.scratch / "trainer"),
             training,
             inputs,
-            Surroundings(uploader, progress, interruption, processes, snapshots, is_sharded, context.spec.stop_at_step),
+            Surroundings(
+                uploader=uploader,
+                progress=progress,
+                interruption=interruption,
+                processes=processes,
+                snapshots=snapshots,
+                is_sharded=is_sharded,
+                stop_at_step=context.spec.stop_at_step,
+                arithmetic=Arithmetic(
+                    count_flops_per_token(model.module, model.base, inputs.train.sample_lengths()),
+                    accelerator.peak_flops_per_second(training.precision),
+                ),
+                peak_memory_bytes=accelerator.peak_memory_bytes,
+            ),
         )
         trainer.resume(None if newest is None else newest[1])
     steps, total_steps = trainer.state.global_step, trainer.state.max_steps

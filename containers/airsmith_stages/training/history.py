@@ -6,7 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 Row = Mapping[str, Any]
-"""`{"step", "loss", "learning_rate", "grad_norm", "epoch", "tokens_per_second"}` or `{"step", "eval_loss"}`."""
+"""`{"step", "eval_loss"}`, or `{"step", "loss", "learning_rate", "grad_norm", "epoch"}` and the clock's columns."""
+
+CLOCK_COLUMNS = ("tokens_per_second", "tflops_per_second", "mfu", "peak_memory_bytes")
+"""What differs from attempt to attempt: speed, that of one device in arithmetic and as a share of its peak, memory."""
 
 
 def last_value(history: Sequence[Row], name: str) -> float | None:

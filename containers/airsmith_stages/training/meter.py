@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from airsmith_stages.training.flops import Arithmetic
 from airsmith_stages.training.order import BatchOrder
 
 
@@ -16,10 +17,13 @@ class Meter:
     the one of an uninterrupted training.
     """
 
-    def __init__(self, order: BatchOrder) -> None:
+    def __init__(self, order: BatchOrder, arithmetic: Arithmetic, peak_memory_bytes: Callable[[], int]) -> None:
         self.step_loss: float | None = None
         self.tokens_per_second: float | None = None
+        self.mfu: float | None = None
         self._order = order
+        self._arithmetic = arithmetic
+        self._peak_memory_bytes = peak_memory_bytes
         self._loss_sum = 0.0
         self._loss_steps = 0
         self._seconds_before = 0.0
@@ -45,14 +49,21 @@ class Meter:
         self._loss_steps += 1
 
     def close_window(self, step: int) -> dict[str, float]:
-        """Mean loss and speed since the last window."""
+        """Mean loss and speed since the last window, and the most memory that this process has taken so far."""
         loss = self._loss_sum / max(self._loss_steps, 1)
         self._loss_sum, self._loss_steps = 0.0, 0
         now = time.monotonic()
         tokens = self._order.tokens_until(step) - self._order.tokens_until(self._window_began_step)
         self.tokens_per_second = tokens / max(now - self._window_began_at, 1e-9)
         self._window_began_at, self._window_began_step = now, step
-        return {"loss": loss, "tokens_per_second": round(self.tokens_per_second, 1)}
+        computed = self._arithmetic.columns(self.tokens_per_second, self._order.turns)
+        self.mfu = computed.get("mfu")
+        return {
+            "loss": loss,
+            "tokens_per_second": round(self.tokens_per_second, 1),
+            **computed,
+            "peak_memory_bytes": self._peak_memory_bytes(),
+        }
 
     def seconds(self) -> float:
         """Time spent on the steps so far, by all attempts."""

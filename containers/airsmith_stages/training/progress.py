@@ -13,11 +13,13 @@ from airsmith.contracts.errors import AirsmithError
 from airsmith.contracts.pointers import Progress
 from airsmith.contracts.run import Run
 from airsmith_stages.training.history import Row
+from airsmith_stages.training.tracking import Tracker
 
 log = logging.getLogger("airsmith")
 
 WRITE_INTERVAL_SECONDS = 1.0
 LOG_INTERVAL_SECONDS = 30.0
+TRACKING_INTERVAL_SECONDS = 15.0
 ROWS_PER_PART = 250
 """Rows of the history that share one object. The last part is written anew as it grows."""
 
@@ -30,8 +32,10 @@ class ProgressWriter:
     A store that fails is told in the log and no more: the history is part of every checkpoint and of the output.
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, trackers: Sequence[Tracker] = ()) -> None:
         self._run = run
+        self._trackers = trackers
+        self._tracked_at = float("-inf")
         self._lock = threading.Lock()
         self._progress: Progress | None = None
         self._rows: list[Row] = []
@@ -52,6 +56,8 @@ class ProgressWriter:
         self._closed.set()
         self._news.set()
         self._thread.join()
+        for tracker in self._trackers:
+            self._guarded(lambda tracker=tracker: tracker.end(failure))  # type: ignore[misc]
 
     def begin(self, history: Sequence[Row]) -> None:
         """Start from a checkpoint's history; what an earlier attempt wrote beyond it is removed."""
@@ -89,6 +95,11 @@ class ProgressWriter:
         for part in range(self._written_rows // ROWS_PER_PART, -(-len(rows) // ROWS_PER_PART)):
             self._run.write_metrics(_part_name(part), rows[part * ROWS_PER_PART : (part + 1) * ROWS_PER_PART])
         self._written_rows = len(rows)
+        is_due = self._closed.is_set() or time.monotonic() - self._tracked_at >= TRACKING_INTERVAL_SECONDS
+        if rows and is_due:
+            self._tracked_at = time.monotonic()
+            for tracker in self._trackers:
+                self._guarded(lambda tracker=tracker: tracker.write(rows))  # type: ignore[misc]
 
     def _remove_parts_beyond(self, rows: int) -> None:
         overwritten = {_part_name(part) for part in range(-(-rows // ROWS_PER_PART))}
@@ -105,16 +116,24 @@ class ProgressWriter:
 
 def describe(progress: Progress) -> str:
     """One line for the log."""
-    parts = [f"step {progress.step}/{progress.total_steps}"]
+    share = progress.step / max(progress.total_steps, 1)
+    parts = [f"{share:4.0%} |{_bar(share)}| step {progress.step}/{progress.total_steps}"]
     if progress.loss is not None:
         parts.append(f"loss {progress.loss:.4f}")
     if progress.eval_loss is not None:
         parts.append(f"validation loss {progress.eval_loss:.4f}")
     if progress.tokens_per_second is not None:
         parts.append(f"{progress.tokens_per_second:,.0f} tokens/s")
+    if progress.mfu is not None:
+        parts.append(f"MFU {progress.mfu:.0%}")
     if progress.eta_seconds is not None:
         parts.append(f"{timedelta(seconds=round(progress.eta_seconds))} to go")
     return ", ".join(parts)
+
+
+def _bar(share: float, width: int = 20) -> str:
+    done = round(share * width)
+    return "#" * done + "-" * (width - done)
 
 
 def _part_name(part: int) -> str:

@@ -49,6 +49,10 @@ class RowDataset(Dataset[Row]):
         """Tokens of the longest sample."""
         return int(np.diff(self._rows.sample_offsets).max())
 
+    def sample_lengths(self) -> NDArray[np.int64]:
+        """Tokens per sample."""
+        return np.diff(self._rows.sample_offsets)
+
     def largest_token(self) -> int:
         """The highest token id."""
         return int(self._rows.tokens.max())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.recipe.training import Training
 from airsmith_stages.training.callbacks import Flow, Metering, Reporting
 from airsmith_stages.training.checkpoints import CheckpointUploader
+from airsmith_stages.training.flops import Arithmetic
 from airsmith_stages.training.history import best_step, was_evaluated
 from airsmith_stages.training.inputs import TrainingInputs
 from airsmith_stages.training.interruption import Interruption
@@ -51,6 +52,8 @@ class Surroundings:
     snapshots: Snapshots
     is_sharded: bool
     stop_at_step: int | None
+    arithmetic: Arithmetic
+    peak_memory_bytes: Callable[[], int]
 
 
 class ResumableTrainer(Trainer):
@@ -78,7 +81,7 @@ class ResumableTrainer(Trainer):
         self.order = BatchOrder(
             inputs.train.lengths, rows_per_step, batch_size, args.seed, processes.rank, processes.world_size
         )
-        self.meter = Meter(self.order)
+        self.meter = Meter(self.order, around.arithmetic, around.peak_memory_bytes)
         super().__init__(
             model,
             args,

@@ -59,5 +59,6 @@ class Progress(BaseModel):
     eval_loss: float | None = None
     learning_rate: float | None = None
     tokens_per_second: float | None = None
+    mfu: float | None = None
     eta_seconds: float | None = None
     updated_at: datetime

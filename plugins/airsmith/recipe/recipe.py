@@ -107,7 +107,7 @@ class Recipe(RecipeSection):
                 )
             if self.training.max_steps is not None and step >= self.training.max_steps:
                 raise ValueError(
-                    f"sweep.rungs has {step}, which training.max_steps ({self.training.max_steps}) ends before"
+                    f"sweep.rungs has {step}, but training.max_steps is {self.training.max_steps}: lower it"
                 )
         for number, values in enumerate(self.sweep.values(), start=1):
             try:
@@ -115,10 +115,8 @@ class Recipe(RecipeSection):
             except ValidationError as error:
                 described = ", ".join(f"{key} {value!r}" for key, value in values.items())
                 mistake = error.errors()[0]
-                what = ".".join(str(part) for part in mistake["loc"])
-                raise ValueError(
-                    f"sweep's trial {number} ({described}) is no recipe: {what} {mistake['msg']}"
-                ) from None
+                what = f"{'.'.join(str(part) for part in mistake['loc'])} {mistake['msg']}"
+                raise ValueError(f"sweep's trial {number} ({described}) is no recipe: {what}") from None
         return self
 
     def trial(self, values: Mapping[str, Any]) -> Recipe:

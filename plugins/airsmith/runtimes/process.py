@@ -29,8 +29,8 @@ HUB_STAGES = ("mirror_model", "mirror_dataset")
 """The stages that talk to the Hub. All others run with the Hub's client switched off."""
 
 _AIRFLOWS_OWN = re.compile(r"_?AIRFLOW|PYTHON|VIRTUAL_ENV$")
-_SECRET = re.compile(r"(?!AWS_|AIRSMITH_).*(TOKEN|PASSWORD|SECRET|API_KEY)")
-"""What sounds like a secret and is not the store's."""
+_SECRET = re.compile(r"(?!AWS_|AIRSMITH_|MLFLOW_).*(TOKEN|PASSWORD|SECRET|API_KEY)")
+"""What sounds like a secret and is neither the store's nor the tracking server's."""
 
 _LEVEL_PREFIX = re.compile(r"(DEBUG|INFO|WARNING|ERROR|CRITICAL): ")
 _CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT)

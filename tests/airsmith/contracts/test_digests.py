@@ -97,6 +97,14 @@ def test_a_library_counts_where_it_is_declared() -> None:
         assert (stage_digest(STAGES[stage], newer, pointers_of()) == digest(stage)) is same
 
 
+def test_a_pause_makes_another_output_of_the_same_checkpoints() -> None:
+    whole = spec_of()
+    paused = whole.model_copy(update={"stop_at_step": 50})
+    contract = STAGES["train"]
+    assert stage_digest(contract, paused, pointers_of()) != stage_digest(contract, whole, pointers_of())
+    assert checkpoint_key(contract, paused, pointers_of()) == checkpoint_key(contract, whole, pointers_of())
+
+
 def test_a_checkpoint_is_found_again_on_other_devices() -> None:
     def key(changes: Mapping[str, Any]) -> str:
         return checkpoint_key(STAGES["train"], spec_of(changes), pointers_of())

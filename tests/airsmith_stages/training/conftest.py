@@ -212,7 +212,13 @@ def trained_artifact(run: Run) -> Artifact:
 def history_of(run: Run) -> list[dict[str, Any]]:
     """The artifact's history without what depends on the clock."""
     lines = trained_artifact(run).read("metrics.jsonl").decode().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k != "tokens_per_second"} for line in lines]
+    return [without_clock(json.loads(line)) for line in lines]
+
+
+def without_clock(row: dict[str, Any]) -> dict[str, Any]:
+    from airsmith_stages.training.history import CLOCK_COLUMNS
+
+    return {name: value for name, value in row.items() if name not in CLOCK_COLUMNS}
 
 
 def checkpoint_steps(store: Store) -> list[int]:

@@ -67,10 +67,13 @@ def test_a_line_in_the_log_says_all(
 ) -> None:
     monkeypatch.setattr(progress, "LOG_INTERVAL_SECONDS", 0)
     caplog.set_level("INFO", "airsmith")
-    state = at(120, loss=0.53, eval_loss=0.61, tokens_per_second=21034.6, eta_seconds=95.2)
+    state = at(120, loss=0.53, eval_loss=0.61, tokens_per_second=21034.6, mfu=0.414, eta_seconds=95.2)
     with ProgressWriter(run) as writer:
         writer.tell(state)
-    line = "step 120/400, loss 0.5300, validation loss 0.6100, 21,035 tokens/s, 0:01:35 to go"
+    line = (
+        " 30% |######--------------| step 120/400, loss 0.5300, validation loss 0.6100, 21,035 tokens/s, MFU 41%, "
+        "0:01:35 to go"
+    )
     assert describe(state) == line
     assert line in caplog.text
-    assert describe(at(0)) == "step 0/400"
+    assert describe(at(0)) == "  0% |--------------------| step 0/400"

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import stage_child
-from conftest import Bench, checkpoint_steps, counting_rows, history_of, trained_tensors
+from conftest import Bench, checkpoint_steps, counting_rows, history_of, trained_tensors, without_clock
 
 from airsmith.artifacts.store import Store
 from airsmith.contracts.errors import AirsmithError, ErrorKind
@@ -179,6 +179,19 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(
     assert (trained_tensors(run), history_of(run)) == uninterrupted
 
 
+def test_paused_at_steps_and_gone_on_equals_uninterrupted(bench: Bench, uninterrupted: Any) -> None:
+    run = everything(bench)
+    spec = run.read_spec()
+    for stop in (6, 14):
+        run.write_spec(spec.model_copy(update={"stop_at_step": stop}))
+        pointer = run_stage("train", run)
+        assert pointer.metrics["steps"] == stop
+        assert max(row["step"] for row in history_of(run) if "eval_loss" in row) == stop
+    run.write_spec(spec)
+    run_stage("train", run)
+    assert (trained_tensors(run), history_of(run)) == uninterrupted
+
+
 @contextmanager
 def poisoned(call: int) -> Iterator[None]:
     """Let a weight become NaN at a call of the training step, as a broken computation would."""
@@ -224,7 +237,7 @@ def test_the_real_command_killed_then_told_to_stop_then_finished(bench: Bench) -
 
     assert subprocess.run([*COMMAND, run.uri], stderr=subprocess.PIPE, check=True).returncode == 0
     resumed = trained_tensors(run), history_of(run)
-    rows_of_run = [{k: v for k, v in row.items() if k != "tokens_per_second"} for row in run.metrics()]
+    rows_of_run = [without_clock(row) for row in run.metrics()]
     assert [row["step"] for row in rows_of_run] == sorted({row["step"] for row in resumed[1]})
     for folder in ("checkpoints", "artifacts/adapter"):
         for info in list(bench.store.list(folder)):
