@@ -32,7 +32,7 @@ export UV_CUSTOM_COMPILE_COMMAND := make lock
 # Commands run from the checkout, whatever it is called, and need no PYTHONPATH of the caller's.
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: help setup demo stop test lint types test-suites test-long images test-cluster test-cluster-long
+.PHONY: help setup demo stop test lint types test-suites test-training test-long images test-cluster test-cluster-long
 .PHONY: bench benchmark-stages benchmark-deferred lock docs clean
 
 help:  ## list the targets
@@ -59,13 +59,17 @@ types: setup  ## mypy --strict
 test-suites: setup  ## the tests of both sides; a failure on the first does not hide the second's
 	@failed=0; \
 	$(STAGES)/$(PYTEST) -m 'not long' tests/airsmith_stages tests/demo || failed=1; \
-	$(AIRFLOW)/$(PYTEST) --dist loadfile tests/end_to_end tests/airsmith tests/containers tests/faults || failed=1; \
+	$(AIRFLOW)/$(PYTEST) --dist loadfile -m 'not long' tests/end_to_end tests/airsmith tests/containers tests/faults || failed=1; \
+	exit $$failed
+
+test-training: setup  ## parity, resume, 500 kills and the reference sweep
+	@failed=0; export AIRSMITH_TEST_LONG=1; $(STAGES)/$(PYTEST) tests/airsmith_stages/training || failed=1; \
+	$(AIRFLOW)/python -m pytest -m long tests/end_to_end/test_sweep.py || failed=1; \
 	exit $$failed
 
 test-long: setup  ## all faults, races and damaged files, of which `make test` draws a twentieth, and what takes long
 	@failed=0; export AIRSMITH_TEST_LONG=1; $(STAGES)/python -m pytest tests/airsmith_stages/malformed || failed=1; \
 	$(AIRFLOW)/$(PYTEST) --dist loadfile tests/faults || failed=1; \
-	$(STAGES)/python -m pytest -m long tests/airsmith_stages/training || failed=1; \
 	exit $$failed
 
 LOCK = $(UV) pip compile --quiet $(UPGRADE) --generate-hashes --no-emit-index-url

@@ -89,13 +89,14 @@ def fit(
             ),
         )
         trainer.resume(None if newest is None else newest[1])
-    steps, total_steps = trainer.state.global_step, trainer.state.max_steps
-    if processes.any(interruption.requested):
-        raise AirsmithError(
-            ErrorKind.INTERRUPTED,
-            f"Training was told to stop (SIGTERM) and did so at step {steps} of {total_steps}.",
-            "Run it again: it goes on from the checkpoint of that step.",
-        )
+        uploader.wait()
+        steps, total_steps = trainer.state.global_step, trainer.state.max_steps
+        if processes.any(interruption.requested):
+            raise AirsmithError(
+                ErrorKind.INTERRUPTED,
+                f"Training was told to stop (SIGTERM) and did so at step {steps} of {total_steps}.",
+                "Run it again: it goes on from the checkpoint of that step.",
+            )
     history = trainer.state.log_history
     if training.load_best_model_at_end:
         best = best_step(history, training.save_steps, steps)

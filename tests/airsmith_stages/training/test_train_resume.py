@@ -64,9 +64,9 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, b
     return trained_tensors(run), history_of(run)
 
 
-def everything(bench: Bench) -> Run:
+def everything(bench: Bench, method: dict[str, Any] | None = None) -> Run:
     tokens = bench.tokens("rows", counting_rows(18), validation=counting_rows(5))
-    return bench.run(tokens=tokens, method={"lora_dropout": 0.1}, **EVERYTHING)
+    return bench.run(tokens=tokens, method=method or {"lora_dropout": 0.1}, **EVERYTHING)
 
 
 def test_two_trainings_in_two_processes_give_the_same_bits(bench: Bench, train: Train, uninterrupted: Any) -> None:

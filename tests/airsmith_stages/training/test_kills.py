@@ -1,0 +1,104 @@
+"""Killed again and again, at any moment, a training ends with the bits of one that was not; damage costs one checkpoint.
+
+`make test` draws 20 kills; `make test-training` 500.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Bench, checkpoint_steps, history_of, trained_tensors
+from test_train_resume import Train, everything, poisoned, train, uninterrupted  # noqa: F401
+
+from airsmith.artifacts.store import Store
+from airsmith.contracts.digests import checkpoint_key
+from airsmith.contracts.errors import AirsmithError
+from airsmith.contracts.stages import STAGES
+from airsmith_stages.frame import run_stage
+from airsmith_stages.training.checkpoints import Checkpoints
+
+KILLS = 20
+SEEDS = range(25 if os.environ.get("AIRSMITH_TEST_LONG") else 1)
+# What a training does, and about how often it does it from beginning to end.
+MOMENTS = {"training_step": 46, "__getitem__": 110, "upload": 50, "create": 7, "delete": 30, "write": 12, "stream": 9}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_killed_at_random_moments_it_ends_with_the_same_bits(
+    tmp_path: Path,
+    train: Train,
+    uninterrupted: Any,
+    seed: int,
+) -> None:
+    draw = random.Random(seed)
+    kills = lives = 0
+    while kills < KILLS:
+        lives += 1
+        folder = tmp_path / f"life-{lives}"
+        folder.mkdir()
+        run = everything(Bench(Store.open(f"file://{folder}/store"), folder))
+        while run.pointer("train") is None:
+            function = draw.choice(list(MOMENTS))
+            code, log = train(run, (function, draw.randint(1, MOMENTS[function]), signal.SIGKILL))
+            assert code in (0, -signal.SIGKILL), log
+            kills += code != 0
+        assert (trained_tensors(run), history_of(run)) == uninterrupted
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module", params=["lora", "full"])
+def two_checkpoints(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder of a store with the checkpoints of steps 8 and 12, and their key."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    bench = Bench(Store.open(f"file://{folder}/store"), folder)
+    run = everything(bench, {"name": "full"} if request.param == "full" else None)
+    with pytest.raises(AirsmithError), poisoned(call=25):
+        run_stage("train", run)
+    assert checkpoint_steps(bench.store) == [8, 12]
+    contract = STAGES["train"]
+    return folder / "store", checkpoint_key(contract, run.read_spec(), run.input_pointers(contract))
+
+
+def test_whatever_is_damaged_in_the_newest_checkpoint_the_one_before_is_taken(
+    two_checkpoints: tuple[Path, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    intact, key = two_checkpoints
+    files = sorted(
+        path.relative_to(intact) for path in (intact / "checkpoints" / key / "12").rglob("*") if path.is_file()
+    )
+    assert len(files) >= 6
+    cases = 0
+    for file in files:
+        for number, damaged in enumerate(damages((intact / file).read_bytes())):
+            store = tmp_path / f"store-{cases}"
+            shutil.copytree(intact, store, copy_function=os.link)
+            (store / file).unlink()
+            if damaged is not None:
+                (store / file).write_bytes(damaged)
+            checkpoints = Checkpoints(Store.open(f"file://{store}"), key, inputs={}, versions={})
+            newest = checkpoints.restore_newest(tmp_path / f"restored-{cases}")
+            assert newest is not None
+            assert newest[0] == 8, (file, number)
+            assert "step 12" in caplog.text or (file.name == "manifest.json" and damaged is None)
+            caplog.clear()
+            shutil.rmtree(store)
+            cases += 1
+    assert cases >= 50  # of each method; 100 in all
+
+
+def damages(content: bytes) -> Iterator[bytes | None]:
+    """Truncated, flipped in one bit, grown, removed."""
+    draw = random.Random(len(content))
+    yield from (content[: draw.randrange(len(content))] for _ in range(4))
+    for _ in range(4):
+        place = draw.randrange(len(content))
+        yield content[:place] + bytes([content[place] ^ 1 << draw.randrange(8)]) + content[place + 1 :]
+    yield content + b"\0"
+    yield None
