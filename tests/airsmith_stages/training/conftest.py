@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -12,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import stage_child
 
 # Two test workers share two cores, and a tiny model gains nothing from a second thread.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -225,3 +230,65 @@ def checkpoint_steps(store: Store) -> list[int]:
     """Steps of the complete checkpoints."""
     paths = (info.path.split("/") for info in store.list("checkpoints"))
     return sorted(int(parts[2]) for parts in paths if parts[-1] == "manifest.json")
+
+
+# Windows of the history, validations, checkpoints and epochs all begin at different steps.
+EVERYTHING = {
+    "max_steps": 23,
+    "total_train_batch_size": 4,
+    "max_per_device_train_batch_size": 2,
+    "logging_steps": 3,
+    "eval_steps": 2,
+    "save_steps": 4,
+    "load_best_model_at_end": True,
+    "early_stopping_patience": 9,
+    "lr_scheduler_type": "cosine",
+}
+
+Train = Callable[..., tuple[int, str]]
+
+
+COMMAND = [sys.executable, "-m", "airsmith_stages.cli", "train", "--run"]
+
+
+@pytest.fixture
+def train(tmp_path: Path) -> Train:
+    """Run the command in a process of its own; returns its exit code and its output."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(stage_child.PRELOAD)
+
+    def run_to_end(run: Run, signal_at: tuple[str, int, int] | None = None) -> tuple[int, str]:
+        log = tmp_path / "train.log"
+        log.write_text("")
+        process = context.Process(target=stage_child.run_train, args=(run.uri, log, signal_at))
+        process.start()
+        process.join()
+        assert process.exitcode is not None
+        return process.exitcode, log.read_text()
+
+    return run_to_end
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, bytes], list[dict[str, Any]]]:
+    """What comes out when nothing happens."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    run = everything(Bench(Store.open(f"file://{folder}/store"), folder))
+    from airsmith_stages.frame import run_stage
+
+    run_stage("train", run)
+    return trained_tensors(run), history_of(run)
+
+
+def everything(bench: Bench, method: dict[str, Any] | None = None) -> Run:
+    tokens = bench.tokens("rows", counting_rows(18), validation=counting_rows(5))
+    return bench.run(tokens=tokens, method=method or {"lora_dropout": 0.1}, **EVERYTHING)
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str] | None = None) -> None:
+    """Wait for something that happens while a process goes on."""
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert process is None or process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

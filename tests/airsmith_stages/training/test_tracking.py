@@ -8,8 +8,17 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import Bench, checkpoint_steps, counting_rows, history_of
-from test_train_resume import COMMAND, EVERYTHING, Train, everything, train, wait_for  # noqa: F401
+from conftest import (
+    COMMAND,
+    EVERYTHING,
+    Bench,
+    Train,
+    checkpoint_steps,
+    counting_rows,
+    everything,
+    history_of,
+    wait_for,
+)
 
 from airsmith.contracts.run import Run
 from airsmith_stages.frame import run_stage
@@ -30,7 +39,7 @@ def events(run: Run) -> dict[str, list[tuple[int, float]]]:
     return found
 
 
-def test_tensorboard_has_every_row_also_of_a_training_that_was_killed(bench: Bench, train: Train) -> None:  # noqa: F811
+def test_tensorboard_has_every_row_also_of_a_training_that_was_killed(bench: Bench, train: Train) -> None:
     run = everything(bench)
     assert train(run, ("training_step", 30, signal.SIGKILL))[0] < 0
     run_stage("train", run)

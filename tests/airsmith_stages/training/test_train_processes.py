@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Bench, checkpoint_steps, counting_rows, history_of, trained_artifact
+from conftest import COMMAND, Bench, checkpoint_steps, counting_rows, history_of, trained_artifact, wait_for
 
 from airsmith.artifacts.read import open_artifact
 from airsmith.artifacts.store import Store
@@ -20,7 +18,6 @@ from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.run import Run
 from airsmith_stages.frame import run_stage
 
-COMMAND = [sys.executable, "-m", "airsmith_stages.cli", "train", "--run"]
 FULL = {"name": "full"}
 # Rows that divide neither by a step nor by two processes: an epoch's last step has an empty batch.
 TRAINING = {
@@ -216,11 +213,3 @@ def tensors_of(run: Run) -> dict[tuple[str, str], bytes]:
     artifact = trained_artifact(run)
     files = [name for name in artifact.names() if name.endswith(".safetensors")]
     return {(file, name): tensor.tobytes() for file in files for name, tensor in load(artifact.read(file)).items()}
-
-
-def wait_for(condition: Callable[[], bool], launcher: subprocess.Popen[str] | None = None) -> None:
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert launcher is None or launcher.poll() is None, launcher.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.02)

@@ -2,71 +2,29 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import signal
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
-import stage_child
-from conftest import Bench, checkpoint_steps, counting_rows, history_of, trained_tensors, without_clock
+from conftest import (
+    COMMAND,
+    EVERYTHING,
+    Bench,
+    Train,
+    checkpoint_steps,
+    counting_rows,
+    everything,
+    history_of,
+    trained_tensors,
+    wait_for,
+    without_clock,
+)
 
-from airsmith.artifacts.store import Store
 from airsmith.contracts.errors import AirsmithError, ErrorKind
-from airsmith.contracts.run import Run
 from airsmith_stages.frame import run_stage
-
-# Windows of the history, validations, checkpoints and epochs all begin at different steps.
-EVERYTHING = {
-    "max_steps": 23,
-    "total_train_batch_size": 4,
-    "max_per_device_train_batch_size": 2,
-    "logging_steps": 3,
-    "eval_steps": 2,
-    "save_steps": 4,
-    "load_best_model_at_end": True,
-    "early_stopping_patience": 9,
-    "lr_scheduler_type": "cosine",
-}
-
-Train = Callable[..., tuple[int, str]]
-
-
-@pytest.fixture
-def train(tmp_path: Path) -> Train:
-    """Run the command in a process of its own; returns its exit code and its output."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(stage_child.PRELOAD)
-
-    def run_to_end(run: Run, signal_at: tuple[str, int, int] | None = None) -> tuple[int, str]:
-        log = tmp_path / "train.log"
-        log.write_text("")
-        process = context.Process(target=stage_child.run_train, args=(run.uri, log, signal_at))
-        process.start()
-        process.join()
-        assert process.exitcode is not None
-        return process.exitcode, log.read_text()
-
-    return run_to_end
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, bytes], list[dict[str, Any]]]:
-    """What comes out when nothing happens."""
-    folder = tmp_path_factory.mktemp("uninterrupted")
-    run = everything(Bench(Store.open(f"file://{folder}/store"), folder))
-    run_stage("train", run)
-    return trained_tensors(run), history_of(run)
-
-
-def everything(bench: Bench, method: dict[str, Any] | None = None) -> Run:
-    tokens = bench.tokens("rows", counting_rows(18), validation=counting_rows(5))
-    return bench.run(tokens=tokens, method=method or {"lora_dropout": 0.1}, **EVERYTHING)
 
 
 def test_two_trainings_in_two_processes_give_the_same_bits(bench: Bench, train: Train, uninterrupted: Any) -> None:
@@ -244,14 +202,3 @@ def test_the_real_command_killed_then_told_to_stop_then_finished(bench: Bench) -
             bench.store.delete(info.path)
     run_stage("train", run)
     assert (trained_tensors(run), history_of(run)) == resumed
-
-
-COMMAND = [sys.executable, "-m", "airsmith_stages.cli", "train", "--run"]
-
-
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
