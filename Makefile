@@ -89,9 +89,9 @@ lock: $(UV)  ## resolve all dependencies anew (UPGRADE= keeps the versions that 
 	$(LOCK_STAGES) --extra train $(AS_TESTED) -o containers/train-cpu/requirements.lock
 	$(LOCK_STAGES) $(AS_TESTED) -o containers/cpu/requirements.lock
 	$(LOCK_IMAGE) --config-file containers/train-cuda/uv.toml -c containers/train-cpu/torch.txt $(AS_TESTED) \
-		setup.cfg containers/setup.cfg --extra train -o containers/train-cuda/requirements.lock
-	$(LOCK_ANYWHERE) --config-file containers/train-rocm/uv.toml --no-emit-package torch $(AS_TESTED) \
-		setup.cfg containers/setup.cfg --extra train -o containers/train-rocm/requirements.lock
+		setup.cfg containers/setup.cfg --extra train --extra gpu --extra quantization -o containers/train-cuda/requirements.lock
+	$(LOCK_ANYWHERE) --config-file containers/train-rocm/uv.toml --no-emit-package torch --no-emit-package triton $(AS_TESTED) \
+		setup.cfg containers/setup.cfg --extra train --extra gpu -o containers/train-rocm/requirements.lock
 	$(LOCK_IMAGE) --config-file containers/vllm-cpu/uv.toml --no-emit-package torch \
 		setup.cfg containers/vllm-cpu/requirements.txt -o containers/vllm-cpu/requirements.lock
 	$(LOCK_IMAGE) setup.cfg containers/vllm-cuda/requirements.txt -o containers/vllm-cuda/requirements.lock
