@@ -42,6 +42,7 @@ AIRFLOW_IS_KNOWN_TO = (
     "plugins/airsmith/pipeline/dag.py",
     "plugins/airsmith/pipeline/endpoint_dag.py",
     "plugins/airsmith/pipeline/janitor_dag.py",
+    "plugins/airsmith/pipeline/sweep_dag.py",
     "plugins/airsmith/runtimes/local.py",
     "plugins/airsmith/runtimes/kubernetes.py",
     "plugins/airsmith/runtimes/kubernetes_endpoints.py",
@@ -58,7 +59,7 @@ PICKLES = {"cPickle", "cloudpickle", "dill", "joblib", "marshal", "pickle", "she
 PICKLES_ARE_KNOWN_TO = ("containers/airsmith_stages/torch_files.py",)
 SAYS_NOTHING = {"common", "helpers", "helper", "manager", "managers", "misc", "util", "utils"}
 
-DISTRIBUTIONS = {"airflow": "apache-airflow", "pydantic_core": "pydantic", "yaml": "pyyaml"}
+DISTRIBUTIONS = {"mlflow": "mlflow-skinny", "airflow": "apache-airflow", "pydantic_core": "pydantic", "yaml": "pyyaml"}
 """Whose import name is not their distribution's."""
 
 FILE_LINES, FUNCTION_LINES = 300, 40

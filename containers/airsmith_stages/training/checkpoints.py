@@ -46,13 +46,14 @@ class Checkpoints:
         """Steps of the checkpoints that have a manifest, in numeric order."""
         return sorted(step for step, paths in self._paths().items() if self._manifest(step) in paths)
 
-    def restore_newest(self, local_dir: Path) -> tuple[int, Path] | None:
+    def restore_newest(self, local_dir: Path, at_most: int | None = None) -> tuple[int, Path] | None:
         """Copy the newest checkpoint that is undamaged to the local disk; a damaged one is passed over with a warning.
 
+        :param at_most: the last step that counts: another training of this key may have gone further.
         :returns: its step and its local folder, which the processes of a node share, or None where there is nothing to
             go on from.
         """
-        step = self.processes.by_leader(lambda: self._restore_undamaged(local_dir))
+        step = self.processes.by_leader(lambda: self._restore_undamaged(local_dir, at_most))
         return None if step is None else (step, self.restore(step, local_dir / str(step)))
 
     def restore(self, step: int, local_dir: Path) -> Path:
@@ -99,8 +100,8 @@ class Checkpoints:
             if step < newest and step not in kept:
                 self._remove(step)
 
-    def _restore_undamaged(self, local_dir: Path) -> int | None:
-        for step in reversed(self.steps()):
+    def _restore_undamaged(self, local_dir: Path, at_most: int | None) -> int | None:
+        for step in reversed([step for step in self.steps() if at_most is None or step <= at_most]):
             try:
                 self._download(step, local_dir / str(step))
                 return step

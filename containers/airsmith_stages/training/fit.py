@@ -60,7 +60,7 @@ def fit(
     is_sharded = context.spec.recipe.method.name == "full"
     snapshots = (ShardedSnapshots if is_sharded else WholeSnapshots)(model.module, processes)
     checkpoints = _checkpoints(context, processes)
-    newest = checkpoints.restore_newest(context.scratch / "restored")
+    newest = checkpoints.restore_newest(context.scratch / "restored", at_most=context.spec.stop_at_step)
     log.info("Training from the beginning" if newest is None else f"Going on from the checkpoint of step {newest[0]}")
     interruption = Interruption()
     with (

@@ -146,6 +146,7 @@ def _metrics(trained: Fit) -> dict[str, float | int | None]:
     return {
         "train_loss": last_value(trained.history, "loss"),
         "eval_loss": lowest_eval_loss(trained.history),
+        "last_eval_loss": last_value(trained.history, "eval_loss"),
         "steps": trained.steps,
         "tokens": trained.tokens,
         "tokens_per_second": round(trained.tokens / trained.seconds, 1),

@@ -23,8 +23,8 @@ def canonical_digest(value: Any) -> str:
 
 
 def recipe_digest(recipe: Recipe) -> str:
-    """Digest of the whole resolved recipe."""
-    return canonical_digest(recipe.model_dump(mode="json"))
+    """Digest of the whole resolved recipe; a sweep finds values of it, and is none of them."""
+    return canonical_digest(recipe.model_dump(mode="json", exclude={"sweep"}))
 
 
 def stage_digest(contract: StageContract, spec: RunSpec, pointers: Mapping[str, StagePointer]) -> str:

@@ -57,7 +57,7 @@ class TrialResult(_Frozen):
 
     :ivar values: what it set, by dotted key.
     :ivar steps: optimizer steps that it was trained for.
-    :ivar eval_loss: its lowest validation loss; None where it failed before the first.
+    :ivar eval_loss: validation loss of the weights that it ended with; None where it failed before the first.
     :ivar train_digest: of what it has trained; empty where it failed.
     """
 

@@ -95,7 +95,7 @@ class Inventory:
 class Records:
     """What of a store points to artifacts and checkpoints. Listed after them, so that it is never the older news.
 
-    :param runs: by DAG and run.
+    :param runs: by DAG and run, and the trials of a run as runs of their own.
     :param versions: folders of the registry's versions.
     :param endpoints: the endpoints' records.
     """
@@ -114,7 +114,8 @@ def list_records(store: Store) -> Records:
     """List what points to them."""
     versions = (folder for folder in _grouped(store, "models", 3) if folder.has(VERSION_FILE))
     endpoints = (folder for folder in _grouped(store, "endpoints", 2) if folder.path.endswith(".json"))
-    return Records(_grouped(store, "runs", 3), tuple(versions), tuple(endpoints))
+    runs = (each for run in _grouped(store, "runs", 3) for each in (run, *run.trials()))
+    return Records(tuple(runs), tuple(versions), tuple(endpoints))
 
 
 def store_time(store: Store) -> datetime:

@@ -71,10 +71,11 @@ def references_of_work(store: Store, runs: Iterable[KnownRun]) -> References:
 
 
 def finished_checkpoints(store: Store, runs: Iterable[KnownRun]) -> References:
-    """The checkpoints of trainings that have their output."""
+    """The checkpoints of trainings that have their output. A trial that has paused goes on from its own."""
 
     def of(known: KnownRun) -> References:
-        if not known.has_pointer("train"):
+        is_paused = known.spec is not None and known.spec.stop_at_step is not None
+        if is_paused or not known.has_pointer("train"):
             return References()
         try:
             return _to_checkpoints(_checkpoints_of(store, known))

@@ -58,8 +58,6 @@ def read_runs(store: Store, folders: Iterable[Folder], written_since: datetime) 
     :raises AirsmithError: `verification_failed` for such a run.
     """
 
-    with_trials = [each for folder in folders for each in (folder, *folder.trials())]
-
     def read(folder: Folder) -> KnownRun:
         if not folder.has("spec.json"):
             return KnownRun(folder, None)
@@ -71,7 +69,7 @@ def read_runs(store: Store, folders: Iterable[Folder], written_since: datetime) 
             return KnownRun(folder, None)
 
     with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
-        return list(pool.map(read, with_trials))
+        return list(pool.map(read, folders))
 
 
 def ask_airflow(dag_id: str, run_ids: Sequence[str], task_states: TaskStates) -> dict[str, Mapping[str, str | None]]:

@@ -163,8 +163,13 @@ def _ranked(run: Run, trials: list[Trial], stop: int | None) -> list[Trial]:
 
 
 def _loss(run: Run, trial: Trial, stop: int | None) -> float | None:
-    pointer = run.trial(trial.folder(stop)).pointer(TRAIN)
-    loss = None if pointer is None else pointer.metrics.get("eval_loss")
+    """The validation loss of the weights that a trial has now."""
+    of_trial = run.trial(trial.folder(stop))
+    pointer = of_trial.pointer(TRAIN)
+    if pointer is None:
+        return None
+    keeps_best = of_trial.read_spec().recipe.training.load_best_model_at_end
+    loss = pointer.metrics.get("eval_loss" if keeps_best else "last_eval_loss")
     return float(loss) if isinstance(loss, (int, float)) else None
 
 

@@ -80,7 +80,9 @@ class Sweep(RecipeSection):
         0.5, description="Share of the trials that goes on from a rung.", form="absent", gt=0, lt=1
     )
     objective: Literal["eval_loss"] = recipe_field(
-        "eval_loss", description="What decides: the lowest validation loss.", form="absent"
+        "eval_loss",
+        description="What decides: the lowest validation loss of the weights that a trial ends with.",
+        form="absent",
     )
 
     @field_validator("rungs")

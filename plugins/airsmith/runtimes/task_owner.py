@@ -13,7 +13,9 @@ from airsmith.runtimes.pod_labels import TaskOwner
 def task_owner(context: Context) -> TaskOwner:
     """The task that is running."""
     instance = context["ti"]
-    return TaskOwner(this_airflow(), instance.dag_id, instance.run_id, instance.task_id)
+    # As Airflow names the instances of a mapped task where it tells their states.
+    index = "" if instance.map_index is None or instance.map_index < 0 else f"_{instance.map_index}"
+    return TaskOwner(this_airflow(), instance.dag_id, instance.run_id, f"{instance.task_id}{index}")
 
 
 def this_airflow() -> str:

@@ -16,7 +16,13 @@ def find_run(store_uri: str, wanted: str = "") -> Run:
     if "://" in wanted:
         return Run.open(wanted)
     store = Store.open(store_uri)
-    specs = [info for info in store.list("runs") if info.path.endswith("/spec.json") and wanted in info.path]
+    specs = [
+        info
+        for info in store.list("runs")
+        if info.path.endswith("/spec.json")
+        and wanted in info.path
+        and not Run(store, info.path.rpartition("/")[0]).trial_name
+    ]
     if not specs:
         what = f"run whose name contains {wanted!r}" if wanted else "run"
         raise AirsmithError(

@@ -13,6 +13,7 @@ def test_the_whole_pipeline_is_a_chain_after_two_mirrors():
         "mirror_dataset": frozenset(),
         "tokenize": {"mirror_model", "mirror_dataset"},
         "train": {"tokenize"},
+        "compare_trials": {"train"},
         "consolidate": {"train"},
         "merge": {"consolidate"},
         "evaluate": {"merge"},

@@ -150,6 +150,15 @@ def test_paused_at_steps_and_gone_on_equals_uninterrupted(bench: Bench, uninterr
     assert (trained_tensors(run), history_of(run)) == uninterrupted
 
 
+def test_a_training_that_went_further_does_not_serve_an_earlier_pause(bench: Bench, uninterrupted: Any) -> None:
+    run = everything(bench)
+    run_stage("train", run)
+    run.write_spec(run.read_spec().model_copy(update={"stop_at_step": 6}))
+    assert run_stage("train", run).metrics["steps"] == 6
+    assert trained_tensors(run) != uninterrupted[0]
+    assert history_of(run) == [row for row in uninterrupted[1] if row["step"] <= 6]
+
+
 @contextmanager
 def poisoned(call: int) -> Iterator[None]:
     """Let a weight become NaN at a call of the training step, as a broken computation would."""
