@@ -106,8 +106,8 @@ def test_validation_loss_is_the_mean_over_labels(bench: Bench) -> None:
 
 
 def test_losses_equal_those_of_plain_transformers_and_peft(bench: Bench) -> None:
-    rows = counting_rows(80, lambda row: 4 + (row * 5) % 13)
-    run = bench.run(tokens=bench.tokens("rows", rows), max_steps=20, total_train_batch_size=4,
+    rows = counting_rows(200, lambda row: 4 + (row * 5) % 13)
+    run = bench.run(tokens=bench.tokens("rows", rows), max_steps=50, total_train_batch_size=4,
                     max_per_device_train_batch_size=2, lr_scheduler_type="cosine", weight_decay=0.1,
                     warmup_ratio=0.2, **EVERY_STEP)  # fmt: skip
     assert losses_of(run) == pytest.approx(plain_losses(bench, run, [row[0] for row in rows]), abs=1e-6)
@@ -146,11 +146,11 @@ def plain_losses(bench: Bench, run: Run, rows: list[list[int]]) -> list[float]:
             str(bench.scratch / "plain"),
             per_device_train_batch_size=2,
             gradient_accumulation_steps=2,
-            max_steps=20,
+            max_steps=50,
             learning_rate=0.01,
             lr_scheduler_type="cosine",
             weight_decay=0.1,
-            warmup_steps=4,
+            warmup_steps=10,
             logging_steps=1,
             train_sampling_strategy="sequential",
             save_strategy="no",
