@@ -101,49 +101,40 @@ def show_settings() -> None:
     console.print(table)
 
 
-@app.command("run")
-def run_recipe(
-    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of one in the folder of recipes.")],
-    changes: Annotated[
-        list[str], typer.Option("--set", metavar="KEY=VALUE", help="A field to change for this run; may be repeated.")
-    ] = [],  # noqa: B006
-    run_id: Annotated[str, typer.Option(help="Name of the run; that of an earlier one goes on with it.")] = "",
-) -> None:
-    """Run a recipe's stages one by one on this machine, without Airflow."""
-    from airsmith.pipeline.sequence import local_request, run_sequence
-    from airsmith.settings import load_settings
-    from airsmith.terminal.lines import LinePrinter
+RecipeName = Annotated[str, typer.Argument(help="A recipe file, or the name of one in the folder of recipes.")]
+Changes = Annotated[
+    list[str], typer.Option("--set", metavar="KEY=VALUE", help="A field to change for this run; may be repeated.")
+]
+RunId = Annotated[str, typer.Option(help="Name of the run; that of an earlier one goes on with it.")]
 
-    settings = load_settings()
-    printer = LinePrinter(console)
-    request = local_request(recipe, changes, run_id, settings.recipes)
-    run = run_sequence(request, settings, printer.run, printer.stage, printer.line)
-    console.print(f"Done. See the result with: airsmith report {run.uri}", soft_wrap=True, markup=False)
+
+@app.command("run")
+def run_recipe(recipe: RecipeName, changes: Changes = [], run_id: RunId = "") -> None:  # noqa: B006
+    """Run a recipe's stages one by one on this machine, without Airflow."""
+    _run(recipe, changes, run_id, is_sweep=False)
 
 
 @app.command("sweep")
-def sweep_recipe(
-    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of one in the folder of recipes.")],
-    changes: Annotated[
-        list[str], typer.Option("--set", metavar="KEY=VALUE", help="A field to change for this run; may be repeated.")
-    ] = [],  # noqa: B006
-    run_id: Annotated[str, typer.Option(help="Name of the run; that of an earlier one goes on with it.")] = "",
-) -> None:
+def sweep_recipe(recipe: RecipeName, changes: Changes = [], run_id: RunId = "") -> None:  # noqa: B006
     """Run the trials of a recipe's sweep one by one on this machine, and go on with the best."""
+    _run(recipe, changes, run_id, is_sweep=True)
+
+
+def _run(recipe: str, changes: list[str], run_id: str, *, is_sweep: bool) -> None:
     from airsmith.pipeline.sequence import local_request, run_sequence
     from airsmith.settings import load_settings
     from airsmith.terminal.lines import LinePrinter
 
     settings = load_settings()
     printer = LinePrinter(console)
-    request = local_request(recipe, changes, run_id, settings.recipes, is_sweep=True)
+    request = local_request(recipe, changes, run_id, settings.recipes, is_sweep=is_sweep)
     run = run_sequence(request, settings, printer.run, printer.stage, printer.line)
     console.print(f"Done. See the result with: airsmith report {run.uri}", soft_wrap=True, markup=False)
 
 
 @app.command("plan")
 def plan_recipe(
-    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of one in the folder of recipes.")],
+    recipe: RecipeName,
     model_config: Annotated[
         Optional[Path], typer.Option(help="A config.json to estimate with, instead of the model's own.")
     ] = None,

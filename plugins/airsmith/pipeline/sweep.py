@@ -7,12 +7,14 @@ A trial's folder is named after its number and what it sets, and after the step 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from airsmith.contracts.digests import recipe_digest
 from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.contracts.pointers import StagePointer, StageStatus
+from airsmith.contracts.recording import StageRecord
 from airsmith.contracts.run import Run
 from airsmith.contracts.spec import RunSpec, TrialResult
 from airsmith.pipeline.plan import make_plan
@@ -61,6 +63,8 @@ def begin_rung(run: Run, number: int) -> list[Run]:
         before = stops_of(sweep)[number - 1]
         entered = [trial for trial in trials if run.trial(trial.folder(before)).has_spec()]
         trials = _ranked(run, entered, before)[: sweep.survivors(len(entered))]
+    else:
+        StageRecord.begin(TRAIN, run).tell("running")
     stop = stops_of(sweep)[number]
     return [_begin(run, base, trial, stop) for trial in trials]
 
@@ -86,6 +90,8 @@ def choose_winner(run: Run) -> TrialResult:
     if progress is not None:
         run.write_progress(progress)
     run.write_pointer(pointer)
+    seconds = sum(each.seconds for each in _trained(run, trials, _sweep(base)))
+    run.write_status(StageStatus(stage=TRAIN, state="done", started_at=base.created_at, seconds=seconds))
     return next(result for result in results if result.is_winner)
 
 
@@ -187,6 +193,15 @@ def _result(run: Run, trial: Trial, base: RunSpec, *, is_winner: bool) -> TrialR
                 is_winner=is_winner,
             )
     return TrialResult(name=trial.name, values=trial.values, steps=0, eval_loss=None, train_digest="")
+
+
+def _trained(run: Run, trials: list[Trial], sweep: Sweep) -> Iterator[StagePointer]:
+    """What every trial has made in every rung."""
+    for trial in trials:
+        for stop in stops_of(sweep):
+            pointer = run.trial(trial.folder(stop)).pointer(TRAIN)
+            if pointer is not None:
+                yield pointer
 
 
 def _label(values: dict[str, Any]) -> str:
