@@ -2,12 +2,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import TrainingArguments
 
 from airsmith.backends import get_backend
 from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.recipe import Recipe
 from airsmith_stages.accelerators import cpu, get_accelerator
 
 
@@ -18,10 +22,45 @@ def test_an_unknown_backend_is_refused_with_those_there_are() -> None:
     assert "cpu" in refused.value.hint
 
 
-def test_every_precision_of_the_backend_has_arguments() -> None:
-    arguments = {p: get_accelerator("cpu").training_arguments(p) for p in get_backend("cpu").precisions}
-    assert {precision: args["bf16"] for precision, args in arguments.items()} == {"float32": False, "bfloat16": True}
-    assert all(args["use_cpu"] for args in arguments.values())
+def recipe_of(precision: str, method: str = "lora") -> Recipe:
+    return Recipe.model_validate(
+        {
+            "name": "x",
+            "model": {"id": "a/b"},
+            "dataset": {"id": "c/d", "validation_fraction": 0.1},
+            "method": {"name": method},
+            "training": {"precision": precision},
+        }
+    )
+
+
+@pytest.mark.parametrize("backend", ["cpu", "cuda", "rocm"])
+def test_every_precision_of_the_backend_has_arguments_that_transformers_knows(backend: str) -> None:
+    known = {field.name for field in fields(TrainingArguments)}
+    for precision in get_backend(backend).precisions:
+        arguments = get_accelerator(backend).training_arguments(recipe_of(precision))
+        assert set(arguments) <= known
+        autocast = {name for name in ("bf16", "fp16") if arguments.get(name)}
+        assert autocast == {"float32": set(), "bfloat16": {"bf16"}, "float16": {"fp16"}}[precision]
+        assert arguments.get("use_cpu", False) is (backend == "cpu")
+
+
+def test_only_cuda_quantizes_and_only_for_qlora() -> None:
+    for backend in ("cpu", "cuda", "rocm"):
+        assert get_accelerator(backend).loading_arguments(recipe_of("bfloat16")) == {}
+    loading = get_accelerator("cuda").loading_arguments(recipe_of("bfloat16", "qlora"))
+    quantization = loading["quantization_config"]
+    assert quantization.load_in_4bit
+    assert (quantization.bnb_4bit_quant_type, quantization.bnb_4bit_use_double_quant) == ("nf4", True)
+    assert quantization.bnb_4bit_compute_dtype == torch.bfloat16
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+@pytest.mark.parametrize("backend", ["cuda", "rocm"])
+def test_a_node_without_a_gpu_is_told_so(backend: str) -> None:
+    with pytest.raises(AirsmithError, match="has no GPU: torch sees 0") as refused:
+        get_accelerator(backend).prepare()
+    assert refused.value.kind is ErrorKind.DEVICE_ERROR
 
 
 @pytest.mark.parametrize(
