@@ -90,6 +90,8 @@ lock: $(UV)  ## resolve all dependencies anew (UPGRADE= keeps the versions that 
 	$(LOCK_STAGES) $(AS_TESTED) -o containers/cpu/requirements.lock
 	$(LOCK_IMAGE) --config-file containers/train-cuda/uv.toml -c containers/train-cpu/torch.txt $(AS_TESTED) \
 		setup.cfg containers/setup.cfg --extra train --extra gpu --extra quantization -o containers/train-cuda/requirements.lock
+	$(LOCK_IMAGE) --config-file containers/train-cpu/uv.toml --no-emit-package torch -c containers/train-cpu/torch.txt $(AS_TESTED) \
+		setup.cfg containers/setup.cfg --extra train --extra ray -o containers/train-cpu-ray/requirements.lock
 	$(LOCK_ANYWHERE) --config-file containers/train-rocm/uv.toml --no-emit-package torch --no-emit-package triton $(AS_TESTED) \
 		setup.cfg containers/setup.cfg --extra train --extra gpu -o containers/train-rocm/requirements.lock
 	$(LOCK_IMAGE) --config-file containers/vllm-cpu/uv.toml --no-emit-package torch \

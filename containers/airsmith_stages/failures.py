@@ -24,6 +24,8 @@ TERMINATION_LOG = Path("/dev/termination-log")
 """Kubernetes shows what a container writes here as the reason of its end."""
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_PARTNER_LOST = re.compile(r"Connection (closed|reset) by peer|Broken pipe|ncclRemoteError|failed to recv, got 0 bytes")
+"""How gloo, NCCL and torch's store say that the process at the other end is gone, in exceptions of torch."""
 _RUST_OS_ERROR = re.compile(r"\(os error (\d+)\)")
 """How libraries written in Rust, safetensors for one, tell an errno: in the text of an exception of their own."""
 
@@ -84,6 +86,12 @@ def as_airsmith_error(failure: BaseException) -> AirsmithError:
                 f"The disk is full: {_told(cause)}.",
                 f"Free space at {scratch_folder()}, or set AIRSMITH_SCRATCH to a folder on a larger disk.",
             )
+        if _PARTNER_LOST.search(str(cause)) and _is_of_torch(cause):
+            return AirsmithError(
+                ErrorKind.KILLED,
+                f"Another process of the training went away: {_told(cause).splitlines()[0]}.",
+                "Run it again: it goes on from its newest checkpoint.",
+            )
     return AirsmithError(ErrorKind.INTERNAL, f"{type(failure).__name__}: {failure}", "See the traceback in the log.")
 
 
@@ -105,6 +113,11 @@ def _says_disk_full(failure: BaseException) -> bool:
     rust = _RUST_OS_ERROR.search(str(failure))
     # datasets looks at the room that is left, and raises an OSError without a number.
     return (rust is not None and int(rust[1]) in _DISK_FULL) or "not enough disk space" in str(failure).lower()
+
+
+def _is_of_torch(failure: BaseException) -> bool:
+    """Whether torch's communication has failed; gloo's errors are plain RuntimeErrors."""
+    return type(failure) is RuntimeError or type(failure).__module__.startswith("torch")
 
 
 def _told(failure: BaseException) -> str:

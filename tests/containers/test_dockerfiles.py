@@ -16,7 +16,7 @@ from scripts.images.__main__ import CONTEXT
 
 REPOSITORY = Path(__file__).parents[2]
 IMAGES = sorted(file.parent.name for file in REPOSITORY.glob("containers/*/Dockerfile"))
-STAGE_IMAGES = [image for image in IMAGES if image in ("cpu", "train-cpu", "train-cuda", "train-rocm")]
+STAGE_IMAGES = [image for image in IMAGES if image == "cpu" or image.startswith("train-")]
 
 each = pytest.mark.parametrize("image", IMAGES)
 
@@ -84,9 +84,11 @@ def test_no_build_tool_is_left_in_it_and_no_entry_point_hides_the_command(image:
     lines = stage(image, "")
     compilers = [line for line in lines if re.search(r"\b(gcc|g\+\+|cmake|build-essential)\b", line)]
     assert not compilers or image == "vllm-cuda"
-    [installs] = [line for line in lines if re.search(r"\b(pip|uv) ", line)]
-    assert "python -m venv /tmp/tools " in installs
-    assert installs.endswith("&& rm -rf /tmp/tools")
+    installs = [line for line in lines if re.search(r"\b(pip|uv) ", line)]
+    assert installs
+    for step in installs:
+        assert "python -m venv /tmp/tools " in step
+        assert step.endswith("&& rm -rf /tmp/tools")
     assert not [line for line in lines if line.startswith("ENTRYPOINT")]
 
 
@@ -112,9 +114,9 @@ def test_what_it_copies_is_there_and_in_the_context(image: str):
 
 @pytest.mark.parametrize("image", STAGE_IMAGES)
 def test_a_stage_image_locks_all_that_its_stages_need(image: str):
-    training = () if image == LIGHT_IMAGE else ("train",)
+    training = () if image == LIGHT_IMAGE else ("train", "ray") if image.endswith("-ray") else ("train",)
     needed = declared("setup.cfg") | declared("containers/setup.cfg", *training)
-    assert needed - locked(image) == ({"torch"} if image in ("train-cpu", "train-rocm") else set())
+    assert needed - locked(image) == ({"torch"} if image in ("train-cpu", "train-cpu-ray", "train-rocm") else set())
 
 
 @pytest.mark.parametrize("image", ["vllm-cpu", "vllm-cuda"])
@@ -127,7 +129,7 @@ def test_the_light_image_holds_neither_torch_nor_what_needs_it():
 
 
 def test_the_cpu_images_hold_nothing_for_a_gpu():
-    for image in ("cpu", "train-cpu", "vllm-cpu", "airflow"):
+    for image in ("cpu", "train-cpu", "train-cpu-ray", "vllm-cpu", "airflow"):
         assert not [name for name in locked(image) if re.match(r"nvidia|cuda|triton", name)]
 
 
@@ -137,3 +139,4 @@ def test_training_computes_with_the_same_versions_on_every_accelerator():
         return set(re.findall(r"^(?:transformers|peft|accelerate|datasets|tokenizers)==\S+", lock, re.MULTILINE))
 
     assert versions("train-cuda") <= versions("train-cpu") == versions("train-rocm")
+    assert versions("train-cpu-ray") <= versions("train-cpu")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from enum import Enum
 
 
@@ -31,6 +32,10 @@ class ErrorKind(str, Enum):
     IMAGE_PULL_FAILED = "image_pull_failed"
     UNSCHEDULABLE = "unschedulable"
     POD_MISSING = "pod_missing"
+
+
+_TELLS_LITTLE = {ErrorKind.KILLED: 1, ErrorKind.INTERNAL: 1, ErrorKind.INTERRUPTED: 2}
+"""Kinds with which processes end because another one did."""
 
 
 class AirsmithError(Exception):
@@ -67,3 +72,8 @@ class AirsmithError(Exception):
             return cls(ErrorKind(fields["error"]), str(fields["message"]), str(fields.get("hint", "")))
         except (ValueError, KeyError):
             return None
+
+
+def most_telling(errors: Iterable[AirsmithError]) -> AirsmithError | None:
+    """Of the errors of several that work together, the first that explains the others; None where there are none."""
+    return min(errors, key=lambda error: _TELLS_LITTLE.get(error.kind, 0), default=None)

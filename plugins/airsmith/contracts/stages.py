@@ -159,6 +159,7 @@ STAGES: Mapping[str, StageContract] = {contract.name: contract for contract in _
 
 NOT_DETERMINING: Mapping[str, tuple[str, ...]] = {
     "train": (
+        "backend.job",
         "backend.queue",
         "backend.priority",
         "backend.resources",

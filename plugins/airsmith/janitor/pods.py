@@ -1,4 +1,4 @@
-"""Pods of stages whose task does not wait for them any more, because its run was deleted or the task has ended."""
+"""Pods and jobs of stages whose task does not wait for them any more: its run was deleted, or the task has ended."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from kubernetes.client import ApiClient, CoreV1Api
 from kubernetes.client import models as k8s
@@ -15,6 +15,7 @@ from kubernetes.client.exceptions import ApiException
 
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.janitor.garbage import Garbage
+from airsmith.janitor.jobs import Job, delete_job, list_jobs
 from airsmith.janitor.report import Section
 from airsmith.janitor.runs import ENDED_STATES, TaskStates, ask_airflow
 from airsmith.runtimes.pod_labels import PREFIX, TaskOwner
@@ -25,31 +26,33 @@ YOUNGEST = timedelta(minutes=1)
 """A pod as young is left to whoever has made it."""
 _MISSING, _CONFLICT = 404, 409
 
+_Standing = TypeVar("_Standing", k8s.V1Pod, "k8s.V1Pod | Job")
+
 
 def tidy_pods(namespace: str, airflow: str, task_states: TaskStates, client: ApiClient) -> Section:
-    """Delete the orphaned pods of a namespace.
+    """Delete the orphaned pods and jobs of a namespace.
 
-    :param airflow: whose pods are judged; those of another Airflow are left alone.
+    :param airflow: whose are judged; those of another Airflow are left alone.
     :raises AirsmithError: where the cluster does not answer; whatever `task_states` raises. Nothing is deleted then.
     """
-    pods, now = _stages_pods(namespace, client)
-    orphans = list(find_orphans(pods, now, airflow, task_states))
-    for pod, _ in orphans:
-        _delete(pod, client)
-    garbage = tuple(Garbage("pods", pod.metadata.name, reason) for pod, reason in orphans)
+    standing, now = _standing(namespace, client)
+    orphans = list(find_orphans(standing, now, airflow, task_states))
+    for orphan, _ in orphans:
+        _delete(orphan, client)
+    garbage = tuple(Garbage("pods", orphan.metadata.name, reason) for orphan, reason in orphans)
     return Section("pods", garbage, garbage, told=True)
 
 
 def find_orphans(
-    pods: Iterable[k8s.V1Pod], now: datetime, airflow: str, task_states: TaskStates
-) -> Iterator[tuple[k8s.V1Pod, str]]:
-    """The pods that Airflow says nobody waits for, each with the reason.
+    standing: Iterable[_Standing], now: datetime, airflow: str, task_states: TaskStates
+) -> Iterator[tuple[_Standing, str]]:
+    """The pods and jobs that Airflow says nobody waits for, each with the reason.
 
     :param now: by the API server's clock.
     """
-    owned: dict[str, list[tuple[k8s.V1Pod, TaskOwner]]] = defaultdict(list)
+    owned: dict[str, list[tuple[_Standing, TaskOwner]]] = defaultdict(list)
     foreign = 0
-    for pod in pods:
+    for pod in standing:
         owner = TaskOwner.of_annotations(pod.metadata.annotations or {})
         if owner is None or owner.airflow != airflow:
             foreign += 1
@@ -75,14 +78,15 @@ def _why_orphaned(owner: TaskOwner, states: Mapping[str, Mapping[str, str | None
     return None
 
 
-def _stages_pods(namespace: str, client: ApiClient) -> tuple[list[k8s.V1Pod], datetime]:
-    """The pods of stages, and the API server's time."""
-    core = CoreV1Api(client)
+def _standing(namespace: str, client: ApiClient) -> tuple[list[k8s.V1Pod | Job], datetime]:
+    """The jobs of stages, the pods of those that are no job's, and the API server's time."""
+    core, selector = CoreV1Api(client), f"{PREFIX}stage"
     try:
-        listed, _, headers = core.list_namespaced_pod_with_http_info(namespace, label_selector=f"{PREFIX}stage")
+        listed, _, headers = core.list_namespaced_pod_with_http_info(namespace, label_selector=selector)
+        jobs = list(list_jobs(namespace, selector, client))
     except ApiException as refusal:
-        raise refused(f"the list of the pods of {namespace}", refusal) from refusal
-    return list(listed.items), server_time(headers)
+        raise refused(f"the list of the pods and jobs of {namespace}", refusal) from refusal
+    return [*jobs, *(pod for pod in listed.items if not pod.metadata.owner_references)], server_time(headers)
 
 
 def server_time(headers: Mapping[str, Any]) -> datetime:
@@ -99,11 +103,21 @@ def refused(what: str, refusal: ApiException) -> AirsmithError:
     )
 
 
-def _delete(pod: k8s.V1Pod, client: ApiClient) -> None:
-    """Delete this very pod, not another that has taken its name."""
+def _delete(orphan: k8s.V1Pod | Job, client: ApiClient) -> None:
+    """Delete this very pod or job, not another that has taken its name."""
+    try:
+        if isinstance(orphan, Job):
+            delete_job(orphan, client)
+        else:
+            _delete_pod(orphan, client)
+    except ApiException as refusal:
+        raise refused(f"the deletion of {orphan.metadata.name}", refusal) from refusal
+
+
+def _delete_pod(pod: k8s.V1Pod, client: ApiClient) -> None:
     exactly = k8s.V1DeleteOptions(preconditions=k8s.V1Preconditions(uid=pod.metadata.uid))
     try:
         CoreV1Api(client).delete_namespaced_pod(pod.metadata.name, pod.metadata.namespace, body=exactly)
     except ApiException as refusal:
         if refusal.status not in (_MISSING, _CONFLICT):
-            raise refused(f"the deletion of pod {pod.metadata.name}", refusal) from refusal
+            raise

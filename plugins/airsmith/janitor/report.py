@@ -9,7 +9,7 @@ from airsmith.janitor.garbage import Garbage, Kind
 
 MOST_SHOWN = 20
 TITLES: dict[Kind, str] = {
-    "pods": "Orphaned pods",
+    "pods": "Orphaned pods and jobs",
     "unfinished": "Half-published folders",
     "uploads": "Abandoned uploads",
     "endpoints": "Unused servers of endpoints",

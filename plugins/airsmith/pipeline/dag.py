@@ -53,7 +53,7 @@ def build_dag(recipe: Recipe, file: Path, settings: Settings, trials: TrialTasks
     :raises AirsmithError: `bad_recipe` where the backend cannot run it.
     """
     plan = make_plan(recipe, is_sweep=trials is not None)
-    check_nodes(recipe)
+    check_nodes(recipe, settings.runtime)
     dag = DAG(
         dag_id_of(file, "finetune" if trials is None else "sweep"),
         description=recipe.description or f"Fine-tunes {recipe.model.id} on {recipe.dataset.id}",
@@ -207,16 +207,16 @@ def _preflight_task(dag: DAG, resolve: BaseOperator, settings: Settings) -> Base
     return preflight
 
 
-def mapped_training(run_uris: Any, settings: Settings, backend: str, **options: Any) -> Any:
+def mapped_training(run_uris: Any, recipe: Recipe, settings: Settings, **options: Any) -> Any:
     """One training for each of several runs, as many tasks as there are then.
 
     :param run_uris: the output of the task that knows them.
     """
-    options = {**options, **retry_options(settings, backend)}
+    options = {**options, **retry_options(settings, recipe.backend.name)}
     if settings.runtime == "kubernetes":
         from airsmith.runtimes.kubernetes import mapped_kubernetes_training
 
-        return mapped_kubernetes_training(run_uris, settings, backend, **options)
+        return mapped_kubernetes_training(run_uris, recipe, settings, **options)
     return mapped_local_training(run_uris, **options)
 
 

@@ -50,16 +50,17 @@ def make_plan(recipe: Recipe, *, is_sweep: bool = False) -> Plan:
     )
 
 
-def check_nodes(recipe: Recipe) -> None:
-    """Refuse what a plan can show and no runtime starts yet.
+def check_nodes(recipe: Recipe, runtime: str) -> None:
+    """Refuse several nodes where there is but one machine.
 
-    :raises AirsmithError: `bad_recipe` for more than one node.
+    :param runtime: how the deployment starts stages.
+    :raises AirsmithError: `bad_recipe`.
     """
-    if recipe.backend.nodes > 1:
+    if recipe.backend.nodes > 1 and runtime == "local":
         raise AirsmithError(
             ErrorKind.BAD_RECIPE,
-            f"backend.nodes is {recipe.backend.nodes}, but this version trains on the devices of one node.",
-            "Set backend.nodes to 1 and backend.devices to what one node has.",
+            f"backend.nodes is {recipe.backend.nodes}, but the runtime `local` trains on this machine alone.",
+            "Set backend.nodes to 1 and backend.devices to what it has, or run the recipe on a cluster.",
         )
 
 
@@ -90,7 +91,7 @@ def solve_batch(recipe: Recipe, data_parallel_size: int) -> BatchPlan:
 
 def _plan_stage(stage: str, recipe: Recipe, backend: Backend) -> StagePlan:
     if stage in ("compile", "train"):
-        return _on_backend(stage, backend)
+        return _on_backend(stage, backend, variant="-ray" if is_ray(recipe) else "")
     if stage == "evaluate":
         return _on_backend(stage, get_backend(recipe.evaluate_backend))
     if stage in ("tokenize", "compare_trials"):
@@ -98,7 +99,11 @@ def _plan_stage(stage: str, recipe: Recipe, backend: Backend) -> StagePlan:
     return StagePlan(stage=stage, image=LIGHT_IMAGE, runs_in_worker=stage == "deploy")
 
 
-def _on_backend(stage: str, backend: Backend) -> StagePlan:
-    return StagePlan(
-        stage=stage, image=backend.train_image, backend=backend.name, needs_accelerator=backend.has_devices
-    )
+def is_ray(recipe: Recipe) -> bool:
+    """Whether Ray starts the training's processes: its image then has Ray as well."""
+    return recipe.backend.nodes > 1 and recipe.backend.job == "rayjob"
+
+
+def _on_backend(stage: str, backend: Backend, variant: str = "") -> StagePlan:
+    image = backend.train_image + variant
+    return StagePlan(stage=stage, image=image, backend=backend.name, needs_accelerator=backend.has_devices)

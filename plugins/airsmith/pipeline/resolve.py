@@ -50,7 +50,7 @@ def resolve(request: RunRequest, settings: Settings, read_connection: ReadConnec
     """
     merged = merge_recipe(request.recipe_file, request.form, request.overrides)
     plan = make_plan(merged.recipe, is_sweep=request.is_sweep)
-    check_nodes(merged.recipe)
+    check_nodes(merged.recipe, settings.runtime)
     if request.is_sweep:
         trials_of(merged.recipe)
     toolchains = toolchains_of(plan, settings)

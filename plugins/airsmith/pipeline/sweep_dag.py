@@ -120,8 +120,8 @@ def trial_tasks(
         first = first or begin
         trainings = mapped_training(
             begin.output,
+            recipe,
             settings,
-            plan.backend,
             task_id=f"train_rung_{number + 1}" if number < rungs - 1 else "train",
             doc_md=SWEEP_SUMMARIES["train"],
             map_index_template="{{ task.run_uri.rsplit('/', 1)[-1] }}",

@@ -11,6 +11,7 @@ from typing_extensions import Self
 from airsmith.recipe.fields import RecipeSection, recipe_field
 
 BackendName = Literal["cpu", "cuda", "rocm", "neuron_xla", "neuron_native"]
+JobName = Literal["jobset", "trainjob", "rayjob"]
 
 KUBERNETES_QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$"
 KUBERNETES_NAME = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
@@ -51,8 +52,16 @@ class Backend(RecipeSection):
     )
     devices: int = recipe_field(1, description="Devices per node that train together.", form="absent", ge=1, le=128)
     nodes: int = recipe_field(1, description="Nodes that train together.", form="absent", ge=1, le=1024)
+    job: JobName = recipe_field(
+        "jobset",
+        description="What starts a training's pods on several nodes of a cluster, which must have it: `jobset` "
+        "(JobSet), `trainjob` (Kubeflow Trainer) or `rayjob` (KubeRay).",
+        form="absent",
+    )
     resources: Resources = recipe_field(
-        description="Resources of the training pod.", default_factory=Resources, form="absent"
+        description="Resources of the training pod, of each on several nodes.",
+        default_factory=Resources,
+        form="absent",
     )
     queue: str | None = recipe_field(
         None, description="Kueue LocalQueue that admits the training pod.", form="absent", pattern=KUBERNETES_NAME

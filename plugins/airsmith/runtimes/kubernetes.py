@@ -16,12 +16,13 @@ from kubernetes.client.exceptions import ApiException
 
 from airsmith.contracts.cache import look_up_output
 from airsmith.contracts.errors import AirsmithError, ErrorKind
-from airsmith.contracts.pointers import StagePointer
-from airsmith.contracts.recording import StageRecord, reuse_output
+from airsmith.contracts.recording import reuse_output
 from airsmith.contracts.run import Run
 from airsmith.contracts.spec import StagePlan
 from airsmith.recipe import Recipe
-from airsmith.runtimes.local import event_extra, typed_errors
+from airsmith.runtimes.job import TrainingJobOperator
+from airsmith.runtimes.local import typed_errors
+from airsmith.runtimes.outcome import fail, output_of, tell_assets
 from airsmith.runtimes.pod_failures import failure_of, has_ended, has_succeeded, missing, not_created
 from airsmith.runtimes.pods import CONTAINER, TRAINING, pod_name, stage_pod
 from airsmith.runtimes.queue import is_held_back, queue_of
@@ -51,19 +52,25 @@ def kubernetes_task(stage: StagePlan, recipe: Recipe, settings: Settings, **opti
     if stage.stage == "smoke_test":
         return smoke_test_task(settings, **options)
     in_triggerer = stage.stage in TRAINING
+    if in_triggerer and recipe.backend.nodes > 1:
+        return TrainingJobOperator(stage=stage.stage, **job_options(recipe, settings), **options)
     return KubernetesStageOperator(
         stage=stage.stage, deferrable=in_triggerer, **pod_options(settings, stage.backend), **options
     )
 
 
-def mapped_kubernetes_training(run_uris: Any, settings: Settings, backend: str, **options: Any) -> Any:
-    """A training in a pod for each of several runs.
+def mapped_kubernetes_training(run_uris: Any, recipe: Recipe, settings: Settings, **options: Any) -> Any:
+    """A training in a pod, or on several nodes, for each of several runs.
 
     :param run_uris: the output of the task that knows them.
     """
-    trainings = KubernetesStageOperator.partial(
-        stage="train", deferrable=True, **pod_options(settings, backend), **options
-    )
+    if recipe.backend.nodes > 1:
+        trainings = TrainingJobOperator.partial(stage="train", **job_options(recipe, settings), **options)
+    else:
+        backend = recipe.backend.name
+        trainings = KubernetesStageOperator.partial(
+            stage="train", deferrable=True, **pod_options(settings, backend), **options
+        )
     return trainings.expand(run_uri=run_uris)
 
 
@@ -75,6 +82,17 @@ def pod_options(settings: Settings, backend: str) -> dict[str, Any]:
         "kubernetes_conn_id": settings.kubernetes.connection,
         "startup_timeout_seconds": startup_seconds,
         "schedule_timeout_seconds": startup_seconds,
+    }
+
+
+def job_options(recipe: Recipe, settings: Settings) -> dict[str, Any]:
+    """What recipe and deployment decide about a training on several nodes."""
+    return {
+        "engine": recipe.backend.job,
+        "nodes": recipe.backend.nodes,
+        "namespace": settings.kubernetes.namespace,
+        "kubernetes_conn_id": settings.kubernetes.connection,
+        "startup_timeout_seconds": settings.backend(recipe.backend.name).startup_timeout_seconds,
     }
 
 
@@ -127,10 +145,10 @@ class KubernetesStageOperator(KubernetesPodOperator):
                 if context["ti"].try_number > 1:
                     self._remove_what_has_ended(pod_name(self.stage, run, spec))
                 self.log.info("Reusing %s/%s: nothing that determines it has changed.", run.store.uri, reused.location)
-                self._tell_assets(context, reused)
+                tell_assets(context, self.outlets, self.run_uri, reused)
                 return
             super().execute(context)
-            self._tell_assets(context, self._output())
+            tell_assets(context, self.outlets, self.run_uri, output_of(self.stage, Run.open(self.run_uri)))
 
     def trigger_reentry(self, context: Context, event: dict[str, Any]) -> None:
         """Go on with what the triggerer has seen; defers again while the pod works, or where its place was taken.
@@ -148,7 +166,7 @@ class KubernetesStageOperator(KubernetesPodOperator):
                 self.log.warning("%s A new pod takes its turn and goes on from the newest checkpoint.", error.message)
                 self.pod, self.trigger_kwargs = None, {_PREEMPTIONS: preemptions + 1}
                 self.execute_async(context)
-            self._tell_assets(context, self._output())
+            tell_assets(context, self.outlets, self.run_uri, output_of(self.stage, Run.open(self.run_uri)))
 
     def invoke_defer_method(self, last_log_time: Any = None, context: Context | None = None) -> None:
         """Leave the pod to the triggerer, with what is needed to understand how it ends."""
@@ -235,25 +253,8 @@ class KubernetesStageOperator(KubernetesPodOperator):
                 self._remove(left)
             raise
 
-    def _output(self) -> StagePointer:
-        pointer = Run.open(self.run_uri).pointer(self.stage)
-        if pointer is None:
-            raise AirsmithError(ErrorKind.INTERNAL, f"The pod of {self.stage} ended well but points to no output.")
-        return pointer
-
-    def _tell_assets(self, context: Context, pointer: StagePointer) -> None:
-        for outlet in self.outlets:
-            context["outlet_events"][outlet].extra = event_extra(self.run_uri, pointer)
-
     def _fail(self, error: AirsmithError) -> NoReturn:
-        """Raise an error that the stage may have been unable to tell, and tell it in its place."""
-        run = Run.open(self.run_uri)
-        told = run.statuses().get(self.stage)
-        if error.kind is ErrorKind.PREEMPTED and told is not None and told.state == "interrupted":
-            self.log.info(told.error)
-        else:
-            StageRecord.begin(self.stage, run).fail(error)
-        raise error
+        fail(error, self.stage, Run.open(self.run_uri), self.log)
 
     def _remove_what_has_ended(self, name: str) -> None:
         """Remove the pod of an earlier try whose worker died after the pod's end."""

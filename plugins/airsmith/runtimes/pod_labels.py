@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 PREFIX = "airsmith.dev/"
+LONGEST_NAME = 63
 _LONGEST_VALUE = 63
 
 
@@ -25,16 +26,19 @@ def label_value(text: str) -> str:
     return f"{safe[: _LONGEST_VALUE - 9].rstrip('-_.')}-{hashed}".lstrip("-")
 
 
-def object_name(*parts: str) -> str:
-    """The parts as one name of at most 63 characters that is valid for pods and Services alike."""
+def object_name(*parts: str, longest: int = LONGEST_NAME) -> str:
+    """The parts as one name that is valid for pods and Services alike.
+
+    :param longest: most characters.
+    """
     text = "-".join(parts)
     safe = re.sub(r"[^a-z0-9-]+", "-", text.lower()).strip("-")
     if not safe[:1].isalpha():
         safe = f"a-{safe}"
-    if len(safe) <= _LONGEST_VALUE and safe == text:
+    if len(safe) <= longest and safe == text:
         return safe
     hashed = hashlib.sha256(text.encode()).hexdigest()[:8]
-    return f"{safe[: _LONGEST_VALUE - 9].rstrip('-')}-{hashed}"
+    return f"{safe[: longest - 9].rstrip('-')}-{hashed}"
 
 
 @dataclass(frozen=True)

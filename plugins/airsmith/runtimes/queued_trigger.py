@@ -8,6 +8,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from aiohttp import ClientError
+from airflow.providers.cncf.kubernetes.hooks.kubernetes import AsyncKubernetesHook
 from airflow.providers.cncf.kubernetes.triggers.pod import KubernetesPodTrigger
 from airflow.triggers.base import TriggerEvent
 from kubernetes.client import models as k8s
@@ -66,7 +67,9 @@ class QueuedPodTrigger(KubernetesPodTrigger):
                 pod = await self.hook.get_pod(self.pod_name, self.pod_namespace)
                 if not is_held_back(pod):
                     break
-                line, has_waited = await self._look(pod), True
+                uid = str(pod.metadata.uid)
+                line = await place_in_queue(self.hook, self.pod_namespace, queue_of(pod), uid)
+                has_waited = True
             except ApiException:
                 return None  # What that means is the provider's trigger and the operator to say.
             except (ClientError, OSError, asyncio.TimeoutError) as unheard:
@@ -81,13 +84,17 @@ class QueuedPodTrigger(KubernetesPodTrigger):
             self.log.info("Its turn has come after %.0f s in queue %s.", waited.total_seconds(), queue_of(pod))
         return pod
 
-    async def _look(self, pod: k8s.V1Pod) -> str:
-        """What to say of a pod's place; without it where nobody serves Kueue's visibility API."""
-        queue, uid = queue_of(pod), str(pod.metadata.uid)
-        async with self.hook.get_conn() as client:
-            pending = await _ask(client, pending_path(self.pod_namespace, queue))
-            workloads = await _ask(client, workloads_path(self.pod_namespace), labelSelector=f"{JOB_LABEL}={uid}")
-        return waiting_line(queue, uid, pending, workloads)
+
+async def place_in_queue(hook: AsyncKubernetesHook, namespace: str, queue: str, uid: str) -> str:
+    """What to say of the place of a pod or a job; without it where nobody serves Kueue's visibility API.
+
+    :param queue: the LocalQueue.
+    :param uid: of what waits.
+    """
+    async with hook.get_conn() as client:
+        pending = await _ask(client, pending_path(namespace, queue))
+        workloads = await _ask(client, workloads_path(namespace), labelSelector=f"{JOB_LABEL}={uid}")
+    return waiting_line(queue, uid, pending, workloads)
 
 
 async def _ask(client: ApiClient, path: str, **query: str) -> Mapping[str, Any]:

@@ -15,6 +15,7 @@ from airsmith.contracts.run import Run
 from airsmith.runtimes.pod_failures import not_created
 from airsmith.runtimes.pod_labels import TaskOwner
 from airsmith.runtimes.pods import stage_pod
+from airsmith.runtimes.preflight.engine import refuse_missing_engine
 from airsmith.runtimes.preflight.placement import refuse_unplaceable
 from airsmith.runtimes.preflight.probe import probe_pod, run_probe
 from airsmith.runtimes.preflight.queue import refuse_missing_queue
@@ -47,6 +48,7 @@ def preflight(run: Run, settings: Settings, client: ApiClient, owner: TaskOwner 
         [
             *(partial(refuse_unadmitted, stage, pod, client) for stage, pod in pods.items()),
             partial(refuse_missing_queue, spec.recipe.backend, settings.kubernetes.namespace, client),
+            partial(refuse_missing_engine, spec.recipe.backend, client),
             partial(_refuse_unplaceable, pods, settings, client),
             partial(run_probe, probe, settings, client),
         ]

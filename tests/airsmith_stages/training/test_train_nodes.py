@@ -1,0 +1,120 @@
+"""Several nodes that train together: each has a launcher, and finds the first node by torchrun's variables."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import COMMAND, Bench, checkpoint_steps, counting_rows, history_of, trained_artifact, wait_for
+
+from airsmith.artifacts.store import Store
+from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.contracts.run import Run
+from airsmith_stages.frame import run_stage
+
+TRAINING = {
+    "max_steps": 11,
+    "total_train_batch_size": 4,
+    "max_per_device_train_batch_size": 1,
+    "logging_steps": 1,
+    "eval_steps": 3,
+    "save_steps": 4,
+}
+LONG = {**TRAINING, "max_steps": 45, "save_steps": 5, "eval_steps": 20}
+
+
+@pytest.fixture
+def workshop(tmp_path: Path) -> Callable[[], Bench]:
+    """Makes benches, each with a store of its own."""
+    made: list[Path] = []
+
+    def make() -> Bench:
+        made.append(tmp_path / str(len(made)))
+        made[-1].mkdir()
+        return Bench(Store.open(f"file://{made[-1]}/store"), made[-1])
+
+    return make
+
+
+def run_on(bench: Bench, nodes: int, **training: object) -> Run:
+    tokens = bench.tokens("rows", counting_rows(17), validation=counting_rows(5))
+    return bench.run(tokens=tokens, recipe={"backend": {"nodes": nodes}}, **{**TRAINING, **training})
+
+
+def start(run: Run, nodes: int = 2) -> list[subprocess.Popen[str]]:
+    """The launchers by node; the first leads."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        where = {"PET_MASTER_ADDR": "127.0.0.1", "PET_MASTER_PORT": str(free.getsockname()[1])}
+    return [
+        subprocess.Popen(
+            [*COMMAND, run.uri],
+            env={**os.environ, **where, "PET_NODE_RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(nodes)
+    ]
+
+
+def errors_of(launchers: list[subprocess.Popen[str]]) -> list[AirsmithError | None]:
+    """What each launcher ended with, as its last line says."""
+    logs = [launcher.communicate(timeout=120)[1] for launcher in launchers]
+    return [AirsmithError.from_json_line(log.splitlines()[-1]) for log in logs]
+
+
+def test_two_nodes_have_the_losses_of_one_and_the_first_alone_keeps_the_record(workshop: Callable[[], Bench]) -> None:
+    alone, together = run_on(workshop(), 1), run_on(workshop(), 2)
+    run_stage("train", alone)
+    launchers = start(together)
+    logs = [launcher.communicate(timeout=120)[1] for launcher in launchers]
+    assert [launcher.returncode for launcher in launchers] == [0, 0], logs
+    for one, two in zip(history_of(alone), history_of(together), strict=True):
+        for name in one:
+            assert two[name] == pytest.approx(one[name], abs=1e-5), (name, one["step"])
+    assert "Published the checkpoint of step 11" in logs[0]
+    assert "Published" not in logs[1]
+    assert together.statuses()["train"].state == "done"
+
+
+def test_a_lost_node_is_told_by_the_first_and_the_next_attempt_equals_an_uninterrupted_one(
+    workshop: Callable[[], Bench],
+) -> None:
+    bench = workshop()
+    run = run_on(bench, 2, **LONG)
+    launchers = start(run)
+    wait_for(lambda: len(checkpoint_steps(bench.store)) > 0, launchers[0])
+    launchers[1].send_signal(signal.SIGKILL)
+    launchers[1].communicate()
+    (error,) = errors_of(launchers[:1])
+    assert error is not None
+    assert error.kind is ErrorKind.KILLED
+    assert "went away" in error.message
+    assert run.statuses()["train"].error == error.message
+    assert errors_of(start(run)) == [None, None]
+
+    other = run_on(workshop(), 2, **LONG)
+    assert errors_of(start(other)) == [None, None]
+    assert history_of(run) == history_of(other)
+    assert trained_artifact(run).read("adapter_model.safetensors") == trained_artifact(other).read(
+        "adapter_model.safetensors"
+    )
+
+
+def test_nodes_that_are_told_to_stop_publish_one_checkpoint_together(workshop: Callable[[], Bench]) -> None:
+    bench = workshop()
+    run = run_on(bench, 2, **LONG)
+    launchers = start(run)
+    wait_for(lambda: len(checkpoint_steps(bench.store)) > 0, launchers[0])
+    for launcher in launchers:
+        launcher.terminate()
+    errors = errors_of(launchers)
+    step = checkpoint_steps(bench.store)[-1]
+    for error in errors:
+        assert error is not None
+        assert error.kind is ErrorKind.INTERRUPTED
+    assert f"at step {step} of 45" in errors[0].message  # type: ignore[union-attr]
