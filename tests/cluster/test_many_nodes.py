@@ -24,6 +24,7 @@ from tests.cluster.standalone import Airflow
 pytestmark = pytest.mark.alone
 
 NODES = 2
+ENDED = ("success", "failed", "upstream_failed")
 CPU = "250m"
 """Of each node: two of them fill the test's queue."""
 
@@ -62,7 +63,7 @@ def undisturbed(airflow: Airflow) -> bytes:
     if not is_installed(ENGINES["jobset"].RESOURCE):
         pytest.skip("the cluster has no JobSet")
     dag_id, run_id = start_run(airflow, "calm", on_nodes(60))
-    wait_for(lambda: airflow.task(dag_id, run_id, "train")["state"] in ("success", "failed"))
+    wait_for(lambda: airflow.task(dag_id, run_id, "train")["state"] in ENDED)
     assert airflow.task(dag_id, run_id, "train")["state"] == "success"
     end_run(airflow, dag_id, run_id)
     return weights_of(newest_run(airflow.deployment, dag_id))
@@ -130,7 +131,7 @@ def assert_it_went_on(airflow: Airflow, cluster: Cluster, run: tuple[str, str], 
 
     def has_ended() -> bool:
         assert len(jobs_of(cluster, name)) <= 1
-        return airflow.task(*run, "train")["state"] in ("success", "failed")
+        return airflow.task(*run, "train")["state"] in ENDED
 
     wait_for(has_ended)
     log = log_of(airflow, *run, "train")
@@ -204,7 +205,7 @@ def test_a_store_that_dies_while_checkpoints_are_uploaded_costs_nothing(
         wait_for(has_noticed)
     finally:
         subprocess.run([tool, "start", "minio"], check=True)
-    wait_for(lambda: airflow.task(*run, "train")["state"] in ("success", "failed"))
+    wait_for(lambda: airflow.task(*run, "train")["state"] in ENDED)
     assert airflow.task(*run, "train")["state"] == "success"
     assert weights_of(newest_run(airflow.deployment, run[0])) == undisturbed
 
@@ -217,7 +218,7 @@ def test_a_triggerer_that_dies_leaves_the_job_at_work(airflow: Airflow, cluster:
         process.kill()
     assert {pod.metadata.uid for pod in nodes_of(cluster, "triggerless-nodes")} == {pod.metadata.uid for pod in pods}
     airflow.start_triggerer()
-    wait_for(lambda: airflow.task(*run, "train")["state"] in ("success", "failed"))
+    wait_for(lambda: airflow.task(*run, "train")["state"] in ENDED)
     assert airflow.task(*run, "train")["try_number"] == 1
     assert weights_of(newest_run(airflow.deployment, run[0])) == undisturbed
 
@@ -230,7 +231,7 @@ def test_a_worker_that_dies_leaves_a_job_that_the_next_try_adopts(
     wait_for(lambda: jobs_of(cluster, "workerless-nodes"))
     if airflow.task(*run, "train")["state"] == "running":
         kill_worker(airflow, *run, "train", signal.SIGKILL)
-    wait_for(lambda: airflow.task(*run, "train")["state"] in ("success", "failed"))
+    wait_for(lambda: airflow.task(*run, "train")["state"] in ENDED)
     assert airflow.task(*run, "train")["state"] == "success"
     assert weights_of(newest_run(airflow.deployment, run[0])) == undisturbed
 

@@ -89,15 +89,16 @@ class Checkpoints:
             add_together(writer, content, processes, group)
             processes.by_leader(lambda: writer.publish(metrics={"step": step}).digest, group)
 
-    def prune(self, keep_newest: int, keep_also: int | None) -> None:
+    def prune(self, until: int, keep_newest: int, keep_also: int | None) -> None:
         """Remove what came before the newest checkpoints, complete or not.
 
+        :param until: step of the training that prunes; what another has saved that went further is not its own.
         :param keep_also: step of the best checkpoint, where that is still needed.
         """
-        kept = {*self.steps()[-keep_newest:], *([] if keep_also is None else [keep_also])}
-        newest = max(kept, default=0)
+        until_now = [step for step in self.steps() if step <= until]
+        kept = {*until_now[-keep_newest:], *([] if keep_also is None else [keep_also])}
         for step in self._paths():
-            if step < newest and step not in kept:
+            if step < until and step not in kept:
                 self._remove(step)
 
     def _restore_undamaged(self, local_dir: Path, at_most: int | None) -> int | None:
@@ -218,5 +219,5 @@ class CheckpointUploader:
         self.checkpoints.publish(step, content())
         shutil.rmtree(local_dir)
         if self.checkpoints.processes.is_leader:
-            self.checkpoints.prune(self.keep_newest, best_step)
+            self.checkpoints.prune(step, self.keep_newest, best_step)
         log.info("Published the checkpoint of step %d", step)

@@ -119,6 +119,7 @@ class TrainingJobOperator(BaseOperator):
             if event["outcome"] == "timeout":
                 raise AirflowException(f"The training takes longer than {self.execution_timeout}: {name} was removed.")
             if error is not None:
+                self._show_last_word(run)
                 fail(error, self.stage, run, self.log)
             tell_assets(context, self.outlets, self.run_uri, output_of(self.stage, run))
 
@@ -168,8 +169,8 @@ class TrainingJobOperator(BaseOperator):
                 message = f"Not all {self.nodes} pods of {kind} {name} have started in time."
                 told.append(AirsmithError(ErrorKind.UNSCHEDULABLE, message, "See their events and the engine's log."))
             else:
-                last = said.splitlines()[-1:] or ["it does not say why"]
-                message = f"{kind} {name} has failed: {last[0].rstrip('.')}."
+                last = said.splitlines()[-1:] or ["nothing"]
+                message = f"{kind} {name} has failed, and no pod is left to say why. It says: {last[0].rstrip('.')}."
                 told.append(AirsmithError(ErrorKind.POD_MISSING, message, _GOES_ON))
         errors = [error for error in told if error is not None]
         return most_telling(errors[:-1]) or errors[-1]
@@ -181,6 +182,12 @@ class TrainingJobOperator(BaseOperator):
         for leader in self._jobs.pods(self._jobs.engine.leader_selector(job)):
             since = event["read_until"] if leader.metadata.uid == event["leader_uid"] else None
             show_rest(leader, self._jobs.engine.CONTAINER, since, self._jobs.client, self.log)
+
+    def _show_last_word(self, run: Run) -> None:
+        """Show what the leader has written down: its pod, and its log with it, may be gone."""
+        told = run.statuses().get(self.stage)
+        if told is not None and told.error:
+            self.log.info("The training's own last word: %s %s", told.error, told.hint)
 
     def _longest_removal(self) -> float:
         return load_settings().kubernetes.termination_grace_seconds + self.startup_timeout_seconds

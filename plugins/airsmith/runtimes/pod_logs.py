@@ -20,13 +20,13 @@ def show_rest(pod: k8s.V1Pod, container: str, since: str | None, client: ApiClie
     """
     begin = None if since is None else datetime.fromisoformat(since).replace(microsecond=0)
     try:
-        lines = CoreV1Api(client).read_namespaced_pod_log(
-            pod.metadata.name, pod.metadata.namespace, container=container, timestamps=True
+        answer = CoreV1Api(client).read_namespaced_pod_log(
+            pod.metadata.name, pod.metadata.namespace, container=container, timestamps=True, _preload_content=False
         )
     except ApiException as refusal:
         log.warning("The rest of the log of pod %s cannot be read: %s", pod.metadata.name, refusal.reason)
         return
-    for line in lines.splitlines():
+    for line in answer.data.decode(errors="replace").splitlines():
         moment, _, said = line.partition(" ")
         if begin is None or _second(moment) >= begin:
             log.info("[%s] %s", container, said)

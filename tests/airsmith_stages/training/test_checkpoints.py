@@ -37,7 +37,7 @@ def test_ten_is_newer_than_nine(checkpoints: Checkpoints, publish, tmp_path: Pat
         publish(step)
     assert checkpoints.steps() == [9, 10, 11, 100]
     assert newest(checkpoints, tmp_path) == (100, "weights 100")
-    checkpoints.prune(keep_newest=1, keep_also=10)
+    checkpoints.prune(100, keep_newest=1, keep_also=10)
     assert checkpoints.steps() == [10, 100]
 
 
@@ -101,11 +101,18 @@ def test_pruning_takes_what_a_killed_upload_left_but_not_what_is_newer(checkpoin
     store.write("checkpoints/key/3/attempt=dead/weights", b"half")
     store.write("checkpoints/key/8/attempt=alive/weights", b"half")
     store.write("checkpoints/other-key/1/manifest.json", b"{}")
-    checkpoints.prune(keep_newest=2, keep_also=None)
+    checkpoints.prune(6, keep_newest=2, keep_also=None)
     assert checkpoints.steps() == [4, 6]
     left = {info.path.split("/")[2] for info in store.list("checkpoints/key")}
     assert left == {"4", "6", "8"}
     assert store.exists("checkpoints/other-key/1/manifest.json")
+
+
+def test_pruning_leaves_the_checkpoints_of_a_training_that_went_further(checkpoints: Checkpoints, publish) -> None:
+    for step in (50, 290, 300, 100):
+        publish(step)
+    checkpoints.prune(100, keep_newest=1, keep_also=None)
+    assert checkpoints.steps() == [100, 290, 300]
 
 
 def failing() -> dict[str, bytes]:

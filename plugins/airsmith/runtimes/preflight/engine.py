@@ -33,7 +33,7 @@ def refuse_missing_engine(backend: Backend, client: ApiClient) -> None:
 
 def _is_served(resource: Resource, cluster: DynamicClient) -> bool:
     try:
-        cluster.resources.get(group=resource.group, kind=resource.kind)
+        cluster.resources.get(api_version=resource.api_version, kind=resource.kind)
     except ResourceNotFoundError:
         return False
     return True
