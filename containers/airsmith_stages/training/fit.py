@@ -10,6 +10,7 @@ import torch
 
 from airsmith.contracts.digests import checkpoint_key
 from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.recipe.training import Training
 from airsmith_stages.accelerators import Accelerator
 from airsmith_stages.frame import StageContext
 from airsmith_stages.training.arguments import training_arguments
@@ -81,10 +82,7 @@ def fit(
                 snapshots=snapshots,
                 is_sharded=is_sharded,
                 stop_at_step=context.spec.stop_at_step,
-                arithmetic=Arithmetic(
-                    count_flops_per_token(model.module, model.base, inputs.train.sample_lengths()),
-                    accelerator.peak_flops_per_second(training.precision),
-                ),
+                arithmetic=_arithmetic(accelerator, model, inputs, training),
                 peak_memory_bytes=accelerator.peak_memory_bytes,
             ),
         )
@@ -92,19 +90,31 @@ def fit(
         uploader.wait()
         steps, total_steps = trainer.state.global_step, trainer.state.max_steps
         if processes.any(interruption.requested):
-            raise AirsmithError(
-                ErrorKind.INTERRUPTED,
-                f"Training was told to stop (SIGTERM) and did so at step {steps} of {total_steps}.",
-                "Run it again: it goes on from the checkpoint of that step.",
-            )
+            raise _interrupted(steps, total_steps)
     history = trainer.state.log_history
-    if training.load_best_model_at_end:
-        best = best_step(history, training.save_steps, steps)
-        if best is not None and best != steps:
-            log.info("Ending with the weights of step %d, which has the lowest validation loss", best)
-            snapshots.load_model(checkpoints.restore(best, context.scratch / "best"))
+    best = best_step(history, training.save_steps, steps) if training.load_best_model_at_end else None
+    if best is not None and best != steps:
+        log.info("Ending with the weights of step %d, which has the lowest validation loss", best)
+        snapshots.load_model(checkpoints.restore(best, context.scratch / "best"))
     assert trainer.optimizer is not None
     return Fit(history, steps, trainer.order.tokens_until(steps), trainer.meter.seconds(), trainer.optimizer)
+
+
+def _arithmetic(
+    accelerator: Accelerator, model: TrainableModel, inputs: TrainingInputs, training: Training
+) -> Arithmetic:
+    return Arithmetic(
+        count_flops_per_token(model.module, model.base, inputs.train.sample_lengths()),
+        accelerator.peak_flops_per_second(training.precision),
+    )
+
+
+def _interrupted(steps: int, total_steps: int) -> AirsmithError:
+    return AirsmithError(
+        ErrorKind.INTERRUPTED,
+        f"Training was told to stop (SIGTERM) and did so at step {steps} of {total_steps}.",
+        "Run it again: it goes on from the checkpoint of that step.",
+    )
 
 
 def _checkpoints(context: StageContext, processes: Processes) -> Checkpoints:

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from kubernetes.client import ApiClient, CoreV1Api
 from kubernetes.client import models as k8s
 from kubernetes.client.exceptions import ApiException
 
-if TYPE_CHECKING:
-    from airflow.sdk.types import Logger
+
+class Logger(Protocol):
+    """Python's loggers, and Airflow's."""
+
+    def info(self, message: str, *values: object) -> object:
+        """Say something."""
+
+    def warning(self, message: str, *values: object) -> object:
+        """Say something unusual."""
 
 
 def show_rest(pod: k8s.V1Pod, container: str, since: str | None, client: ApiClient, log: Logger) -> None:

@@ -58,9 +58,19 @@ def test_a_full_training_on_several_devices_is_consolidated() -> None:
         assert not make_plan(recipe_with(**groups)).has("consolidate")
 
 
-def test_several_nodes_are_refused_until_something_starts_them() -> None:
+def test_several_nodes_are_refused_where_there_is_one_machine() -> None:
+    several = recipe_with(backend={"nodes": 2})
     with pytest.raises(AirsmithError, match=r"backend\.nodes is 2"):
-        check_nodes(recipe_with(backend={"nodes": 2}))
+        check_nodes(several, "local")
+    check_nodes(several, "kubernetes")
+    check_nodes(recipe_with(backend={"nodes": 1, "job": "rayjob"}), "local")
+
+
+def test_a_training_that_ray_starts_has_an_image_with_ray_and_all_else_has_not() -> None:
+    plan = make_plan(recipe_with(backend={"nodes": 2, "job": "rayjob"}))
+    assert [stage.stage for stage in plan.stages if stage.image == "train-cpu-ray"] == ["train"]
+    for backend in ({"nodes": 1, "job": "rayjob"}, {"nodes": 2}, {"nodes": 2, "job": "trainjob"}):
+        assert make_plan(recipe_with(backend=backend)).stage("train").image == "train-cpu"
 
 
 def test_a_recipe_that_serves_nothing_ends_with_its_registration() -> None:

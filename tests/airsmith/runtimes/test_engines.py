@@ -123,7 +123,7 @@ def test_a_new_job_is_at_work_and_a_suspended_one_is_queued(job: str) -> None:
             {"jobStatus": "FAILED", "jobDeploymentStatus": "Failed", "message": "exit code 1"},
             JobState(JobPhase.FAILED, "exit code 1"),
         ),
-        ("rayjob", {"jobDeploymentStatus": "Failed", "reason": "NotSubmitted"}, JobState(JobPhase.FAILED, "NotSubmitted")),
+        ("rayjob", {"jobDeploymentStatus": "Failed", "reason": "none"}, JobState(JobPhase.FAILED, "none")),
     ],
 )  # fmt: skip
 def test_how_far_a_job_is_is_read_from_its_status(job: str, status: dict[str, Any], state: JobState) -> None:
