@@ -13,10 +13,10 @@ from kubernetes.client.exceptions import ApiException
 class Logger(Protocol):
     """Python's loggers, and Airflow's."""
 
-    def info(self, message: str, *values: object) -> object:
+    def info(self, message: str, /, *values: object) -> object:
         """Say something."""
 
-    def warning(self, message: str, *values: object) -> object:
+    def warning(self, message: str, /, *values: object) -> object:
         """Say something unusual."""
 
 
