@@ -15,15 +15,18 @@ import yaml
 from botocore.config import Config
 from conftest import BUCKET, REPOSITORY, Cluster, Deployment
 from test_failures import recipe
+from test_many_nodes import is_installed
 from test_one_pod_alive import end_of, is_training, pods_of, start_run, wait_for
 
 from airsmith.artifacts.uploads import open_uploads
-from airsmith.janitor import inventory
+from airsmith.janitor import inventory, pods
 from airsmith.janitor.endpoints import tidy_endpoints
 from airsmith.janitor.pods import YOUNGEST
 from airsmith.janitor.tidy import tidy_store
 from airsmith.registry import Deployment as ServerOfEndpoint
 from airsmith.registry import swap_endpoint
+from airsmith.runtimes.engines import ENGINES
+from airsmith.runtimes.jobs import Jobs
 from airsmith.runtimes.pod_labels import TaskOwner, pod_labels
 from airsmith.runtimes.pods import container_security, pod_security
 from airsmith.runtimes.task_owner import this_airflow
@@ -48,23 +51,31 @@ def airflow(janitor: Deployment) -> Iterator[Airflow]:
 
 def pod_of(owner: TaskOwner, deployment: Deployment, cluster: Cluster) -> str:
     """Start a pod that only sleeps, marked as a task's."""
+    pod = sleeper_of(owner, deployment, cluster)
+    cluster.core.create_namespaced_pod(cluster.namespace, pod)
+    return str(pod.metadata.name)
+
+
+def sleeper_of(owner: TaskOwner, deployment: Deployment, cluster: Cluster) -> kubernetes.client.V1Pod:
     settings = yaml.safe_load((deployment.folder / "airsmith.yaml").read_text())
     image = settings["kubernetes"]["images"]["cpu"]["reference"]
     name = f"sleeper-{uuid.uuid4().hex[:8]}"
     sleeper = kubernetes.client.V1Container(
         name="base", image=image, command=["sleep", "600"], security_context=container_security()
     )
-    pod = kubernetes.client.V1Pod(
-        metadata={"name": name, "labels": pod_labels(stage=owner.task_id), "annotations": owner.annotations()},
+    labels, annotations = pod_labels(stage=owner.task_id), owner.annotations()
+    return kubernetes.client.V1Pod(
+        metadata=kubernetes.client.V1ObjectMeta(
+            name=name, namespace=cluster.namespace, labels=labels, annotations=annotations
+        ),
         spec=kubernetes.client.V1PodSpec(
             containers=[sleeper],
             security_context=pod_security(),
             automount_service_account_token=False,
             termination_grace_period_seconds=0,
+            restart_policy="Never",
         ),
     )
-    cluster.core.create_namespaced_pod(cluster.namespace, pod)
-    return name
 
 
 def names(cluster: Cluster) -> set[str]:
@@ -151,6 +162,34 @@ def resting_server(name: str, store: str) -> dict[str, Any]:
             "template": {"metadata": {"labels": labels}, "spec": {"containers": [container]}},
         },
     }
+
+
+def test_a_job_goes_as_a_whole_and_the_pods_of_one_that_is_waited_for_stay(
+    deployment: Deployment, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not is_installed(ENGINES["jobset"].RESOURCE):
+        pytest.skip("the cluster has no JobSet")
+    client = kubernetes.config.new_client_from_config(str(deployment.folder / "airflow.kubeconfig"))
+    jobs = Jobs(client, ENGINES["jobset"], cluster.namespace)
+    sleepers = {
+        run_id: sleeper_of(TaskOwner("here", "many", run_id, "train"), deployment, cluster)
+        for run_id in ("deleted", "waiting")
+    }
+    for sleeper in sleepers.values():
+        assert jobs.create("train", sleeper.metadata.name, sleeper, nodes=2) is not None
+    deleted, waiting = (sleeper.metadata.name for sleeper in sleepers.values())
+    wait_for(lambda: len(cluster.pods(deleted)) == len(cluster.pods(waiting)) == 2)
+    monkeypatch.setattr(pods, "YOUNGEST", timedelta(seconds=-60))
+    section = pods.tidy_pods(
+        cluster.namespace, "here", lambda dag_id, run_ids: {"waiting": {"train": "running"}}, client
+    )
+    assert [(removed.name, removed.reason) for removed in section.removed] == [
+        (deleted, "run deleted of many was deleted in Airflow")
+    ]
+    wait_for(lambda: jobs.read(deleted) is None and not cluster.pods(deleted))
+    assert jobs.read(waiting) is not None
+    assert len(cluster.pods(waiting)) == 2
+    jobs.remove(waiting, longest_seconds=60)
 
 
 @pytest.mark.long

@@ -11,6 +11,7 @@ import kubernetes
 import pytest
 import yaml
 from conftest import Cluster
+from kubernetes.dynamic.exceptions import ResourceNotFoundError
 
 from airsmith.serving.cluster_access import optional_kinds
 from airsmith.serving.manifests import OPTIONAL_KINDS
@@ -52,6 +53,21 @@ def test_golden_pods_are_admitted_under_the_restricted_standard(
     for pod in yaml.safe_load_all((GOLDEN / f"{backend}.yaml").read_text(encoding="utf-8")):
         pod["metadata"]["namespace"] = cluster.namespace
         dry_run(pod)
+
+
+@pytest.mark.parametrize("job", sorted(file.stem for file in GOLDEN.glob("jobs/*.yaml")))
+def test_golden_jobs_are_admitted_by_the_engines_that_the_cluster_has(
+    job: str, cluster: Cluster, dry_run: Callable[[dict[str, Any]], None]
+) -> None:
+    try:
+        for manifest in yaml.safe_load_all((GOLDEN / "jobs" / f"{job}.yaml").read_text(encoding="utf-8")):
+            manifest["metadata"]["namespace"] = cluster.namespace
+            if (
+                manifest["kind"] != "TrainJob"
+            ):  # It is admitted beside its runtime alone, which a dry run does not leave.
+                dry_run(manifest)
+    except ResourceNotFoundError:
+        pytest.skip(f"this cluster has no engine for {job}")
 
 
 @pytest.mark.parametrize("backend", sorted(file.stem for file in ENDPOINTS.glob("*.yaml")))

@@ -68,7 +68,8 @@ class TrainingJobTrigger(BaseTrigger):
         self._seen: dict[str, AirsmithError] = {}
         self._leader_uid = ""
         self._read_until: Any = None  # a DateTime of pendulum, as the provider gives and takes it
-        self._next_log = _now()
+        self._next_log = self._turn_came = _now()
+        self._have_started = False
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """How another triggerer makes the same trigger."""
@@ -121,8 +122,8 @@ class TrainingJobTrigger(BaseTrigger):
                     return "missing"
                 state = self._engine.state_of(job)
                 if state.phase is JobPhase.QUEUED:
-                    self._seen.clear()
-                    line, begun, pause = await self._queued(job), _now(), queued_pause
+                    self._begin_anew()
+                    line, begun, pause = await self._queued(job), self._turn_came, queued_pause
                     queued_pause = min(2 * queued_pause, LONGEST_PAUSE_SECONDS)
                 else:
                     pods = await self._pods(self._engine.pods_selector(job))
@@ -167,6 +168,11 @@ class TrainingJobTrigger(BaseTrigger):
             return f"{self._engine.RESOURCE.kind} {self.name} is suspended."
         return await place_in_queue(self._hook, self.namespace, queue, metadata["uid"])
 
+    def _begin_anew(self) -> None:
+        """Forget the pods that were, if any: its turn is to come, or to come again."""
+        self._seen.clear()
+        self._turn_came, self._have_started = _now(), False
+
     def _keep_in_mind(self, pods: Sequence[k8s.V1Pod]) -> None:
         """Keep what the pods' ends say: when the task looks, they may be gone."""
         for pod in pods:
@@ -183,20 +189,24 @@ class TrainingJobTrigger(BaseTrigger):
 
     def _ending(self, pods: Sequence[k8s.V1Pod], seconds: float) -> str | None:
         """How a job is to be ended that would not end by itself."""
-        if self._is_stuck(pods, seconds):
+        if self._is_stuck(pods):
             return "not_started"
         return "timeout" if self.timeout_seconds is not None and seconds > self.timeout_seconds else None
 
-    def _is_stuck(self, pods: Sequence[k8s.V1Pod], seconds: float) -> bool:
-        """Whether a pod has not started and will not; why is kept in mind."""
+    def _is_stuck(self, pods: Sequence[k8s.V1Pod]) -> bool:
+        """Whether a pod has not started and will not, or was never made; why is kept in mind.
+
+        Pods that were at work and are gone are no matter of a start: their job is about to end.
+        """
         waiting = [pod for pod in pods if pod.status.phase == "Pending"]
-        hopeless = [pod for pod in waiting if waiting_reason(pod) is not None]
-        if hopeless and seconds > min(HOPELESS_SECONDS, self.startup_seconds):
-            waiting = hopeless
-        elif seconds <= self.startup_seconds or (len(pods) >= self.nodes and not waiting):
-            return False
-        self._seen.update({pod.metadata.uid: failure_of(self.stage, pod) for pod in waiting})
-        return True
+        late = [pod for pod in waiting if _seconds_since(pod.metadata.creation_timestamp) > self._patience(pod)]
+        self._seen.update({pod.metadata.uid: failure_of(self.stage, pod) for pod in late})
+        self._have_started = self._have_started or len(pods) - len(waiting) >= self.nodes
+        has_waited = _seconds_since(self._turn_came) > self.startup_seconds
+        return bool(late) or (has_waited and not self._have_started and len(pods) < self.nodes)
+
+    def _patience(self, pod: k8s.V1Pod) -> float:
+        return self.startup_seconds if waiting_reason(pod) is None else min(HOPELESS_SECONDS, self.startup_seconds)
 
     async def _show_log(self, job: Object) -> None:
         """Show what the leader has said since the last time, now and then."""

@@ -34,6 +34,8 @@ OBJECT_STORE_BYTES = 100_000_000
 _MODULE = "airsmith_stages.ray_nodes"
 _ENVIRONMENT = (
     {"name": "RAY_USAGE_STATS_ENABLED", "value": "0"},
+    {"name": "RAY_COLOR_PREFIX", "value": "0"},
+    {"name": "COLORFUL_DISABLE", "value": "1"},
     {"name": "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES", "value": "1"},  # The stage takes all that its pod has.
 )
 _SUBMITTER_RESOURCES = {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"memory": "512Mi"}}
@@ -110,7 +112,7 @@ def _node(pod: k8s.V1Pod) -> dict[str, Any]:
 
 
 def _submitter(pod: k8s.V1Pod) -> dict[str, Any]:
-    template = copy.deepcopy(pod_template(pod, CONTAINER))
+    template = copy.deepcopy(pod_template(pod, CONTAINER, _ENVIRONMENT))
     container = template["spec"]["containers"][0]
     for given_by_operator in ("command", "args", "envFrom"):
         container.pop(given_by_operator, None)
