@@ -32,7 +32,8 @@ CPU = "250m"
 def on_nodes(save_steps: int, job: str = "jobset", **backend: Any) -> dict[str, Any]:
     """The same training under many names, see `same_training`."""
     resources = {"cpu": CPU, "memory": "3Gi"}
-    return same_training(save_steps, backend={"nodes": NODES, "job": job, "resources": resources, **backend})
+    content = same_training(save_steps, backend={"nodes": NODES, "job": job, "resources": resources, **backend})
+    return {**content, "training": {**content["training"], "max_steps": 30}}
 
 
 def is_installed(resource: Resource) -> bool:

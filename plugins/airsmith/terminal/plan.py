@@ -36,7 +36,7 @@ def _pod_table(preview: Preview) -> Table:
         table.add_column(heading, overflow="fold", justify="right" if heading in ("cpu", "USD/h") else "left")
     for pod in preview.pods:
         table.add_row(
-            pod.stage,
+            _name(preview, pod),
             pod.image,
             pod.resources["cpu"],
             pod.resources["memory"],
@@ -46,6 +46,12 @@ def _pod_table(preview: Preview) -> Table:
             _price(pod),
         )
     return table
+
+
+def _name(preview: Preview, pod: PodPreview) -> str:
+    """The stage, and how many such pods of which kind of job there are, where it is more than one."""
+    nodes = pod.node.nodes if pod.node is not None else 1
+    return pod.stage if nodes == 1 else f"{pod.stage}, {nodes} pods of a {preview.recipe.backend.job}"
 
 
 def _price(pod: PodPreview) -> str:

@@ -52,6 +52,13 @@ def test_pods_memory_and_cost_are_told(plan):
     assert "AWS on-demand, Linux, us-east-1, 2026-01-19: https://" in said
 
 
+def test_several_nodes_are_told_with_what_starts_them_and_priced_together(plan):
+    one, four = (plan(backend={"name": "cuda", "instance_type": "p5.48xlarge", "nodes": nodes}) for nodes in (1, 4))
+    assert "train, 4 pods of a jobset" in four
+    assert "220.16 USD for each hour of training, on 4 × p5.48xlarge" in four
+    assert "pods of" not in one
+
+
 def test_what_does_not_fit_says_what_helps(plan):
     assert "does not fit. Lower" in plan(backend={"name": "cuda", "instance_type": "g5.8xlarge"})
     assert "does not fit. Raise backend.resources.memory" in plan()
