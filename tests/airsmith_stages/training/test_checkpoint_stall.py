@@ -10,6 +10,7 @@ from conftest import Bench, checkpoint_steps, counting_rows
 
 from airsmith.artifacts.store import Store
 from airsmith_stages.frame import run_stage
+from airsmith_stages.training.checkpoints import CheckpointUploader
 from airsmith_stages.training.trainer import ResumableTrainer
 
 PATIENCE_SECONDS = 60
@@ -19,22 +20,22 @@ LAST_STEP_BEFORE_THE_NEXT_CHECKPOINT = 7
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Lets uploads of the checkpoint of step 4 wait for step 7; whether each saw it begin."""
+    """Lets all that goes on behind the training for the checkpoint of step 4 wait for step 7; whether that began."""
     steps_went_on = threading.Event()
     seen: list[bool] = []
-    upload, training_step = Store.upload, ResumableTrainer.training_step
+    publish, training_step = CheckpointUploader._publish, ResumableTrainer.training_step
 
-    def held_up(store: Store, path: str, *rest: Any) -> int:
-        if path.startswith("checkpoints/") and "/4/" in path:
+    def held_up(uploader: CheckpointUploader, step: int, *rest: Any) -> None:
+        if step == 4:
             seen.append(steps_went_on.wait(PATIENCE_SECONDS))
-        return upload(store, path, *rest)
+        publish(uploader, step, *rest)
 
     def noticed(trainer: ResumableTrainer, *args: Any, **kwargs: Any) -> Any:
         if trainer.state.global_step == LAST_STEP_BEFORE_THE_NEXT_CHECKPOINT:
             steps_went_on.set()
         return training_step(trainer, *args, **kwargs)
 
-    monkeypatch.setattr(Store, "upload", held_up)
+    monkeypatch.setattr(CheckpointUploader, "_publish", held_up)
     monkeypatch.setattr(ResumableTrainer, "training_step", noticed)
     return seen
 
