@@ -164,32 +164,35 @@ def resting_server(name: str, store: str) -> dict[str, Any]:
     }
 
 
+@pytest.mark.parametrize("job", ["jobset", "trainjob"])
 def test_a_job_goes_as_a_whole_and_the_pods_of_one_that_is_waited_for_stay(
-    deployment: Deployment, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+    deployment: Deployment, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, job: str
 ) -> None:
-    if not is_installed(ENGINES["jobset"].RESOURCE):
-        pytest.skip("the cluster has no JobSet")
+    if not is_installed(ENGINES[job].RESOURCE):
+        pytest.skip(f"the cluster has no {job}")
     client = kubernetes.config.new_client_from_config(str(deployment.folder / "airflow.kubeconfig"))
-    jobs = Jobs(client, ENGINES["jobset"], cluster.namespace)
-    sleepers = {
-        run_id: sleeper_of(TaskOwner("here", "many", run_id, "train"), deployment, cluster)
-        for run_id in ("deleted", "waiting")
-    }
-    for sleeper in sleepers.values():
-        assert jobs.create("train", sleeper.metadata.name, sleeper, nodes=2) is not None
-    deleted, waiting = (sleeper.metadata.name for sleeper in sleepers.values())
-    wait_for(lambda: len(cluster.pods(deleted)) == len(cluster.pods(waiting)) == 2)
+    jobs = Jobs(client, ENGINES[job], cluster.namespace)
+    made = {}
+    for run_id in ("deleted", "waiting"):
+        sleeper = sleeper_of(TaskOwner("here", "many", run_id, "train"), deployment, cluster)
+        made[run_id] = sleeper.metadata.name
+        assert jobs.create("train", made[run_id], sleeper, nodes=2) is not None
+    wait_for(lambda: all(len(cluster.pods(name)) == 2 for name in made.values()))
     monkeypatch.setattr(pods, "YOUNGEST", timedelta(seconds=-60))
-    section = pods.tidy_pods(
-        cluster.namespace, "here", lambda dag_id, run_ids: {"waiting": {"train": "running"}}, client
-    )
-    assert [(removed.name, removed.reason) for removed in section.removed] == [
-        (deleted, "run deleted of many was deleted in Airflow")
-    ]
-    wait_for(lambda: jobs.read(deleted) is None and not cluster.pods(deleted))
-    assert jobs.read(waiting) is not None
-    assert len(cluster.pods(waiting)) == 2
-    jobs.remove(waiting, longest_seconds=60)
+
+    def removed() -> list[tuple[str, str]]:
+        states = {"waiting": {"train": "running"}}
+        section = pods.tidy_pods(cluster.namespace, "here", lambda dag_id, run_ids: states, client)
+        return [(garbage.name, garbage.reason) for garbage in section.removed]
+
+    orphan = (made["deleted"], "run deleted of many was deleted in Airflow")
+    assert removed() == [orphan]
+    wait_for(lambda: jobs.read(made["deleted"]) is None and not cluster.pods(made["deleted"]))
+    assert removed() == ([orphan] if ENGINES[job].COMPANION else [])
+    assert removed() == []
+    assert jobs.read(made["waiting"]) is not None
+    assert len(cluster.pods(made["waiting"])) == 2
+    jobs.remove(made["waiting"], longest_seconds=60)
 
 
 @pytest.mark.long

@@ -19,28 +19,24 @@ _MISSING, _CONFLICT = 404, 409
 
 @dataclass(frozen=True)
 class Job:
-    """A job, known by its metadata as a pod is."""
+    """A job, or what only a job needs, known by its metadata as a pod is."""
 
     resource: Resource
     metadata: k8s.V1ObjectMeta
 
 
 def list_jobs(namespace: str, selector: str, client: ApiClient) -> Iterator[Job]:
-    """The jobs with these labels.
+    """The jobs with these labels, and what was made for a job that is gone.
 
     :raises ApiException: where the cluster refuses; an engine that it does not have is none.
     """
     for engine in ENGINES.values():
-        resource = engine.RESOURCE
-        place = (resource.group, resource.version, namespace, resource.plural)
-        try:
-            listed = CustomObjectsApi(client).list_namespaced_custom_object(*place, label_selector=selector)
-        except ApiException as refusal:
-            if refusal.status == _MISSING:
-                continue
-            raise
-        for job in listed["items"]:
-            yield Job(resource, _metadata(job))
+        jobs = _list(engine.RESOURCE, namespace, selector, client)
+        yield from jobs
+        if engine.COMPANION is not None:
+            needed = {job.metadata.name for job in jobs}
+            companions = _list(engine.COMPANION, namespace, selector, client)
+            yield from (companion for companion in companions if companion.metadata.name not in needed)
 
 
 def delete_job(job: Job, client: ApiClient) -> None:
@@ -48,22 +44,26 @@ def delete_job(job: Job, client: ApiClient) -> None:
 
     :raises ApiException: where the cluster refuses.
     """
-    engine = next(engine for engine in ENGINES.values() if job.resource == engine.RESOURCE)
     exactly = k8s.V1DeleteOptions(
         propagation_policy=FOREGROUND, preconditions=k8s.V1Preconditions(uid=job.metadata.uid)
     )
-    _delete(job.resource, job.metadata, exactly, client)
-    if engine.COMPANION is not None:
-        _delete(engine.COMPANION, job.metadata, k8s.V1DeleteOptions(), client)
-
-
-def _delete(resource: Resource, metadata: k8s.V1ObjectMeta, how: k8s.V1DeleteOptions, client: ApiClient) -> None:
-    place = (resource.group, resource.version, metadata.namespace, resource.plural)
+    place = (job.resource.group, job.resource.version, job.metadata.namespace, job.resource.plural)
     try:
-        CustomObjectsApi(client).delete_namespaced_custom_object(*place, metadata.name, body=how)
+        CustomObjectsApi(client).delete_namespaced_custom_object(*place, job.metadata.name, body=exactly)
     except ApiException as refusal:
         if refusal.status not in (_MISSING, _CONFLICT):
             raise
+
+
+def _list(resource: Resource, namespace: str, selector: str, client: ApiClient) -> list[Job]:
+    place = (resource.group, resource.version, namespace, resource.plural)
+    try:
+        listed = CustomObjectsApi(client).list_namespaced_custom_object(*place, label_selector=selector)
+    except ApiException as refusal:
+        if refusal.status == _MISSING:
+            return []
+        raise
+    return [Job(resource, _metadata(job)) for job in listed["items"]]
 
 
 def _metadata(job: Object) -> k8s.V1ObjectMeta:

@@ -99,17 +99,17 @@ class TrainingJobTrigger(BaseTrigger):
 
     async def on_kill(self) -> None:
         """End the job when a person says so; a triggerer that restarts leaves it at work."""
-        self.log.info("Deleting the %s %s.", self._engine.RESOURCE.kind, self.name)
-        for resource in filter(None, (self._engine.RESOURCE, self._engine.COMPANION)):
-            place = (resource.group, resource.version, self.namespace, resource.plural)
-            async with self._hook.get_conn() as client:
-                try:
-                    await CustomObjectsApi(client).delete_namespaced_custom_object(
-                        *place, self.name, propagation_policy=FOREGROUND
-                    )
-                except ApiException as refusal:
-                    if refusal.status != _MISSING:
-                        self.log.error("%s %s could not be deleted: %s", resource.kind, self.name, refusal.reason)
+        resource = self._engine.RESOURCE
+        self.log.info("Deleting the %s %s.", resource.kind, self.name)
+        place = (resource.group, resource.version, self.namespace, resource.plural)
+        async with self._hook.get_conn() as client:
+            try:
+                await CustomObjectsApi(client).delete_namespaced_custom_object(
+                    *place, self.name, propagation_policy=FOREGROUND
+                )
+            except ApiException as refusal:
+                if refusal.status != _MISSING:
+                    self.log.error("%s %s could not be deleted: %s", resource.kind, self.name, refusal.reason)
 
     async def _follow(self) -> str:
         """Look again and again until there is an end, and say which."""

@@ -65,7 +65,8 @@ class Engine(Protocol):
     """A module of this package.
 
     :ivar RESOURCE: of its jobs.
-    :ivar COMPANION: of an object of the job's name that the job needs, made before it and removed after it.
+    :ivar COMPANION: of an object of the job's name that the job needs as long as it is there, also while it is being
+        deleted: made before it, and removed after it, by the task's next try or the janitor.
     :ivar CONTAINER: name of the stage's container in the pods.
     """
 
@@ -92,7 +93,7 @@ class Engine(Protocol):
         """Labels of the pod whose log is the training's."""
 
 
-def job_object(resource: Resource, name: str, pod: k8s.V1Pod, spec: Object) -> Object:
+def job_object(resource: Resource, name: str, pod: k8s.V1Pod, spec: Object) -> dict[str, Any]:
     """A job with the labels and annotations of the stage's pod, which queue it and say whose it is."""
     metadata = pod.metadata
     return {
@@ -117,7 +118,7 @@ def pod_template(pod: k8s.V1Pod, container: str, environment: Sequence[Object] =
     :param environment: further variables.
     """
     rendered: dict[str, Any] = ApiClient().sanitize_for_serialization(pod)
-    labels = {name: value for name, value in rendered["metadata"]["labels"].items() if not name.startswith(_KUEUE)}
+    labels = unqueued(rendered["metadata"]["labels"])
     own = {name: value for name, value in labels.items() if name.startswith(PREFIX)}
     rendered["spec"]["topologySpreadConstraints"] = [
         {
@@ -134,6 +135,11 @@ def pod_template(pod: k8s.V1Pod, container: str, environment: Sequence[Object] =
         "metadata": {"labels": labels, "annotations": rendered["metadata"]["annotations"]},
         "spec": rendered["spec"],
     }
+
+
+def unqueued(labels: Mapping[str, str]) -> dict[str, str]:
+    """Labels without those that hand an object to a queue."""
+    return {name: value for name, value in labels.items() if not name.startswith(_KUEUE)}
 
 
 def is_suspended(job: Object) -> bool:

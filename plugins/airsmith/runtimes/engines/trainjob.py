@@ -18,6 +18,7 @@ from airsmith.runtimes.engines.engine import (
     is_suspended,
     job_object,
     pod_template,
+    unqueued,
 )
 
 RESOURCE = Resource("trainer.kubeflow.org", "v1alpha1", "trainjobs", "TrainJob")
@@ -46,8 +47,8 @@ def render_companion(name: str, pod: k8s.V1Pod, nodes: int) -> Object | None:
     for counted_by_trainer in ("parallelism", "completions", "completionMode"):
         del template["spec"][counted_by_trainer]
     runtime = job_object(COMPANION, name, pod, {"mlPolicy": policy, "template": {"spec": jobs}})
-    labels = {"trainer.kubeflow.org/framework": "torch"}
-    return {**runtime, "metadata": {"name": name, "namespace": pod.metadata.namespace, "labels": labels}}
+    runtime["metadata"]["labels"] = {**unqueued(pod.metadata.labels), "trainer.kubeflow.org/framework": "torch"}
+    return runtime
 
 
 def state_of(job: Object) -> JobState:
