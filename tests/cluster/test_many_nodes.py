@@ -32,8 +32,7 @@ CPU = "250m"
 def on_nodes(save_steps: int, job: str = "jobset", **backend: Any) -> dict[str, Any]:
     """The same training under many names, see `same_training`."""
     resources = {"cpu": CPU, "memory": "3Gi"}
-    content = same_training(save_steps, backend={"nodes": NODES, "job": job, "resources": resources, **backend})
-    return {**content, "training": {**content["training"], "max_steps": 30}}
+    return same_training(save_steps, backend={"nodes": NODES, "job": job, "resources": resources, **backend})
 
 
 def is_installed(resource: Resource) -> bool:
