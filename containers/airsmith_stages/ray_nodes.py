@@ -12,6 +12,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,8 @@ def stop_launchers() -> int:
     at_work = [process for process in psutil.process_iter(["cmdline"]) if _is_launcher(process.info["cmdline"] or ())]
     for process in at_work:
         process.terminate()
-    psutil.wait_procs(at_work)
+    while any(_is_at_work(process) for process in at_work):
+        time.sleep(POLL_SECONDS)
     return 0
 
 
@@ -127,6 +129,16 @@ def _launch(stage: Sequence[str], environment: Mapping[str, str]) -> subprocess.
 def _free_port() -> int:
     with socket.create_server(("", 0)) as free:
         return int(free.getsockname()[1])
+
+
+def _is_at_work(process: Any) -> bool:
+    """Whether a process goes on. Where Ray has ended its parent already, nobody takes note of its end."""
+    import psutil
+
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _is_launcher(command: Sequence[str]) -> bool:
