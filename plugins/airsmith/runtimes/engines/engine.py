@@ -147,7 +147,17 @@ def is_suspended(job: Object) -> bool:
     return bool(job["spec"].get("suspend"))
 
 
-def conditions(job: Object) -> dict[str, str]:
-    """The messages of the conditions that hold, by type."""
+def state_by_conditions(job: Object, succeeded: str) -> JobState:
+    """How far a job is whose status tells conditions.
+
+    :param succeeded: type of the condition that holds when it has ended well; the other one is `Failed`.
+    """
     said = job.get("status", {}).get("conditions") or ()
-    return {each["type"]: str(each.get("message") or each.get("reason")) for each in said if each["status"] == "True"}
+    holding = {
+        each["type"]: str(each.get("message") or each.get("reason")) for each in said if each["status"] == "True"
+    }
+    if succeeded in holding:
+        return JobState(JobPhase.SUCCEEDED)
+    if "Failed" in holding:
+        return JobState(JobPhase.FAILED, holding["Failed"])
+    return JobState(JobPhase.QUEUED if is_suspended(job) else JobPhase.WORKING)

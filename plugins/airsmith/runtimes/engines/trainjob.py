@@ -10,14 +10,12 @@ from kubernetes.client import models as k8s
 
 from airsmith.runtimes.engines import jobset
 from airsmith.runtimes.engines.engine import (
-    JobPhase,
     JobState,
     Object,
     Resource,
-    conditions,
-    is_suspended,
     job_object,
     pod_template,
+    state_by_conditions,
     unqueued,
 )
 
@@ -53,12 +51,7 @@ def render_companion(name: str, pod: k8s.V1Pod, nodes: int) -> Object | None:
 
 def state_of(job: Object) -> JobState:
     """How far a job is."""
-    holding = conditions(job)
-    if "Complete" in holding:
-        return JobState(JobPhase.SUCCEEDED)
-    if "Failed" in holding:
-        return JobState(JobPhase.FAILED, holding["Failed"])
-    return JobState(JobPhase.QUEUED if is_suspended(job) else JobPhase.WORKING)
+    return state_by_conditions(job, "Complete")
 
 
 def pods_selector(job: Object) -> str:
