@@ -109,10 +109,10 @@ def test_pruning_takes_what_a_killed_upload_left_but_not_what_is_newer(checkpoin
 
 
 def test_pruning_leaves_the_checkpoints_of_a_training_that_went_further(checkpoints: Checkpoints, publish) -> None:
-    for step in (50, 290, 300, 100):
+    for step in (40, 50, 290, 300, 100):
         publish(step)
-    checkpoints.prune(100, keep_newest=1, keep_also=None)
-    assert checkpoints.steps() == [100, 290, 300]
+    checkpoints.prune(100, keep_newest=2, keep_also=None)
+    assert checkpoints.steps() == [50, 100, 290, 300]
 
 
 def failing() -> dict[str, bytes]:
