@@ -24,7 +24,7 @@ from airsmith.contracts.pointers import StagePointer
 from airsmith.contracts.recording import recorded_stage
 from airsmith.contracts.run import Run
 from airsmith.contracts.spec import RunSpec
-from airsmith.contracts.stages import STAGES, StageContract, public_version
+from airsmith.contracts.stages import STAGES, StageContract, public_version, toolchain_on
 from airsmith_stages.failures import scratch_folder, stage_errors
 from airsmith_stages.launch import is_launched, launch
 
@@ -74,7 +74,10 @@ class StageContext:
             type=self.wanted.type,
             digest=self.wanted.digest,
             inputs={stage: pointer.digest for stage, pointer in self.pointers.items()},
-            versions={"airsmith": self.spec.airsmith_version, **_installed(self.contract.toolchain)},
+            versions={
+                "airsmith": self.spec.airsmith_version,
+                **_installed(toolchain_on(self.contract, self.spec.recipe)),
+            },
         )
 
 
@@ -145,7 +148,7 @@ def _installed(distributions: Iterable[str]) -> dict[str, str]:
 
 def _check_toolchain(stage: str, spec: RunSpec) -> None:
     """The digest was computed for the versions in the spec: another version here would make it a lie."""
-    for name, version in _installed(STAGES[stage].toolchain).items():
+    for name, version in _installed(toolchain_on(STAGES[stage], spec.recipe)).items():
         planned = spec.toolchain_version(stage, name)
         if public_version(planned) != public_version(version):
             raise AirsmithError(

@@ -8,13 +8,13 @@ from dataclasses import asdict
 
 from airsmith.contracts.cache import Output
 from airsmith.contracts.errors import AirsmithError, ErrorKind
-from airsmith.contracts.stages import END_TOKENS, TOKENIZER
+from airsmith.contracts.stages import END_TOKENS
 from airsmith_stages.frame import StageContext
 from airsmith_stages.memory import share_one_arena
 from airsmith_stages.merging.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from airsmith_stages.merging.model import merge_model
 from airsmith_stages.model_files import add_all_but_weights
-from airsmith_stages.tokenizer_files import tokenizer_digest
+from airsmith_stages.tokenizer_files import model_properties
 from airsmith_stages.weights.source import ArtifactSource, FolderSource
 
 log = logging.getLogger("airsmith")
@@ -39,7 +39,7 @@ def run(context: StageContext) -> Output:
         log.info("Merged: %d tensors changed, %d of their elements", report.merged_tensors, report.changed_elements)
         end_tokens = json.loads(context.pointers["train"].properties[END_TOKENS])
         add_all_but_weights(base, output, recipe.dataset.chat_template, end_tokens)
-        properties = {TOKENIZER: tokenizer_digest(output.files.values())}
+        properties = model_properties(output.files.values())
         return Output.of_artifact(output.publish(metrics=asdict(report), properties=properties))
 
 

@@ -9,12 +9,11 @@ from typing import Any
 
 from airsmith.contracts.cache import Output
 from airsmith.contracts.errors import AirsmithError, ErrorKind
-from airsmith.contracts.stages import TOKENIZER
 from airsmith.recipe.sources import PICKLED_WEIGHTS, ModelSource
 from airsmith_stages.frame import StageContext
 from airsmith_stages.mirroring.copying import publish_copy
 from airsmith_stages.mirroring.source import Source, SourceFile
-from airsmith_stages.tokenizer_files import tokenizer_digest
+from airsmith_stages.tokenizer_files import model_properties
 
 log = logging.getLogger("airsmith")
 
@@ -32,7 +31,7 @@ def run(context: StageContext) -> Output:
     _refuse_pickled_weights(found, files, model)
     _refuse_remote_code(files, model)
     _refuse_missing_shards(files, model)
-    return publish_copy(source, files, context, lambda output: {TOKENIZER: tokenizer_digest(output.files.values())})
+    return publish_copy(source, files, context, lambda output: model_properties(output.files.values()))
 
 
 def _excluded(name: str, model: ModelSource) -> bool:

@@ -10,6 +10,7 @@ import torch
 
 from airsmith.contracts.digests import checkpoint_key
 from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.contracts.stages import toolchain_on
 from airsmith.recipe.training import Training
 from airsmith_stages.accelerators import Accelerator
 from airsmith_stages.frame import StageContext
@@ -123,6 +124,6 @@ def _checkpoints(context: StageContext, processes: Processes) -> Checkpoints:
         store=context.run.store,
         key=checkpoint_key(contract, spec, context.pointers),
         inputs={stage: pointer.digest for stage, pointer in context.pointers.items()},
-        versions={name: spec.toolchain_version(contract.name, name) for name in contract.toolchain},
+        versions={name: spec.toolchain_version(contract.name, name) for name in toolchain_on(contract, spec.recipe)},
         processes=processes,
     )

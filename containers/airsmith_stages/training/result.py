@@ -17,7 +17,7 @@ from torch.distributed.checkpoint.state_dict import get_model_state_dict
 
 from airsmith.contracts.cache import Output
 from airsmith.contracts.errors import AirsmithError, ErrorKind
-from airsmith.contracts.stages import END_TOKENS, SHARDS, TOKENIZER, trains_shards
+from airsmith.contracts.stages import CONFIG, END_TOKENS, SHARDS, TOKENIZER, trains_shards
 from airsmith_stages.frame import StageContext
 from airsmith_stages.model_files import add_all_but_weights
 from airsmith_stages.training.curve import draw_loss_curve
@@ -76,7 +76,8 @@ def publish(context: StageContext, model: TrainableModel, trained: Fit, processe
     properties = {END_TOKENS: end_tokens}
     is_adapter = isinstance(model.module, PeftModel)
     if not is_adapter:
-        properties[TOKENIZER] = pointers["mirror_model"].properties[TOKENIZER]
+        base = pointers["mirror_model"].properties
+        properties |= {name: base[name] for name in (TOKENIZER, CONFIG) if name in base}
     if trains_shards(recipe):
         write_shards(model, folder, processes)
         properties[SHARDS] = str(processes.world_size)

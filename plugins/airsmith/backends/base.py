@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.contracts.spec import ParallelPlan
 from airsmith.recipe import Recipe
 
 
@@ -56,9 +57,14 @@ class Backend:
         """Whether its pods ask the cluster for a device."""
         return self.device_resource is not None
 
+    def parallel(self, recipe: Recipe) -> ParallelPlan:
+        """How the processes of a training share the model."""
+        return ParallelPlan(processes_per_node=recipe.backend.devices)
+
     def data_parallel_size(self, recipe: Recipe) -> int:
         """How many workers each take a share of every batch."""
-        return recipe.backend.devices * recipe.backend.nodes
+        parallel = self.parallel(recipe)
+        return parallel.processes_per_node * recipe.backend.nodes // (parallel.tensor * parallel.pipeline)
 
     def check(self, recipe: Recipe) -> None:
         """Refuse what this backend cannot run.

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.contracts.graphs import graph_determinants
 from airsmith.contracts.pointers import StagePointer
 from airsmith.contracts.spec import RunSpec
-from airsmith.contracts.stages import NOT_DETERMINING, Input, StageContract
+from airsmith.contracts.stages import NOT_DETERMINING, Input, StageContract, toolchain_on
 from airsmith.recipe import Recipe
 
 _PLACEMENT_FIELDS = ("backend.devices", "backend.nodes", "backend.instance_type")
@@ -36,13 +37,20 @@ def stage_digest(contract: StageContract, spec: RunSpec, pointers: Mapping[str, 
     determinants = _determinants(contract, spec, pointers, ignored=NOT_DETERMINING.get(contract.name, ()))
     if contract.name == "train" and spec.stop_at_step is not None:
         determinants["stop_at_step"] = spec.stop_at_step
+    if contract.name == "compile":
+        determinants["graphs"] = graph_determinants(spec)
     if contract.name == "compare_trials":
         determinants["trials"] = [trial.model_dump(mode="json") for trial in spec.trials]
     return canonical_digest(determinants)
 
 
 def checkpoint_key(contract: StageContract, spec: RunSpec, pointers: Mapping[str, StagePointer]) -> str:
-    """Digest of what determines the weights at a step: the stage's digest without where it runs."""
+    """Digest of what determines the weights at a step: the stage's digest without where it runs.
+
+    A compile cache that is not whole yet is kept under the digest of the whole one.
+    """
+    if contract.name == "compile":
+        return stage_digest(contract, spec, pointers)
     ignored = NOT_DETERMINING.get(contract.name, ()) + _PLACEMENT_FIELDS
     return canonical_digest(_determinants(contract, spec, pointers, ignored))
 
@@ -57,8 +65,11 @@ def _determinants(
         "inputs": {
             source.stage: _input_digest(contract, source, pointers)
             for source in contract.inputs_among(spec.plan.names())
+            if source.determines
         },
-        "toolchain": {name: spec.toolchain_version(contract.name, name) for name in contract.toolchain},
+        "toolchain": {
+            name: spec.toolchain_version(contract.name, name) for name in toolchain_on(contract, spec.recipe)
+        },
     }
 
 

@@ -32,12 +32,26 @@ class BatchPlan(_Frozen):
     data_parallel_size: int
 
 
+class ParallelPlan(_Frozen):
+    """How a training's processes share the model; data parallel × tensor × pipeline = nodes × processes per node.
+
+    :ivar tensor: processes that each hold a part of every layer.
+    :ivar pipeline: groups of processes that each hold some of the layers.
+    :ivar processes_per_node: one for each device, or for each core of a device that has several.
+    """
+
+    tensor: int = 1
+    pipeline: int = 1
+    processes_per_node: int = 1
+
+
 class Plan(_Frozen):
     """What the recipe means on its backend."""
 
     backend: str
     stages: tuple[StagePlan, ...]
     batch: BatchPlan
+    parallel: ParallelPlan = ParallelPlan()
 
     def stage(self, name: str) -> StagePlan:
         """The plan of one stage."""

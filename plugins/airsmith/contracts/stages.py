@@ -9,12 +9,14 @@ from airsmith.recipe import Recipe
 
 
 class ArtifactType:
-    """Types of what stages make. The first eight are artifacts; a version and an endpoint are kept by the registry."""
+    """Types of what stages make. All but the last two are artifacts; a version and an endpoint the registry keeps."""
 
     BASE_MODEL = "base_model"
     DATASET = "dataset"
     TOKENS = "tokens"
+    COMPILE_CACHE = "compile_cache"
     ADAPTER = "adapter"
+    ADAPTER_SHARDS = "adapter_shards"
     MODEL_SHARDS = "model_shards"
     MODEL = "model"
     TRIALS = "trials"
@@ -31,11 +33,13 @@ class Input:
     :param stage: the upstream stage.
     :param property: the declared property of its output that counts for the digest; the whole output where empty.
     :param optional: whether it counts only in runs that have that stage.
+    :param determines: whether the result depends on it: what only makes a stage faster is no part of its digest.
     """
 
     stage: str
     property: str = ""
     optional: bool = False
+    determines: bool = True
 
 
 @dataclass(frozen=True)
@@ -64,18 +68,27 @@ class StageContract:
 TOKENIZER = "tokenizer_digest"
 """Property of a base model: digest of the files that a tokenizer is made of."""
 
+CONFIG = "config_digest"
+"""Property of a base model: digest of its `config.json`."""
+
 SHARDS = "shards"
-"""Property of a model in shards: how many processes have each written their part."""
+"""Property of what lies in shards: how many processes have each written their part."""
+
+TENSOR_PARALLEL, PIPELINE_PARALLEL = "tensor_parallel_size", "pipeline_parallel_size"
+"""Properties of shards that belong to one part of every layer, and to some of the layers, each."""
 
 END_TOKENS = "end_tokens"
 """Property of tokens, and of what is trained on them: a JSON list of the ids at which the model learns to stop."""
 
 _TRAINING_TOOLCHAIN = ("torch", "transformers", "peft", "accelerate")
+_NEURON_TOOLCHAIN = ("optimum-neuron", "neuronx-cc", "torch-neuronx")
+_COMPILED_BACKENDS = ("neuron_xla",)
+"""Whose graphs are compiled ahead, and whose trainings leave what they have made in shards, one per process."""
 
 _CONTRACTS = (
     StageContract(
         "mirror_model",
-        version=1,
+        version=2,
         output=ArtifactType.BASE_MODEL,
         recipe_fields=("model.id", "model.revision", "model.exclude", "model.trust_remote_code"),
     ),
@@ -94,16 +107,24 @@ _CONTRACTS = (
         toolchain=("transformers", "tokenizers", "datasets"),
     ),
     StageContract(
+        "compile",
+        version=1,
+        output=ArtifactType.COMPILE_CACHE,
+        recipe_fields=(),
+        inputs=(Input("mirror_model", property=CONFIG),),
+        toolchain=("torch", "transformers", "peft"),
+    ),
+    StageContract(
         "train",
         version=1,
         output=ArtifactType.ADAPTER,
         recipe_fields=("model.dtype", "model.trust_remote_code", "method", "training", "backend"),
-        inputs=(Input("mirror_model"), Input("tokenize")),
+        inputs=(Input("mirror_model"), Input("tokenize"), Input("compile", optional=True, determines=False)),
         toolchain=_TRAINING_TOOLCHAIN,
     ),
     StageContract(
         "consolidate",
-        version=1,
+        version=2,
         output=ArtifactType.MODEL,
         recipe_fields=("model.max_shard_size",),
         inputs=(Input("train"),),
@@ -117,7 +138,7 @@ _CONTRACTS = (
     ),
     StageContract(
         "merge",
-        version=2,
+        version=3,
         output=ArtifactType.MODEL,
         recipe_fields=("model.dtype", "model.max_shard_size", "dataset.chat_template"),
         inputs=(Input("mirror_model"), Input("train"), Input("consolidate", optional=True)),
@@ -157,6 +178,9 @@ _CONTRACTS = (
 STAGES: Mapping[str, StageContract] = {contract.name: contract for contract in _CONTRACTS}
 """Every stage by name, in an order in which each follows its inputs."""
 
+TOOLCHAIN = frozenset(_NEURON_TOOLCHAIN).union(*(contract.toolchain for contract in _CONTRACTS))
+"""Every distribution whose version changes some stage's output on some backend."""
+
 NOT_DETERMINING: Mapping[str, tuple[str, ...]] = {
     "train": (
         "backend.job",
@@ -172,15 +196,36 @@ NOT_DETERMINING: Mapping[str, tuple[str, ...]] = {
 
 
 def output_type(contract: StageContract, recipe: Recipe) -> str:
-    """Type of a stage's output for this recipe: all parameters trained make a model or, on several devices, shards."""
-    if contract.name == "train" and recipe.method.name == "full":
-        return ArtifactType.MODEL_SHARDS if trains_shards(recipe) else ArtifactType.MODEL
+    """Type of a stage's output for this recipe: of an adapter or of all parameters, whole or in shards."""
+    is_full = recipe.method.name == "full"
+    if contract.name == "train" and trains_shards(recipe):
+        return ArtifactType.MODEL_SHARDS if is_full else ArtifactType.ADAPTER_SHARDS
+    if contract.name == "train" and is_full:
+        return ArtifactType.MODEL
+    if contract.name == "consolidate" and not is_full:
+        return ArtifactType.ADAPTER
     return contract.output
 
 
 def trains_shards(recipe: Recipe) -> bool:
-    """Whether the training leaves a model in shards: each of several devices holds a part of every parameter."""
-    return recipe.method.name == "full" and recipe.backend.devices * recipe.backend.nodes > 1
+    """Whether the training leaves shards: each of several processes has a part of what was trained."""
+    if recipe.backend.name in _COMPILED_BACKENDS:
+        return True
+    return recipe.method.name == "full" and _has_several_processes(recipe)
+
+
+def toolchain_on(contract: StageContract, recipe: Recipe) -> tuple[str, ...]:
+    """Distributions whose version changes the output of a stage of this recipe."""
+    is_on_accelerator = contract.name in ("compile", "train")
+    return contract.toolchain + (
+        _NEURON_TOOLCHAIN if is_on_accelerator and recipe.backend.name in _COMPILED_BACKENDS else ()
+    )
+
+
+def _has_several_processes(recipe: Recipe) -> bool:
+    """Whether several train together. A device of Neuron has several cores, and a process on each."""
+    backend = recipe.backend
+    return backend.devices * backend.nodes > 1 or backend.name == "neuron_native"
 
 
 def public_version(version: str) -> str:

@@ -47,6 +47,7 @@ def make_plan(recipe: Recipe, *, is_sweep: bool = False) -> Plan:
         backend=backend.name,
         stages=tuple(_plan_stage(stage, recipe, backend) for stage in stage_names(recipe, is_sweep=is_sweep)),
         batch=solve_batch(recipe, backend.data_parallel_size(recipe)),
+        parallel=backend.parallel(recipe),
     )
 
 

@@ -53,7 +53,7 @@ def resolve(request: RunRequest, settings: Settings, read_connection: ReadConnec
     check_nodes(merged.recipe, settings.runtime)
     if request.is_sweep:
         trials_of(merged.recipe)
-    toolchains = toolchains_of(plan, settings)
+    toolchains = toolchains_of(plan, merged.recipe, settings)
     store = Store.open(settings.store)
     recipe = pin_sources(
         merged.recipe, store, settings.hub_endpoint, lambda: hub_token(merged.recipe, settings, read_connection)

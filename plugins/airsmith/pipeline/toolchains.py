@@ -6,26 +6,27 @@ from pathlib import Path
 
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.spec import Plan
-from airsmith.contracts.stages import STAGES, public_version
+from airsmith.contracts.stages import STAGES, public_version, toolchain_on
+from airsmith.recipe import Recipe
 from airsmith.runtimes.interpreter import installed_versions
 from airsmith.settings import Settings
 
 
-def toolchains_of(plan: Plan, settings: Settings) -> dict[str, dict[str, str]]:
+def toolchains_of(plan: Plan, recipe: Recipe, settings: Settings) -> dict[str, dict[str, str]]:
     """Versions of the distributions that determine results, per image name of the plan.
 
     :raises AirsmithError: `not_found`, naming what is missing where.
     """
     if settings.runtime == "kubernetes":
-        return image_toolchains(plan, settings)
-    return local_toolchains(plan, settings.stages_python())
+        return image_toolchains(plan, recipe, settings)
+    return local_toolchains(plan, recipe, settings.stages_python())
 
 
-def image_toolchains(plan: Plan, settings: Settings) -> dict[str, dict[str, str]]:
+def image_toolchains(plan: Plan, recipe: Recipe, settings: Settings) -> dict[str, dict[str, str]]:
     """What `make images` has written beside each image's digest."""
     toolchains: dict[str, dict[str, str]] = {}
     for stage in plan.stages:
-        needed = STAGES[stage.stage].toolchain
+        needed = toolchain_on(STAGES[stage.stage], recipe)
         listed = settings.image(stage.image).toolchain if needed else {}
         missing = [name for name in needed if name not in listed]
         if missing:
@@ -39,7 +40,7 @@ def image_toolchains(plan: Plan, settings: Settings) -> dict[str, dict[str, str]
     return toolchains
 
 
-def local_toolchains(plan: Plan, stages_python: Path) -> dict[str, dict[str, str]]:
+def local_toolchains(plan: Plan, recipe: Recipe, stages_python: Path) -> dict[str, dict[str, str]]:
     """Versions of the distributions that count, per image name of the plan; on one machine every image is the same.
 
     :param stages_python: the interpreter of the stages' virtual environment.
@@ -48,7 +49,7 @@ def local_toolchains(plan: Plan, stages_python: Path) -> dict[str, dict[str, str
     installed = installed_versions(stages_python)
     toolchains: dict[str, dict[str, str]] = {}
     for stage in plan.stages:
-        needed = STAGES[stage.stage].toolchain
+        needed = toolchain_on(STAGES[stage.stage], recipe)
         missing = [name for name in needed if name not in installed]
         if missing:
             raise AirsmithError(
