@@ -26,8 +26,7 @@ def run(context: StageContext) -> Output:
     share_one_arena()
     recipe = context.spec.recipe
     base = context.input("mirror_model")
-    trained = "consolidate" if context.spec.plan.has("consolidate") else "train"
-    adapter = FolderSource(context.fetch(trained, [ADAPTER_WEIGHTS, ADAPTER_CONFIG]))
+    adapter = FolderSource(context.fetch(context.spec.plan.trained_by, [ADAPTER_WEIGHTS, ADAPTER_CONFIG]))
     with context.write_output() as output:
         report = merge_model(
             ArtifactSource(base),

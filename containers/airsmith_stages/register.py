@@ -48,7 +48,7 @@ def run(context: StageContext) -> Output:
 
 def _draft(context: StageContext) -> ModelVersionDraft:
     recipe, pointers = context.spec.recipe, context.pointers
-    trained = pointers["train"]
+    trained = pointers[context.spec.plan.trained_by]
     return ModelVersionDraft(
         digest=context.wanted.digest,
         model=pointers["merge"].location,

@@ -99,7 +99,7 @@ def _look_up(stage: str, store: Store, spec: RunSpec, pointers: Mapping[str, Sta
     if stage == "mirror_model" and source_kind(spec.recipe.model.id) == "registry":
         return _registered_model(store, spec.recipe.model.id)
     if stage == "merge" and spec.recipe.method.name == "full":
-        return _same_as(pointers["consolidate" if spec.plan.has("consolidate") else "train"])
+        return _same_as(pointers[spec.plan.trained_by])
     kind = output_type(contract, spec.recipe)
     if kind == ArtifactType.MODEL_VERSION:
         return _model_version(store, spec.recipe.name, digest)

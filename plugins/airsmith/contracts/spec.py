@@ -61,6 +61,11 @@ class Plan(_Frozen):
         """Whether the run has a stage of this name."""
         return name in self.names()
 
+    @property
+    def trained_by(self) -> str:
+        """The stage whose output is what was trained, whole."""
+        return "consolidate" if self.has("consolidate") else "train"
+
     def names(self) -> list[str]:
         """The stages in order."""
         return [plan.stage for plan in self.stages]

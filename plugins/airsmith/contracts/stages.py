@@ -157,7 +157,14 @@ _CONTRACTS = (
         version=1,
         output=ArtifactType.MODEL_VERSION,
         recipe_fields=("name",),
-        inputs=(Input("mirror_model"), Input("tokenize"), Input("train"), Input("merge"), Input("evaluate")),
+        inputs=(
+            Input("mirror_model"),
+            Input("tokenize"),
+            Input("train"),
+            Input("consolidate", optional=True),
+            Input("merge"),
+            Input("evaluate"),
+        ),
     ),
     StageContract(
         "deploy",

@@ -50,7 +50,7 @@ def model_to_serve(run: Run, current: Endpoint | None) -> ServedModel:
 
 def _adapters(run: Run, recipe: Recipe, current: Endpoint | None) -> tuple[ServedAdapter, ...]:
     """The run's adapter, and before it the endpoint's others."""
-    own = _output_of("train", run)
+    own = _output_of(run.read_spec().plan.trained_by, run)
     if own.type != ArtifactType.ADAPTER:
         raise AirsmithError(
             ErrorKind.BAD_RECIPE,

@@ -49,7 +49,7 @@ def test_the_real_command_makes_a_model_that_its_folder_alone_serves(workshop: W
         "chat_template.jinja", "config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
         "tokenizer_config.json",
     }  # fmt: skip
-    assert artifact.manifest.properties == {TOKENIZER: base.manifest.properties[TOKENIZER]}
+    assert artifact.manifest.properties[TOKENIZER] == base.manifest.properties[TOKENIZER]
     folder = artifact.download(workshop.folder / "merged")
     shutil.move(workshop.folder / "base", workshop.folder / "away")
     served = AutoTokenizer.from_pretrained(folder)
