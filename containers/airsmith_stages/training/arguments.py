@@ -23,7 +23,7 @@ def training_arguments(spec: RunSpec, accelerator: Accelerator, output_dir: Path
         max_steps=training.max_steps or -1,
         learning_rate=training.learning_rate,
         lr_scheduler_type=training.lr_scheduler_type,
-        warmup_steps=training.warmup_ratio,
+        warmup_steps=training.warmup,
         weight_decay=training.weight_decay,
         max_grad_norm=training.max_grad_norm,
         seed=training.seed,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from airsmith.backends.base import Backend, PodSize
+from airsmith.backends.base import Backend, Placement, PodSize
 from airsmith.backends.cpu import CPU
 from airsmith.backends.gpu import CUDA, ROCM
+from airsmith.backends.neuron_native import NEURON_NATIVE
+from airsmith.backends.neuron_xla import NEURON_XLA
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 
-_BACKENDS = {backend.name: backend for backend in (CPU, CUDA, ROCM)}
+_BACKENDS = {backend.name: backend for backend in (CPU, CUDA, ROCM, NEURON_XLA, NEURON_NATIVE)}
 
 
 def get_backend(name: str) -> Backend:
@@ -25,4 +27,4 @@ def get_backend(name: str) -> Backend:
     return backend
 
 
-__all__ = ["Backend", "PodSize", "get_backend"]
+__all__ = ["Backend", "Placement", "PodSize", "get_backend"]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from airsmith.backends.model_sizes import ModelSizes
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.spec import ParallelPlan
 from airsmith.recipe import Recipe
@@ -23,6 +25,20 @@ class PodSize:
 
 
 @dataclass(frozen=True)
+class Placement:
+    """What a training's pod has beside its devices, CPUs and memory.
+
+    :param resources: that it asks the cluster for, each also as its limit.
+    :param environment: variables of its processes.
+    :param scheduler: name of what places it; the cluster's own when None.
+    """
+
+    resources: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    scheduler: str | None = None
+
+
+@dataclass(frozen=True)
 class Backend:
     """One accelerator family.
 
@@ -37,6 +53,9 @@ class Backend:
     :param device_resource: what its pods ask the cluster for, for example `nvidia.com/gpu`; None for plain CPUs.
     :param pod_size: of a training pod, per device.
     :param devices_are_tainted: whether nodes with such devices commonly keep other pods away by a taint of that name.
+    :param splits_model: whether a recipe may say how processes share the model.
+    :param evaluates: whether its image answers prompts as well.
+    :param model_types: families of models that it trains, in the words of their configs; any when empty.
     """
 
     name: str
@@ -51,6 +70,9 @@ class Backend:
     device_resource: str | None = None
     pod_size: PodSize = PodSize(cpu="1", memory="4Gi")
     devices_are_tainted: bool = True
+    splits_model: bool = False
+    evaluates: bool = True
+    model_types: tuple[str, ...] = ()
 
     @property
     def has_devices(self) -> bool:
@@ -65,6 +87,23 @@ class Backend:
         """How many workers each take a share of every batch."""
         parallel = self.parallel(recipe)
         return parallel.processes_per_node * recipe.backend.nodes // (parallel.tensor * parallel.pipeline)
+
+    def training_size(self, recipe: Recipe) -> PodSize:
+        """The size of a training's pod, of each on several nodes."""
+        size, devices = self.pod_size, recipe.backend.devices
+        return PodSize(times(size.cpu, devices), times(size.memory, devices), size.shared_memory)
+
+    def placement(self, recipe: Recipe) -> Placement:
+        """What a training's pod has beside its size and its devices."""
+        return Placement()
+
+    def target_modules(self, recipe: Recipe) -> tuple[str, ...]:
+        """The recipe's targets of LoRA, in the words that the training's library takes."""
+        return recipe.method.target_modules
+
+    def notes(self, recipe: Recipe) -> tuple[str, ...]:
+        """What a person should know of a training that is allowed."""
+        return ()
 
     def check(self, recipe: Recipe) -> None:
         """Refuse what this backend cannot run.
@@ -85,3 +124,24 @@ class Backend:
                 f"which backend.name {self.name!r} does not compute in.",
                 f"Use one of {', '.join(self.precisions)}.",
             )
+        for name in ("tensor_parallel_size", "pipeline_parallel_size"):
+            if getattr(recipe.backend, name) is not None and not self.splits_model:
+                raise AirsmithError(
+                    ErrorKind.BAD_RECIPE,
+                    f"backend.{name} is set, but on backend.name {self.name!r} every process has the whole model, or "
+                    "a share of each parameter.",
+                    f"Remove backend.{name}.",
+                )
+
+    def check_model(self, recipe: Recipe, model: ModelSizes) -> None:
+        """Refuse a model that this backend cannot train as the recipe says.
+
+        :raises AirsmithError: `bad_recipe`, naming the size, the reason and what works.
+        """
+
+
+def times(quantity: str, factor: int) -> str:
+    """So much more of a quantity of Kubernetes, in the same unit."""
+    number = re.match(r"\d+", quantity)
+    assert number is not None
+    return f"{int(number.group()) * factor}{quantity[number.end() :]}"

@@ -42,14 +42,27 @@ class Device(_Entry):
 
     :ivar resource: what pods ask for.
     :ivar memory_gib: memory of one device.
+    :ivar cores: that have a process each, where a device has several.
+    :ivar cores_per_logical: how many of them the driver shows as one.
+    :ivar tensor_parallel_size: most logical cores that share every layer, where a recipe does not say.
+    :ivar source: where its cores were read.
     :ivar labels: what Karpenter knows such nodes by.
     :ivar taint: key of the taint that such nodes commonly have.
     """
 
     resource: str
     memory_gib: float = Field(gt=0)
+    cores: int = Field(1, ge=1)
+    cores_per_logical: int = Field(1, ge=1)
+    tensor_parallel_size: int = Field(1, ge=1)
+    source: str | None = None
     labels: dict[str, str] = {}
     taint: str
+
+    @property
+    def logical_cores(self) -> int:
+        """Cores as the driver shows them: each runs a process."""
+        return self.cores // self.cores_per_logical
 
 
 class Instance(_Entry):
@@ -57,14 +70,20 @@ class Instance(_Entry):
 
     :ivar device: name of its device; None for plain CPUs.
     :ivar devices: how many it has.
+    :ivar parts: how many of them a pod may have; any number when empty.
+    :ivar efa: network interfaces by which devices of several nodes talk, as pods ask for them.
     :ivar price: None where it is not known for sure.
+    :ivar source: where its sizes were read.
     """
 
     cpu: int
     memory_gib: float
     device: str | None = None
     devices: int = Field(0, ge=0)
+    parts: tuple[int, ...] = ()
+    efa: int = Field(0, ge=0)
     price: Price | None = None
+    source: str | None = None
 
 
 class InstanceTable(_Entry):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from airsmith.backends import Backend, get_backend
 from airsmith.contracts.errors import AirsmithError, ErrorKind
-from airsmith.contracts.spec import BatchPlan, Plan, StagePlan
+from airsmith.contracts.spec import BatchPlan, ParallelPlan, Plan, StagePlan
 from airsmith.contracts.stages import trains_shards
 from airsmith.recipe import Recipe
 
@@ -43,10 +43,11 @@ def make_plan(recipe: Recipe, *, is_sweep: bool = False) -> Plan:
     """
     backend = get_backend(recipe.backend.name)
     backend.check(recipe)
+    _check_evaluation(recipe)
     return Plan(
         backend=backend.name,
         stages=tuple(_plan_stage(stage, recipe, backend) for stage in stage_names(recipe, is_sweep=is_sweep)),
-        batch=solve_batch(recipe, backend.data_parallel_size(recipe)),
+        batch=solve_batch(recipe, backend.data_parallel_size(recipe), backend.parallel(recipe)),
         parallel=backend.parallel(recipe),
     )
 
@@ -65,9 +66,25 @@ def check_nodes(recipe: Recipe, runtime: str) -> None:
         )
 
 
-def solve_batch(recipe: Recipe, data_parallel_size: int) -> BatchPlan:
+def _check_evaluation(recipe: Recipe) -> None:
+    """Refuse a backend that only trains.
+
+    :raises AirsmithError: `bad_recipe`.
+    """
+    backend = get_backend(recipe.evaluate_backend)
+    if not backend.evaluates:
+        raise AirsmithError(
+            ErrorKind.BAD_RECIPE,
+            f"evaluate.backend is {backend.name!r}, but answers are computed by transformers' own models, for which it "
+            "has no stage: it would compile anew for every length.",
+            "Remove evaluate.backend, which is 'cpu' then, or set it to 'cuda' or 'rocm'.",
+        )
+
+
+def solve_batch(recipe: Recipe, data_parallel_size: int, parallel: ParallelPlan | None = None) -> BatchPlan:
     """Spread the total batch: the largest per-device share that divides it, and accumulation for the rest.
 
+    :param parallel: what makes the data-parallel size of the devices; each has a share where None.
     :raises AirsmithError: `bad_recipe` where it does not divide, proposing the nearest batches that do.
     """
     total = recipe.training.total_train_batch_size
@@ -76,8 +93,7 @@ def solve_batch(recipe: Recipe, data_parallel_size: int) -> BatchPlan:
         nearest = [str(batch) for batch in (below, below + data_parallel_size) if batch > 0]
         raise AirsmithError(
             ErrorKind.BAD_RECIPE,
-            f"training.total_train_batch_size {total} does not divide by {data_parallel_size} devices "
-            "(backend.devices × backend.nodes).",
+            f"training.total_train_batch_size {total} does not divide by {_shares(recipe, data_parallel_size, parallel)}.",
             f"Use {' or '.join(nearest)}.",
         )
     share = total // data_parallel_size
@@ -88,6 +104,17 @@ def solve_batch(recipe: Recipe, data_parallel_size: int) -> BatchPlan:
         gradient_accumulation_steps=share // per_device,
         data_parallel_size=data_parallel_size,
     )
+
+
+def _shares(recipe: Recipe, data_parallel_size: int, parallel: ParallelPlan | None) -> str:
+    """How many shares each batch has, in words."""
+    devices = recipe.backend.devices * recipe.backend.nodes
+    if parallel is None or parallel.processes_per_node == recipe.backend.devices:
+        return f"{data_parallel_size} devices (backend.devices × backend.nodes)"
+    cores, group = parallel.processes_per_node * recipe.backend.nodes, parallel.tensor * parallel.pipeline
+    sizes = f"tensor parallel {parallel.tensor} × pipeline parallel {parallel.pipeline}"
+    shared = f", of which {group} ({sizes}) share one model" if group > 1 else ""
+    return f"the data-parallel size {data_parallel_size}: {devices} devices have {cores} cores{shared}"
 
 
 def _plan_stage(stage: str, recipe: Recipe, backend: Backend) -> StagePlan:

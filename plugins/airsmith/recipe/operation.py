@@ -12,6 +12,8 @@ from airsmith.recipe.fields import RecipeSection, recipe_field
 
 BackendName = Literal["cpu", "cuda", "rocm", "neuron_xla", "neuron_native"]
 JobName = Literal["jobset", "trainjob", "rayjob"]
+NEURON_BACKENDS: tuple[BackendName, ...] = ("neuron_xla", "neuron_native")
+EngineName = Literal["auto", "vllm", "vllm_neuron", "transformers"]
 
 KUBERNETES_QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$"
 KUBERNETES_NAME = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
@@ -23,14 +25,14 @@ _NOT_ENGINE_ARGS = {
     **dict.fromkeys(("model", "served-model-name", "host", "port", "lora-modules", "shutdown-timeout"), _OWN),
     "trust-remote-code": "use model.trust_remote_code",
     "enable-lora": "use serve.mode",
-    "tensor-parallel-size": "use backend.devices",
+    "tensor-parallel-size": "use serve.devices, else backend.devices counts",
     "api-key": "name a Secret in secrets.api_key; a recipe holds no secrets",
     "hf-token": "use secrets.hf_token; a recipe holds no secrets",
 }
 
 
 class Resources(RecipeSection):
-    """What the training pod asks for, where the backend's own choice does not fit."""
+    """What a pod asks for, where the backend's own choice does not fit."""
 
     cpu: str | None = recipe_field(
         None, description="CPU request, a Kubernetes quantity.", form="absent", pattern=KUBERNETES_QUANTITY
@@ -40,6 +42,12 @@ class Resources(RecipeSection):
     )
     ephemeral_storage: str | None = recipe_field(
         None, description="Scratch disk request, a Kubernetes quantity.", form="absent", pattern=KUBERNETES_QUANTITY
+    )
+    shared_memory: str | None = recipe_field(
+        None,
+        description="Most that `/dev/shm` may hold, a Kubernetes quantity; it counts as memory.",
+        form="absent",
+        pattern=KUBERNETES_QUANTITY,
     )
 
 
@@ -52,6 +60,20 @@ class Backend(RecipeSection):
     )
     devices: int = recipe_field(1, description="Devices per node that train together.", form="absent", ge=1, le=128)
     nodes: int = recipe_field(1, description="Nodes that train together.", form="absent", ge=1, le=1024)
+    tensor_parallel_size: int | None = recipe_field(
+        None,
+        description="Processes that share every layer (`neuron_xla`); by the instance type when empty.",
+        form="absent",
+        ge=1,
+        le=64,
+    )
+    pipeline_parallel_size: int | None = recipe_field(
+        None,
+        description="Groups of processes that have some of the layers each (`neuron_xla`); 1 when empty.",
+        form="absent",
+        ge=1,
+        le=64,
+    )
     job: JobName = recipe_field(
         "jobset",
         description="What starts a training's pods on several nodes of a cluster, which must have it: `jobset` "
@@ -88,7 +110,14 @@ class Evaluate(RecipeSection):
     )
     max_new_tokens: int = recipe_field(64, description="Longest answer.", unit="tokens", ge=1, le=32_768)
     backend: BackendName | None = recipe_field(
-        None, description="Accelerator family for the evaluation; the training's when empty.", form="absent"
+        None,
+        description="Accelerator family for the evaluation; when empty the training's, or `cpu` where that is Neuron's.",
+        form="absent",
+    )
+    resources: Resources = recipe_field(
+        description="Resources of the evaluation's pod, which loads base and tuned model one after the other.",
+        default_factory=Resources,
+        form="absent",
     )
 
 
@@ -99,12 +128,14 @@ class Serve(RecipeSection):
     name: str | None = recipe_field(
         None, description="Endpoint's name; the recipe's when empty.", pattern=KUBERNETES_NAME
     )
-    engine: Literal["auto", "vllm", "transformers"] = recipe_field(
+    engine: EngineName = recipe_field(
         "auto",
-        description="Inference server; `auto` is vLLM where it is installed.",
+        description="Inference server; `auto` is vLLM where it is installed, and in a cluster. For a Neuron backend that "
+        "is `vllm_neuron` there; `vllm` serves its models on plain CPUs.",
         labels={
             "auto": "auto: vLLM where it is installed",
             "vllm": "vLLM",
+            "vllm_neuron": "vLLM on AWS Neuron devices",
             "transformers": "transformers serve: small models, no GPU needed",
         },
     )
@@ -128,6 +159,18 @@ class Serve(RecipeSection):
         "false. Other engines take none.",
         default_factory=dict,
         form="absent",
+    )
+    instance_type: str | None = recipe_field(
+        None,
+        description="Cloud instance type of the servers, for example `inf2.xlarge`; the training's when empty.",
+        form="absent",
+    )
+    devices: int | None = recipe_field(
+        None,
+        description="Devices of one server in a cluster; as many as the training has per node when empty.",
+        form="absent",
+        ge=1,
+        le=128,
     )
     replicas: int = recipe_field(1, description="Servers of the endpoint in a cluster.", form="absent", ge=1, le=1000)
     max_replicas: int | None = recipe_field(
@@ -159,12 +202,35 @@ class Serve(RecipeSection):
         return self
 
     @model_validator(mode="after")
+    def _neuron_serves_merged_weights_from_disk(self) -> Self:
+        if self.engine == "vllm_neuron":
+            for reason in not_on_neuron(self):
+                raise ValueError(reason)
+        return self
+
+    @model_validator(mode="after")
     def _most_is_not_less(self) -> Self:
         if self.max_replicas is not None and self.max_replicas < self.replicas:
             raise ValueError(
                 f"serve.max_replicas is {self.max_replicas}, less than serve.replicas, {self.replicas}: raise it"
             )
         return self
+
+
+def not_on_neuron(serve: Serve) -> list[str]:
+    """What `vllm_neuron` cannot do of what a recipe asks for, each with its reason and what works."""
+    refused = []
+    if serve.mode == "adapter":
+        refused.append(
+            "serve.mode is 'adapter', but vLLM's plugins for Neuron serve merged weights alone (optimum-neuron's refuses "
+            "LoRA, AWS's has it among no model's features): set serve.mode to 'merged'"
+        )
+    if serve.load == "stream":
+        refused.append(
+            "serve.load is 'stream', but vLLM's plugins for Neuron read weights in their own ways, from a disk: "
+            "set serve.load to 'copy'"
+        )
+    return refused
 
 
 class SecretReference(RecipeSection):

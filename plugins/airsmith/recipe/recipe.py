@@ -9,7 +9,16 @@ from pydantic import ValidationError, model_validator
 from typing_extensions import Self
 
 from airsmith.recipe.fields import RecipeSection, recipe_field
-from airsmith.recipe.operation import ADAPTER_RANKS, KUBERNETES_NAME, Backend, BackendName, Evaluate, Secrets, Serve
+from airsmith.recipe.operation import (
+    ADAPTER_RANKS,
+    KUBERNETES_NAME,
+    NEURON_BACKENDS,
+    Backend,
+    BackendName,
+    Evaluate,
+    Secrets,
+    Serve,
+)
 from airsmith.recipe.sources import DatasetSource, ModelSource
 from airsmith.recipe.sweep import Sweep
 from airsmith.recipe.training import Method, Training
@@ -139,4 +148,6 @@ class Recipe(RecipeSection):
     @property
     def evaluate_backend(self) -> BackendName:
         """Accelerator family that the evaluation runs on."""
-        return self.evaluate.backend or self.backend.name
+        if self.evaluate.backend is not None:
+            return self.evaluate.backend
+        return "cpu" if self.backend.name in NEURON_BACKENDS else self.backend.name

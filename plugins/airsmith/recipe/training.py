@@ -11,6 +11,8 @@ from airsmith.recipe.fields import RecipeSection, recipe_field
 
 MethodName = Literal["lora", "qlora", "full"]
 
+DEFAULT_WARMUP_RATIO = 0.03
+
 
 class Method(RecipeSection):
     """Which parameters are trained: low-rank adapters, the same on a 4-bit base, or all of them."""
@@ -111,8 +113,18 @@ class Training(RecipeSection):
             "constant_with_warmup": "constant_with_warmup: not at all, after the warm-up",
         },
     )
-    warmup_ratio: float = recipe_field(
-        0.03, description="Share of the steps in which the learning rate rises from 0.", ge=0, lt=1
+    warmup_ratio: float | None = recipe_field(
+        None,
+        description="Share of the steps in which the learning rate rises from 0; 0.03 unless warmup_steps is set. "
+        "Excludes warmup_steps.",
+        ge=0,
+        lt=1,
+    )
+    warmup_steps: int | None = recipe_field(
+        None,
+        description="Steps in which the learning rate rises from 0. Excludes warmup_ratio.",
+        unit="optimizer steps",
+        ge=0,
     )
     weight_decay: float = recipe_field(0.0, description="Decoupled weight decay of AdamW.", ge=0, lt=1)
     max_grad_norm: float = recipe_field(1.0, description="Gradient norm above which gradients are scaled down.", gt=0)
@@ -149,6 +161,12 @@ class Training(RecipeSection):
         return self
 
     @model_validator(mode="after")
+    def _one_warmup(self) -> Self:
+        if self.warmup_ratio is not None and self.warmup_steps is not None:
+            raise ValueError("training.warmup_ratio and training.warmup_steps exclude each other: remove one")
+        return self
+
+    @model_validator(mode="after")
     def _validation_has_an_interval(self) -> Self:
         for name in ("load_best_model_at_end", "early_stopping_patience"):
             if getattr(self, name) and self.eval_steps is None:
@@ -168,3 +186,10 @@ class Training(RecipeSection):
         if self.max_steps is not None:
             return None
         return self.num_train_epochs if self.num_train_epochs is not None else 1.0
+
+    @property
+    def warmup(self) -> float:
+        """The warm-up, as transformers 5 takes it: below 1 the share of the steps, from 1 on their number."""
+        if self.warmup_steps is not None:
+            return self.warmup_steps
+        return DEFAULT_WARMUP_RATIO if self.warmup_ratio is None else self.warmup_ratio
