@@ -6,17 +6,20 @@ SHELL := /bin/bash
 PYTHON ?= python3
 RECIPE ?= ticket-triage
 PYTEST_WORKERS ?= 2
-# For `make images`: which, where they are pushed to, the settings that name them, and what builds them (Docker, else buildah).
+# For `make images`: which, where they are pushed to, the settings that name them, what builds them (Docker, else buildah), and
+# other Dockerfiles for some of them (IMAGE=FILE …).
 IMAGES ?= cpu train-cpu vllm-cpu airflow
 REGISTRY ?= localhost:5000/airsmith
 SETTINGS ?= airsmith.yaml
 BUILD ?=
 BASE_IMAGE ?=
+STAND_IN ?=
 BENCH ?= mirror tokenize consolidate merge
 UPGRADE ?= --upgrade
 
 AIRFLOW := .venvs/airflow/bin
 STAGES := .venvs/stages/bin
+NEURON := .venvs/neuron/bin
 UV := .venvs/uv/bin/uv
 DEMO := $(AIRFLOW)/python -m demo
 PYTEST := python -m pytest -n $(PYTEST_WORKERS)
@@ -32,7 +35,7 @@ export UV_CUSTOM_COMPILE_COMMAND := make lock
 # Commands run from the checkout, whatever it is called, and need no PYTHONPATH of the caller's.
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: help setup demo stop test lint types test-suites test-training test-long images test-cluster test-cluster-long
+.PHONY: help setup demo stop test lint types test-suites test-neuron test-training test-long images test-cluster test-cluster-long
 .PHONY: bench benchmark-stages benchmark-deferred lock docs clean
 
 help:  ## list the targets
@@ -62,6 +65,9 @@ test-suites: setup  ## the tests of both sides; a failure on the first does not 
 	$(AIRFLOW)/$(PYTEST) --dist loadfile -m 'not long' tests/end_to_end tests/airsmith tests/containers tests/faults || failed=1; \
 	exit $$failed
 
+test-neuron: .venvs/neuron/.ready  ## Trainium's chain against optimum-neuron's own code, on stand-ins for the device (Python 3.11)
+	@$(NEURON)/python -m pytest tests/neuron
+
 test-training: setup  ## parity, resume, 500 kills and the reference sweep
 	@failed=0; export AIRSMITH_TEST_LONG=1; $(STAGES)/$(PYTEST) tests/airsmith_stages/training || failed=1; \
 	$(AIRFLOW)/python -m pytest -m long tests/end_to_end/test_sweep.py || failed=1; \
@@ -78,6 +84,9 @@ LOCK_ANYWHERE = $(LOCK) --universal --python-version 3.10
 LOCK_IMAGE = $(LOCK) --python-version 3.11 --python-platform x86_64-manylinux_2_28
 LOCK_STAGES = $(LOCK_ANYWHERE) --config-file containers/train-cpu/uv.toml --no-emit-package torch -c containers/train-cpu/torch.txt \
 	setup.cfg containers/setup.cfg
+# What Neuron's own index has comes with the base image, and so do torch and what Neuron's libraries share with it.
+LOCK_NEURON_XLA = $(LOCK) --config-file containers/train-neuron-xla/uv.toml --no-emit-package torch setup.cfg containers/setup.cfg \
+	--extra neuron-xla
 AS_TESTED = -c containers/train-cpu/requirements-dev.lock
 
 lock: $(UV)  ## resolve all dependencies anew (UPGRADE= keeps the versions that are locked)
@@ -94,6 +103,12 @@ lock: $(UV)  ## resolve all dependencies anew (UPGRADE= keeps the versions that 
 		setup.cfg containers/setup.cfg --extra train --extra ray -o containers/train-cpu-ray/requirements.lock
 	$(LOCK_ANYWHERE) --config-file containers/train-rocm/uv.toml --no-emit-package torch --no-emit-package triton $(AS_TESTED) \
 		setup.cfg containers/setup.cfg --extra train --extra gpu -o containers/train-rocm/requirements.lock
+	$(LOCK_NEURON_XLA) --universal --python-version 3.11 tests/neuron/requirements.txt -o tests/neuron/requirements.lock
+	$(LOCK_NEURON_XLA) --python-version 3.11 --python-platform x86_64-manylinux_2_28 --no-emit-package protobuf \
+		-c tests/neuron/requirements.lock -o containers/train-neuron-xla/requirements.lock
+	$(LOCK) --python-version 3.12 --python-platform x86_64-manylinux_2_28 --config-file containers/train-neuron-native/uv.toml \
+		--no-emit-package torch -c containers/train-cpu/torch.txt $(AS_TESTED) setup.cfg containers/setup.cfg --extra train \
+		-o containers/train-neuron-native/requirements.lock
 	$(LOCK_IMAGE) --config-file containers/vllm-cpu/uv.toml --no-emit-package torch \
 		setup.cfg containers/vllm-cpu/requirements.txt -o containers/vllm-cpu/requirements.lock
 	$(LOCK_IMAGE) setup.cfg containers/vllm-cuda/requirements.txt -o containers/vllm-cuda/requirements.lock
@@ -102,7 +117,7 @@ lock: $(UV)  ## resolve all dependencies anew (UPGRADE= keeps the versions that 
 
 images: setup  ## build and push IMAGES to REGISTRY, and write their digests into SETTINGS (BUILD=…, BASE_IMAGE=…)
 	@$(AIRFLOW)/python -m scripts.images $(IMAGES) --registry '$(REGISTRY)' --settings '$(SETTINGS)' --build '$(BUILD)' \
-		$(if $(BASE_IMAGE),--build-arg 'BASE_IMAGE=$(BASE_IMAGE)')
+		$(if $(BASE_IMAGE),--build-arg 'BASE_IMAGE=$(BASE_IMAGE)') $(addprefix --stand-in ,$(STAND_IN))
 
 test-cluster: setup  ## the tests on the cluster that KUBECONFIG names, with the images of SETTINGS
 	@$(TEST_CLUSTER) -m 'not long and not alone' -n $(PYTEST_WORKERS) --dist loadfile --durations 25
@@ -157,6 +172,20 @@ INSTALL = $(UV) pip install --quiet --no-deps --python
 
 .venvs/stages/.ready: .venvs/stages/.locked setup.cfg containers/setup.cfg
 	@$(INSTALL) $(STAGES)/python -e . -e containers
+	@rm -rf plugins/*.egg-info
+	@touch $@
+
+# optimum-neuron runs on Python 3.10 and 3.11 only; its lock is for 3.11, which Neuron's training image has.
+.venvs/neuron/.locked: tests/neuron/requirements.lock containers/train-cpu/torch.txt | $(UV)
+	@echo "Setting up optimum-neuron's virtual environment …"
+	@$(UV) venv --quiet --clear --python 3.11 .venvs/neuron || \
+		{ echo 'error: optimum-neuron needs Python 3.11; install it beside yours: sudo apt-get install python3.11' >&2; exit 1; }
+	@$(INSTALL) $(NEURON)/python --require-hashes -r $<
+	@UV=$(UV) scripts/install-torch $(NEURON)/python containers/train-cpu/torch.txt
+	@touch $@
+
+.venvs/neuron/.ready: .venvs/neuron/.locked setup.cfg containers/setup.cfg
+	@$(INSTALL) $(NEURON)/python -e . -e containers
 	@rm -rf plugins/*.egg-info
 	@touch $@
 

@@ -20,7 +20,10 @@ from scripts.images.toolchain import toolchain_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 IMAGES = sorted(file.parent.name for file in REPOSITORY.glob("containers/*/Dockerfile"))
-CONTEXT = ("containers", "plugins", "scripts/install-torch", "LICENSE", "README.md", "pyproject.toml", "setup.cfg")
+CONTEXT = (
+    "containers", "plugins", "scripts/install-torch", "tests/neuron",
+    "LICENSE", "README.md", "pyproject.toml", "setup.cfg",
+)  # fmt: skip
 """What can go into an image: the same as in .dockerignore."""
 
 
@@ -34,7 +37,8 @@ def main() -> int:
             begun = time.monotonic()
             print(f"Building {image} …", flush=True)
             name = f"{options.registry.rstrip('/')}/{image}:{_tag(commit)}"
-            reference = builder.build(name, _arguments(image, commit, options.build_arg))
+            dockerfile = dict(options.stand_in).get(image, f"containers/{image}/Dockerfile")
+            reference = builder.build(name, _arguments(dockerfile, commit, options.build_arg))
             write_images(options.settings, {image: Image(reference=reference, toolchain=toolchain_of(builder, name))})
             print(f"{image}: {reference}\n{image}: {time.monotonic() - begun:.0f} s, {options.settings} names it.")
             print(report(image, builder.layers(name)), flush=True)
@@ -58,11 +62,11 @@ def _tag(commit: str) -> str:
     return "-".join([sha[:12], *dirty])
 
 
-def _arguments(image: str, commit: str, build_arguments: list[str]) -> list[str]:
+def _arguments(dockerfile: str, commit: str, build_arguments: list[str]) -> list[str]:
     given = [f"COMMIT={commit}", *build_arguments]
     return [
         str(REPOSITORY),
-        *("--file", str(REPOSITORY / "containers" / image / "Dockerfile")),
+        *("--file", str(REPOSITORY / dockerfile)),
         *(word for argument in given for word in ("--build-arg", argument)),
     ]
 
@@ -78,7 +82,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--settings", required=True, type=Path, help="YAML file whose kubernetes.images is written")
     parser.add_argument("--build", default="", help="what builds: docker, buildah, or a command of one's own")
     parser.add_argument("--build-arg", action="append", default=[], help="for example BASE_IMAGE=…")
+    parser.add_argument(
+        "--stand-in", action="append", default=[], type=_stand_in, metavar="IMAGE=FILE",
+        help="another Dockerfile for an image, where tests run what its own base would not let them",
+    )  # fmt: skip
     return parser
+
+
+def _stand_in(words: str) -> tuple[str, str]:
+    image, _, dockerfile = words.partition("=")
+    if image not in IMAGES or not (REPOSITORY / dockerfile).is_file():
+        raise argparse.ArgumentTypeError(f"{words!r} is not IMAGE=FILE with an image and a Dockerfile that exist here")
+    return image, dockerfile
 
 
 if __name__ == "__main__":

@@ -7,9 +7,13 @@ import json
 from airsmith.contracts.stages import TOOLCHAIN, public_version
 from scripts.images.builders import Builder
 
+# The first that Python finds is what it imports: an environment's own, before the same one of its base image.
 _ASK = """
-import importlib.metadata, json, sys
-print(json.dumps({found.name.lower(): found.version for found in importlib.metadata.distributions()}))
+import importlib.metadata, json
+installed = {}
+for found in importlib.metadata.distributions():
+    installed.setdefault(found.name.lower().replace("_", "-"), found.version)
+print(json.dumps(installed))
 """
 
 

@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from airsmith.contracts.errors import AirsmithError
 from scripts.images.__main__ import REPOSITORY
 from scripts.images.builders import Buildah, Docker, Layer, OwnCommand, builder_of
 from scripts.images.sizes import report
+from scripts.images.toolchain import toolchain_of
 
 
 def make_images(*arguments: str, path: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -69,6 +70,45 @@ def test_the_builder_is_told_name_context_and_commit():
     assert options[2:] == ["--build-arg", options[3], "--build-arg", "BASE_IMAGE=here/python:3.12"]
     commit = options[3].removeprefix("COMMIT=")
     assert name.rpartition(":")[2] == commit.replace(commit[12:40], "", 1)
+
+
+def test_a_stand_in_takes_the_place_of_an_images_own_dockerfile():
+    stand_in = "cpu=containers/train-cpu/Dockerfile"
+    done = make_images("--settings", "unused", "--build", "echo", "--stand-in", stand_in)
+    assert done.stdout.splitlines()[1].split()[2:4] == ["--file", str(REPOSITORY / "containers/train-cpu/Dockerfile")]
+
+
+@pytest.mark.parametrize("stand_in", ["cpu=containers/nowhere/Dockerfile", "nobody=containers/cpu/Dockerfile", "cpu"])
+def test_a_stand_in_that_is_none_is_refused(stand_in: str):
+    done = make_images("--settings", "unused", "--build", "echo", "--stand-in", stand_in)
+    assert done.returncode == 2
+    assert stand_in in done.stderr
+
+
+def test_of_two_versions_in_an_image_the_one_that_python_imports_counts(tmp_path: Path):
+    """As where an environment sees what its base image has, after its own."""
+    for folder, name, version in [
+        ("own", "torch", "2.13.0+cpu"),
+        ("base", "torch", "2.8.0"),
+        ("base", "neuronx_cc", "2.21"),
+    ]:
+        metadata = tmp_path / folder / f"{name}-{version}.dist-info" / "METADATA"
+        metadata.parent.mkdir(parents=True)
+        metadata.write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+
+    class Here(Buildah):
+        def run(self, name: str, command: Sequence[str]) -> str:
+            path = os.pathsep.join([str(tmp_path / "own"), str(tmp_path / "base")])
+            done = subprocess.run(
+                [sys.executable, "-S", *command[1:]],
+                env={"PYTHONPATH": path},
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            return done.stdout
+
+    assert toolchain_of(Here(), "image") == {"torch": "2.13.0", "neuronx-cc": "2.21"}
 
 
 def test_the_report_names_the_largest_layers_first():
