@@ -25,7 +25,8 @@ from airsmith.pipeline.plan import make_plan
 from airsmith.recipe import Recipe
 from airsmith.registry import ModelVersionDraft, register_version
 from airsmith.serving import server_pod
-from airsmith.serving.server_pod import MODEL_FOLDER, PORT, ServedModel
+from airsmith.serving.containers import MODEL_FOLDER, PORT
+from airsmith.serving.served import ServedModel
 from airsmith.settings import Settings
 
 MODEL = "parrot"

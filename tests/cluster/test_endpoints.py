@@ -136,7 +136,7 @@ def test_servers_come_and_go(alone: EndpointForm, first: int, deployment: Deploy
     assert alone.servers() == {first: 2}
     assert alone.record().replicas == 2
 
-    monkeypatch.setattr(rollout, "LOAD_SECONDS", 1)
+    monkeypatch.setattr(rollout, "longest_load", lambda _: 3)
     namespace, core = alone.cluster.namespace, alone.cluster.core
     used_up = {"metadata": {"name": "used-up"}, "spec": {"hard": {"pods": "2"}}}
     core.create_namespaced_resource_quota(namespace, used_up)

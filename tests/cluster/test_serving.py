@@ -25,7 +25,7 @@ from airsmith.serving.cluster_access import cluster_client, deployments_of, pods
 from airsmith.serving.kubernetes import deploy, stop
 from airsmith.serving.manifests import PORT, service_name
 from airsmith.serving.port_forward import answers_here, forwarded
-from airsmith.serving.server_pod import deployment_name
+from airsmith.serving.served import deployment_name
 from airsmith.settings import Image, Settings
 from tests.cluster import airflow_identity
 from tests.cluster.deploying import Cluster

@@ -99,7 +99,7 @@ def _of_endpoint(store: Store, path: str) -> References:
         return References()
     served: list[Deployment] = [endpoint, *endpoint.history]
     served += [endpoint.candidate] if endpoint.candidate is not None else []
-    return _to_folders(*(path for one in served for path in (one.model_uri, *one.adapters.values())))
+    return _to_folders(*(path for one in served for path in (one.model_uri, one.compiled, *one.adapters.values())))
 
 
 def _pointed_to(store: Store, known: KnownRun) -> References:

@@ -14,8 +14,8 @@ from kubernetes.utils.quantity import parse_quantity
 import airsmith
 from airsmith.artifacts.layout import run_folder
 from airsmith.artifacts.store import Store
-from airsmith.backends import get_backend
 from airsmith.backends.instances import INSTANCE_TYPE_LABEL, PriceList, instance_table
+from airsmith.backends.servers import server_of
 from airsmith.contracts.digests import recipe_digest
 from airsmith.contracts.errors import AirsmithError
 from airsmith.contracts.run import Run
@@ -28,7 +28,8 @@ from airsmith.pipeline.plan import make_plan
 from airsmith.recipe import Recipe
 from airsmith.recipe.load import load_recipe
 from airsmith.runtimes.pods import TRAINING, stage_pod
-from airsmith.serving.server_pod import ServedModel, pod_spec
+from airsmith.serving.served import ServedModel
+from airsmith.serving.server_pod import pod_spec
 from airsmith.settings import Image, Settings
 
 WHOLE_NODE = (*TRAINING, "evaluate", "deploy")
@@ -148,7 +149,7 @@ def _pods(recipe_file: Path, recipe: Recipe, plan: Plan, settings: Settings) -> 
 
 def _with_every_image(plan: Plan, recipe: Recipe, settings: Settings) -> Settings:
     """The settings, where an image that was not built yet goes by its name."""
-    named = {stage.image for stage in plan.stages} | {get_backend(recipe.backend.name).serve_image}
+    named = {stage.image for stage in plan.stages} | ({server_of(recipe).image} if plan.has("deploy") else set())
     images = {**{name: Image(reference=name) for name in named}, **settings.kubernetes.images}
     return settings.model_copy(update={"kubernetes": settings.kubernetes.model_copy(update={"images": images})})
 

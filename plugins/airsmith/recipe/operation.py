@@ -130,8 +130,8 @@ class Serve(RecipeSection):
     )
     engine: EngineName = recipe_field(
         "auto",
-        description="Inference server; `auto` is vLLM where it is installed, and in a cluster. For a Neuron backend that "
-        "is `vllm_neuron` there; `vllm` serves its models on plain CPUs.",
+        description="Inference server; `auto` is vLLM where it is installed, and in a cluster. There, on a Neuron "
+        "backend, it is `vllm_neuron`, and `vllm` serves on plain CPUs.",
         labels={
             "auto": "auto: vLLM where it is installed",
             "vllm": "vLLM",
@@ -222,8 +222,8 @@ def not_on_neuron(serve: Serve) -> list[str]:
     refused = []
     if serve.mode == "adapter":
         refused.append(
-            "serve.mode is 'adapter', but vLLM's plugins for Neuron serve merged weights alone (optimum-neuron's refuses "
-            "LoRA, AWS's has it among no model's features): set serve.mode to 'merged'"
+            "serve.mode is 'adapter', but vLLM's plugins for Neuron serve merged weights alone (optimum-neuron's "
+            "refuses LoRA, AWS's has it among no model's features): set serve.mode to 'merged'"
         )
     if serve.load == "stream":
         refused.append(

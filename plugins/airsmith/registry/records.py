@@ -93,6 +93,7 @@ class Deployment(_Record):
     :ivar scales_itself: whether an autoscaler changes that.
     :ivar api_key: Secret and key, `name/key`, that requests must carry; None where they need none.
     :ivar run: path in the store of the run that started it; it holds what the model was evaluated by.
+    :ivar compiled: path in the store of what its servers have compiled, once one has; None where none compiles.
     """
 
     engine: str
@@ -109,6 +110,7 @@ class Deployment(_Record):
     scales_itself: bool = False
     api_key: Optional[str] = None
     run: Optional[str] = None
+    compiled: Optional[str] = None
 
 
 class Endpoint(Deployment):

@@ -14,7 +14,7 @@ from airsmith.contracts.spec import RunSpec, StagePlan
 from airsmith.runtimes.pod_labels import PREFIX, object_name, pod_labels
 from airsmith.runtimes.process import HUB_STAGES
 from airsmith.runtimes.queue import queue_labels
-from airsmith.serving.server_pod import api_key_of
+from airsmith.serving.served import api_key_of
 from airsmith.settings import BackendSettings, Settings
 
 CONTAINER = "base"

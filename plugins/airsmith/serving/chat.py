@@ -13,7 +13,7 @@ import httpx
 from airsmith.artifacts.store import Store
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.registry import Endpoint, list_endpoints, read_endpoint
-from airsmith.serving.server_pod import base_name
+from airsmith.serving.served import base_name
 
 ANSWER_SECONDS = 300.0
 EXAMPLE_TOKENS = 64

@@ -15,7 +15,8 @@ from kubernetes.dynamic import DynamicClient
 
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.runtimes.pod_labels import PREFIX, label_value
-from airsmith.serving.manifests import OPTIONAL_KINDS, Manifest
+from airsmith.serving.containers import Manifest
+from airsmith.serving.manifests import OPTIONAL_KINDS
 
 FIELD_MANAGER = "airsmith"
 _MISSING = 404

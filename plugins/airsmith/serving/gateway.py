@@ -9,7 +9,8 @@ from kubernetes.client import ApiClient, CustomObjectsApi
 
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.serving.cluster_access import refusals_told
-from airsmith.serving.manifests import OPTIONAL_KINDS, Manifest
+from airsmith.serving.containers import Manifest
+from airsmith.serving.manifests import OPTIONAL_KINDS
 
 TAKEN_SECONDS = 30.0
 """Longest time that a controller may need to look at a route."""

@@ -19,8 +19,8 @@ from airsmith.serving.chat import curl_line, find_endpoint
 from airsmith.serving.cluster_access import delete_if_there, deployments_of, find_deployment
 from airsmith.serving.manifests import configuration_of
 from airsmith.serving.rollout import end, is_available, resize, rest, start, wake
+from airsmith.serving.served import ServedModel, deployment_name
 from airsmith.serving.served_model import model_to_serve
-from airsmith.serving.server_pod import ServedModel, deployment_name
 from airsmith.serving.traffic import ALL, Share, close, share, turn_to, withdraw_candidate
 from airsmith.settings import Settings
 

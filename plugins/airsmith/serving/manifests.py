@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any
 
 from airsmith.contracts.digests import canonical_digest
 from airsmith.runtimes.pod_labels import PREFIX, object_name, pod_labels
-from airsmith.serving.server_pod import PORT, ServedModel, pod_spec
+from airsmith.serving.containers import PORT, Manifest
+from airsmith.serving.served import ServedModel
+from airsmith.serving.server_pod import pod_spec
 from airsmith.settings import Settings
 
 OPTIONAL_KINDS = {
@@ -23,8 +24,6 @@ WAITING_METRIC = "vllm:num_requests_waiting"
 """What vLLM exports, and endpoints scale by."""
 WAITING_PER_SERVER = 4
 BUSY_PERCENT = 80
-
-Manifest = dict[str, Any]
 
 
 def service_name(endpoint: str) -> str:

@@ -19,7 +19,7 @@ from kubernetes.stream import portforward
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.registry import Endpoint
 from airsmith.serving.cluster_access import pods_of
-from airsmith.serving.server_pod import PORT
+from airsmith.serving.containers import PORT
 
 log = logging.getLogger("airsmith")
 

@@ -16,16 +16,17 @@ from airsmith.serving.cluster_access import (
     optional_kinds,
     set_replicas,
 )
+from airsmith.serving.containers import Manifest
 from airsmith.serving.manifests import (
     OPTIONAL_KINDS,
-    Manifest,
     address,
     autoscaler,
     backend_service,
     configuration_of,
     deployment,
 )
-from airsmith.serving.server_pod import LOAD_SECONDS, ServedModel, api_key_of, deployment_name
+from airsmith.serving.neuron import compiled_artifact
+from airsmith.serving.served import ServedModel, api_key_of, deployment_name, longest_load
 from airsmith.serving.startup import wait_until_available
 from airsmith.settings import Settings
 
@@ -48,7 +49,7 @@ def start(model: ServedModel, run: str, settings: Settings, client: ApiClient) -
             "serve.max_replicas has no effect: this cluster has neither KEDA, with kubernetes.prometheus in the "
             "settings, nor, for a server without accelerators, a metrics server."
         )
-    waiting_seconds = settings.backend(model.recipe.backend.name).startup_timeout_seconds + model.load_seconds
+    waiting_seconds = settings.backend(model.server.placed_as).startup_timeout_seconds + model.load_seconds
     try:
         owner = apply(deployment(model, settings, scales_itself=scaler is not None), client)
         apply(_owned(backend_service(model, settings), owner.metadata), client)
@@ -59,7 +60,7 @@ def start(model: ServedModel, run: str, settings: Settings, client: ApiClient) -
         delete_if_there("Deployment", "apps/v1", model.object_name, namespace, client)
         raise
     return Deployment(
-        engine="vllm",
+        engine=model.server.engine,
         address=address(model.object_name, namespace),
         model_name=model.model_name,
         version=model.version,
@@ -72,6 +73,7 @@ def start(model: ServedModel, run: str, settings: Settings, client: ApiClient) -
         scales_itself=scaler is not None,
         api_key=api_key_of(model.recipe, settings),
         run=run,
+        compiled=compiled_artifact(model, settings),
     )
 
 
@@ -101,7 +103,7 @@ def wake(endpoint: str, served: Deployment, client: ApiClient) -> None:
     set_replicas(name, namespace, served.replicas, client)
     annotate_if_there("ScaledObject", OPTIONAL_KINDS["ScaledObject"], name, namespace, {_PAUSED: None}, client)
     try:
-        wait_until_available(name, served.deployment, namespace, 3 * LOAD_SECONDS, client)
+        wait_until_available(name, served.deployment, namespace, longest_load(served.engine), client)
     except BaseException:
         rest(endpoint, served, client)
         raise
@@ -129,7 +131,7 @@ def resize(endpoint: str, served: Deployment, replicas: int, client: ApiClient) 
         )
     set_replicas(name, namespace, replicas, client)
     try:
-        wait_until_available(name, served.deployment, namespace, 3 * LOAD_SECONDS, client)
+        wait_until_available(name, served.deployment, namespace, longest_load(served.engine), client)
     except BaseException:
         set_replicas(name, namespace, found.spec.replicas, client)
         raise

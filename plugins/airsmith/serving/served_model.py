@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import Mapping
 from typing import Any
 
 from airsmith.artifacts.read import Artifact, open_artifact
 from airsmith.artifacts.store import Store
+from airsmith.backends.neuron_servers import VLLM_NEURON
+from airsmith.backends.servers import Server, server_of
+from airsmith.contracts.digests import canonical_digest
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.run import Run
 from airsmith.contracts.stages import ArtifactType
 from airsmith.recipe import Recipe
 from airsmith.registry import Endpoint
-from airsmith.serving.server_pod import ServedAdapter, ServedModel
+from airsmith.serving.served import ServedAdapter, ServedModel
 
+MODEL_CONFIG = "config.json"
 ADAPTER_CONFIG = "adapter_config.json"
 
 
@@ -23,7 +28,7 @@ def model_to_serve(run: Run, current: Endpoint | None) -> ServedModel:
 
     :param current: what the endpoint serves now; other recipes' adapters on the same base stay.
     :raises AirsmithError: `not_found` where the run has not come so far; `bad_recipe` where the recipe asks for an
-        engine that no cluster has, or the endpoint serves adapters of another base.
+        engine that no cluster has, the endpoint serves adapters of another base, or the model has no such parts.
     """
     recipe = run.read_spec().recipe
     if recipe.serve.engine == "transformers":
@@ -32,19 +37,43 @@ def model_to_serve(run: Run, current: Endpoint | None) -> ServedModel:
             "serve.engine is 'transformers', but endpoints in a cluster are served by vLLM.",
             "Set serve.engine to 'auto' or 'vllm'.",
         )
+    server = server_of(recipe)
     adapters = _adapters(run, recipe, current) if recipe.serve.mode == "adapter" else ()
     served = _output_of("mirror_model" if adapters else "merge", run)
+    config = json.loads(served.read(MODEL_CONFIG))
+    check_parts(config, server)
     registered = run.pointer("register")
     return ServedModel(
         endpoint=recipe.endpoint_name,
         deployment=str(uuid.uuid4()),
         artifact=served.folder,
         files=f"{served.folder}/{served.manifest.content_root}",
-        dtype=_dtype(served, recipe if adapters else None),
+        dtype=_dtype(config, recipe if adapters else None),
         version=int(registered.properties["version"]) if registered is not None else None,
         recipe=recipe,
         adapters=adapters,
         run=run.path.rsplit("/", 1)[-1],
+        config=canonical_digest(config),
+    )
+
+
+def check_parts(config: Mapping[str, Any], server: Server) -> None:
+    """Refuse to share a model out to more cores than AWS's plugin can; optimum-neuron's pads what does not divide.
+
+    :param config: of the model.
+    :raises AirsmithError: `bad_recipe`, with the largest number of devices that works.
+    """
+    heads = (config.get("text_config") or config).get("num_attention_heads")
+    parts = server.tensor_parallel_size
+    if server.plugin is not VLLM_NEURON or parts is None or not heads or heads % parts == 0:
+        return
+    cores = parts // server.devices
+    fitting = [devices for devices in range(1, server.devices) if heads % (devices * cores) == 0]
+    raise AirsmithError(
+        ErrorKind.BAD_RECIPE,
+        f"A server has {server.devices} devices of {cores} cores, but vLLM cannot share out the model's {heads} "
+        f"attention heads to {parts} cores evenly.",
+        f"Set serve.devices to {fitting[-1]}." if fitting else "Set serve.engine to 'vllm', for plain CPUs.",
     )
 
 
@@ -94,9 +123,8 @@ def _rank(adapter: Artifact) -> int:
     return max(int(config["r"]), *(int(rank) for rank in (config.get("rank_pattern") or {}).values()), 1)
 
 
-def _dtype(model: Artifact, recipe: Recipe | None) -> str:
+def _dtype(config: Mapping[str, Any], recipe: Recipe | None) -> str:
     """Type of the weights: the recipe's for a base, which it casts; else that of the files."""
     if recipe is not None and recipe.model.dtype != "auto":
         return recipe.model.dtype
-    config = json.loads(model.read("config.json"))
     return str(config.get("dtype") or config.get("torch_dtype") or "auto")

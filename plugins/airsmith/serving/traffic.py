@@ -14,7 +14,7 @@ from airsmith.serving.cluster_access import apply, delete_if_there, optional_kin
 from airsmith.serving.gateway import wait_until_taken
 from airsmith.serving.manifests import OPTIONAL_KINDS, address, guards, route, service, service_name
 from airsmith.serving.rollout import end, is_available, resize
-from airsmith.serving.server_pod import deployment_name
+from airsmith.serving.served import deployment_name
 from airsmith.settings import Settings
 
 log = logging.getLogger("airsmith")

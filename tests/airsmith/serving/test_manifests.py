@@ -22,7 +22,7 @@ from airsmith.serving.manifests import (
     service,
     service_name,
 )
-from airsmith.serving.server_pod import ServedModel
+from airsmith.serving.served import ServedModel
 from airsmith.settings import Settings
 
 GOLDEN = Path(__file__).parent / "golden"

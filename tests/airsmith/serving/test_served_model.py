@@ -17,8 +17,8 @@ from airsmith.contracts.recording import StageRecord
 from airsmith.contracts.run import Run
 from airsmith.contracts.stages import ArtifactType
 from airsmith.registry import Deployment, Endpoint, swap_endpoint
+from airsmith.serving.served import ServedAdapter
 from airsmith.serving.served_model import model_to_serve
-from airsmith.serving.server_pod import ServedAdapter
 
 ADAPTER_MODE = {"serve": {"name": "shared", "mode": "adapter"}}
 

@@ -9,14 +9,9 @@ import pytest
 from endpoints import ADAPTERS, served_model, settings_with
 
 from airsmith.contracts.errors import AirsmithError, ErrorKind
-from airsmith.serving.server_pod import (
-    DEREGISTRATION_SECONDS,
-    DRAIN_SECONDS,
-    ServedAdapter,
-    ServedModel,
-    api_key_of,
-    pod_spec,
-)
+from airsmith.serving.arguments import DRAIN_SECONDS
+from airsmith.serving.served import ServedAdapter, ServedModel, api_key_of
+from airsmith.serving.server_pod import DEREGISTRATION_SECONDS, pod_spec
 from airsmith.settings import Settings
 
 
