@@ -7,7 +7,8 @@ import importlib
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith_stages.accelerators.base import Accelerator
 
-_MODULES = {name: f"airsmith_stages.accelerators.{name}" for name in ("cpu", "cuda", "rocm")}
+_NAMES = ("cpu", "cuda", "rocm", "neuron_xla", "neuron_native")
+_MODULES = {name: f"airsmith_stages.accelerators.{name}" for name in _NAMES}
 
 
 def get_accelerator(backend: str) -> Accelerator:

@@ -6,15 +6,20 @@ from typing import Any, Protocol
 
 from airsmith.recipe import Recipe
 
+TORCH_TRAINING = "airsmith_stages.training.stage"
+"""The module that trains on what torch drives itself."""
+
 
 class Accelerator(Protocol):
     """One family of hardware, as the code that computes on it sees it.
 
+    :ivar training_module: the module whose `train` trains on it.
     :ivar device: torch's name of the device.
     :ivar attn_implementation: the attention kernel that transformers is to use.
     :ivar process_group_backend: torch's name of what carries tensors between its devices.
     """
 
+    training_module: str
     device: str
     attn_implementation: str
     process_group_backend: str
@@ -29,7 +34,7 @@ class Accelerator(Protocol):
         """What `from_pretrained` is told beside the model's folder and data type."""
 
     def fuses_loss(self) -> bool:
-        """Whether transformers puts kernels of its own in place of the output head and the loss."""
+        """Whether the loss is the model's own, or that of kernels of transformers', and not computed in chunks."""
 
     def peak_flops_per_second(self, precision: str) -> float | None:
         """What the vendor says that one device computes at most, without sparsity; None where nobody says."""

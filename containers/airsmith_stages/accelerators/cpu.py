@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from airsmith.recipe import Recipe
+from airsmith_stages.accelerators.base import TORCH_TRAINING
 
 CGROUP_CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")
 """`<quota> <period>` in microseconds, or `max <period>`: what a container may use of the node's cores (cgroup v2)."""
@@ -25,6 +26,7 @@ class CpuAccelerator:
     device: str = "cpu"
     attn_implementation: str = "sdpa"
     process_group_backend: str = "gloo"
+    training_module: str = TORCH_TRAINING
 
     def prepare(self) -> None:
         """Take every core, and make each operation give the same result every time.
@@ -66,11 +68,16 @@ class CpuAccelerator:
 
     def peak_memory_bytes(self) -> int:
         """Most memory that the process has had resident."""
-        try:
-            lines = PROCESS_STATUS.read_text().splitlines()
-        except OSError:
-            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+        return peak_resident_bytes()
+
+
+def peak_resident_bytes() -> int:
+    """Most of the host's memory that this process has had."""
+    try:
+        lines = PROCESS_STATUS.read_text().splitlines()
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
 
 def thread_count() -> int:

@@ -10,6 +10,7 @@ from typing import Any
 
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.recipe import Recipe
+from airsmith_stages.accelerators.base import TORCH_TRAINING
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class GpuAccelerator:
     peak_flops: Mapping[str, float] = field(default_factory=dict)
     device: str = "cuda"
     process_group_backend: str = "nccl"
+    training_module: str = TORCH_TRAINING
 
     @property
     def attn_implementation(self) -> str:

@@ -17,7 +17,10 @@ from airsmith.artifacts.layout import MANIFEST, checkpoint_folder, checkpoints_f
 from airsmith.artifacts.publish import write_artifact
 from airsmith.artifacts.read import Artifact, open_artifact
 from airsmith.artifacts.store import Store
+from airsmith.contracts.digests import checkpoint_key
 from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.contracts.stages import toolchain_on
+from airsmith_stages.frame import StageContext
 from airsmith_stages.training.processes import ALONE, Processes
 from airsmith_stages.training.together import Content, add_together
 
@@ -170,6 +173,18 @@ class Checkpoints:
             if step.isdigit():
                 found.setdefault(int(step), []).append(info.path)
         return found
+
+
+def checkpoints_of(context: StageContext, processes: Processes) -> Checkpoints:
+    """The checkpoints of the training that a stage is."""
+    spec, contract = context.spec, context.contract
+    return Checkpoints(
+        store=context.run.store,
+        key=checkpoint_key(contract, spec, context.pointers),
+        inputs={stage: pointer.digest for stage, pointer in context.pointers.items()},
+        versions={name: spec.toolchain_version(contract.name, name) for name in toolchain_on(contract, spec.recipe)},
+        processes=processes,
+    )
 
 
 @dataclass

@@ -1,11 +1,20 @@
-"""The loss curve as a picture."""
+"""A training's history as files: lines of JSON, and the loss curve as a picture."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from airsmith_stages.training.history import Row
+
+HISTORY_FILE, CURVE_FILE = "metrics.jsonl", "loss.png"
+
+
+def write_history(history: Sequence[Row], title: str, folder: Path) -> None:
+    """Write the history as lines of JSON and as a picture."""
+    (folder / HISTORY_FILE).write_text("".join(json.dumps(row) + "\n" for row in history))
+    draw_loss_curve(history, title, folder / CURVE_FILE)
 
 
 def draw_loss_curve(history: Sequence[Row], title: str, path: Path) -> None:

@@ -8,18 +8,15 @@ from dataclasses import dataclass
 
 import torch
 
-from airsmith.contracts.digests import checkpoint_key
-from airsmith.contracts.errors import AirsmithError, ErrorKind
-from airsmith.contracts.stages import toolchain_on
 from airsmith.recipe.training import Training
 from airsmith_stages.accelerators import Accelerator
 from airsmith_stages.frame import StageContext
 from airsmith_stages.training.arguments import training_arguments
-from airsmith_stages.training.checkpoints import Checkpoints, CheckpointUploader
+from airsmith_stages.training.checkpoints import CheckpointUploader, checkpoints_of
 from airsmith_stages.training.flops import Arithmetic, count_flops_per_token
 from airsmith_stages.training.history import Row, best_step
 from airsmith_stages.training.inputs import TrainingInputs
-from airsmith_stages.training.interruption import Interruption
+from airsmith_stages.training.interruption import Interruption, interrupted
 from airsmith_stages.training.model import TrainableModel
 from airsmith_stages.training.processes import ALONE, Processes
 from airsmith_stages.training.progress import ProgressWriter
@@ -61,7 +58,7 @@ def fit(
     training = context.spec.recipe.training
     is_sharded = context.spec.recipe.method.name == "full"
     snapshots = (ShardedSnapshots if is_sharded else WholeSnapshots)(model.module, processes)
-    checkpoints = _checkpoints(context, processes)
+    checkpoints = checkpoints_of(context, processes)
     newest = checkpoints.restore_newest(context.scratch / "restored", at_most=context.spec.stop_at_step)
     log.info("Training from the beginning" if newest is None else f"Going on from the checkpoint of step {newest[0]}")
     interruption = Interruption()
@@ -91,7 +88,7 @@ def fit(
         uploader.wait()
         steps, total_steps = trainer.state.global_step, trainer.state.max_steps
         if processes.any(interruption.requested):
-            raise _interrupted(steps, total_steps)
+            raise interrupted(steps, total_steps)
     history = trainer.state.log_history
     best = best_step(history, training.save_steps, steps) if training.load_best_model_at_end else None
     if best is not None and best != steps:
@@ -107,23 +104,4 @@ def _arithmetic(
     return Arithmetic(
         count_flops_per_token(model.module, model.base, inputs.train.sample_lengths()),
         accelerator.peak_flops_per_second(training.precision),
-    )
-
-
-def _interrupted(steps: int, total_steps: int) -> AirsmithError:
-    return AirsmithError(
-        ErrorKind.INTERRUPTED,
-        f"Training was told to stop (SIGTERM) and did so at step {steps} of {total_steps}.",
-        "Run it again: it goes on from the checkpoint of that step.",
-    )
-
-
-def _checkpoints(context: StageContext, processes: Processes) -> Checkpoints:
-    spec, contract = context.spec, context.contract
-    return Checkpoints(
-        store=context.run.store,
-        key=checkpoint_key(contract, spec, context.pointers),
-        inputs={stage: pointer.digest for stage, pointer in context.pointers.items()},
-        versions={name: spec.toolchain_version(contract.name, name) for name in toolchain_on(contract, spec.recipe)},
-        processes=processes,
     )

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from airsmith.contracts.errors import AirsmithError, ErrorKind
+
 log = logging.getLogger("airsmith")
 
 
@@ -30,3 +32,12 @@ class Interruption:
         if not self.requested:
             log.info("Told to stop (SIGTERM): finishing this step, then publishing a checkpoint")
         self.requested = True
+
+
+def interrupted(steps: int, total_steps: int) -> AirsmithError:
+    """What a training ends with that was told to stop."""
+    return AirsmithError(
+        ErrorKind.INTERRUPTED,
+        f"Training was told to stop (SIGTERM) and did so at step {steps} of {total_steps}.",
+        "Run it again: it goes on from the checkpoint of that step.",
+    )

@@ -81,10 +81,18 @@ class BatchOrder(Sampler[list[int]]):
         return np.add.reduceat(lengths, np.arange(0, len(lengths), self.rows_per_step)).cumsum()
 
     def _permutation(self, epoch: int) -> NDArray[np.int64]:
-        # torch's generator takes 32 bits of a seed, so seed and epoch are mixed into them.
-        mixed = hashlib.sha256(f"{self.seed}:{epoch}".encode()).digest()[:4]
-        generator = torch.Generator().manual_seed(int.from_bytes(mixed, "big"))
-        return torch.randperm(len(self.lengths), generator=generator).numpy()
+        return permutation(len(self.lengths), self.seed, epoch)
+
+
+def permutation(rows: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """The order of all rows in an epoch."""
+    generator = torch.Generator().manual_seed(mixed_seed(seed, epoch))
+    return torch.randperm(rows, generator=generator).numpy()
+
+
+def mixed_seed(seed: int, number: int) -> int:
+    """A seed of its own for a number: torch's generator takes 32 bits of a seed, so both are mixed into them."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{number}".encode()).digest()[:4], "big")
 
 
 def share(rows: list[int], rows_per_batch: int, turn: int, turns: int) -> Iterator[list[int]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -20,9 +19,9 @@ from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.stages import CONFIG, END_TOKENS, SHARDS, TOKENIZER, trains_shards
 from airsmith_stages.frame import StageContext
 from airsmith_stages.model_files import add_all_but_weights
-from airsmith_stages.training.curve import draw_loss_curve
+from airsmith_stages.training.curve import write_history
 from airsmith_stages.training.fit import Fit
-from airsmith_stages.training.history import Row, last_value, lowest_eval_loss
+from airsmith_stages.training.history import last_value, lowest_eval_loss
 from airsmith_stages.training.model import TrainableModel, fingerprints, local_part, trainable_parameters
 from airsmith_stages.training.processes import Processes
 from airsmith_stages.training.together import add_together, files_under
@@ -30,7 +29,6 @@ from airsmith_stages.training.together import add_together, files_under
 log = logging.getLogger("airsmith")
 
 ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
-HISTORY_FILE, CURVE_FILE = "metrics.jsonl", "loss.png"
 SHARD_SIZE = "5GB"
 
 
@@ -134,12 +132,6 @@ def write_shards(model: TrainableModel, folder: Path, processes: Processes) -> N
         storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True),
         process_group=processes.talk,
     )
-
-
-def write_history(history: Sequence[Row], title: str, folder: Path) -> None:
-    """Write the history as lines of JSON and as a picture."""
-    (folder / HISTORY_FILE).write_text("".join(json.dumps(row) + "\n" for row in history))
-    draw_loss_curve(history, title, folder / CURVE_FILE)
 
 
 def _metrics(trained: Fit) -> dict[str, float | int | None]:

@@ -52,7 +52,11 @@ def checkpoint_key(contract: StageContract, spec: RunSpec, pointers: Mapping[str
     if contract.name == "compile":
         return stage_digest(contract, spec, pointers)
     ignored = NOT_DETERMINING.get(contract.name, ()) + _PLACEMENT_FIELDS
-    return canonical_digest(_determinants(contract, spec, pointers, ignored))
+    determinants = _determinants(contract, spec, pointers, ignored)
+    parts = [spec.plan.parallel.tensor, spec.plan.parallel.pipeline]
+    if parts != [1, 1]:  # A process's part of the model fits into as many parts only.
+        determinants["parallel"] = parts
+    return canonical_digest(determinants)
 
 
 def _determinants(
