@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, Protocol
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -13,6 +13,17 @@ from airsmith_stages.training.history import is_patience_spent, last_value
 from airsmith_stages.training.meter import Meter
 from airsmith_stages.training.processes import Processes
 from airsmith_stages.training.progress import ProgressWriter
+
+
+class Gauge(Protocol):
+    """What people want to know of a training at once."""
+
+    step_loss: float | None
+    tokens_per_second: float | None
+    mfu: float | None
+
+    def seconds_to_go(self, step: int, total_steps: int) -> float | None:
+        """Estimate of what is left."""
 
 
 class Flow(TrainerCallback):
@@ -84,7 +95,7 @@ class Metering(TrainerCallback):
 class Reporting(TrainerCallback):
     """Tells the run's folder how far the training is."""
 
-    def __init__(self, progress: ProgressWriter, meter: Meter) -> None:
+    def __init__(self, progress: ProgressWriter, meter: Gauge) -> None:
         self._progress = progress
         self._meter = meter
 

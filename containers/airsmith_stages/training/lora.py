@@ -22,7 +22,7 @@ def add_lora(base: PreTrainedModel, recipe: Recipe) -> PeftModel:
     """
     linear_layers = _linear_layers(base)
     try:
-        model = get_peft_model(base, _lora_config(recipe.method))
+        model = get_peft_model(base, lora_config(recipe.method))
     except ValueError as error:
         raise _misfit(
             f"peft cannot add LoRA to {recipe.model.id}: {str(error).splitlines()[0]}", linear_layers
@@ -34,7 +34,8 @@ def add_lora(base: PreTrainedModel, recipe: Recipe) -> PeftModel:
     return model
 
 
-def _lora_config(method: Method) -> LoraConfig:
+def lora_config(method: Method) -> LoraConfig:
+    """The method in peft's words."""
     return LoraConfig(
         task_type="CAUSAL_LM",
         r=method.r,

@@ -1,0 +1,104 @@
+"""Which rows each step takes, and each process of it: whole batches only, from any step to the last in one pass."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+from torch.utils.data.distributed import DistributedSampler
+
+from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.contracts.spec import RunSpec
+from airsmith_stages.training.order import permutation, share
+from airsmith_stages.training.rows import Row
+
+log = logging.getLogger("airsmith")
+
+
+class StepOrder(DistributedSampler[Row]):
+    """The rows of one of several data-parallel processes, batch after batch.
+
+    Every epoch is a new permutation of all rows, cut into optimizer steps; the rows that are left at its end, less than
+    a step's, are dropped. The library replaces samplers of other classes by one that ignores the seed, and it begins at
+    epoch 0 whatever was trained before: here all epochs are one pass, which begins at any step.
+
+    :param rows_per_step: rows of an optimizer step, over all processes.
+    :param rows_per_batch: rows of a micro-batch of one process; they divide a step's share of it.
+    :param turn: this process's among `turns`.
+    """
+
+    def __init__(
+        self, rows: Dataset[Row], rows_per_step: int, rows_per_batch: int, seed: int, turn: int = 0, turns: int = 1
+    ) -> None:
+        super().__init__(rows, num_replicas=turns, rank=turn, seed=seed, drop_last=True)
+        self.rows_per_step = rows_per_step
+        self.rows_per_batch = rows_per_batch
+        self.first_step, self.last_step = 0, 0
+        self._permutation = lru_cache(maxsize=2)(self._permute)
+
+    @property
+    def row_count(self) -> int:
+        """Rows of the split."""
+        return len(self.dataset)  # type: ignore[arg-type]
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of an epoch."""
+        return self.row_count // self.rows_per_step
+
+    @property
+    def rows_dropped(self) -> int:
+        """Rows that are left out of an epoch, others in each."""
+        return self.row_count % self.rows_per_step
+
+    def between(self, first_step: int, last_step: int) -> None:
+        """Set the steps that are iterated over."""
+        self.first_step, self.last_step = first_step, last_step
+
+    def step_rows(self, step: int) -> list[int]:
+        """The rows of a step, counted from 0, of all processes."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        begin = position * self.rows_per_step
+        rows: list[int] = self._permutation(epoch)[begin : begin + self.rows_per_step].tolist()
+        return rows
+
+    def epochs_until(self, step: int) -> float:
+        """Passes over the rows, whole and begun, in the first steps of the whole training."""
+        return step / self.steps_per_epoch
+
+    def __iter__(self) -> Iterator[int]:
+        for step in range(self.first_step, self.last_step):
+            for batch in share(self.step_rows(step), self.rows_per_batch, self.rank, self.num_replicas):
+                yield from batch
+
+    def __len__(self) -> int:
+        return (self.last_step - self.first_step) * self.rows_per_step // self.num_replicas
+
+    def _permute(self, epoch: int) -> NDArray[np.int64]:
+        return permutation(self.row_count, self.seed, epoch)
+
+
+def total_steps(spec: RunSpec, rows: int) -> int:
+    """Optimizer steps of a whole training. What is left of an epoch without filling a step is told.
+
+    :raises AirsmithError: `bad_data` where the rows do not fill one step.
+    """
+    training = spec.recipe.training
+    rows_per_step = training.total_train_batch_size
+    if rows < rows_per_step:
+        raise AirsmithError(
+            ErrorKind.BAD_DATA,
+            f"The train split has {rows} rows, less than the {rows_per_step} of training.total_train_batch_size: on "
+            "Neuron every batch is of one size, and one that is not full is left out.",
+            f"Lower training.total_train_batch_size to {rows} or less, or use more data.",
+        )
+    if rows % rows_per_step:
+        log.info("Leaving out %d of %d rows in each epoch, which do not fill a step", rows % rows_per_step, rows)
+    if training.max_steps is not None:
+        return training.max_steps
+    return math.ceil(rows // rows_per_step * (training.epochs or 1.0))

@@ -1,0 +1,133 @@
+"""What training leaves: the library's files of every process's part, verified, with the training's history."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from airsmith.contracts.cache import Output
+from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.contracts.stages import CONFIG, END_TOKENS, PIPELINE_PARALLEL, SHARDS, TENSOR_PARALLEL, TOKENIZER
+from airsmith_stages.frame import StageContext
+from airsmith_stages.neuron.model import PartOfModel, fingerprints, trained_parameters
+from airsmith_stages.neuron.position import Position
+from airsmith_stages.neuron.shards import save_shards
+from airsmith_stages.training.curve import write_history
+from airsmith_stages.training.history import Row, last_value
+from airsmith_stages.training.processes import Processes
+from airsmith_stages.training.together import Content, add_together, files_under
+
+log = logging.getLogger("airsmith")
+
+RESUME, WARM_RESTART = "resume", "warm_restart"
+"""Property of what was trained: what a restart of its training keeps, which is all but the optimizer's moments."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What the training did.
+
+    :param model: on the device, as the trainer has left it.
+    :param end: the position at its end.
+    :param rows_dropped: rows left out of each epoch.
+    :param graphs_compiled: graphs that had to be compiled during the training, on all nodes.
+    """
+
+    model: nn.Module
+    end: Position
+    rows_dropped: int
+    graphs_compiled: int
+
+
+def check_trained(before: PartOfModel, trained: Trained, precision: str, processes: Processes) -> None:
+    """Refuse weights that are broken, or that training has left as they were. Each process looks at its part.
+
+    :raises AirsmithError: `non_finite_loss` or `verification_failed`, naming the parameter.
+    """
+    processes.together(lambda: _check_part(before, trained.model, precision))
+
+
+def publish(context: StageContext, before: PartOfModel, trained: Trained, processes: Processes, folder: Path) -> Output:
+    """Publish what was trained, with its history; each node adds what its processes hold.
+
+    :param folder: one that the processes of a node share.
+    """
+    content: Content = save_shards(trained.model, folder, processes, is_adapter=before.is_adapter)
+    if processes.is_leader:
+        content = {**content, **_history_files(trained.end.history, context.spec.recipe.name, context.scratch)}
+    with context.write_output() as output:
+        add_together(output, content, processes)
+        return processes.by_leader(
+            lambda: Output.of_artifact(
+                output.publish(metrics=_metrics(trained), properties=_properties(context, is_adapter=before.is_adapter))
+            )
+        )
+
+
+def _check_part(before: PartOfModel, model: nn.Module, precision: str) -> None:
+    for name, parameter in trained_parameters(model):
+        if not torch.isfinite(parameter.detach().cpu()).all():
+            raise AirsmithError(
+                ErrorKind.NON_FINITE_LOSS,
+                f"After training, {name} holds values that are not finite.",
+                "Lower training.learning_rate, and start a new run.",
+            )
+    after = fingerprints(model, precision)
+    unmoved = [name for name, fingerprint in after.items() if before.untrained.get(name) == fingerprint]
+    if len(unmoved) == len(after):
+        raise AirsmithError(
+            ErrorKind.VERIFICATION_FAILED,
+            f"Training has left all {len(after)} trained tensors as they were.",
+            "Raise training.max_steps or training.learning_rate, or lower training.warmup_ratio: in the first step of "
+            "a warm-up the learning rate is 0.",
+        )
+    if unmoved:
+        log.warning(
+            "Training has left %d of %d trained tensors as they were: %s", len(unmoved), len(after), unmoved[:10]
+        )
+
+
+def _history_files(history: Sequence[Row], title: str, scratch: Path) -> dict[str, Path]:
+    folder = scratch / "history"
+    folder.mkdir()
+    if find_spec("matplotlib") is not None:
+        write_history(history, title, folder)
+    return files_under(folder)
+
+
+def _properties(context: StageContext, *, is_adapter: bool) -> dict[str, str]:
+    parallel, pointers = context.spec.plan.parallel, context.pointers
+    properties = {
+        END_TOKENS: pointers["tokenize"].properties[END_TOKENS],
+        SHARDS: str(parallel.tensor * parallel.pipeline),
+        TENSOR_PARALLEL: str(parallel.tensor),
+        PIPELINE_PARALLEL: str(parallel.pipeline),
+        RESUME: WARM_RESTART,
+    }
+    if is_adapter:
+        return properties
+    base = pointers["mirror_model"].properties
+    return properties | {name: base[name] for name in (TOKENIZER, CONFIG) if name in base}
+
+
+def _metrics(trained: Trained) -> dict[str, float | int | None]:
+    """For the manifest: `train_loss` is the mean since the last row but one; tokens are counted without padding."""
+    end = trained.end
+    return {
+        "train_loss": last_value(end.history, "loss"),
+        "eval_loss": None,
+        "last_eval_loss": None,
+        "steps": end.step,
+        "tokens": end.tokens,
+        "tokens_per_second": round(end.tokens / end.seconds, 1),
+        "seconds": round(end.seconds, 1),
+        "warm_restarts": end.restarts,
+        "rows_dropped_per_epoch": trained.rows_dropped,
+        "graphs_compiled": trained.graphs_compiled,
+    }

@@ -1,0 +1,237 @@
+"""optimum-neuron's trainer with our labels, order and metrics, checkpoints in the store, and a restart that goes on.
+
+The library (0.4.5) can neither resume nor seed its order, and begins every training at step 0. What is overridden here
+keeps its graphs: what is compiled and what is trained is this class.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from neuronx_distributed.parallel_layers.parallel_state import get_data_parallel_rank, get_data_parallel_size
+from optimum.neuron import NeuronTrainer, NeuronTrainingArguments
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader, Dataset
+from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith_stages.neuron.clock import Clock
+from airsmith_stages.neuron.order import StepOrder
+from airsmith_stages.neuron.position import POSITION_FILE, Position
+from airsmith_stages.neuron.rows import StaticCollator, label_count
+from airsmith_stages.neuron.shards import save_shards
+from airsmith_stages.training.callbacks import Flow, Reporting
+from airsmith_stages.training.checkpoints import CheckpointUploader
+from airsmith_stages.training.interruption import Interruption
+from airsmith_stages.training.processes import Processes
+from airsmith_stages.training.progress import ProgressWriter
+from airsmith_stages.training.rows import Row
+from airsmith_stages.training.together import Content
+
+_COLUMNS = {"train/tokens_per_sec": "padded_tokens_per_second", "train/mfu": "mfu_6n_percent"}
+"""The library's metrics under names that say what they count: its tokens include the padding, and its share of the
+device's peak takes 6 operations per parameter and token, although a frozen one needs 4."""
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a trainer works with besides model and data.
+
+    :param node_folder: one that the processes of this node share.
+    :param uploader: None where there are no checkpoints.
+    :param progress: None where nobody watches.
+    :param start: where the training goes on.
+    :param stop_at_step: where it pauses; at its end when None.
+    """
+
+    processes: Processes
+    interruption: Interruption
+    node_folder: Path
+    is_adapter: bool
+    uploader: CheckpointUploader | None = None
+    progress: ProgressWriter | None = None
+    start: Position = field(default_factory=Position)
+    stop_at_step: int | None = None
+
+
+class WarmRestartingTrainer(NeuronTrainer):
+    """A trainer that goes on at any step, with everything but the optimizer's moments."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        args: NeuronTrainingArguments,
+        rows: Dataset[Row],
+        collator: StaticCollator,
+        around: Surroundings,
+    ) -> None:
+        turn, turns = get_data_parallel_rank(), get_data_parallel_size()
+        batch_size = args.per_device_train_batch_size
+        rows_per_step = batch_size * args.gradient_accumulation_steps * turns
+        self.around = around
+        self.order = StepOrder(rows, rows_per_step, batch_size, args.seed, turn, turns)
+        self.order.between(around.start.step, args.max_steps)
+        self.clock = Clock()
+        self.clock.restore(around.start.tokens, around.start.seconds)
+        super().__init__(model, args, data_collator=collator, train_dataset=rows, callbacks=self._callbacks(args))
+        self.pop_callback(PrinterCallback)
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Batches in the order of the seed, from the step where the training goes on to the last."""
+        return super()._get_dataloader(
+            self.train_dataset,
+            "Training",
+            self.args.per_device_train_batch_size,
+            sampler_fn=lambda rows: self.order,
+            is_training=True,
+        )
+
+    def set_initial_training_values(self, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """All epochs that are left are one pass to the library, see `StepOrder`."""
+        return (1, *super().set_initial_training_values(*args, **kwargs)[1:])
+
+    def setup_training(self, *args: Any, **kwargs: Any) -> None:
+        """Begin, at the step where the training goes on: the callback `_GoingOn` sets it before others read it."""
+        super().setup_training(*args, **kwargs)
+        self.global_step_last_logged = self.around.start.step
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LambdaLR:
+        """The learning rate of the step where the training goes on."""
+        scheduler: LambdaLR = super().create_scheduler(num_training_steps, optimizer)
+        advance(scheduler, self.around.start.step)
+        return scheduler
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, *args: Any, **kwargs: Any
+    ) -> tuple[Any, float | None]:
+        """A step's batches, and the number that its loss is divided by.
+
+        It is the labels of all processes' rows over the processes, as gradients are averaged over them: so the loss is
+        the mean over labels, however rows are spread. A pipeline computes its loss without it.
+        """
+        batches, own_labels = super().get_batch_samples(epoch_iterator, num_batches, *args, **kwargs)
+        if own_labels is None:
+            return batches, None
+        labels = label_count(self.train_dataset, self.order.step_rows(self.state.global_step))
+        return batches, max(labels, 1) / self.order.num_replicas
+
+    def log(self, logs: dict[str, float]) -> None:
+        """Add a row to the history, in the shape that the run's metrics have.
+
+        :raises AirsmithError: `non_finite_loss`.
+        """
+        told = self._told_by_the_last_stage(logs)
+        step = self.state.global_step
+        _check_finite(told, step)
+        row = {"step": step, **{name: value for name, value in told.items() if "/" not in name}}
+        row |= {
+            "epoch": self.order.epochs_until(step),
+            "tokens_per_second": round(self.clock.close_window(), 1),
+            **{column: told[name] for name, column in _COLUMNS.items() if name in told},
+        }
+        self.state.log_history.append(row)
+        self.control = self.callback_handler.on_log(self.args, self.state, self.control, row)
+
+    def position(self) -> Position:
+        """Where the training is."""
+        return Position(
+            step=self.state.global_step,
+            history=list(self.state.log_history),
+            tokens=self.clock.tokens,
+            seconds=self.clock.seconds(),
+            restarts=self.around.start.restarts,
+        )
+
+    def _callbacks(self, args: NeuronTrainingArguments) -> list[TrainerCallback]:
+        around = self.around
+        return [
+            _GoingOn(around.start, self.clock),
+            Flow(
+                lambda: around.processes.any(around.interruption.requested),
+                args.logging_steps,
+                None,
+                around.stop_at_step,
+            ),
+            _Counting(self.order, self.clock),
+            *([] if around.progress is None else [Reporting(around.progress, self.clock)]),
+        ]
+
+    def _told_by_the_last_stage(self, logs: Mapping[str, float]) -> Mapping[str, float]:
+        """Of a pipeline its last stage alone knows the loss."""
+        everyones = self.around.processes.gather((self.is_logging_process(), dict(logs)))
+        return next(told for knows, told in everyones if knows)
+
+    def _save_checkpoint(self) -> None:
+        uploader, around = self.around.uploader, self.around
+        assert uploader is not None
+        uploader.wait()
+        step = self.state.global_step
+        folder = around.node_folder / f"checkpoint-{step}"
+        files: Content = save_shards(self.model, folder, around.processes, is_adapter=around.is_adapter)
+        if around.processes.is_leader:
+            files = {**files, POSITION_FILE: self.position().to_bytes()}
+        # Whoever publishes the node's files removes them; the others have nothing to remove.
+        own = folder if around.processes.node[1] == 0 else _empty(around.node_folder / f"none-{around.processes.rank}")
+        uploader.submit(step, lambda: files, own, None)
+
+
+class _GoingOn(TrainerCallback):
+    """Puts the position where the training goes on into the state, which the library begins anew."""
+
+    def __init__(self, start: Position, clock: Clock) -> None:
+        self._start = start
+        self._clock = clock
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Set it, and start the clock."""
+        state.global_step = self._start.step
+        state.log_history = list(self._start.history)
+        state.epoch = None
+        self._clock.begin(self._start.step)
+
+
+class _Counting(TrainerCallback):
+    """Counts the tokens of the steps."""
+
+    def __init__(self, order: StepOrder, clock: Clock) -> None:
+        self._order = order
+        self._clock = clock
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Count the step."""
+        rows: Any = self._order.dataset
+        self._clock.end_step(sum(int(rows.lengths[row]) for row in self._order.step_rows(state.global_step - 1)))
+
+
+def advance(scheduler: LambdaLR, step: int) -> None:
+    """Set a schedule to a step: a rate is a function of it."""
+    rates = [rate * of(step) for rate, of in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)]
+    scheduler.load_state_dict(
+        {**scheduler.state_dict(), "last_epoch": step, "_step_count": step + 1, "_last_lr": rates}
+    )
+    for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+
+
+def _check_finite(logs: Mapping[str, float], step: int) -> None:
+    for name, what in (("loss", "training loss"), ("grad_norm", "gradient norm")):
+        if name in logs and not math.isfinite(logs[name]):
+            raise AirsmithError(
+                ErrorKind.NON_FINITE_LOSS,
+                f"The {what} is {logs[name]} at step {step}, or was so after the last step that was logged before.",
+                "Lower training.learning_rate or raise training.warmup_ratio; where training.precision is not float32, "
+                "set it to float32.",
+            )
+
+
+def _empty(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
