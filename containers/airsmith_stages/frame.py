@@ -10,8 +10,8 @@ import importlib
 import importlib.metadata
 import logging
 import tempfile
-from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -110,9 +110,11 @@ def follow_stage(stage: str, run: Run) -> None:
     """
     with stage_errors():
         spec = run.read_spec()
-        if not look_up_output(run, spec, stage).found:
+        wanted = look_up_output(run, spec, stage)
+        if not wanted.found:
             _check_toolchain(stage, spec)
-            launch(stage, run, spec)
+            with _context(stage, run, spec, wanted) as context:
+                launch(context)
 
 
 def take_part(stage: str, run: Run) -> None:
@@ -122,24 +124,32 @@ def take_part(stage: str, run: Run) -> None:
     """
     with stage_errors():
         spec = run.read_spec()
-        _work(stage, run, spec, look_up_output(run, spec, stage))
+        with _context(stage, run, spec, look_up_output(run, spec, stage)) as context:
+            _work(context)
 
 
 def _make(stage: str, run: Run, spec: RunSpec, wanted: Output) -> Output:
-    if not is_launched(stage, spec):
-        return _work(stage, run, spec, wanted)
-    launch(stage, run, spec)
+    with _context(stage, run, spec, wanted) as context:
+        if not is_launched(stage, spec):
+            return _work(context)
+        launch(context)
     made = look_up_output(run, spec, stage)
     if not made.found:
         raise AirsmithError(ErrorKind.INTERNAL, f"The processes of {stage} ended well but made no output.")
     return made
 
 
-def _work(stage: str, run: Run, spec: RunSpec, wanted: Output) -> Output:
-    module: StageModule = importlib.import_module(f"airsmith_stages.{stage}")
+def _work(context: StageContext) -> Output:
+    module: StageModule = importlib.import_module(f"airsmith_stages.{context.contract.name}")
+    return module.run(context)
+
+
+@contextmanager
+def _context(stage: str, run: Run, spec: RunSpec, wanted: Output) -> Iterator[StageContext]:
+    """What a stage's code, or whoever launches its processes, is given; its scratch folder is removed at the end."""
     contract = STAGES[stage]
     with tempfile.TemporaryDirectory(prefix=f"airsmith-{stage}-", dir=scratch_folder()) as scratch:
-        return module.run(StageContext(run, spec, contract, wanted, run.input_pointers(contract), Path(scratch)))
+        yield StageContext(run, spec, contract, wanted, run.input_pointers(contract), Path(scratch))
 
 
 def _installed(distributions: Iterable[str]) -> dict[str, str]:

@@ -1,29 +1,65 @@
-"""Several processes for one stage: torchrun starts them on each node, and whoever failed first is heard."""
+"""Several processes for one stage: torchrun starts them on each node.
+
+It runs in the process that was asked for the stage, or apart from it: as a command that gets an environment of its own,
+and around which a tool may stand. Both are given the same arguments.
+"""
 
 from __future__ import annotations
 
-import json
+import contextlib
+import importlib
+import logging
 import os
+import shlex
 import signal
+import subprocess
+import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.run import Run
 from airsmith.contracts.spec import RunSpec
+from airsmith_stages.accelerators import get_accelerator
 from airsmith_stages.accelerators.cpu import usable_cores
-from airsmith_stages.failures import scratch_folder
+from airsmith_stages.failures import ToldToStop, scratch_folder
+from airsmith_stages.torchrun import die_with_the_parent, error_in, run_torchrun
 
 if TYPE_CHECKING:
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+    from airsmith_stages.frame import StageContext
+
+log = logging.getLogger("airsmith")
 
 WORKER = "airsmith_stages.worker"
 NODE_RANK = "PET_NODE_RANK"
 """torchrun's own variable for the number of this node; PET_MASTER_ADDR and PET_MASTER_PORT name the first one's."""
-SHUTDOWN_SECONDS = 3600
-"""How long processes that were told to stop may take to publish what they have; whoever told it may wait less long."""
+LAUNCHED = ("compile", "train")
+"""The stages that several processes may do together."""
+CHUNK_BYTES = 65_536
+
+
+class Launcher(Protocol):
+    """A module that starts the processes of a stage on this node in a way of its own."""
+
+    def launch(self, context: StageContext) -> None:
+        """Run the processes to their end."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a launch apart ended.
+
+    :ivar code: its exit code, below 0 the signal that ended it.
+    :ivar error: what its processes said; None where they said nothing.
+    :ivar log: what it printed.
+    """
+
+    code: int
+    error: AirsmithError | None
+    log: Path
 
 
 def is_leading_node() -> bool:
@@ -32,86 +68,128 @@ def is_leading_node() -> bool:
 
 
 def is_launched(stage: str, spec: RunSpec) -> bool:
-    """Whether a stage is the work of several processes."""
-    return stage == "train" and spec.plan.batch.data_parallel_size > 1
+    """Whether a stage is the work of processes that are started for it."""
+    if stage not in LAUNCHED:
+        return False
+    return spec.plan.parallel.processes_per_node * spec.recipe.backend.nodes > 1 or bool(_launcher(spec))
 
 
-def launch(stage: str, run: Run, spec: RunSpec) -> None:
+def launch(context: StageContext) -> None:
     """Run a stage's processes on this node to their end.
 
     :raises AirsmithError: what the first of them that failed has said, or what its death says.
     """
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.run import parse_args
-    from torch.distributed.run import run as torchrun
-
+    module = _launcher(context.spec)
+    if module:
+        launcher: Launcher = importlib.import_module(module)
+        launcher.launch(context)
+        return
     # torchrun gives each process one thread where nobody says otherwise.
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // spec.recipe.backend.devices)))
+    threads = max(1, usable_cores() // context.spec.plan.parallel.processes_per_node)
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     with tempfile.TemporaryDirectory(prefix="airsmith-torchrun-", dir=scratch_folder()) as logs:
-        try:
-            torchrun(parse_args(_arguments(stage, run, spec, logs)))  # type: ignore[no-untyped-call]
-        except ChildFailedError as failed:
-            raise _first_failure(failed) from None
-        except SignalException:
-            raise _interruption(stage, Path(logs)) from None
+        run_torchrun(torchrun_arguments(context.contract.name, context.run, context.spec, logs))
 
 
-def _arguments(stage: str, run: Run, spec: RunSpec, logs: str) -> list[str]:
+def torchrun_arguments(stage: str, run: Run, spec: RunSpec, logs: str) -> list[str]:
     """torchrun's command line; what tells one node from another it reads from the environment."""
-    backend = spec.recipe.backend
-    where = ["--standalone"] if backend.nodes == 1 else ["--nnodes", str(backend.nodes), "--rdzv-backend", "static"]
+    nodes = spec.recipe.backend.nodes
+    where = ["--standalone"] if nodes == 1 else ["--nnodes", str(nodes), "--rdzv-backend", "static"]
     return [
         *where,
-        "--nproc-per-node", str(backend.devices),
+        "--nproc-per-node", str(spec.plan.parallel.processes_per_node),
         "--max-restarts", "0",
         "--monitor-interval", "0.5",
-        "--shutdown-timeout", str(SHUTDOWN_SECONDS),
         "--log-dir", logs,
         "--module", WORKER, stage, run.uri,
     ]  # fmt: skip
 
 
-def _first_failure(failed: ChildFailedError) -> AirsmithError:
-    """The failure that explains the others: who loses a partner fails as well, and says less."""
-    ranked = sorted(failed.failures.items(), key=lambda failure: (_weight(failure[1]), failure[0]))
-    rank, failure = ranked[0]
-    return _said(failure.error_file_data) or _death(rank, failure)
+def launch_command(stage: str, run: Run, spec: RunSpec, logs: str) -> list[str]:
+    """The command that runs a stage's processes on this node; a tool may be put in front of it."""
+    return [sys.executable, "-m", "airsmith_stages.torchrun", *torchrun_arguments(stage, run, spec, logs)]
 
 
-def _weight(failure: ProcessFailure) -> int:
-    said = _said(failure.error_file_data)
-    if said is None:
-        return 1 if failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM else 3
-    return {ErrorKind.KILLED: 2, ErrorKind.INTERNAL: 2, ErrorKind.INTERRUPTED: 4}.get(said.kind, 0)
+def launch_apart(
+    context: StageContext, environment: Mapping[str, str], tool: Sequence[str] = (), *, may_finish: bool
+) -> Ended:
+    """Run a stage's processes on this node to their end, as a command of their own whose output is passed on.
 
-
-def _said(error_file: Mapping[str, Any]) -> AirsmithError | None:
+    :param environment: what its environment has beside this one's.
+    :param tool: the command that stands around it.
+    :param may_finish: whether processes that are told to stop finish what they are at; else all end at once.
+    :raises ToldToStop: where this process was told to stop and the others had nothing to say about it.
+    """
+    folder = context.scratch / "launch"
+    folder.mkdir()
+    command = [*tool, *launch_command(context.contract.name, context.run, context.spec, str(folder))]
+    log.info("Launching %s", shlex.join(command))
+    said, output = folder / "error.json", folder / "output.log"
+    process = subprocess.Popen(
+        command,
+        env={**os.environ, **environment, "TORCHELASTIC_ERROR_FILE": str(said)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        preexec_fn=die_with_the_parent,
+    )
     try:
-        return AirsmithError.from_json_line(error_file["message"]["message"])
-    except (KeyError, TypeError):
-        return None
+        _pass_on(process, output)
+    except ToldToStop as stop:
+        if not may_finish:
+            raise
+        _tell_to_stop(process)
+        _pass_on(process, output)
+        raise error_in(said) or stop from None
+    finally:
+        _kill_group(process)
+    return Ended(process.returncode, error_in(said), output)
 
 
-def _death(rank: int, failure: ProcessFailure) -> AirsmithError:
-    if failure.exitcode == -signal.SIGKILL:
+def death_of(stage: str, code: int) -> AirsmithError:
+    """What to say of a launch that ended without a word."""
+    if code < 0:
         return AirsmithError(
             ErrorKind.KILLED,
-            f"Process {rank} of the training was killed (SIGKILL), by somebody or because memory ran out.",
-            "Run it again: it goes on from its newest checkpoint. Where it happens again, give it more memory.",
+            f"The launch of {stage} was ended by {signal.Signals(-code).name}.",
+            "Run it again. Where it happens again, give it more memory.",
         )
     return AirsmithError(
         ErrorKind.INTERNAL,
-        f"Process {rank} of the training ended with exit code {failure.exitcode} and did not say why.",
+        f"The launch of {stage} ended with exit code {code} and did not say why.",
         "See the last lines of the log.",
     )
 
 
-def _interruption(stage: str, logs: Path) -> AirsmithError:
-    """What the processes said when they were told to stop."""
-    said = (_said(json.loads(path.read_text())) for path in sorted(logs.rglob("error.json")))
-    interrupted = [error for error in said if error is not None and error.kind is ErrorKind.INTERRUPTED]
-    longest = max(interrupted, key=lambda error: len(error.message), default=None)
-    return longest or AirsmithError(
-        ErrorKind.INTERRUPTED, f"Stage {stage} was told to stop (SIGTERM).", "Run it again."
-    )
+def _launcher(spec: RunSpec) -> str:
+    return get_accelerator(spec.recipe.backend.name).launcher
+
+
+def _pass_on(process: subprocess.Popen[bytes], log_file: Path) -> None:
+    """Show what a command prints as it comes, and keep it, until the command ends."""
+    assert process.stdout is not None
+    with log_file.open("ab") as file:
+        while data := os.read(process.stdout.fileno(), CHUNK_BYTES):
+            file.write(data)
+            sys.stderr.buffer.write(data)
+            sys.stderr.flush()
+    process.wait()
+
+
+def _tell_to_stop(process: subprocess.Popen[bytes]) -> None:
+    """Tell the processes themselves: torchrun would kill them after a time, and of torch 2.8 it is 30 seconds."""
+    import psutil
+
+    children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+    workers = [child.pid for child in children if WORKER in child.cmdline()]
+    for pid in workers or [process.pid]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+
+
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
+    """End what is left of a command and of all that it started; those of torchrun die with it."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

@@ -17,12 +17,14 @@ class Accelerator(Protocol):
     :ivar device: torch's name of the device.
     :ivar attn_implementation: the attention kernel that transformers is to use.
     :ivar process_group_backend: torch's name of what carries tensors between its devices.
+    :ivar launcher: the module whose `launch` starts the processes on a node; torchrun in this process where empty.
     """
 
     training_module: str
     device: str
     attn_implementation: str
     process_group_backend: str
+    launcher: str
 
     def prepare(self) -> None:
         """Set up this process. Called once, before anything imports torch, and itself imports it."""

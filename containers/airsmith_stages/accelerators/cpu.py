@@ -27,6 +27,7 @@ class CpuAccelerator:
     attn_implementation: str = "sdpa"
     process_group_backend: str = "gloo"
     training_module: str = TORCH_TRAINING
+    launcher: str = ""
 
     def prepare(self) -> None:
         """Take every core, and make each operation give the same result every time.

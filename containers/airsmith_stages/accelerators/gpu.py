@@ -27,6 +27,7 @@ class GpuAccelerator:
     device: str = "cuda"
     process_group_backend: str = "nccl"
     training_module: str = TORCH_TRAINING
+    launcher: str = ""
 
     @property
     def attn_implementation(self) -> str:

@@ -31,6 +31,7 @@ class NeuronNativeAccelerator:
     attn_implementation: str = "sdpa"
     process_group_backend: str = NEURON
     training_module: str = TORCH_TRAINING
+    launcher: str = ""
 
     def prepare(self) -> None:
         """Take this process's core.

@@ -22,6 +22,7 @@ class NeuronXlaAccelerator:
     attn_implementation: str = "eager"
     process_group_backend: str = "xla"
     training_module: str = "airsmith_stages.neuron.training"
+    launcher: str = "airsmith_stages.neuron.launching"
 
     def prepare(self) -> None:
         """See that the image has what drives the device.

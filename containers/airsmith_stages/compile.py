@@ -1,0 +1,20 @@
+"""Stage `compile`: the graphs of a training are compiled before it begins, by its own launch, and their cache is kept.
+
+What stands here is what each process does: some steps, of which only the graphs are taken. Whoever launches them does
+so inside the tool that compiles what they leave, and publishes the cache.
+"""
+
+from __future__ import annotations
+
+from airsmith.contracts.cache import Output
+from airsmith_stages.accelerators import get_accelerator
+from airsmith_stages.frame import StageContext
+
+
+def run(context: StageContext) -> Output:
+    """Take the training's first steps, on rows that hold nothing."""
+    get_accelerator(context.spec.recipe.backend.name).prepare()
+    from airsmith_stages.neuron.compiling import extract_graphs  # It imports torch, and `prepare` has to come first.
+
+    extract_graphs(context)
+    return context.wanted
