@@ -45,14 +45,7 @@ class NeuronBackend(Backend):
 
     def training_size(self, recipe: Recipe) -> PodSize:
         """The share of the node that the devices are of it."""
-        instance = self.instance_of(recipe)
-        share = recipe.backend.devices / instance.devices
-        memory = int(instance.memory_gib * _MEMORY_SHARE * share)
-        return PodSize(
-            cpu=str(max(1, int(instance.cpu * _CPU_SHARE * share))),
-            memory=f"{memory}Gi",
-            shared_memory=f"{max(1, int(memory * _SHARED_SHARE))}Gi",
-        )
+        return share_of_node(self.instance_of(recipe), recipe.backend.devices)
 
     def placement(self, recipe: Recipe) -> Placement:
         """EFA with a whole node, what it needs where it has something to carry; neighbours with a part of one."""
@@ -146,6 +139,17 @@ class NeuronBackend(Backend):
                 "train together as whole nodes, with all their interfaces of EFA.",
                 f"Set backend.devices to {instance.devices}, or backend.nodes to 1.",
             )
+
+
+def share_of_node(instance: Instance, devices: int) -> PodSize:
+    """What a pod with so many devices of a node asks for beside them."""
+    share = devices / instance.devices
+    memory = int(instance.memory_gib * _MEMORY_SHARE * share)
+    return PodSize(
+        cpu=str(max(1, int(instance.cpu * _CPU_SHARE * share))),
+        memory=f"{memory}Gi",
+        shared_memory=f"{max(1, int(memory * _SHARED_SHARE))}Gi",
+    )
 
 
 def _check_engine(recipe: Recipe) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from airsmith.backends.base import PodSize
 from airsmith.backends.instances import Device, Instance, instance_table
-from airsmith.backends.neuron import SCHEDULER
+from airsmith.backends.neuron import SCHEDULER, share_of_node
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.recipe import Recipe
 from airsmith.recipe.operation import not_on_neuron
@@ -24,9 +24,6 @@ LENGTH, AT_ONCE = "max-model-len", "max-num-seqs"
 EXAMPLES = {LENGTH: 4096, AT_ONCE: 8}
 SEQUENCES = 8
 """Sequences that are answered at once, where the recipe does not say: the graphs of each number are compiled."""
-
-_LEFT_TO_NODE = 0.9
-"""Share of a node's CPU and memory that pods may have; the rest is for the node's own processes."""
 
 
 @dataclass(frozen=True)
@@ -146,11 +143,7 @@ def _given(recipe: Recipe, name: str) -> int | None:
 
 def server_size(instance_type: str, devices: int) -> PodSize:
     """A server's share of a node, by its devices: the compiler needs the host's memory."""
-    instance = _instance(instance_type)
-    share = _LEFT_TO_NODE * devices / instance.devices
-    return PodSize(
-        cpu=str(max(1, int(instance.cpu * share))), memory=f"{int(instance.memory_gib * share)}Gi", shared_memory="8Gi"
-    )
+    return share_of_node(_instance(instance_type), devices)
 
 
 def scheduler_of(instance_type: str, devices: int) -> str | None:

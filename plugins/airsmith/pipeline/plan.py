@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from airsmith.backends import Backend, get_backend
+from airsmith.backends.servers import server_of
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.spec import BatchPlan, ParallelPlan, Plan, StagePlan
 from airsmith.contracts.stages import trains_shards
@@ -39,11 +40,14 @@ def make_plan(recipe: Recipe, *, is_sweep: bool = False) -> Plan:
     """Decide a run.
 
     :param is_sweep: whether its trials are run, and not the recipe as it is.
-    :raises AirsmithError: `bad_recipe` where the backend cannot run the recipe or the batch does not divide.
+    :raises AirsmithError: `bad_recipe` where the backend cannot run the recipe, the batch does not divide, or nothing
+        serves the model as the recipe says.
     """
     backend = get_backend(recipe.backend.name)
     backend.check(recipe)
     _check_evaluation(recipe)
+    if recipe.serve.enabled:
+        server_of(recipe)  # Refused now, not once all is trained.
     return Plan(
         backend=backend.name,
         stages=tuple(_plan_stage(stage, recipe, backend) for stage in stage_names(recipe, is_sweep=is_sweep)),
@@ -93,7 +97,8 @@ def solve_batch(recipe: Recipe, data_parallel_size: int, parallel: ParallelPlan 
         nearest = [str(batch) for batch in (below, below + data_parallel_size) if batch > 0]
         raise AirsmithError(
             ErrorKind.BAD_RECIPE,
-            f"training.total_train_batch_size {total} does not divide by {_shares(recipe, data_parallel_size, parallel)}.",
+            f"training.total_train_batch_size {total} does not divide by "
+            f"{_shares(recipe, data_parallel_size, parallel)}.",
             f"Use {' or '.join(nearest)}.",
         )
     share = total // data_parallel_size

@@ -26,8 +26,10 @@ def server_arguments(model: ServedModel, settings: Settings, folder: str = MODEL
     """
     name = base_name(model.endpoint) if model.adapters else model.endpoint
     plugin = model.server.plugin
+    # What was compiled has weights and graphs; how the model ends an answer stands beside the weights that it is of.
+    beside = ("--tokenizer", MODEL_FOLDER, "--generation-config", MODEL_FOLDER) if folder != MODEL_FOLDER else ()
     return [
-        *(_streamed(model, settings) if model.is_streamed else ("--model", folder)),
+        *(_streamed(model, settings) if model.is_streamed else ("--model", folder, *beside)),
         *("--served-model-name", name, "--host", "0.0.0.0", "--port", str(PORT), "--dtype", model.dtype),
         *(["--shutdown-timeout", str(DRAIN_SECONDS)] if plugin is None or plugin.drains else []),
         *computing_arguments(model),

@@ -87,6 +87,12 @@ def choose_engine(serve: Serve, python: Path) -> Engine:
             f"serve.engine is 'vllm', which {python} does not have.",
             "Install vllm there, or set serve.engine to 'auto'.",
         )
+    if serve.engine == "vllm_neuron":
+        raise AirsmithError(
+            ErrorKind.BAD_RECIPE,
+            "serve.engine is 'vllm_neuron', which serves in a cluster, not on this machine.",
+            "Set serve.engine to 'auto'.",
+        )
     if serve.mode == "adapter":
         raise AirsmithError(
             ErrorKind.BAD_RECIPE,

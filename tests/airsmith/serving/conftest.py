@@ -1,4 +1,4 @@
-"""A laptop for each test, its servers stopped at the end."""
+"""A laptop for each test, its servers stopped at the end; stores of each kind."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 from machine import Machine
+from store_fixtures import real_s3_uri, s3_environment, s3_server, s3_store, s3_uri, store, store_uri
 
 from airsmith.serving.local import stop_all
+
+__all__ = ["real_s3_uri", "s3_environment", "s3_server", "s3_store", "s3_uri", "store", "store_uri"]
 
 
 @pytest.fixture

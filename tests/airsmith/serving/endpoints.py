@@ -11,7 +11,7 @@ from airsmith.settings import Image, Settings
 
 IMAGES = {
     name: Image(reference=f"registry.example/{name}@sha256:{'0' * 64}")
-    for name in ("cpu", "vllm-cpu", "vllm-cuda", "vllm-rocm")
+    for name in ("cpu", "vllm-cpu", "vllm-cuda", "vllm-rocm", "vllm-neuron", "vllm-optimum-neuron")
 }
 ADAPTERS = (
     ServedAdapter("ticket-triage", "artifacts/adapter/aaaa", rank=16),
@@ -58,4 +58,5 @@ def served_model(*, adapters: tuple[ServedAdapter, ...] = (), **recipe: Any) -> 
         recipe=resolved,
         adapters=adapters,
         run="manual-0badcafe",
+        config="d" * 64,
     )

@@ -1,4 +1,4 @@
-"""An endpoint's objects are the ones in `golden/`, per backend. After a wanted change: AIRSMITH_TEST_GOLDEN=write."""
+"""An endpoint's objects are the golden ones, by where it serves. After a wanted change: AIRSMITH_TEST_GOLDEN=write."""
 
 from __future__ import annotations
 
@@ -55,6 +55,43 @@ ENDPOINTS: dict[str, tuple[ServedModel, Settings]] = {
             backends={"rocm": {"node_selector": {"pool": "amd"}, "tolerations": [{"key": "dedicated"}]}}
         ),
     ),
+    "trn2.48xlarge": (
+        served_model(
+            backend={"name": "neuron_native", "instance_type": "trn2.48xlarge", "devices": 16},
+            serve={"name": "triage", "engine_args": {"max-model-len": 8192}},
+        ),
+        settings_with(
+            backends={"neuron_native": {"node_selector": {"pool": "trainium"}, "tolerations": [{"key": "dedicated"}]}}
+        ),
+    ),
+    "trn2.3xlarge": (
+        served_model(
+            backend={"name": "neuron_xla", "instance_type": "trn2.3xlarge"},
+            serve={"name": "triage", "engine": "vllm_neuron"},
+        ),
+        settings_with(),
+    ),
+    "trn1.32xlarge": (
+        served_model(
+            backend={"name": "neuron_xla", "instance_type": "trn1.32xlarge", "devices": 16},
+            serve={"name": "triage", "devices": 4, "engine_args": {"max_num_seqs": 4}},
+        ),
+        settings_with(),
+    ),
+    "inf2.24xlarge": (
+        served_model(
+            backend={"name": "neuron_xla", "instance_type": "trn1.32xlarge", "devices": 16},
+            serve={"name": "triage", "instance_type": "inf2.24xlarge", "devices": 6, "replicas": 2},
+        ),
+        settings_with(),
+    ),
+    "trn1.32xlarge-by-cpu": (
+        served_model(
+            backend={"name": "neuron_xla", "instance_type": "trn1.32xlarge", "devices": 16},
+            serve={"name": "triage", "engine": "vllm"},
+        ),
+        settings_with(backends={"neuron_xla": {"node_selector": {"pool": "trainium"}}}),
+    ),
 }  # fmt: skip
 
 
@@ -72,10 +109,10 @@ def objects_of(model: ServedModel, settings: Settings) -> list[dict[str, Any]]:
     return found
 
 
-@pytest.mark.parametrize("backend", sorted(ENDPOINTS))
-def test_the_objects_of_an_endpoint_are_the_golden_ones(backend: str):
-    objects = objects_of(*ENDPOINTS[backend])
-    file = GOLDEN / f"{backend}.yaml"
+@pytest.mark.parametrize("place", sorted(ENDPOINTS))
+def test_the_objects_of_an_endpoint_are_the_golden_ones(place: str):
+    objects = objects_of(*ENDPOINTS[place])
+    file = GOLDEN / f"{place}.yaml"
     if os.environ.get("AIRSMITH_TEST_GOLDEN") == "write":
         file.write_text(yaml.safe_dump_all(objects, sort_keys=True), encoding="utf-8")
     assert list(yaml.safe_load_all(file.read_text(encoding="utf-8"))) == objects
