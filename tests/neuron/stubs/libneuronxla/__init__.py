@@ -1,0 +1,1 @@
+"""The compiler's cache as far as optimum-neuron imports it."""

@@ -1,0 +1,26 @@
+"""Classes that optimum-neuron derives from; nothing is compiled, so nothing is cached."""
+
+from __future__ import annotations
+
+
+class CacheUrl:
+    @staticmethod
+    def get_cache_url(cache_dir=None):
+        return CacheUrl()
+
+
+class CompileCache:
+    def __init__(self, cache_url):
+        self.cache_url = cache_url
+
+
+class CompileCacheFs(CompileCache):
+    pass
+
+
+class CompileCacheS3(CompileCache):
+    pass
+
+
+def create_compile_cache(cache_url):
+    return CompileCacheFs(cache_url)

@@ -1,0 +1,1 @@
+"""Imported by accelerate; torchrun starts the processes here."""

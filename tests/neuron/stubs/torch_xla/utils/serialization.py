@@ -1,0 +1,21 @@
+"""The names and the one class of torch_xla's serialization, "xser".
+
+Source: https://github.com/pytorch/xla/blob/v2.8.0/torch_xla/utils/serialization.py
+"""
+
+from __future__ import annotations
+
+
+class TensorReference:
+    """Stands in the saved object where a tensor was, which lies in a file of its own."""
+
+    def __init__(self, tid):
+        self.tid = tid
+
+
+def _get_tensors_folder(path):
+    return path + ".tensors"
+
+
+def _get_tensor_file(path, tid):
+    return f"{path}/tensor_{tid}.pt"
