@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from airsmith.backends import get_backend
 from airsmith.backends.base import Backend, PodSize
 from airsmith.backends.cpu import CPU
 from airsmith.backends.neuron import NEURON
 from airsmith.backends.neuron_servers import (
+    VLLM_NEURON,
     NeuronPlugin,
     check_neuron,
     logical_cores,
@@ -74,6 +75,26 @@ def server_of(recipe: Recipe) -> Server:
     if on_neuron and recipe.serve.engine in ("auto", "vllm_neuron"):
         return _on_neuron(recipe, backend)
     return _vllm(recipe, CPU if on_neuron else backend)
+
+
+def check_parts(config: Mapping[str, Any], server: Server) -> None:
+    """Refuse to share a model out to more cores than AWS's plugin can; optimum-neuron's pads what does not divide.
+
+    :param config: of the model.
+    :raises AirsmithError: `bad_recipe`, with the largest number of devices that works.
+    """
+    heads = (config.get("text_config") or config).get("num_attention_heads")
+    parts = server.tensor_parallel_size
+    if server.plugin is not VLLM_NEURON or parts is None or not heads or heads % parts == 0:
+        return
+    cores = parts // server.devices
+    fitting = [devices for devices in range(1, server.devices) if heads % (devices * cores) == 0]
+    raise AirsmithError(
+        ErrorKind.BAD_RECIPE,
+        f"A server has {server.devices} devices of {cores} cores, but vLLM cannot share out the model's {heads} "
+        f"attention heads to {parts} cores evenly.",
+        f"Set serve.devices to {fitting[-1]}." if fitting else "Set serve.engine to 'vllm', for plain CPUs.",
+    )
 
 
 def _vllm(recipe: Recipe, backend: Backend) -> Server:

@@ -46,10 +46,18 @@ def main() -> int:
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
-    if wait_until_healthy(options.health, ended.wait):
-        keep(options.store, options.artifact, Path(options.folder), options.image, ended.wait)
-    ended.wait()
+    stay_beside(options.health, lambda: _keep_as_told(options, ended), ended)
     return 0
+
+
+def stay_beside(address: str, keep_it: Callable[[], None], ended: threading.Event) -> None:
+    """Keep what was compiled once a server answers, and wait for the pod's end.
+
+    :param ended: set when the pod ends.
+    """
+    if wait_until_healthy(address, ended.wait):
+        keep_it()
+    ended.wait()
 
 
 def wait_until_healthy(address: str, pause: Callable[[float], bool]) -> bool:
@@ -103,6 +111,10 @@ def publish_compiled(store: Store, path: str, folder: Path, image: str) -> Artif
         artifact = writer.publish(metrics={"files": len(files)})
     log.info("Kept %d files in %s: later servers begin with them.", len(files), artifact.uri)
     return artifact
+
+
+def _keep_as_told(options: argparse.Namespace, ended: threading.Event) -> None:
+    keep(options.store, options.artifact, Path(options.folder), options.image, ended.wait)
 
 
 def _is_healthy(address: str) -> bool:

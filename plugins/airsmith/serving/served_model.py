@@ -9,8 +9,7 @@ from typing import Any
 
 from airsmith.artifacts.read import Artifact, open_artifact
 from airsmith.artifacts.store import Store
-from airsmith.backends.neuron_servers import VLLM_NEURON
-from airsmith.backends.servers import Server, server_of
+from airsmith.backends.servers import check_parts, server_of
 from airsmith.contracts.digests import canonical_digest
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.run import Run
@@ -54,26 +53,6 @@ def model_to_serve(run: Run, current: Endpoint | None) -> ServedModel:
         adapters=adapters,
         run=run.path.rsplit("/", 1)[-1],
         config=canonical_digest(config),
-    )
-
-
-def check_parts(config: Mapping[str, Any], server: Server) -> None:
-    """Refuse to share a model out to more cores than AWS's plugin can; optimum-neuron's pads what does not divide.
-
-    :param config: of the model.
-    :raises AirsmithError: `bad_recipe`, with the largest number of devices that works.
-    """
-    heads = (config.get("text_config") or config).get("num_attention_heads")
-    parts = server.tensor_parallel_size
-    if server.plugin is not VLLM_NEURON or parts is None or not heads or heads % parts == 0:
-        return
-    cores = parts // server.devices
-    fitting = [devices for devices in range(1, server.devices) if heads % (devices * cores) == 0]
-    raise AirsmithError(
-        ErrorKind.BAD_RECIPE,
-        f"A server has {server.devices} devices of {cores} cores, but vLLM cannot share out the model's {heads} "
-        f"attention heads to {parts} cores evenly.",
-        f"Set serve.devices to {fitting[-1]}." if fitting else "Set serve.engine to 'vllm', for plain CPUs.",
     )
 
 

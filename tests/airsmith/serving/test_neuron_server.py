@@ -9,7 +9,7 @@ from endpoints import IMAGES, served_model, settings_with
 from machine import Machine
 from pydantic import ValidationError
 
-from airsmith.backends.servers import server_of
+from airsmith.backends.servers import check_parts, server_of
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.pipeline.plan import make_plan
 from airsmith.recipe import Recipe
@@ -17,7 +17,6 @@ from airsmith.serving.engines import choose_engine
 from airsmith.serving.manifests import deployment
 from airsmith.serving.neuron import compiled_artifact
 from airsmith.serving.served import ServedModel, longest_load
-from airsmith.serving.served_model import check_parts
 from airsmith.serving.server_pod import pod_spec
 from airsmith.settings import Image
 

@@ -1,0 +1,56 @@
+"""What a server on Inf2 and Trn1 is told is what optimum-neuron's own code takes; its vLLM is not installed here."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from huggingface_hub import constants
+from huggingface_hub.errors import OfflineModeIsEnabled
+
+GOLDEN = Path(__file__).parents[1] / "airsmith/serving/golden"
+
+
+def container(place: str, name: str) -> dict:
+    (deployment,) = (
+        found for found in yaml.safe_load_all((GOLDEN / f"{place}.yaml").read_text()) if found["kind"] == "Deployment"
+    )
+    pod = deployment["spec"]["template"]["spec"]
+    return next(found for found in (*pod["initContainers"], *pod["containers"]) if found["name"] == name)
+
+
+@pytest.mark.parametrize(("place", "cores"), [("trn1.32xlarge", 8), ("inf2.24xlarge", 12)])
+def test_the_export_is_told_in_the_librarys_own_words(place: str, cores: int):
+    from optimum.commands.export import neuronx
+
+    parser = argparse.ArgumentParser()
+    neuronx.parse_args_neuronx(parser)
+    for action in parser._actions:
+        action.required = action.required and action.dest != "instance_type"  # where there is no device to see
+    export = container(place, "export")
+    told = parser.parse_args(export["args"])
+    assert (told.model, told.task, str(told.output)) == ("/scratch/model", "text-generation", "/scratch/exported")
+    assert (told.batch_size, told.sequence_length, told.tensor_parallel_size) == (4 if cores == 8 else 8, 2176, cores)
+    assert export["command"][-1] == "optimum.exporters.neuron"
+
+
+def test_a_plain_model_would_be_looked_up_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Why there is an export: once this passes no more, the plugin may be given the model itself."""
+    from optimum.neuron.cache import hub_cache
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "num_attention_heads": 4, "hidden_size": 8}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    hub_cache.hub_registry_path.cache_clear()
+    with pytest.raises(OfflineModeIsEnabled):
+        hub_cache.select_hub_cached_entries(str(tmp_path), task="text-generation", batch_size=1)
+
+
+def test_lora_is_refused_by_the_plugin_itself():
+    import optimum.neuron
+
+    worker = Path(optimum.neuron.__file__).parent / "vllm/worker.py"
+    assert "assert self.lora_config is None" in worker.read_text()
