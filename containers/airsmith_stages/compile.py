@@ -13,8 +13,9 @@ from airsmith_stages.frame import StageContext
 
 def run(context: StageContext) -> Output:
     """Take the training's first steps, on rows that hold nothing."""
-    get_accelerator(context.spec.recipe.backend.name).prepare()
+    accelerator = get_accelerator(context.spec.recipe.backend.name)
+    accelerator.prepare()
     from airsmith_stages.neuron.compiling import extract_graphs  # It imports torch, and `prepare` has to come first.
 
-    extract_graphs(context)
+    extract_graphs(context, accelerator)
     return context.wanted

@@ -8,6 +8,7 @@ from typing import Any
 
 from airsmith.artifacts.manifest import FileEntry
 from airsmith.artifacts.publish import ArtifactWriter
+from airsmith_stages.frame import StageContext
 from airsmith_stages.training.processes import Processes
 
 Content = Mapping[str, bytes | Path]
@@ -36,3 +37,13 @@ def _add(writer: ArtifactWriter, content: Content) -> list[FileEntry]:
         writer.add_file(name, data) if isinstance(data, Path) else writer.add_bytes(name, data)
         for name, data in content.items()
     ]
+
+
+def fetch_together(context: StageContext, stage: str, processes: Processes) -> Path:
+    """Copy an upstream stage's files to the local disk, verified, once for all processes of a node.
+
+    :returns: the folder, which they share.
+    """
+    node, number = processes.node
+    copies = processes.together(lambda: (node, number, context.fetch(stage) if number == 0 else None))
+    return next(folder for of_node, _, folder in copies if of_node == node and folder is not None)
