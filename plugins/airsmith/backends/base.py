@@ -31,11 +31,13 @@ class Placement:
     :param resources: that it asks the cluster for, each also as its limit.
     :param environment: variables of its processes.
     :param scheduler: name of what places it; the cluster's own when None.
+    :param temporary: folders beside the scratch disk that its libraries write to.
     """
 
     resources: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     scheduler: str | None = None
+    temporary: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

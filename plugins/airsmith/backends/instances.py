@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from datetime import date
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import yaml
@@ -108,6 +108,11 @@ class InstanceTable(_Entry):
         """The device of an instance type; None where it has none or is not in the table."""
         instance = self.instances.get(name)
         return None if instance is None or instance.device is None else self.devices[instance.device]
+
+    @cached_property
+    def device_resources(self) -> frozenset[str]:
+        """What pods ask for when they ask for a device."""
+        return frozenset(device.resource for device in self.devices.values())
 
     def labels_of(self, name: str) -> dict[str, str]:
         """What marks the nodes of an instance type: its own names, and Karpenter's words for its device."""

@@ -32,6 +32,7 @@ FAMILIES: Mapping[str, Family] = {
     "mistral": Family(),
     "qwen2": Family(has_qkv_bias=True),
     "qwen3": Family(has_head_norms=True, head_dim=128),
+    "granite": Family(),
     "gemma": Family(ties_embeddings=True, head_dim=256),
     "gemma3_text": Family(norms=4, has_head_norms=True, ties_embeddings=True, head_dim=256),
 }
@@ -59,9 +60,11 @@ class Linear:
 class Decoder:
     """A decoder's sizes, in the words of its config.
 
+    :param model_type: its family.
     :param dtype: data type of the checkpoint.
     """
 
+    model_type: str
     dtype: str
     family: Family
     hidden_size: int
@@ -135,6 +138,7 @@ def read_decoder(config: Mapping[str, Any]) -> Decoder:
     try:
         hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
         return Decoder(
+            model_type=str(model_type),
             dtype=str(config.get("dtype") or config.get("torch_dtype") or "float32"),
             family=family,
             hidden_size=hidden,

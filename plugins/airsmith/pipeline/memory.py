@@ -67,7 +67,7 @@ def estimate_memory(decoder: Decoder, recipe: Recipe, batch: BatchPlan) -> Memor
     """What training a model by a recipe takes, with rows as long as `dataset.max_length` allows."""
     method = recipe.method
     is_full = method.name == "full"
-    trained = decoder.parameters if is_full else _adapter_parameters(decoder, method)
+    trained = trained_parameters(decoder, method)
     frozen_bytes = 0.0 if is_full else _frozen_bytes(decoder, recipe)
     tokens = batch.per_device_train_batch_size * recipe.dataset.max_length
     is_sharded = trains_shards(recipe)
@@ -84,6 +84,11 @@ def estimate_memory(decoder: Decoder, recipe: Recipe, batch: BatchPlan) -> Memor
     )
 
 
+def trained_parameters(decoder: Decoder, method: Method) -> int:
+    """Parameters that a method trains, as PEFT counts them."""
+    return decoder.parameters if method.name == "full" else _adapter_parameters(decoder, method)
+
+
 def block_bytes_per_token(decoder: Decoder, recipe: Recipe) -> float:
     """What the backward pass needs of one token and one block, in bytes."""
     hidden, inner = decoder.hidden_size, decoder.intermediate_size
@@ -97,7 +102,7 @@ def block_bytes_per_token(decoder: Decoder, recipe: Recipe) -> float:
         # Norms and rotary positions in float32, the rest in 2 bytes.
         return 10 * norms * hidden + 4 * (queries + keys) + 4 * (queries + keys) + 8 * inner + 6 * head_norms
     targets = [linear for linear in _targets(decoder, recipe.method) if linear.name.startswith("model.layers.0.")]
-    ranks = sum(_rank(linear, recipe.method) for linear in targets)
+    ranks = sum(rank_of(linear, recipe.method) for linear in targets)
     if is_exact:
         return 4 * (2 * norms * hidden + 2 * queries + 2 * keys + 4 * inner + head_norms + ranks)
     # Each adapter keeps a 2-byte copy of its own input; a frozen layer needs none of its.
@@ -149,7 +154,7 @@ def _cast_bytes(decoder: Decoder, recipe: Recipe) -> float:
 def _adapter_parameters(decoder: Decoder, method: Method) -> int:
     """Parameters of LoRA's matrices, of DoRA's vectors, and of the modules that are trained in full beside them."""
     matrices = sum(
-        _rank(linear, method) * (linear.in_features + linear.out_features)
+        rank_of(linear, method) * (linear.in_features + linear.out_features)
         + (linear.out_features if method.use_dora else 0)
         for linear in _targets(decoder, method)
     )
@@ -168,7 +173,8 @@ def _targets(decoder: Decoder, method: Method) -> list[Linear]:
     return [linear for linear in (*decoder.linears(), head) if any(_matches(linear, name) for name in named)]
 
 
-def _rank(linear: Linear, method: Method) -> int:
+def rank_of(linear: Linear, method: Method) -> int:
+    """Rank of a layer's LoRA matrices."""
     return next((rank for pattern, rank in method.rank_pattern.items() if _matches(linear, pattern)), method.r)
 
 

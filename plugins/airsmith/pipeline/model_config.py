@@ -13,7 +13,7 @@ from airsmith.hub import read_model_file
 from airsmith.recipe import Recipe
 from airsmith.recipe.sources import source_kind
 from airsmith.registry import get_version
-from airsmith.runtimes.hub_access import hub_token, no_connections
+from airsmith.runtimes.hub_access import ReadConnection, hub_token, no_connections
 from airsmith.settings import Settings
 
 CONFIG = "config.json"
@@ -32,9 +32,12 @@ def read_config_file(file: Path) -> dict[str, Any]:
         ) from error
 
 
-def read_model_config(recipe: Recipe, settings: Settings) -> dict[str, Any]:
+def read_model_config(
+    recipe: Recipe, settings: Settings, read_connection: ReadConnection = no_connections
+) -> dict[str, Any]:
     """The config of a recipe's base model: from the Hub, a store or the registry.
 
+    :param read_connection: looks up the password of an Airflow connection, should the Hub's token be one.
     :raises AirsmithError: of the kind that says why it cannot be read.
     """
     source = recipe.model.id
@@ -43,7 +46,7 @@ def read_model_config(recipe: Recipe, settings: Settings) -> dict[str, Any]:
         return _parsed(Store.open(source).read(CONFIG), f"{source}/{CONFIG}")
     if kind == "registry":
         return _parsed(_of_version(source, Store.open(settings.store)), f"{source}'s {CONFIG}")
-    token = hub_token(recipe, settings, no_connections)
+    token = hub_token(recipe, settings, read_connection)
     content = read_model_file(source, recipe.model.revision, CONFIG, endpoint=settings.hub_endpoint, token=token)
     return _parsed(content, f"{source}'s {CONFIG}")
 

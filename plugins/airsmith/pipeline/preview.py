@@ -14,16 +14,19 @@ from kubernetes.utils.quantity import parse_quantity
 import airsmith
 from airsmith.artifacts.layout import run_folder
 from airsmith.artifacts.store import Store
+from airsmith.backends import get_backend
 from airsmith.backends.instances import INSTANCE_TYPE_LABEL, PriceList, instance_table
 from airsmith.backends.servers import server_of
 from airsmith.contracts.digests import recipe_digest
 from airsmith.contracts.errors import AirsmithError
 from airsmith.contracts.run import Run
 from airsmith.contracts.spec import Plan, RunSpec
-from airsmith.pipeline.decoder import read_decoder
+from airsmith.pipeline.decoder import Decoder, read_decoder
 from airsmith.pipeline.graph import dag_id_of
 from airsmith.pipeline.memory import GIBIBYTE, MemoryEstimate, estimate_memory
 from airsmith.pipeline.model_config import read_config_file, read_model_config
+from airsmith.pipeline.model_fit import check_model, name_targets
+from airsmith.pipeline.neuron_memory import estimate_core_memory
 from airsmith.pipeline.plan import make_plan
 from airsmith.recipe import Recipe
 from airsmith.recipe.load import load_recipe
@@ -44,7 +47,9 @@ class NodePreview:
         the table has none.
     :param is_chosen: whether recipe or settings select it.
     :param devices: that one node has.
-    :param device_memory_bytes: of one device; None where there is none or the table does not know it.
+    :param cores: of a device, each with a process.
+    :param process_memory_bytes: of one device, or of its cores one's share; None where there is none or the table does
+        not know it.
     :param usd_per_hour: of all nodes; None where it is not known.
     """
 
@@ -52,7 +57,8 @@ class NodePreview:
     is_chosen: bool
     nodes: int
     devices: int
-    device_memory_bytes: float | None
+    cores: int
+    process_memory_bytes: float | None
     usd_per_hour: float | None
     price_list: PriceList | None
 
@@ -85,7 +91,9 @@ class Preview:
 
     :param memory: estimate for the training; None where it is unknown.
     :param memory_unknown: why it is.
-    :param available_bytes: the device's memory, on plain CPUs the pod's limit; None where it is unknown.
+    :param available_bytes: what one process has of the devices' memory, on plain CPUs the pod's limit; None where it is
+        unknown.
+    :param notes: what a person should know of the training.
     :param training_limit_seconds: what the settings allow one try of the training.
     """
 
@@ -96,6 +104,7 @@ class Preview:
     memory_unknown: str
     available_bytes: float | None
     training_limit_seconds: float | None
+    notes: tuple[str, ...]
 
     def pod(self, stage: str) -> PodPreview:
         """The pod of a stage."""
@@ -106,7 +115,8 @@ def preview_run(recipe_file: Path, settings: Settings, model_config: Path | None
     """Decide what a run would be. Asks the Hub or the store for the model's config, and no cluster.
 
     :param model_config: a local `config.json`, instead of the model's own.
-    :raises AirsmithError: `bad_recipe`, or what is wrong with the given config.
+    :raises AirsmithError: `bad_recipe`, also where the model is known and does not fit, or what is wrong with the
+        given config.
     """
     recipe = load_recipe(recipe_file)
     plan = make_plan(recipe)
@@ -121,6 +131,7 @@ def preview_run(recipe_file: Path, settings: Settings, model_config: Path | None
         memory_unknown=unknown,
         available_bytes=_available_bytes(train),
         training_limit_seconds=settings.backend(plan.backend).timeout_seconds,
+        notes=get_backend(plan.backend).notes(recipe),
     )
 
 
@@ -165,7 +176,7 @@ def _endpoint_pod(recipe: Recipe, settings: Settings) -> Any:
 def _pod_preview(stage: str, pod_spec: Mapping[str, Any], recipe: Recipe) -> PodPreview:
     container = pod_spec["containers"][0]
     resources = container["resources"]["requests"]
-    device = next((name for name in resources if "/" in name), "")
+    device = next((name for name in resources if name in instance_table().device_resources), "")
     selector = pod_spec.get("nodeSelector") or {}
     node = _node(stage, resources, device, selector, recipe) if stage in WHOLE_NODE else None
     return PodPreview(stage, container["image"], resources, device, selector, node)
@@ -187,7 +198,8 @@ def _node(
         is_chosen=chosen is not None,
         nodes=nodes,
         devices=instance.devices if instance else 0,
-        device_memory_bytes=accelerator.memory_gib * GIBIBYTE if accelerator else None,
+        cores=accelerator.logical_cores if accelerator else 1,
+        process_memory_bytes=accelerator.memory_gib * GIBIBYTE / accelerator.logical_cores if accelerator else None,
         usd_per_hour=nodes * instance.price.usd_per_hour if instance and instance.price else None,
         price_list=table.price_list_of(instance_type or ""),
     )
@@ -200,12 +212,22 @@ def _memory(
     given = read_config_file(model_config) if model_config is not None else None
     try:
         config = read_model_config(recipe, settings) if given is None else given
-        return estimate_memory(read_decoder(config), recipe, plan.batch), ""
+    except AirsmithError as error:
+        return None, str(error)
+    check_model(recipe, config)
+    try:
+        return _estimate(read_decoder(config), name_targets(recipe), plan), ""
     except AirsmithError as error:
         return None, str(error)
 
 
+def _estimate(decoder: Decoder, recipe: Recipe, plan: Plan) -> MemoryEstimate:
+    if get_backend(plan.backend).splits_model:
+        return estimate_core_memory(decoder, recipe, plan.batch, plan.parallel)
+    return estimate_memory(decoder, recipe, plan.batch)
+
+
 def _available_bytes(train: PodPreview) -> float | None:
     if train.device:
-        return train.node.device_memory_bytes if train.node else None
+        return train.node.process_memory_bytes if train.node else None
     return float(parse_quantity(train.resources["memory"]))

@@ -14,6 +14,8 @@ from airsmith.artifacts.store import Store
 from airsmith.contracts.digests import recipe_digest
 from airsmith.contracts.run import Run
 from airsmith.contracts.spec import Plan, RunSpec
+from airsmith.pipeline.model_config import read_model_config
+from airsmith.pipeline.model_fit import fit_to_model
 from airsmith.pipeline.pins import pin_sources
 from airsmith.pipeline.plan import check_nodes, make_plan
 from airsmith.pipeline.sweep import trials_of
@@ -43,7 +45,7 @@ class RunRequest:
 
 
 def resolve(request: RunRequest, settings: Settings, read_connection: ReadConnection = no_connections) -> Run:
-    """Merge, check, plan and pin; write the spec last, so that a bad request leaves nothing behind.
+    """Merge, check, plan, pin, and fit to the model; write the spec last, so that a bad request leaves nothing behind.
 
     :param read_connection: looks up the password of an Airflow connection, should the Hub's token be one.
     :raises AirsmithError: naming the field, the cause and the remedy.
@@ -55,9 +57,10 @@ def resolve(request: RunRequest, settings: Settings, read_connection: ReadConnec
         trials_of(merged.recipe)
     toolchains = toolchains_of(plan, merged.recipe, settings)
     store = Store.open(settings.store)
-    recipe = pin_sources(
+    pinned = pin_sources(
         merged.recipe, store, settings.hub_endpoint, lambda: hub_token(merged.recipe, settings, read_connection)
     )
+    recipe = fit_to_model(pinned, lambda: read_model_config(pinned, settings, read_connection))
     run = Run(store, run_folder(request.dag_id, request.run_id))
     run.write_spec(
         RunSpec(

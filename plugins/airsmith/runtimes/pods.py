@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 from kubernetes.client import models as k8s
 
-from airsmith.backends import PodSize, get_backend
+from airsmith.backends import Placement, PodSize, get_backend
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.run import Run
 from airsmith.contracts.spec import RunSpec, StagePlan
+from airsmith.recipe.operation import Resources
 from airsmith.runtimes.pod_labels import PREFIX, object_name, pod_labels
 from airsmith.runtimes.process import HUB_STAGES
 from airsmith.runtimes.queue import queue_labels
@@ -19,6 +19,7 @@ from airsmith.settings import BackendSettings, Settings
 
 CONTAINER = "base"
 SCRATCH = "/scratch"
+TEMPORARY = "temporary"
 USER_ID = 10001
 TRAINING = ("compile", "train")
 """The stages that take long, hold an accelerator, and must not be moved."""
@@ -67,10 +68,11 @@ def stage_pod(stage: str, run: Run, spec: RunSpec, digest: str, settings: Settin
             enable_service_links=False,
             security_context=pod_security(),
             image_pull_secrets=[k8s.V1LocalObjectReference(name) for name in settings.kubernetes.image_pull_secrets],
+            scheduler_name=_placement(plan, spec).scheduler,
             node_selector=_node_selector(plan, spec, chosen),
             tolerations=_tolerations(plan, chosen),
             termination_grace_period_seconds=settings.kubernetes.termination_grace_seconds if stage in TRAINING else 30,
-            volumes=_volumes(stage, plan),
+            volumes=_volumes(plan, spec),
         ),
     )  # fmt: skip
 
@@ -107,19 +109,21 @@ def _container(plan: StagePlan, run: Run, spec: RunSpec, settings: Settings) -> 
         image=spec.images.get(plan.image) or settings.image(plan.image).reference,
         command=["airsmith-stage"],
         args=[plan.stage, "--run", run.uri],
-        env=_environment(plan.stage, spec, settings),
+        env=_environment(plan, spec, settings),
         env_from=_store_credentials(settings),
         resources=_resources(plan, spec, settings),
         security_context=container_security(),
         volume_mounts=[
             k8s.V1VolumeMount(name="scratch", mount_path=SCRATCH),
             *([k8s.V1VolumeMount(name="shm", mount_path="/dev/shm")] if plan.stage in TRAINING else []),
+            *(k8s.V1VolumeMount(name=TEMPORARY, mount_path=path) for path in _placement(plan, spec).temporary),
         ],
         termination_message_policy="FallbackToLogsOnError",
     )
 
 
-def _environment(stage: str, spec: RunSpec, settings: Settings) -> list[k8s.V1EnvVar]:
+def _environment(plan: StagePlan, spec: RunSpec, settings: Settings) -> list[k8s.V1EnvVar]:
+    stage = plan.stage
     plain: Mapping[str, str] = {
         "HOME": SCRATCH,
         "TMPDIR": SCRATCH,
@@ -127,6 +131,7 @@ def _environment(stage: str, spec: RunSpec, settings: Settings) -> list[k8s.V1En
         "AIRSMITH_SCRATCH": SCRATCH,
         "PYTHONUNBUFFERED": "1",
         **({"HF_ENDPOINT": settings.hub_endpoint} if stage in HUB_STAGES else {"HF_HUB_OFFLINE": "1"}),
+        **_placement(plan, spec).environment,
         **settings.kubernetes.environment,
     }
     variables = [k8s.V1EnvVar(name=name, value=value) for name, value in plain.items()]
@@ -170,41 +175,46 @@ def _store_credentials(settings: Settings) -> list[k8s.V1EnvFromSource]:
 
 
 def _resources(plan: StagePlan, spec: RunSpec, settings: Settings) -> k8s.V1ResourceRequirements:
-    wanted = spec.recipe.backend.resources
-    size = _pod_size(plan)
-    devices_used = spec.recipe.backend.devices if plan.stage in TRAINING else 1
-    memory = wanted.memory if plan.stage in TRAINING and wanted.memory else times(size.memory, devices_used)
-    cpu = wanted.cpu if plan.stage in TRAINING and wanted.cpu else times(size.cpu, devices_used)
-    disk = wanted.ephemeral_storage if plan.stage in TRAINING else None
+    wanted, size = _wanted(plan, spec), _pod_size(plan, spec)
+    memory = wanted.memory or size.memory
+    disk = wanted.ephemeral_storage or settings.kubernetes.scratch_size
     device = get_backend(plan.backend).device_resource if plan.needs_accelerator else None
     devices = {device: str(spec.recipe.backend.devices)} if device is not None else {}
+    offered = {**devices, **_placement(plan, spec).resources}
     return k8s.V1ResourceRequirements(
-        requests={
-            "cpu": cpu, "memory": memory, "ephemeral-storage": disk or settings.kubernetes.scratch_size, **devices,
-        },
-        limits={"memory": memory, **devices},
-    )  # fmt: skip
+        requests={"cpu": wanted.cpu or size.cpu, "memory": memory, "ephemeral-storage": disk, **offered},
+        limits={"memory": memory, **offered},
+    )
 
 
-def times(quantity: str, factor: int) -> str:
-    """So much more of a quantity of Kubernetes, in the same unit."""
-    number = re.match(r"\d+", quantity)
-    assert number is not None
-    return f"{int(number.group()) * factor}{quantity[number.end() :]}"
+def _wanted(plan: StagePlan, spec: RunSpec) -> Resources:
+    """What the recipe asks for in the place of the backend's own sizes."""
+    if plan.stage in TRAINING:
+        return spec.recipe.backend.resources
+    return spec.recipe.evaluate.resources if plan.stage == "evaluate" else Resources()
 
 
-def _pod_size(plan: StagePlan) -> PodSize:
-    if plan.stage in TRAINING or plan.needs_accelerator:
-        return get_backend(plan.backend).pod_size
-    return _SIZES.get(plan.stage, _LIGHT)
+def _pod_size(plan: StagePlan, spec: RunSpec) -> PodSize:
+    backend = get_backend(plan.backend)
+    if plan.stage in TRAINING:
+        return backend.training_size(spec.recipe)
+    return backend.pod_size if plan.needs_accelerator else _SIZES.get(plan.stage, _LIGHT)
 
 
-def _volumes(stage: str, plan: StagePlan) -> list[k8s.V1Volume]:
+def _placement(plan: StagePlan, spec: RunSpec) -> Placement:
+    return get_backend(plan.backend).placement(spec.recipe) if plan.stage in TRAINING else Placement()
+
+
+def _volumes(plan: StagePlan, spec: RunSpec) -> list[k8s.V1Volume]:
     scratch = k8s.V1Volume(name="scratch", empty_dir=k8s.V1EmptyDirVolumeSource())
-    if stage not in TRAINING:
+    if plan.stage not in TRAINING:
         return [scratch]
-    shared = k8s.V1EmptyDirVolumeSource(medium="Memory", size_limit=_pod_size(plan).shared_memory)
-    return [scratch, k8s.V1Volume(name="shm", empty_dir=shared)]
+    size = _wanted(plan, spec).shared_memory or _pod_size(plan, spec).shared_memory
+    shared = k8s.V1EmptyDirVolumeSource(medium="Memory", size_limit=size)
+    volumes = [scratch, k8s.V1Volume(name="shm", empty_dir=shared)]
+    if _placement(plan, spec).temporary:
+        volumes.append(k8s.V1Volume(name=TEMPORARY, empty_dir=k8s.V1EmptyDirVolumeSource()))
+    return volumes
 
 
 def _node_selector(plan: StagePlan, spec: RunSpec, chosen: BackendSettings) -> dict[str, str]:

@@ -21,11 +21,15 @@ def print_preview(preview: Preview, console: Console, hours: float | None = None
     """
     console.print(_pod_table(preview))
     console.print()
+    if preview.plan.parallel.processes_per_node != preview.recipe.backend.devices:
+        console.print(Text(_sharing(preview)), soft_wrap=True)
     if preview.memory is None:
         console.print(Text(f"Memory: {UNKNOWN}. {preview.memory_unknown}"), soft_wrap=True)
     else:
         console.print(_memory_table(preview, preview.memory))
         console.print(_verdict(preview, preview.memory), soft_wrap=True)
+    for note in preview.notes:
+        console.print(Text(f"Note: {note}", "yellow"), soft_wrap=True)
     for line in _cost_lines(preview, hours):
         console.print(Text(line), soft_wrap=True)
 
@@ -46,6 +50,14 @@ def _pod_table(preview: Preview) -> Table:
             _price(pod),
         )
     return table
+
+
+def _sharing(preview: Preview) -> str:
+    """How the cores of the training's devices share model and batch."""
+    parallel, data = preview.plan.parallel, preview.plan.batch.data_parallel_size
+    cores = parallel.processes_per_node * preview.recipe.backend.nodes
+    sizes = f"tensor parallel {parallel.tensor} × pipeline parallel {parallel.pipeline} × data parallel {data}"
+    return f"Processes: {cores}, one on each core: {sizes}."
 
 
 def _name(preview: Preview, pod: PodPreview) -> str:
@@ -74,7 +86,7 @@ def _memory_table(preview: Preview, memory: MemoryEstimate) -> Table:
     }
     table = Table(box=None, pad_edge=False)
     table.add_column(f"training {memory.trained / 1e6:,.1f} of {memory.parameters / 1e6:,.1f} million parameters")
-    table.add_column("GiB per device", justify="right")
+    table.add_column(f"GiB per {_unit(preview.pod('train'))}", justify="right")
     for what, size_bytes in rows.items():
         if size_bytes:
             table.add_row(what, _gib(size_bytes))
@@ -101,7 +113,13 @@ def _place(train: PodPreview) -> str:
     if not train.device:
         return "the pod's limit"
     name = train.node.instance_type if train.node else None
-    return f"a device of {name}" if name else f"a device ({train.device})"
+    unit = _unit(train)
+    return f"a {unit} of {name}" if name else f"a {unit} ({train.device})"
+
+
+def _unit(train: PodPreview) -> str:
+    """What has a process."""
+    return "core" if train.node is not None and train.node.cores > 1 else "device"
 
 
 def _cost_lines(preview: Preview, hours: float | None) -> list[str]:

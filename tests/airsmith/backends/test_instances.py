@@ -18,7 +18,7 @@ def test_every_price_has_a_date_and_a_source():
         assert listed is None or (listed.date and listed.source.startswith("https://"))
 
 
-@pytest.mark.parametrize("backend", ["cuda", "rocm"])
+@pytest.mark.parametrize("backend", ["cuda", "rocm", "neuron_xla", "neuron_native"])
 def test_the_table_has_what_a_backends_pods_ask_for_and_tolerate(backend: str):
     resource = get_backend(backend).device_resource
     devices = [device for device in TABLE.devices.values() if device.resource == resource]
@@ -33,6 +33,26 @@ def test_the_cheapest_that_fits_comes_first_and_one_without_a_price_last():
     assert TABLE.fitting("amd.com/gpu", 8, 6, 64) == ["Standard_ND96isr_MI300X_v5"]
     assert TABLE.fitting(None, 0, 1, 4) == ["m7i.xlarge", "m7i.4xlarge", "m7i.12xlarge"]
     assert TABLE.fitting("nvidia.com/gpu", 64, 1, 1) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "devices", "cores", "logical", "host_gib", "device_gib", "efa"),
+    [
+        ("trn1.2xlarge", 1, 2, 2, 32, 32, 0),
+        ("trn1.32xlarge", 16, 2, 2, 512, 32, 8),
+        ("trn1n.32xlarge", 16, 2, 2, 512, 32, 16),
+        ("trn2.3xlarge", 1, 8, 4, 128, 96, 0),
+        ("trn2.48xlarge", 16, 8, 4, 2048, 96, 16),
+    ],
+)
+def test_trainium_has_its_published_sizes(
+    name: str, devices: int, cores: int, logical: int, host_gib: int, device_gib: int, efa: int
+):
+    instance, device = TABLE.instances[name], TABLE.device_of(name)
+    assert device is not None
+    assert (instance.devices, instance.memory_gib, instance.efa) == (devices, host_gib, efa)
+    assert (device.cores, device.logical_cores, device.memory_gib) == (cores, logical, device_gib)
+    assert all(found and found.startswith("https://") for found in (instance.source, device.source))
 
 
 def test_nodes_are_known_by_their_type_family_category_and_device():

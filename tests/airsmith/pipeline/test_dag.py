@@ -185,7 +185,7 @@ def failure_of_the_only_task(dag: DAG) -> BadRecipeError:
     [
         ({"trainig": {"max_steps": 1}}, "trainig is not a recipe key; did you mean training?"),
         ({"method": {"name": "qlora"}}, "backend.name 'cpu' cannot run"),
-        ({"backend": {"name": "neuron_xla"}}, "does not run"),
+        ({"backend": {"name": "neuron_xla"}}, "backend.instance_type is empty"),
         ({"schedule": "every now and then"}, "every now and then"),
     ],
 )

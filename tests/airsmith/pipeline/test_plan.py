@@ -38,7 +38,8 @@ def test_the_total_batch_is_what_the_recipe_says(total: int, most: int, devices:
     [
         ({"method": {"name": "qlora"}}, "bitsandbytes"),
         ({"training": {"precision": "float16"}}, "training.precision"),
-        ({"backend": {"name": "neuron_xla"}}, "backend.name is 'neuron_xla'"),
+        ({"backend": {"tensor_parallel_size": 2}}, r"backend\.tensor_parallel_size is set"),
+        ({"evaluate": {"backend": "neuron_native"}}, r"evaluate\.backend is 'neuron_native'"),
     ],
 )
 def test_what_a_backend_cannot_run_is_refused_with_the_reason(groups: dict[str, Any], said: str) -> None:

@@ -24,7 +24,7 @@ GOLDEN = Path(__file__).parent / "golden"
 DIGEST = "0123456789abcdef" * 4
 IMAGES = {
     name: Image(reference=f"registry.example/{name}@sha256:{'0' * 64}")
-    for name in ("cpu", "train-cpu", "train-cuda", "train-rocm")
+    for name in ("cpu", "train-cpu", "train-cuda", "train-rocm", "train-neuron-xla", "train-neuron-native")
 }
 SETTINGS = Settings(
     runtime="kubernetes",
@@ -43,6 +43,13 @@ BACKENDS = {
     "cpu": {"name": "cpu"},
     "cuda": {"name": "cuda", "devices": 4, "instance_type": "p5.48xlarge", "resources": {"memory": "200Gi"}},
     "rocm": {"name": "rocm", "queue": "amd", "priority": "high"},
+    "trn1.2xlarge": {"name": "neuron_xla", "instance_type": "trn1.2xlarge"},
+    "trn1.32xlarge": {"name": "neuron_xla", "instance_type": "trn1.32xlarge", "devices": 16},
+    "trn1.32xlarge-part": {"name": "neuron_xla", "instance_type": "trn1.32xlarge", "devices": 4},
+    "trn1n.32xlarge-nodes": {"name": "neuron_xla", "instance_type": "trn1n.32xlarge", "devices": 16, "nodes": 2},
+    "trn2.3xlarge": {"name": "neuron_xla", "instance_type": "trn2.3xlarge"},
+    "trn2.48xlarge": {"name": "neuron_xla", "instance_type": "trn2.48xlarge", "devices": 16},
+    "trn2.48xlarge-native": {"name": "neuron_native", "instance_type": "trn2.48xlarge", "devices": 16},
 }
 
 
@@ -52,6 +59,7 @@ def make_spec(**sections: Any) -> RunSpec:
             "name": "ticket-triage",
             "model": {"id": "a/b"},
             "dataset": {"id": "c/d", "validation_fraction": 0.1},
+            "training": {"total_train_batch_size": 64},
             **sections,
         }
     )
@@ -88,9 +96,9 @@ def test_the_pods_of_a_backend_are_the_golden_ones(backend: str) -> None:
 @pytest.mark.parametrize("backend", sorted(BACKENDS))
 def test_only_what_computes_on_a_device_asks_for_one(backend: str) -> None:
     for stage, pod in pods_of(make_spec(backend=BACKENDS[backend])).items():
-        requests = pod["spec"]["containers"][0]["resources"]["requests"]
-        asks = any(name.endswith("/gpu") for name in requests)
-        assert asks == (backend != "cpu" and stage in ("train", "evaluate")), stage
+        asks = any("/" in name for name in pod["spec"]["containers"][0]["resources"]["requests"])
+        computing = ("compile", "train") if backend.startswith("trn") else ("train", "evaluate")
+        assert asks == (backend != "cpu" and stage in computing), stage
 
 
 def test_secrets_reach_pods_by_reference_and_the_token_only_those_that_talk_to_the_hub() -> None:

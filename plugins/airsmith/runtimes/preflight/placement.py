@@ -41,7 +41,7 @@ class Wish:
     @property
     def device(self) -> str | None:
         """The accelerators' resource; None without."""
-        return next((name for name in self.requests if "/" in name), None)
+        return next((name for name in self.requests if name in instance_table().device_resources), None)
 
     def tolerates(self, taint: Mapping[str, Any]) -> bool:
         """Whether a taint keeps the pod away."""
