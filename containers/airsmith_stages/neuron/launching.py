@@ -54,15 +54,15 @@ def check_compiled(ended: Ended, cache: Path, *, memory_ran_out: bool) -> None:
     """
     told = read_graph_log(ended.log)
     failed = sorted(told.failed | {graph_name(graph) for graph in unfinished_graphs(cache)})
-    is_whole = ended.code == 0 and not failed and not told.failed_count
-    if not is_whole and (told.was_killed or memory_ran_out):
+    says_failed = bool(told.failed or told.failed_count)
+    if (says_failed or failed or ended.code != 0) and (told.was_killed or memory_ran_out):
         raise _out_of_memory(failed)
     if ended.error is not None:
         raise ended.error
-    if failed or told.failed_count:
-        raise _failed(failed, told)
-    if ended.code != 0:
+    if ended.code != 0 and not says_failed:
         raise death_of("compile", ended.code)
+    if failed or says_failed:
+        raise _failed(failed, told)
     if count_graphs(cache) == 0:
         raise AirsmithError(
             ErrorKind.VERIFICATION_FAILED,
