@@ -1,35 +1,98 @@
-"""Stage `consolidate`: the parts that several processes have written become one model, from store to store."""
+"""Stage `consolidate`: the parts that several processes have written become one, from store to store."""
 
 from __future__ import annotations
 
+import json
 import logging
+from collections.abc import Callable
 from functools import partial
 
+from airsmith.artifacts.publish import ArtifactWriter
+from airsmith.artifacts.read import Artifact
 from airsmith.contracts.cache import Output
-from airsmith.contracts.stages import SHARDS
+from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.contracts.stages import PIPELINE_PARALLEL, SHARDS, TENSOR_PARALLEL, ArtifactType
 from airsmith_stages.consolidating.artifacts import consolidate_artifact
+from airsmith_stages.consolidating.checkpoint import ShardedCheckpoint
 from airsmith_stages.consolidating.hugging_face import is_shard, read_hugging_face
+from airsmith_stages.consolidating.optimum_neuron import ADAPTER_SHARDS, MODEL_SHARDS, read_optimum_neuron
+from airsmith_stages.consolidating.replicas import Spread
 from airsmith_stages.frame import StageContext
 from airsmith_stages.memory import share_one_arena
+from airsmith_stages.weights.source import Source
 
 log = logging.getLogger("airsmith")
 
+ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+_OF_SHARDS = (SHARDS, TENSOR_PARALLEL, PIPELINE_PARALLEL)
+
 
 def run(context: StageContext) -> Output:
-    """Consolidate the trained model; all but its weights stays as it is."""
+    """Consolidate what was trained; all else of its artifact stays as it is."""
     share_one_arena()
     shards = context.input("train")
-    processes = int(shards.manifest.properties[SHARDS])
+    is_adapter = shards.type == ArtifactType.ADAPTER_SHARDS
     with context.write_output() as output:
-        count = consolidate_artifact(
+        made = consolidate_artifact(
             shards,
-            partial(read_hugging_face, ranks=processes),
+            _reader(shards),
             output,
             max_shard_bytes=context.spec.recipe.model.max_shard_bytes,
+            file=ADAPTER_WEIGHTS if is_adapter else None,
         )
-        for entry in shards.manifest.files:
-            if not is_shard(entry.name):
-                output.add_copy(entry.name, shards.path(entry.name), entry.size_bytes, entry.sha256)
-        log.info("Consolidated %d tensors of %d processes", count, processes)
-        properties = {name: value for name, value in shards.manifest.properties.items() if name != SHARDS}
-        return Output.of_artifact(output.publish(metrics=shards.manifest.metrics, properties=properties))
+        if is_adapter:
+            output.add_bytes(ADAPTER_CONFIG, _ordered_config(shards))
+        _copy_the_rest(shards, output)
+        log.info("Consolidated %d tensors of %s processes", made.tensors, shards.manifest.properties[SHARDS])
+        _report(made.spread)
+        metrics = {**shards.manifest.metrics}
+        if made.spread.replicated:
+            metrics["replica_spread"] = made.spread.largest
+        properties = {name: value for name, value in shards.manifest.properties.items() if name not in _OF_SHARDS}
+        return Output.of_artifact(output.publish(metrics=metrics, properties=properties))
+
+
+def _reader(shards: Artifact) -> Callable[[Source], ShardedCheckpoint]:
+    properties = shards.manifest.properties
+    if TENSOR_PARALLEL not in properties:
+        return partial(read_hugging_face, ranks=int(properties[SHARDS]))
+    is_adapter = shards.type == ArtifactType.ADAPTER_SHARDS
+    return partial(
+        read_optimum_neuron,
+        folder=ADAPTER_SHARDS if is_adapter else MODEL_SHARDS,
+        tensor=int(properties[TENSOR_PARALLEL]),
+        pipeline=int(properties[PIPELINE_PARALLEL]),
+    )
+
+
+def _ordered_config(shards: Artifact) -> bytes:
+    """The adapter's config, its sets in one order: the library writes them in another one each time."""
+    try:
+        config = json.loads(shards.read(ADAPTER_CONFIG))
+        sets = {name: sorted(value) for name, value in config.items() if isinstance(value, list)}
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise AirsmithError(
+            ErrorKind.BAD_DATA, f"{ADAPTER_CONFIG} is no config of peft's.", "Clear train, so that it is written again."
+        ) from error
+    return (json.dumps({**config, **sets, "inference_mode": True}, indent=2, sort_keys=True) + "\n").encode()
+
+
+def _copy_the_rest(shards: Artifact, output: ArtifactWriter) -> None:
+    for entry in shards.manifest.files:
+        is_part = entry.name.startswith((ADAPTER_SHARDS, MODEL_SHARDS)) or is_shard(entry.name)
+        if not is_part and entry.name not in output.files:
+            output.add_copy(entry.name, shards.path(entry.name), entry.size_bytes, entry.sha256)
+
+
+def _report(spread: Spread) -> None:
+    if spread.differing:
+        log.warning(
+            "Of %d tensors that several processes hold, %d are not the same everywhere: the first process's count. "
+            "The largest difference, %.3g, is in %s",
+            spread.replicated,
+            spread.differing,
+            spread.largest,
+            spread.name,
+        )
+    elif spread.replicated:
+        log.info("What several processes hold of %d tensors is the same", spread.replicated)

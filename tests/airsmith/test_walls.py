@@ -59,7 +59,7 @@ AIRFLOW_IS_KNOWN_TO = (
 TRAINING_LIBRARIES = {"accelerate", "datasets", "peft", "safetensors", "tokenizers", "torch", "transformers"}
 TRAINING_LIBRARIES_ARE_KNOWN_TO = ("containers/", "demo/tiny_llama.py")
 PICKLES = {"cPickle", "cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
-PICKLES_ARE_KNOWN_TO = ("containers/airsmith_stages/torch_files.py",)
+PICKLES_ARE_KNOWN_TO = ("containers/airsmith_stages/torch_pickles.py",)
 SAYS_NOTHING = {"common", "helpers", "helper", "manager", "managers", "misc", "util", "utils"}
 
 DISTRIBUTIONS = {"mlflow": "mlflow-skinny", "airflow": "apache-airflow", "pydantic_core": "pydantic", "yaml": "pyyaml"}

@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from threading import Event
 
+from airsmith.artifacts.objects import Piece
 from airsmith.artifacts.publish import ArtifactWriter
 from airsmith.artifacts.read import Artifact
 from airsmith_stages.consolidating.assembly import consolidate
 from airsmith_stages.consolidating.checkpoint import ShardedCheckpoint
+from airsmith_stages.consolidating.replicas import Spread, spread_of
 from airsmith_stages.weights.source import ArtifactSource, Source
+
+
+@dataclass(frozen=True)
+class Consolidated:
+    """What was made.
+
+    :param tensors: their number.
+    :param spread: how far what several processes hold of the same lay apart.
+    """
+
+    tensors: int
+    spread: Spread
 
 
 def consolidate_artifact(
@@ -19,14 +36,15 @@ def consolidate_artifact(
     writer: ArtifactWriter,
     *,
     max_shard_bytes: int = 5 * 10**9,
-) -> int:
+    file: str | None = None,
+) -> Consolidated:
     """Consolidate a checkpoint that was published, into an artifact that the caller publishes.
 
     Chunks are read in the order of the tensors, not of the files: the files' hashes are checked beside that, by a
     second reading.
 
     :param read: the reader of the checkpoint's format, as `read_dcp`.
-    :returns: the number of tensors.
+    :param file: the one to write; a model's own files where it is empty.
     :raises AirsmithError: `verification_failed` where a file is not what was published; `bad_data`.
     """
     checkpoint = read(ArtifactSource(artifact))
@@ -34,15 +52,24 @@ def consolidate_artifact(
     with ThreadPoolExecutor(1) as thread:
         verified = thread.submit(_verify, artifact, _files(checkpoint), ended)
         try:
-            count = consolidate(checkpoint, writer.add_stream, max_shard_bytes=max_shard_bytes)
+            count = consolidate(
+                checkpoint,
+                writer.add_stream if file is None else partial(_add_as, writer, file),
+                max_shard_bytes=max_shard_bytes if file is None else sys.maxsize,
+            )
+            spread = spread_of(checkpoint)
             verified.result()
         finally:
             ended.set()
-    return count
+    return Consolidated(count, spread)
+
+
+def _add_as(writer: ArtifactWriter, file: str, _: str, pieces: Iterable[Piece], size_bytes: int) -> None:
+    writer.add_stream(file, pieces, size_bytes)
 
 
 def _files(checkpoint: ShardedCheckpoint) -> list[str]:
-    return sorted({chunk.file for tensor in checkpoint.tensors.values() for chunk in tensor.chunks})
+    return sorted({chunk.file for tensor in checkpoint.tensors.values() for chunk in (*tensor.chunks, *tensor.copies)})
 
 
 def _verify(artifact: Artifact, files: Iterable[str], ended: Event) -> None:

@@ -28,11 +28,15 @@ class Chunk:
 
 @dataclass(frozen=True)
 class ShardedTensor:
-    """A tensor in pieces."""
+    """A tensor in pieces.
+
+    :param copies: what other processes hold of it once more, each at the place and in the shape of one of its chunks.
+    """
 
     dtype: str
     shape: tuple[int, ...]
     chunks: tuple[Chunk, ...]
+    copies: tuple[Chunk, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ def check(checkpoint: ShardedCheckpoint) -> None:
         raise broken("The checkpoint holds no tensor")
     sizes = checkpoint.source.sizes()
     for name, tensor in checkpoint.tensors.items():
-        for chunk in tensor.chunks:
+        for chunk in (*tensor.chunks, *tensor.copies):
             _check_chunk(name, tensor, chunk, sizes)
         for one, other in _neighbours(tensor):
             if _overlap(one, other):

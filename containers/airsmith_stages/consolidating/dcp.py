@@ -12,7 +12,8 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from airsmith_stages.consolidating.checkpoint import Chunk, ShardedCheckpoint, ShardedTensor, broken
-from airsmith_stages.torch_files import DTYPES, Record, find_tensor, read_metadata
+from airsmith_stages.torch_files import find_tensor, read_metadata
+from airsmith_stages.torch_pickles import DTYPES, Record
 from airsmith_stages.weights.source import Source
 
 METADATA = ".metadata"

@@ -1,0 +1,221 @@
+"""Where the parts of optimum-neuron's tensors belong, by what its metadata says of a pipeline rank's modules.
+
+Its layers are not those of transformers: `gate_up_proj` is two projections in one; `qkv_proj` is three, where there are
+fewer key-value heads than ranks. Then these heads are repeated, and each rank has the query heads that belong to its
+own; `o_proj` has its columns in the same order. LoRA's A matrix of several projections in one is one for all of them.
+Source: `optimum/neuron/models/training/transformations_utils.py`, version 0.4.5.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+_ADAPTER_NAME = re.compile(r"(\.lora_(?:embedding_)?[AB])\.\w+")
+
+
+@dataclass(frozen=True)
+class Run:
+    """Rows or columns that lie together in a rank's tensor, and in the whole one.
+
+    :param begin: the first one in the rank's tensor.
+    :param offset: its place in the whole.
+    """
+
+    begin: int
+    length: int
+    offset: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """What the ranks' tensors of one name hold of a tensor.
+
+    :param name: the tensor's, as transformers or peft know it.
+    :param dimension: the one in which it is cut.
+    :param runs: by rank.
+    :param owners: so many ranks hold all of it; those after them hold the same once more.
+    """
+
+    name: str
+    dimension: int
+    runs: tuple[tuple[Run, ...], ...]
+    owners: int
+
+
+_Parts = Callable[[tuple[int, ...]], list[Part]]
+"""The parts that a rank's tensor of this shape holds.
+
+:raises ValueError: for a shape that such a tensor cannot have.
+"""
+
+
+class Layout:
+    """What one pipeline rank's metadata says.
+
+    :param metadata: the content of `mp_metadata_pp_rank_N.json`.
+    :param ranks: how many share each tensor of it.
+    :raises ValueError: where it is no such metadata, or that of another number of ranks.
+    """
+
+    def __init__(self, metadata: Any, ranks: int) -> None:
+        self._ranks = ranks
+        self._cut_in = {_saved_name(name): self._dimension(name, how) for name, how in metadata["parameters"].items()}
+        self._special: dict[str, _Parts] = {}
+        for specs in metadata["model_weight_transformation_specs"]:
+            for kind, spec in specs["specs"]:
+                self._add(kind, specs["module_fully_qualified_name"], spec)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Names under which this pipeline rank's parameters are saved, where they are."""
+        return frozenset(self._cut_in)
+
+    def parts(self, name: str, shape: tuple[int, ...]) -> list[Part]:
+        """What the ranks' tensors of a name hold.
+
+        :param shape: of each rank's tensor.
+        :raises ValueError: for a shape that it cannot have.
+        """
+        if name in self._special:
+            return self._special[name](shape)
+        return [self._cut(name, self._cut_in[name], shape)]
+
+    def _dimension(self, name: str, how: Mapping[str, Any]) -> int | None:
+        if not how["tensor_model_parallel"]:
+            return None
+        if how["num_partitions"] != self._ranks or how["partition_dim"] not in (0, 1):
+            raise ValueError(f"{name} is cut for {how['num_partitions']} ranks, in dimension {how['partition_dim']}")
+        return int(how["partition_dim"])
+
+    def _add(self, kind: str, module: str, spec: Mapping[str, Any]) -> None:
+        if spec["tp_size"] != self._ranks or spec["bias"]:
+            raise ValueError(f"{module} is made for {spec['tp_size']} ranks, or has a bias")
+        if kind == "FusedLinearsSpec" and spec["fuse_axis"] == 0:
+            self._add_fused(module, spec)
+        elif kind == "GQAQKVColumnParallelLinearSpec":
+            self._add_heads(module, spec)
+        else:
+            raise ValueError(f"{module} is transformed as {kind}")
+
+    def _add_fused(self, module: str, spec: Mapping[str, Any]) -> None:
+        fused, members = f"{module}.{spec['fused_linear_name']}", [f"{module}.{name}" for name in spec["linear_names"]]
+        lengths = [length // self._ranks for length in spec["original_dims"]]
+        for infix in ("", ".lora_B"):
+            parts = [f"{member}{infix}.weight" for member in members]
+            self._special[f"{fused}{infix}.weight"] = partial(self._in_turn, parts, lengths)
+        self._special[f"{fused}.lora_A.weight"] = partial(
+            self._shared, [f"{member}.lora_A.weight" for member in members]
+        )
+
+    def _add_heads(self, module: str, spec: Mapping[str, Any]) -> None:
+        heads = _Heads(spec, self._ranks)
+        names = [f"{module}.{spec[f'{member}_projection_name']}" for member in ("query", "key", "value")]
+        fused, output = f"{module}.{spec['gqa_qkv_projection_name']}", f"{module}.{spec['output_projection_name']}"
+        for infix in ("", ".lora_B"):
+            query, key, value = (f"{name}{infix}.weight" for name in names)
+            self._special[f"{fused}{infix}.weight_qkv"] = partial(heads.fused, query, key, value)
+            self._special[f"{fused}{infix}.weight_q"] = partial(heads.queries, query)
+            self._special[f"{fused}{infix}.weight_k"] = partial(heads.keys_or_values, key)
+            self._special[f"{fused}{infix}.weight_v"] = partial(heads.keys_or_values, value)
+        self._special[f"{fused}.lora_A.weight"] = partial(self._shared, [f"{name}.lora_A.weight" for name in names])
+        for name in (f"{output}.weight", f"{output}.lora_A.weight"):
+            self._special[name] = partial(heads.queries, name, dimension=1)
+
+    def _shared(self, names: Sequence[str], shape: tuple[int, ...]) -> list[Part]:
+        return [self._cut(name, None, shape) for name in names]
+
+    def _cut(self, name: str, dimension: int | None, shape: tuple[int, ...]) -> Part:
+        if dimension is None:
+            run = Run(0, shape[0] if shape else 1, 0)
+            return Part(name, 0, ((run,),) * self._ranks, owners=1)
+        return self._even(name, dimension, 0, shape[dimension])
+
+    def _in_turn(self, names: Sequence[str], lengths: Sequence[int], shape: tuple[int, ...]) -> list[Part]:
+        if shape[0] != sum(lengths):
+            raise ValueError(f"it has {shape[0]} rows where its parts have {sum(lengths)}")
+        begins = [sum(lengths[:number]) for number in range(len(lengths))]
+        return [self._even(name, 0, begin, length) for name, begin, length in zip(names, begins, lengths, strict=True)]
+
+    def _even(self, name: str, dimension: int, begin: int, length: int) -> Part:
+        runs = tuple((Run(begin, length, rank * length),) for rank in range(self._ranks))
+        return Part(name, dimension, runs, owners=self._ranks)
+
+
+class _Heads:
+    """The order of heads among ranks where key-value heads are repeated, so that every rank has some.
+
+    :raises ValueError: for numbers that cannot be.
+    """
+
+    def __init__(self, spec: Mapping[str, Any], ranks: int) -> None:
+        self._ranks, self._copies = ranks, spec["kv_size_multiplier"]
+        self._query_heads, self._key_heads = spec["num_attention_heads"], spec["num_key_value_heads"]
+        self._query_rows, self._key_rows = spec["q_output_size_per_partition"], spec["kv_output_size_per_partition"]
+        repeated = self._key_heads * self._copies
+        numbers = (self._ranks, self._copies, self._query_heads, self._key_heads, self._query_rows, self._key_rows)
+        if (
+            not all(type(number) is int and number > 0 for number in numbers)
+            or self._query_heads % repeated
+            or repeated % ranks
+            or ranks % self._copies
+            or self._query_rows * ranks % self._query_heads
+        ):
+            raise ValueError(f"{self._query_heads} heads with {repeated} for keys cannot be shared by {ranks} ranks")
+
+    def fused(self, query: str, key: str, value: str, shape: tuple[int, ...]) -> list[Part]:
+        """Queries, then keys, then values, in the rows of one tensor."""
+        _check_length(shape[0], self._query_rows + 2 * self._key_rows)
+        return [
+            self._queries(query, 0, 0),
+            self._keys_or_values(key, self._query_rows),
+            self._keys_or_values(value, self._query_rows + self._key_rows),
+        ]
+
+    def queries(self, name: str, shape: tuple[int, ...], dimension: int = 0) -> list[Part]:
+        """What follows the query heads: their own rows, or columns of what comes after the attention."""
+        _check_length(shape[dimension], self._query_rows)
+        return [self._queries(name, dimension, 0)]
+
+    def keys_or_values(self, name: str, shape: tuple[int, ...]) -> list[Part]:
+        """The rows of key or value heads."""
+        _check_length(shape[0], self._key_rows)
+        return [self._keys_or_values(name, 0)]
+
+    def _queries(self, name: str, dimension: int, begin: int) -> Part:
+        head_rows = self._query_rows * self._ranks // self._query_heads
+        runs = tuple(
+            tuple(
+                Run(begin + place * head_rows, count * head_rows, head * head_rows)
+                for place, head, count in self._groups(rank)
+            )
+            for rank in range(self._ranks)
+        )
+        return Part(name, dimension, runs, owners=self._ranks)
+
+    def _groups(self, rank: int) -> Iterable[tuple[int, int, int]]:
+        """Query heads of a rank that belong to one of its key-value heads: place in the rank, first head, number."""
+        of_key = self._query_heads // self._key_heads
+        count = of_key // self._copies
+        key_heads = self._key_heads * self._copies // self._ranks
+        for number in range(key_heads):
+            copy, key = divmod(rank * key_heads + number, self._key_heads)
+            yield number * count, key * of_key + copy * count, count
+
+    def _keys_or_values(self, name: str, begin: int) -> Part:
+        owners = self._ranks // self._copies
+        runs = tuple((Run(begin, self._key_rows, rank % owners * self._key_rows),) for rank in range(self._ranks))
+        return Part(name, 0, runs, owners)
+
+
+def _check_length(found: int, expected: int) -> None:
+    if found != expected:
+        raise ValueError(f"it has {found} rows or columns for heads where its metadata says {expected}")
+
+
+def _saved_name(name: str) -> str:
+    """A parameter's name without its adapter's, under which it is saved."""
+    return _ADAPTER_NAME.sub(r"\1", name)

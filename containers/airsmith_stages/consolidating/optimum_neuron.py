@@ -1,0 +1,199 @@
+"""Checkpoints that optimum-neuron saves on Trainium: a file for each process, which holds a part of every layer.
+
+`model/dp_rank_00_tp_rank_TT_pp_rank_PP.pt` holds one process's tensors, or ("xser", the default) references to files
+`….pt.tensors/tensor_N.pt`; `mp_metadata_pp_rank_PP.json` says what they are parts of. Ranks that hold the same may not
+hold quite the same: the first one's counts, as in the library's own consolidation. Of the processes that share no
+layer (pipeline ranks) each saves the others' tensors, too, as it never had them: these are passed over. Source:
+`optimum/neuron/models/training/{modeling_utils,checkpointing}.py`, version 0.4.5.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from airsmith_stages.consolidating.checkpoint import Chunk, ShardedCheckpoint, ShardedTensor, broken
+from airsmith_stages.consolidating.neuron_layout import Layout, Part, Run
+from airsmith_stages.consolidating.replicas import same_bytes
+from airsmith_stages.torch_files import TensorReference, find_state, find_tensor
+from airsmith_stages.weights.header import ITEM_BYTES
+from airsmith_stages.weights.source import Source
+
+ADAPTER_SHARDS, MODEL_SHARDS = "adapter_shards/", "shards/"
+
+_REQUESTS = 16
+"""At once; a store answers each in some ten milliseconds."""
+_STATE = re.compile(r"model/dp_rank_(?P<data>\d+)_tp_rank_(?P<tensor>\d+)_pp_rank_(?P<pipeline>\d+)\.pt")
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """A tensor of one process."""
+
+    file: str
+    begin: int
+    dtype: str
+    shape: tuple[int, ...]
+
+
+_Rank = Mapping[str, _Stored]
+"""A process's tensors by their saved names."""
+
+
+def read_optimum_neuron(source: Source, *, folder: str, tensor: int, pipeline: int) -> ShardedCheckpoint:
+    """Read what the library's processes have saved.
+
+    :param folder: where it lies: `adapter_shards/`, or `shards/` where all parameters were trained.
+    :param tensor: how many processes share each layer.
+    :param pipeline: how many hold some of the layers.
+    :returns: tensors by their names in transformers, or in peft's adapters.
+    :raises AirsmithError: `bad_data`, naming the file.
+    """
+    return _Reader(source, folder, tensor, pipeline).read()
+
+
+class _Reader:
+    def __init__(self, source: Source, folder: str, tensor: int, pipeline: int) -> None:
+        self._source, self._folder, self._tensor, self._pipeline = source, folder, tensor, pipeline
+        self._sizes = source.sizes()
+        self._tensors: dict[str, ShardedTensor] = {}
+
+    def read(self) -> ShardedCheckpoint:
+        """All pipeline ranks, one after another."""
+        self._refuse_what_is_not_whole()
+        layouts = [self._layout(stage) for stage in range(self._pipeline)]
+        everywhere = frozenset[str]().union(*(layout.names for layout in layouts))
+        for stage, layout in enumerate(layouts):
+            ranks = [self._rank(self._state_file(rank, stage)) for rank in range(self._tensor)]
+            names = self._names(stage, layout, ranks, everywhere)
+            for name in names:
+                self._add(stage, layout, name, [rank[name] for rank in ranks])
+        return ShardedCheckpoint(self._source, self._tensors)
+
+    def _refuse_what_is_not_whole(self) -> None:
+        if f"{self._folder}done" not in self._sizes:
+            raise broken(f"The checkpoint has no {self._folder}done: its saving was not finished")
+        expected = {(0, rank, stage) for rank in range(self._tensor) for stage in range(self._pipeline)}
+        for name in self._sizes:
+            found = _STATE.fullmatch(name.removeprefix(self._folder)) if name.startswith(self._folder) else None
+            if found is not None and tuple(int(number) for number in found.groups()) not in expected:
+                raise broken(f"{name} is of no process of {self._tensor} × {self._pipeline}")
+        for _, rank, stage in sorted(expected):
+            if self._state_file(rank, stage) not in self._sizes:
+                raise broken(f"{self._state_file(rank, stage)} is missing, which one of the processes has saved")
+
+    def _state_file(self, rank: int, stage: int) -> str:
+        return f"{self._folder}model/dp_rank_00_tp_rank_{rank:02d}_pp_rank_{stage:02d}.pt"
+
+    def _metadata_file(self, stage: int) -> str:
+        return f"{self._folder}mp_metadata_pp_rank_{stage}.json"
+
+    def _layout(self, stage: int) -> Layout:
+        file = self._metadata_file(stage)
+        if file not in self._sizes:
+            raise broken(f"{file} is missing")
+        try:
+            return Layout(json.loads(b"".join(self._source.stream(file))), self._tensor)
+        except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError) as error:
+            raise broken(f"{file} does not describe shards of {self._tensor} ranks: {error}") from error
+
+    def _rank(self, file: str) -> _Rank:
+        state = find_state(self._source, file, self._sizes[file])
+
+        def stored(name: str) -> _Stored:
+            place, found = file, state[name]
+            if isinstance(found, TensorReference):
+                place = f"{file}.tensors/tensor_{found.number}.pt"
+                if place not in self._sizes:
+                    raise broken(f"{place} is missing, which holds {name}")
+                found = find_tensor(self._source, place, 0, self._sizes[place])
+            return _Stored(place, found.begin, found.dtype, found.shape)
+
+        with ThreadPoolExecutor(_REQUESTS) as threads:
+            return dict(zip(state, threads.map(stored, state), strict=True))
+
+    def _names(self, stage: int, layout: Layout, ranks: list[_Rank], everywhere: frozenset[str]) -> list[str]:
+        """The names of a pipeline rank's own tensors, which all its ranks must have."""
+        is_adapter = self._folder == ADAPTER_SHARDS
+        must = {name for name in layout.names if "lora_" in name or not is_adapter}
+        for rank, tensors in enumerate(ranks):
+            file = self._state_file(rank, stage)
+            missing = sorted((must | (ranks[0].keys() & layout.names)) - tensors.keys())
+            if missing:
+                raise broken(f"{file} lacks {missing[0]}, which {self._metadata_file(stage)} or another rank has")
+            for name in sorted(tensors.keys() - everywhere):
+                if is_adapter or not self._is_tied(name, tensors, everywhere):
+                    raise broken(f"{file} holds {name}, which {self._metadata_file(stage)} does not know")
+            if rank and (more := sorted((tensors.keys() & layout.names) - ranks[0].keys())):
+                raise broken(f"{file} holds {more[0]}, which {self._state_file(0, stage)} has not")
+        return sorted(ranks[0].keys() & layout.names)
+
+    def _is_tied(self, name: str, tensors: _Rank, known: frozenset[str]) -> bool:
+        """Whether it is another tensor once more, as a head's weights that are the embedding's: metadata has one."""
+        own = tensors[name]
+        return any(
+            (other.dtype, other.shape) == (own.dtype, own.shape) and self._are_same(own, other)
+            for known_name, other in tensors.items()
+            if known_name in known
+        )
+
+    def _are_same(self, one: _Stored, other: _Stored) -> bool:
+        return same_bytes(self._source, _whole(one), _whole(other), ITEM_BYTES[one.dtype])
+
+    def _add(self, stage: int, layout: Layout, name: str, ranks: list[_Stored]) -> None:
+        first = ranks[0]
+        for stored in ranks:
+            if (stored.dtype, stored.shape) != (first.dtype, first.shape):
+                raise broken(
+                    f"{stored.file} holds {stored.dtype} {list(stored.shape)} for {name}, "
+                    f"and {first.file} {first.dtype} {list(first.shape)}"
+                )
+        try:
+            parts = layout.parts(name, first.shape)
+        except (ValueError, IndexError) as error:
+            raise broken(f"{first.file} holds {name} in a wrong shape, {list(first.shape)}: {error}") from error
+        for part in parts:
+            if part.name in self._tensors:
+                raise broken(f"{first.file} holds {part.name}, which another pipeline rank has, too")
+            self._tensors[part.name] = _sharded(part, ranks)
+
+
+def _sharded(part: Part, ranks: list[_Stored]) -> ShardedTensor:
+    held = [
+        [chunk for run in part.runs[rank] for chunk in _chunks(stored, part.dimension, run)]
+        for rank, stored in enumerate(ranks)
+    ]
+    chunks = [chunk for rank in held[: part.owners] for chunk in rank]
+    shape = list(ranks[0].shape)
+    if shape:
+        shape[part.dimension] = max(chunk.offsets[part.dimension] + chunk.shape[part.dimension] for chunk in chunks)
+    copies = tuple(chunk for rank in held[part.owners :] for chunk in rank)
+    return ShardedTensor(ranks[0].dtype, tuple(shape), tuple(chunks), copies)
+
+
+def _whole(stored: _Stored) -> Chunk:
+    return Chunk((0,) * len(stored.shape), stored.shape, stored.file, stored.begin)
+
+
+def _chunks(stored: _Stored, dimension: int, run: Run) -> Iterator[Chunk]:
+    """A run as boxes whose elements lie together: one, or where it is some columns of several, one for each row."""
+    if not stored.shape:
+        yield _whole(stored)
+    elif dimension == 0:
+        row_bytes = _bytes_of(stored, stored.shape[1:])
+        offsets = (run.offset, *(0 for _ in stored.shape[1:]))
+        yield Chunk(offsets, (run.length, *stored.shape[1:]), stored.file, stored.begin + run.begin * row_bytes)
+    elif run.length == stored.shape[1]:
+        yield Chunk((0, run.offset), stored.shape, stored.file, stored.begin)
+    else:
+        for row in range(stored.shape[0]):
+            begin = _bytes_of(stored, (row * stored.shape[1] + run.begin,))
+            yield Chunk((row, run.offset), (1, run.length), stored.file, stored.begin + begin)
+
+
+def _bytes_of(stored: _Stored, shape: tuple[int, ...]) -> int:
+    return math.prod(shape) * ITEM_BYTES[stored.dtype]

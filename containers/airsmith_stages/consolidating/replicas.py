@@ -1,0 +1,83 @@
+"""How far what several processes hold of the same tensor lies apart: it should not at all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from airsmith.artifacts.objects import Piece
+from airsmith_stages.consolidating.checkpoint import Chunk, ShardedCheckpoint, ShardedTensor, broken
+from airsmith_stages.weights.header import ITEM_BYTES
+from airsmith_stages.weights.source import Source
+
+_BLOCK_BYTES = 1024 * 1024
+_AT_ONCE = 8
+
+
+@dataclass(frozen=True)
+class Spread:
+    """What was found.
+
+    :param replicated: tensors of which several processes hold the same.
+    :param differing: those of them where it is not the same.
+    :param largest: the largest difference of two elements.
+    :param name: the tensor that has it.
+    """
+
+    replicated: int
+    differing: int
+    largest: float
+    name: str
+
+
+def spread_of(checkpoint: ShardedCheckpoint) -> Spread:
+    """Hold every copy against what counts.
+
+    :raises AirsmithError: `bad_data` where elements differ that are no finite floats.
+    """
+    replicated = {name: tensor for name, tensor in sorted(checkpoint.tensors.items()) if tensor.copies}
+    with ThreadPoolExecutor(_AT_ONCE) as threads:
+        found = list(threads.map(lambda item: _largest_difference(checkpoint.source, *item), replicated.items()))
+    largest, name = max(zip(found, replicated, strict=True), default=(0.0, ""))
+    return Spread(len(found), sum(difference > 0 for difference in found), largest, name if largest else "")
+
+
+def same_bytes(source: Source, one: Chunk, other: Chunk, item_bytes: int) -> bool:
+    """Whether two boxes of one shape hold the same bytes."""
+    return all(mine == others for mine, others in _blocks(source, one, other, item_bytes))
+
+
+def _largest_difference(source: Source, name: str, tensor: ShardedTensor) -> float:
+    counting = {chunk.offsets: chunk for chunk in tensor.chunks}
+    largest = 0.0
+    for copy in tensor.copies:
+        chunk = counting[copy.offsets]
+        for mine, others in _blocks(source, chunk, copy, ITEM_BYTES[tensor.dtype]):
+            if mine != others:
+                largest = max(largest, _difference(name, chunk, copy, tensor.dtype, mine, others))
+    return largest
+
+
+def _difference(name: str, one: Chunk, other: Chunk, dtype: str, mine: Piece, others: Piece) -> float:
+    # Rarely needed; loading it takes a tenth of a small consolidation's time.
+    import numpy as np
+
+    from airsmith_stages.merging.elements import FLOATING, to_floats
+
+    if dtype in FLOATING:
+        difference = np.abs(to_floats(mine, dtype) - to_floats(others, dtype)).max()
+        if np.isfinite(difference):
+            return float(difference)
+    raise broken(f"{one.file} and {other.file} should hold the same of {name}, and are no finite numbers")
+
+
+def _blocks(source: Source, one: Chunk, other: Chunk, item_bytes: int) -> Iterator[tuple[bytes, bytes]]:
+    size_bytes = math.prod(one.shape) * item_bytes
+    for offset in range(0, size_bytes, _BLOCK_BYTES):
+        length = min(_BLOCK_BYTES, size_bytes - offset)
+        yield (
+            source.read_range(one.file, one.begin + offset, length),
+            source.read_range(other.file, other.begin + offset, length),
+        )

@@ -1,0 +1,53 @@
+"""A part of a file, wherever it lies, for what reads from an open file."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from airsmith_stages.weights.source import Source
+
+_WINDOW_BYTES = 4096
+
+
+class PartOfFile(io.RawIOBase):
+    """A part of a file, as a file: its begin and its end, where a saved tensor is described, are read once each."""
+
+    def __init__(self, source: Source, name: str, begin: int, length: int) -> None:
+        self._source, self._name, self._begin, self._length = source, name, begin, length
+        self._position = 0
+        self._windows: dict[int, bytes] = {}
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def seekable(self) -> bool:
+        """It is."""
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Go to a place."""
+        position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._length}[whence]
+        if position < 0:
+            raise OSError("a place before its begin")
+        self._position = position
+        return position
+
+    def readinto(self, buffer: Any) -> int:
+        """Read what is at this place."""
+        length = max(0, min(len(buffer), self._length - self._position))
+        content = self._read(self._position, length) if length else b""
+        buffer[: len(content)] = content
+        self._position += len(content)
+        return len(content)
+
+    def _read(self, offset: int, length: int) -> bytes:
+        for window in (0, max(0, self._length - _WINDOW_BYTES)):
+            if window <= offset and offset + length <= window + _WINDOW_BYTES:
+                if window not in self._windows:
+                    self._windows[window] = self._source.read_range(
+                        self._name, self._begin + window, min(_WINDOW_BYTES, self._length)
+                    )
+                return self._windows[window][offset - window : offset - window + length]
+        return self._source.read_range(self._name, self._begin + offset, length)
