@@ -111,4 +111,5 @@ def _input_digest(contract: StageContract, source: Input, pointers: Mapping[str,
             f"Stage {contract.name} needs the output of {source.stage}, which this run does not have.",
             f"Run {source.stage} first.",
         )
-    return pointer.properties[source.property] if source.property else pointer.digest
+    # What an older version has made may lack a property: then all of it counts.
+    return pointer.properties.get(source.property, pointer.digest)

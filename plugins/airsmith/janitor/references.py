@@ -22,6 +22,9 @@ from airsmith.registry import Deployment, get_version, read_endpoint
 
 _Item = TypeVar("_Item")
 
+_RESUMED = ("compile", "train")
+"""The stages that keep what they have done so far, and go on from there."""
+
 
 @dataclass(frozen=True)
 class References:
@@ -75,10 +78,9 @@ def finished_checkpoints(store: Store, runs: Iterable[KnownRun]) -> References:
 
     def of(known: KnownRun) -> References:
         is_paused = known.spec is not None and known.spec.stop_at_step is not None
-        if is_paused or not known.has_pointer("train"):
-            return References()
+        done = [stage for stage in _RESUMED if known.has_pointer(stage) and not (is_paused and stage == "train")]
         try:
-            return _to_checkpoints(_checkpoints_of(store, known))
+            return _to_checkpoints(*_checkpoints_of(store, known, done))
         except AirsmithError as error:
             if error.kind is not ErrorKind.VERIFICATION_FAILED:
                 raise
@@ -115,7 +117,7 @@ def _needed(store: Store, known: KnownRun) -> References:
     run = known.run(store)
     ahead = _ahead(run, known.spec)
     inputs = {stage: output.pointer(stage) for stage, output in ahead.items() if output.found}
-    checkpoints = _to_checkpoints(_checkpoints_of(store, known), _checkpoints(known.spec, inputs))
+    checkpoints = _to_checkpoints(*_checkpoints_of(store, known), *_checkpoints(known.spec, inputs))
     sources = (known.spec.recipe.model.id, known.spec.recipe.dataset.id)
     inside = [uri.removeprefix(f"{store.uri}/") for uri in sources if uri.startswith(f"{store.uri}/")]
     outputs = [output.location for output in ahead.values()]
@@ -133,17 +135,21 @@ def _ahead(run: Run, spec: RunSpec) -> dict[str, Output]:
     return found
 
 
-def _checkpoints_of(store: Store, known: KnownRun) -> str | None:
-    """Folder of a run's checkpoints, or None before its training's inputs are there."""
-    return None if known.spec is None else _checkpoints(known.spec, known.run(store).input_pointers(STAGES["train"]))
+def _checkpoints_of(store: Store, known: KnownRun, stages: Iterable[str] = _RESUMED) -> list[str]:
+    """Folders of a run's checkpoints, of those stages whose inputs are there."""
+    if known.spec is None:
+        return []
+    return _checkpoints(known.spec, known.run(store).input_pointers(STAGES["train"]), stages)
 
 
-def _checkpoints(spec: RunSpec, pointers: Mapping[str, StagePointer]) -> str | None:
-    """Folder of the checkpoints of a training with these inputs; None where one is missing."""
-    contract = STAGES["train"]
-    if any(source.stage not in pointers for source in contract.inputs):
-        return None
-    return checkpoints_folder(checkpoint_key(contract, spec, pointers))
+def _checkpoints(spec: RunSpec, pointers: Mapping[str, StagePointer], stages: Iterable[str] = _RESUMED) -> list[str]:
+    """Folders of the checkpoints of stages with these inputs, which are all a training's; none where one is missing."""
+    contracts = [STAGES[stage] for stage in stages if spec.plan.has(stage)]
+    return [
+        checkpoints_folder(checkpoint_key(contract, spec, pointers))
+        for contract in contracts
+        if all(source.stage in pointers for source in contract.inputs_among(spec.plan.names()) if source.determines)
+    ]
 
 
 def _to_folders(*paths: str | None) -> References:
@@ -151,8 +157,8 @@ def _to_folders(*paths: str | None) -> References:
     return References(frozenset("/".join(path.split("/")[:3]) for path in paths if path is not None))
 
 
-def _to_checkpoints(*keys: str | None) -> References:
-    return References(checkpoints=frozenset(key for key in keys if key is not None))
+def _to_checkpoints(*keys: str) -> References:
+    return References(checkpoints=frozenset(keys))
 
 
 def _gathered(items: Iterable[_Item], references_of: Callable[[_Item], References]) -> References:
