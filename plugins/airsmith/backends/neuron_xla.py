@@ -104,7 +104,7 @@ class NeuronXla(NeuronBackend):
                 "without it rows of that length take too much memory.",
                 f"Use {below} or {below + FLASH_ROWS}.",
             )
-        if length % tensor:
+        if length % tensor and self._is_possible(recipe, tensor):
             below = length - length % tensor
             nearest = [str(each) for each in (below, below + tensor) if each > 0]
             raise AirsmithError(

@@ -197,7 +197,7 @@ NOT_DETERMINING: Mapping[str, tuple[str, ...]] = {
         "training.logging_steps",
         "training.save_total_limit",
     ),
-    "evaluate": (),
+    "evaluate": ("evaluate.resources",),
 }
 """Fields under a declared group that leave a stage's output as it is."""
 

@@ -111,7 +111,7 @@ class Evaluate(RecipeSection):
     max_new_tokens: int = recipe_field(64, description="Longest answer.", unit="tokens", ge=1, le=32_768)
     backend: BackendName | None = recipe_field(
         None,
-        description="Accelerator family for the evaluation; when empty the training's, or `cpu` where that is Neuron's.",
+        description="Accelerator family for the evaluation; when empty the training's, or `cpu` where that is Neuron.",
         form="absent",
     )
     resources: Resources = recipe_field(

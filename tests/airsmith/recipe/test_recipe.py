@@ -31,6 +31,7 @@ def recipe_with(**changes: Any) -> Recipe:
         ({"dataset": {"validation_fraction": None}}, ["dataset.validation_split", "dataset.validation_fraction"]),
         ({"dataset": {"columns": {"prompt": "p"}}}, ["dataset.columns", "dataset.format"]),
         ({"training": {"max_steps": 1, "num_train_epochs": 1}}, ["training.max_steps", "training.num_train_epochs"]),
+        ({"training": {"warmup_steps": 5, "warmup_ratio": 0.1}}, ["training.warmup_ratio", "training.warmup_steps"]),
         ({"training": {"load_best_model_at_end": True}}, ["training.load_best_model_at_end", "training.eval_steps"]),
         ({"training": {"early_stopping_patience": 2}}, ["training.early_stopping_patience", "training.eval_steps"]),
         (
@@ -101,3 +102,28 @@ def test_every_boolean_survives_as_false() -> None:
 def test_one_epoch_is_trained_where_nothing_else_is_said() -> None:
     assert recipe_with().training.epochs == 1.0
     assert recipe_with(training={"max_steps": 5}).training.epochs is None
+
+
+@pytest.mark.parametrize(
+    ("training", "warmup"),
+    [({}, 0.03), ({"warmup_ratio": 0.0}, 0), ({"warmup_steps": 100}, 100), ({"warmup_steps": 0}, 0)],
+)
+def test_a_warmup_is_a_share_of_the_steps_or_their_number(training: dict[str, Any], warmup: float) -> None:
+    recipe = recipe_with(training=training)
+    assert recipe.training.warmup == warmup
+    assert Recipe.model_validate_json(recipe.model_dump_json()).training.warmup == warmup
+
+
+@pytest.mark.parametrize(
+    ("backend", "evaluate", "expected"),
+    [
+        ("cuda", {}, "cuda"),
+        ("neuron_xla", {}, "cpu"),
+        ("neuron_native", {}, "cpu"),
+        ("neuron_xla", {"backend": "cuda"}, "cuda"),
+    ],
+)
+def test_a_tuned_model_is_judged_where_it_was_trained_and_neurons_on_plain_cpus(
+    backend: str, evaluate: dict[str, Any], expected: str
+) -> None:
+    assert recipe_with(backend={"name": backend}, evaluate=evaluate).evaluate_backend == expected

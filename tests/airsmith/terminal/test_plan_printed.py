@@ -10,6 +10,7 @@ import pytest
 import yaml
 from rich.console import Console
 
+from airsmith.contracts.errors import AirsmithError
 from airsmith.pipeline.preview import preview_run
 from airsmith.settings import BackendSettings, Settings
 from airsmith.terminal.plan import print_preview
@@ -57,6 +58,38 @@ def test_several_nodes_are_told_with_what_starts_them_and_priced_together(plan):
     assert "train, 4 pods of a jobset" in four
     assert "220.16 USD for each hour of training, on 4 × p5.48xlarge" in four
     assert "pods of" not in one
+
+
+TRN1 = {"name": "neuron_xla", "instance_type": "trn1.32xlarge", "devices": 16}
+ON_TRN1 = """
+training 41.9 of 8,030.3 million parameters  GiB per core
+weights                                              1.90
+gradients                                            0.09
+AdamW                                                0.04
+activations of 1 × 2048 tokens                       0.15
+logits                                               0.43
+with the driver's and the allocator's share          2.82
+Memory: 2.82 of the 16.0 GiB of a core of trn1.32xlarge: fits.
+Cost: 21.50 USD for each hour of training, on 1 × trn1.32xlarge.
+"""
+
+
+def test_a_training_on_trainium_is_told_by_its_cores(plan):
+    checkpointed = {"precision": "bfloat16", "max_per_device_train_batch_size": 1, "gradient_checkpointing": True}
+    said = plan(backend=TRN1, training=checkpointed)
+    assert "16 × aws.amazon.com/neuron" in said
+    assert "Processes: 32, one on each core: tensor parallel 8 × pipeline parallel 1 × data parallel 4." in said
+    assert ON_TRN1 in "\n".join(line.rstrip() for line in said.splitlines()) + "\n"
+    assert "Note:" not in said
+    short = {"id": "a/b", "validation_fraction": 0.1, "max_length": 1024}
+    assert "Note: Rows of 1024 tokens" in plan(backend=TRN1, training=checkpointed, dataset=short)
+
+
+def test_a_model_that_the_cores_cannot_share_is_refused(plan):
+    with pytest.raises(AirsmithError, match="num_attention_heads 32 does not divide by 64"):
+        plan(
+            backend={"name": "neuron_xla", "instance_type": "trn2.48xlarge", "devices": 16, "tensor_parallel_size": 64}
+        )
 
 
 def test_what_does_not_fit_says_what_helps(plan):

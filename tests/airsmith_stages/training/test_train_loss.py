@@ -113,6 +113,15 @@ def test_losses_equal_those_of_plain_transformers_and_peft(bench: Bench) -> None
     assert losses_of(run) == pytest.approx(plain_losses(bench, run, [row[0] for row in rows]), abs=1e-6)
 
 
+def test_a_warmup_by_its_steps_is_that_by_their_share(bench: Bench) -> None:
+    tokens = bench.tokens("rows", counting_rows(40, lambda row: 4 + row % 9))
+    by_share, by_steps, without = (
+        losses_of(bench.run(tokens=tokens, max_steps=8, **EVERY_STEP, **warmup))
+        for warmup in ({"warmup_ratio": 0.5}, {"warmup_ratio": None, "warmup_steps": 4}, {})
+    )
+    assert by_steps == by_share != without
+
+
 def plain_losses(bench: Bench, run: Run, rows: list[list[int]]) -> list[float]:
     """The same training as one writes it with transformers and peft alone."""
     import numpy as np

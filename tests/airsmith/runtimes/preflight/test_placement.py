@@ -67,6 +67,24 @@ def test_a_pod_is_refused_for_what_no_node_has(pod: Wish, refusal: str | None):
     assert (found is None) == (refusal is None)
 
 
+NEURON, EFA = "aws.amazon.com/neuron", "vpc.amazonaws.com/efa"
+TRN1 = {"node.kubernetes.io/instance-type": "trn1.32xlarge"}
+
+
+@pytest.mark.parametrize(
+    ("offers", "refusal"),
+    [
+        ({"cpu": "128", NEURON: "16", EFA: "8"}, None),
+        ({"cpu": "128", NEURON: "16"}, f"it asks for {EFA} 8, of which node offers 0"),
+        ({"cpu": "128", EFA: "8"}, f"none offers {NEURON}"),
+    ],
+)
+def test_a_node_of_trainium_must_have_its_efa_as_well(offers: dict[str, str], refusal: str | None):
+    pod = wish({"cpu": "120", EFA: "8", NEURON: "16"}, TRN1)
+    assert pod.device == NEURON
+    assert refusal_by_nodes(pod, [node(offers, TRN1)]) == refusal
+
+
 def test_a_node_that_is_cordoned_or_ill_comes_back():
     cordoned = node({"cpu": "2"}, taints=({"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"},))
     assert refusal_by_nodes(wish({"cpu": "1"}), [cordoned]) is None
@@ -93,6 +111,8 @@ ON_P5 = Wish(TRAIN.requests, P5, TRAIN.tolerations)
         (pool((FAMILY, "In", ["p5"]), taints=[{"key": "team", "value": "x", "effect": "NoSchedule"}]), TRAIN, False),
         (pool((FAMILY, "In", ["p4d"])), ON_P5, False),
         (pool((FAMILY, "In", ["trn1"])), TRAIN, False),
+        (pool((FAMILY, "In", ["trn1"])), wish({"cpu": "120", "memory": "435Gi", EFA: "8", NEURON: "16"}, TRN1), True),
+        (pool((FAMILY, "In", ["trn2"])), wish({"cpu": "120", "memory": "435Gi", EFA: "8", NEURON: "16"}, TRN1), False),
         (pool((CATEGORY, "In", ["m"])), wish({"cpu": "2"}), True),
         (pool(), wish({"cpu": "2"}, {"team": "x"}), False),
         (pool(labels={"team": "x"}), wish({"cpu": "2"}, {"team": "x"}), True),
