@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from airsmith.backends import get_backend
+from airsmith.backends.servers import check_parts, server_of
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.pipeline.decoder import read_decoder
 from airsmith.recipe import Recipe
@@ -34,11 +35,13 @@ def name_targets(recipe: Recipe) -> Recipe:
 
 
 def check_model(recipe: Recipe, config: Mapping[str, Any]) -> None:
-    """Refuse a model that the recipe's backend cannot train as the recipe says.
+    """Refuse a model that the recipe's backend cannot train, or its server not serve, as the recipe says.
 
     :raises AirsmithError: `bad_recipe`, naming what of the model does not fit, and what would.
     """
     backend = get_backend(recipe.backend.name)
+    if recipe.serve.enabled:
+        check_parts(config, server_of(recipe))
     if not backend.model_types:
         return
     model_type = config.get("model_type")

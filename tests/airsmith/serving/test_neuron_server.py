@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from airsmith.backends.servers import check_parts, server_of
 from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.pipeline.model_fit import check_model
 from airsmith.pipeline.plan import make_plan
 from airsmith.recipe import Recipe
 from airsmith.serving.engines import choose_engine
@@ -20,6 +21,10 @@ from airsmith.serving.served import ServedModel, longest_load
 from airsmith.serving.server_pod import pod_spec
 from airsmith.settings import Image
 
+LLAMA = {
+    "model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+    "num_key_value_heads": 8, "vocab_size": 128256,
+}  # fmt: skip
 TRN1 = {"name": "neuron_xla", "instance_type": "trn1.32xlarge", "devices": 16}
 TRN2 = {"name": "neuron_xla", "instance_type": "trn2.48xlarge", "devices": 16}
 
@@ -263,6 +268,15 @@ def test_heads_that_cannot_be_shared_out_are_refused_with_the_devices_that_work(
         2: "Set serve.devices to 1.",
         1: "Set serve.engine to 'vllm', for plain CPUs.",
     }[devices]  # fmt: skip
+
+
+def test_they_are_refused_before_the_model_is_trained_and_only_where_it_is_served():
+    recipe = neuron_model().recipe
+    config = {**LLAMA, "num_attention_heads": 32}
+    with pytest.raises(AirsmithError, match="32 attention heads to 64 cores"):
+        check_model(recipe, config)
+    check_model(unserved(recipe), config)
+    check_model(neuron_model(serve={"devices": 8}).recipe, config)
 
 
 def test_heads_that_can_be_shared_out_are_served():
