@@ -114,22 +114,22 @@ def test_what_a_run_at_work_has_made_will_reuse_and_goes_on_from_stays(store: St
 
 
 def test_what_versions_and_endpoints_point_to_stays(store: Store, later: Later) -> None:
-    model, adapter, base, evaluation, previous, candidate, beside = (
+    model, adapter, base, evaluation, previous, candidate, beside, compiled = (
         artifact(store, kind, digest)
         for kind, digest in (
             ("model", "m1"), ("adapter", "a1"), ("base_model", "b1"), ("evaluation", "e1"), ("model", "m2"),
-            ("model", "m3"), ("adapter", "a2"),
+            ("model", "m3"), ("adapter", "a2"), ("compile_cache", "c1"),
         )
     )  # fmt: skip
     unused = artifact(store, "tokens", "t1")
     draft = {"digest": "d", "model": model, "adapter": adapter, "base_model": base, "base": {}, "recipe_digest": "r"}
     register_version(store, "tickets", ModelVersionDraft.model_validate({**draft, "evaluation": evaluation}))
-    swap_endpoint(store, "tickets", served("tickets", previous))
+    swap_endpoint(store, "tickets", served("tickets", previous, compiled=compiled))
     swap_endpoint(store, "tickets", served("tickets", base, adapters={"beside": beside}))
     share_endpoint(store, "tickets", served("tickets", candidate), 10)
     later(days=1000)
     assert [one.name for one in tidy(store)["caches"].removed] == [unused]
-    for folder in (model, adapter, base, evaluation, previous, candidate, beside):
+    for folder in (model, adapter, base, evaluation, previous, candidate, beside, compiled):
         assert open_artifact(store, folder) is not None
 
 
