@@ -27,6 +27,7 @@ from airsmith_stages.training.interruption import Interruption, interrupted
 from airsmith_stages.training.processes import Processes
 from airsmith_stages.training.progress import ProgressWriter
 from airsmith_stages.training.rows import RowDataset
+from airsmith_stages.training.together import fetch_together
 from airsmith_stages.training.tracking import trackers
 
 log = logging.getLogger("airsmith")
@@ -41,7 +42,7 @@ def train(context: StageContext, accelerator: Accelerator) -> Output:
         )
         arguments = join(context, total_steps(context.spec, len(rows)))
         processes = Processes.join(accelerator.process_group_backend)
-        model = load_model(context.fetch("mirror_model"), recipe, arguments)
+        model = load_model(fetch_together(context, "mirror_model", processes), recipe, arguments)
         check_tokens(rows, model.config.vocab_size)
         node_folder = shared_folder(context.scratch, processes)
         trained = _fit(context, model, arguments, rows, collator, processes, node_folder)
