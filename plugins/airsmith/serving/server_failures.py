@@ -121,7 +121,9 @@ def _pod_progress(pod: k8s.V1Pod) -> str:
     reason = unscheduled_reason(pod)
     if reason is not None:
         return f"unschedulable ({reason})"
-    running = [status for status in _statuses(pod) if status.state and status.state.running]
+    # An init container that is ready and goes on is one that stays beside the server.
+    beside = [status for status in pod.status.init_container_statuses or () if status.ready]
+    running = [status for status in _statuses(pod) if status not in beside and status.state and status.state.running]
     if not running:
         return str(pod.status.phase).lower()
     return f"{running[-1].name} {'answers' if running[-1].ready else 'at work'}"

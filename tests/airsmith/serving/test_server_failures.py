@@ -118,6 +118,15 @@ def test_a_fetcher_that_is_done_has_not_failed():
     assert progress([], None) == "no pod yet"
 
 
+def test_what_stays_beside_a_server_is_not_what_is_waited_for():
+    at_work = k8s.V1ContainerState(running=k8s.V1ContainerStateRunning())
+    beside, export = status_of(at_work, name="publish"), status_of(at_work, name="export")
+    beside.ready, export.ready = True, False
+    waiting = status_of(k8s.V1ContainerState(waiting=k8s.V1ContainerStateWaiting(reason="ContainerCreating")))
+    assert progress([pod_with(waiting, init=(export,))], None) == "export at work"
+    assert progress([pod_with(waiting, init=(beside,))], None) == "pending"
+
+
 def test_an_unschedulable_pod_is_told_in_the_schedulers_words():
     pod = pod_with()
     pod.status.conditions = [
