@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,10 +12,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from neuronx_distributed.parallel_layers import parallel_state
-from optimum.neuron.models.training import NeuronModelForCausalLM, TrainingNeuronConfig
+from optimum.neuron.models.training import NeuronModelForCausalLM, TrainingNeuronConfig, adapt_state_dict
 from optimum.neuron.models.training.checkpointing import consolidate_model_parallel_checkpoints_to_unified_checkpoint
 from optimum.neuron.peft import NeuronPeftModelForCausalLM
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file
 from transformers import (
     AutoModelForCausalLM,
     GraniteConfig,
@@ -47,6 +49,8 @@ class Split:
 def begin() -> None:
     """What torchrun does for a single process."""
     os.environ["HF_HUB_OFFLINE"] = "1"
+    if not gc.get_freeze_count():
+        gc.freeze()  # the library collects garbage with every load: what importing it has left need not be looked at
     if not dist.is_initialized():
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     if not parallel_state.model_parallel_is_initialized():
@@ -118,8 +122,18 @@ def shard_adapter(model: Path, adapter: Path, folder: Path, split: Split) -> Pat
     for place in split.ranks():
         with parallel_state.playing(*vars(place).values()):
             adapted = NeuronPeftModelForCausalLM.from_pretrained(loaded_model(model, split), adapter, is_trainable=True)
+            _fill_fused_heads(adapted, adapter)
             adapted.save_pretrained(folder)
     return folder / "adapter_default"
+
+
+def _fill_fused_heads(adapted: PeftModel, adapter: Path) -> None:
+    """The library cuts these matrices and then loads them into no parameter: it has them under another name."""
+    own = adapt_state_dict(adapted, load_file(adapter / "adapter_model.safetensors"), {}, adapter_name="default")
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if name.endswith("lora_B.default.weight_qkv"):
+                parameter.copy_(own[name.replace(".default.weight_qkv", ".weight")])
 
 
 def consolidate_by_the_library(folder: Path, output: Path) -> Path:
