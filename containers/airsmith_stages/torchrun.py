@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 SHUTDOWN_SECONDS = 3600
 """How long processes that were told to stop may take to publish what they have; whoever told it may wait less long."""
+_LAUNCHER = "AIRSMITH_LAUNCHER"
+"""Variable that tells the processes which torchrun has started them."""
 _PARENT_DEATH_SIGNAL = 1
 """`PR_SET_PDEATHSIG` of Linux's prctl."""
 
@@ -50,6 +52,7 @@ def run_torchrun(arguments: Sequence[str]) -> None:
     # A variable, and not the argument of that name: torch 2.8, which Neuron's libraries are pinned to, does not know
     # it yet (https://github.com/pytorch/pytorch/pull/172596).
     os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(SHUTDOWN_SECONDS)
+    os.environ[_LAUNCHER] = str(os.getpid())
     options = parse_args(list(arguments))  # type: ignore[no-untyped-call]
     try:
         torchrun(options)
@@ -63,6 +66,8 @@ def die_with_the_parent() -> None:
     """torchrun gives its processes a session of their own: without this they would outlive it where it is killed."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+    if os.environ.get(_LAUNCHER) not in (None, str(os.getppid())):  # It was killed before this was asked for.
+        os._exit(1)
 
 
 def error_in(path: Path) -> AirsmithError | None:
