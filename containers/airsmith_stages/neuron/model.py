@@ -86,12 +86,10 @@ def fingerprints(model: nn.Module, precision: str) -> dict[str, bytes]:
 
 def _add_lora(base: nn.Module, recipe: Recipe) -> PeftModel:
     """The names of target modules are the recipe's: which of them the library puts into one layer, it knows itself."""
-    config = lora_config(recipe.method)
-    # Saving an adapter looks its base up, and its config is to name the recipe's model, not where it lay on this disk.
+    model: PeftModel = get_peft_model(base, lora_config(recipe.method))
+    # Peft has put the folder on this disk there.
+    config = model.peft_config[model.active_adapter]
     config.base_model_name_or_path, config.revision = recipe.model.id, recipe.model.revision
-    model: PeftModel = get_peft_model(base, config)
-    own = model.peft_config[model.active_adapter]
-    own.base_model_name_or_path, own.revision = recipe.model.id, recipe.model.revision
     return model
 
 

@@ -39,6 +39,11 @@ def mark_step(wait=False, reset_scope=True):
         closure(*args)
 
 
+def set_rng_state(seed, device=None):
+    """The device draws of numbers of its own, which begin at a seed."""
+    torch.manual_seed(seed)
+
+
 def get_ordinal(default=0):
     return runtime.global_ordinal()
 

@@ -1,0 +1,55 @@
+"""The variables that a training's processes need from their start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from trainings import NeuronBench
+
+from airsmith.artifacts.store import Store
+from airsmith.contracts.errors import AirsmithError
+from airsmith.contracts.spec import RunSpec
+from airsmith_stages.neuron.environment import cache_folder, training_environment
+
+CACHE = Path("/scratch/airsmith-train-x_1/cache")
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> RunSpec:
+    return NeuronBench(Store.open(f"file://{tmp_path}/store"), tmp_path).neuron_run().read_spec()
+
+
+def on(spec: RunSpec, instance_type: str, nodes: int = 1) -> RunSpec:
+    backend = spec.recipe.backend.model_copy(update={"instance_type": instance_type, "nodes": nodes})
+    return spec.model_copy(update={"recipe": spec.recipe.model_copy(update={"backend": backend})})
+
+
+def test_the_library_finds_the_cache_where_it_was_told(spec: RunSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    from optimum.neuron.utils.cache_utils import get_neuron_cache_path
+
+    for name, value in training_environment(spec, CACHE).items():
+        monkeypatch.setenv(name, value)
+    assert get_neuron_cache_path() == cache_folder() == CACHE
+
+
+def test_a_name_that_the_tools_would_cut_short_is_refused(spec: RunSpec) -> None:
+    with pytest.raises(AirsmithError, match="read only letters"):
+        training_environment(spec, Path("/scratch.d/cache"))
+
+
+def test_cores_are_counted_as_the_plan_counts_them(spec: RunSpec) -> None:
+    assert "NEURON_LOGICAL_NC_CONFIG" not in training_environment(spec, CACHE)
+    trn2 = training_environment(on(spec, "trn2.48xlarge"), CACHE)
+    assert (trn2["NEURON_LOGICAL_NC_CONFIG"], trn2["NEURON_RT_VIRTUAL_CORE_SIZE"]) == ("2", "2")
+
+
+def test_several_nodes_talk_by_efa(spec: RunSpec) -> None:
+    assert "FI_PROVIDER" not in training_environment(on(spec, "trn1.32xlarge"), CACHE)
+    assert training_environment(on(spec, "trn1.32xlarge", nodes=2), CACHE)["FI_PROVIDER"] == "efa"
+
+
+def test_no_hub_is_asked_and_malloc_is_told_in_time(spec: RunSpec) -> None:
+    environment = training_environment(spec, CACHE)
+    assert (environment["HF_HUB_OFFLINE"], environment["MALLOC_ARENA_MAX"]) == ("1", "64")
+    assert "--distribution-strategy=llm-training" in environment["NEURON_CC_FLAGS"].split()
