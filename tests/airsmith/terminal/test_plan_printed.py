@@ -15,6 +15,7 @@ from airsmith.pipeline.preview import preview_run
 from airsmith.settings import BackendSettings, Settings
 from airsmith.terminal.plan import print_preview
 
+RECIPES = Path(__file__).parents[3] / "dags" / "recipes"
 LLAMA_8B = {
     "model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
     "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256, "dtype": "bfloat16",
@@ -85,11 +86,28 @@ def test_a_training_on_trainium_is_told_by_its_cores(plan):
     assert "Note: Rows of 1024 tokens" in plan(backend=TRN1, training=checkpointed, dataset=short)
 
 
+@pytest.mark.parametrize("knows_the_model", [True, False])
+@pytest.mark.parametrize("recipe", sorted(RECIPES.glob("llama3-8b-dolly-*.yaml")), ids=lambda recipe: recipe.stem)
+def test_the_known_cases_are_told_with_and_without_their_model(
+    recipe: Path, knows_the_model: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("airsmith.hub.TIMEOUT_SECONDS", 0.1)
+    settings = Settings(store=f"file://{tmp_path}/store", hub_endpoint="http://127.0.0.1:9")
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(LLAMA_8B))
+    console = Console(width=200, file=io.StringIO(), record=True)
+    print_preview(preview_run(recipe, settings, config if knows_the_model else None), console)
+    said = console.export_text()
+    assert ("fits." in said) == knows_the_model
+    assert ("Memory: unknown." in said) != knows_the_model
+    assert all(f"\n{stage} " in said for stage in ("tokenize", "train", "merge", "evaluate", "deploy"))
+    assert "Cost: " in said
+
+
 def test_a_model_that_the_cores_cannot_share_is_refused(plan):
+    whole = {"name": "neuron_xla", "instance_type": "trn2.48xlarge", "devices": 16, "tensor_parallel_size": 64}
     with pytest.raises(AirsmithError, match="num_attention_heads 32 does not divide by 64"):
-        plan(
-            backend={"name": "neuron_xla", "instance_type": "trn2.48xlarge", "devices": 16, "tensor_parallel_size": 64}
-        )
+        plan(backend=whole, serve={"enabled": False})
 
 
 def test_what_does_not_fit_says_what_helps(plan):
