@@ -38,6 +38,7 @@ class Split:
     pipeline: int = 1
     fuse_qkv: bool = False
     use_xser: bool = True
+    kv_size_multiplier: int | None = None
 
     def ranks(self) -> Iterator[parallel_state.Place]:
         """Every rank, the first pipeline rank's first."""
@@ -96,6 +97,7 @@ def loaded_model(model: Path, split: Split) -> PreTrainedModel:
         tensor_parallel_size=split.tensor,
         pipeline_parallel_size=split.pipeline,
         fuse_qkv=split.fuse_qkv,
+        kv_size_multiplier=split.kv_size_multiplier,
         use_xser=split.use_xser,
     )
     return NeuronModelForCausalLM.from_pretrained(model, config)

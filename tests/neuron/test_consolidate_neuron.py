@@ -27,6 +27,7 @@ CASES = {
     "two ranks, plain": Case("llama", Split(2, use_xser=False)),
     "heads twice": Case("llama", Split(4), (GATE_UP, QKV)),
     "heads four times, plain": Case("llama", Split(8, use_xser=False), (GATE_UP, QKV)),
+    "heads oftener than needed": Case("llama", Split(4, kv_size_multiplier=4), (GATE_UP, QKV)),
     "heads twice, one matrix": Case("llama", Split(4, fuse_qkv=True), (GATE_UP, QKV)),
     "as many key heads, one matrix": Case(
         "llama", Split(2, fuse_qkv=True), (GATE_UP, QKV), sizes=(("num_key_value_heads", 8),)
@@ -126,13 +127,14 @@ def test_merged_it_is_peft_s_own_merge(workshop: Workshop, tmp_path: Path, name:
     ("family", "split", "sizes"),
     [
         ("llama", Split(4), {}),
+        ("llama", Split(4, kv_size_multiplier=4, use_xser=False), {}),
         ("llama", Split(8, fuse_qkv=True, use_xser=False), {}),
         ("qwen3", Split(2, use_xser=False), {}),
         ("granite", Split(2), {}),
         ("granite", Split(2, use_xser=False), {"tie_word_embeddings": True}),
         ("llama", Split(2, pipeline=2), {}),
     ],
-    ids=["heads twice", "one matrix", "qwen3", "granite", "tied", "pipeline"],
+    ids=["heads twice", "heads oftener", "one matrix", "qwen3", "granite", "tied", "pipeline"],
 )
 def test_all_parameters_come_back_bit_for_bit(
     workshop: Workshop, tmp_path: Path, family: str, split: Split, sizes: dict[str, Any]
