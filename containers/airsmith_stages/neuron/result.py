@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from airsmith.contracts.cache import Output
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.stages import CONFIG, END_TOKENS, PIPELINE_PARALLEL, SHARDS, TENSOR_PARALLEL, TOKENIZER
 from airsmith_stages.frame import StageContext
+from airsmith_stages.model_files import add_all_but_weights
 from airsmith_stages.neuron.model import PartOfModel, fingerprints, trained_parameters
 from airsmith_stages.neuron.position import Position
 from airsmith_stages.neuron.shards import save_shards
@@ -63,11 +65,15 @@ def publish(context: StageContext, before: PartOfModel, trained: Trained, proces
         content = {**content, **_history_files(trained.end.history, context.spec.recipe.name, context.scratch)}
     with context.write_output() as output:
         add_together(output, content, processes)
-        return processes.by_leader(
-            lambda: Output.of_artifact(
-                output.publish(metrics=_metrics(trained), properties=_properties(context, is_adapter=before.is_adapter))
-            )
-        )
+
+        def complete() -> Output:
+            properties = _properties(context, is_adapter=before.is_adapter)
+            if not before.is_adapter:
+                base, template = context.input("mirror_model"), context.spec.recipe.dataset.chat_template
+                add_all_but_weights(base, output, template, json.loads(properties[END_TOKENS]))
+            return Output.of_artifact(output.publish(metrics=_metrics(trained), properties=properties))
+
+        return processes.by_leader(complete)
 
 
 def _check_part(before: PartOfModel, model: nn.Module, precision: str) -> None:
