@@ -1,0 +1,162 @@
+"""Trainium's chain on a cluster: every stage a pod, optimum-neuron's own trainer and sharding on stand-ins.
+
+The image `train-neuron-xla` of these tests is made of `tests/neuron/image/Dockerfile`: in it one process trains, and
+saves the shards of all that were planned; a script says that it compiles graphs.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import yaml
+from conftest import REPOSITORY, Cluster, Deployment
+from test_failures import newest_run, settings_with
+from test_kills import finish_training, log_of
+from test_one_pod_alive import pods_of, start_run, wait_for
+
+from airsmith.artifacts.read import Artifact, open_artifact
+from airsmith.contracts.run import Run
+from airsmith.registry import read_endpoint
+from tests.cluster import trainium
+from tests.cluster.standalone import Airflow
+
+RECIPE = REPOSITORY / "dags" / "recipes" / "llama-tiny-trn1.yaml"
+DAG_ID = "finetune_llama_tiny_trn1"
+BEFORE_COMPILE = {"mirror_model", "mirror_dataset", "tokenize"}
+TENSOR_PARALLEL, DATA_PARALLEL = 8, 4
+SAVE_STEPS, KILLED_AT = 10, 30
+LOSS_BOUND = 0.1
+"""How far from the undisturbed loss a training may end that went on without the optimizer's moments: a share of it."""
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The recipe's first runs: one whose compiler fails, and the one after it.
+
+    :ivar failure: what the first said.
+    """
+
+    failure: str
+    failed: Run
+    run: Run
+
+    def artifact(self, stage: str) -> Artifact:
+        """What a stage of the second has made."""
+        return artifact_of(self.run, stage)
+
+
+def artifact_of(run: Run, stage: str) -> Artifact:
+    pointer = run.pointer(stage)
+    assert pointer is not None, stage
+    artifact = open_artifact(run.store, pointer.location)
+    assert artifact is not None
+    return artifact
+
+
+@pytest.fixture(scope="module")
+def node(cluster: Cluster, deployment: Deployment) -> Iterator[str]:
+    if "train-neuron-xla" not in (deployment.folder / "airsmith.yaml").read_text():
+        pytest.skip("no image train-neuron-xla, see docs/images.md")
+    trainium.publish_model(deployment.folder / "hub", deployment.folder / "tiny-llama-tp8")
+    with trainium.node_with_devices(cluster) as node:
+        yield node
+
+
+@pytest.fixture(scope="module")
+def chain(deployment: Deployment, node: str) -> Chain:
+    """One graph fails while the tool's exit code is 0; then it does not."""
+    shutil.copy(RECIPE, deployment.folder / "dags" / "recipes")
+    environment = yaml.safe_load((deployment.folder / "airsmith.yaml").read_text())["kubernetes"]["environment"]
+    failing = {**environment, "STAND_IN_FAILS": "backward"}
+    process = deployment.start(
+        "dags", "test", DAG_ID, **settings_with(deployment, "failing-compiler", kubernetes__environment=failing)
+    )
+    process.wait()
+    failed = deployment.runs()[-1]
+    deployment.finish(deployment.start("dags", "test", DAG_ID))
+    return Chain(deployment.log_of(process), failed, deployment.runs()[-1])
+
+
+def test_a_graph_that_fails_fails_the_stage_whatever_the_tool_s_exit_code(chain: Chain):
+    assert chain.failed.statuses()["compile"].state == "failed"
+    assert chain.failed.pointer("train") is None
+    assert "The compiler failed on 1 graph: MODULE_backward" in chain.failure
+    assert "Kept 2 compiled graphs for the next try" in chain.failure
+
+
+def test_the_next_try_compiles_what_is_missing_and_keeps_no_lock(chain: Chain):
+    cache = chain.artifact("compile")
+    assert (cache.manifest.metrics["graphs"], cache.manifest.metrics["reused"]) == (3, 2)
+    assert not [file.name for file in cache.manifest.files if file.name.endswith(".lock")]
+
+
+def test_every_stage_was_made_and_points_to_its_output(chain: Chain):
+    plan = chain.run.read_spec().plan
+    assert [stage.stage for stage in plan.stages][3:6] == ["compile", "train", "consolidate"]
+    assert (plan.parallel.tensor, plan.batch.data_parallel_size) == (TENSOR_PARALLEL, DATA_PARALLEL)
+    for stage in plan.names():
+        pointer = chain.run.pointer(stage)
+        assert pointer is not None, stage
+        assert pointer.cached == (stage in BEFORE_COMPILE), stage
+
+
+def test_the_training_leaves_every_rank_s_shards_and_compiles_no_graph(chain: Chain):
+    trained = chain.artifact("train")
+    names = {file.name for file in trained.manifest.files}
+    for rank in range(TENSOR_PARALLEL):
+        assert f"adapter_shards/model/dp_rank_00_tp_rank_{rank:02d}_pp_rank_00.pt" in names
+    assert trained.manifest.properties["tensor_parallel_size"] == str(TENSOR_PARALLEL)
+    assert trained.manifest.metrics["graphs_compiled"] == 0
+    losses = [row["loss"] for row in chain.run.metrics() if "loss" in row]
+    assert losses[-1] < losses[0] / 2
+
+
+def test_the_tuned_model_is_served(chain: Chain):
+    assert read_endpoint(chain.run.store, "llama-tiny-trn1") is not None
+    assert chain.artifact("evaluate").manifest.metrics
+
+
+def test_a_second_run_compiles_and_trains_nothing(deployment: Deployment, chain: Chain):
+    log = deployment.finish(deployment.start("dags", "test", DAG_ID))
+    again = deployment.runs()[-1]
+    assert again.path != chain.run.path
+    assert {status.state for status in again.statuses().values()} == {"cached"}
+    assert "Building pod" not in log
+
+
+def test_a_killed_training_goes_on_and_ends_near_the_undisturbed_loss(airflow: Airflow, cluster: Cluster, chain: Chain):
+    dag_id, run_id = start_run(airflow, "tiny-killed", same_training(SAVE_STEPS))
+    wait_for(lambda: is_under_way(airflow, dag_id))
+    (pod,) = pods_of(cluster, "tiny-killed", "train")
+    cluster.core.delete_namespaced_pod(pod.metadata.name, cluster.namespace, grace_period_seconds=0)
+    finish_training(airflow, dag_id, run_id)
+    assert "by a warm restart: the optimizer's moments begin anew" in log_of(airflow, dag_id, run_id, "train")
+    airflow.api.request("PATCH", f"dags/{dag_id}/dagRuns/{run_id}", json={"state": "failed"})
+    run = newest_run(airflow.deployment, dag_id)
+    compiled, trained = run.pointer("compile"), artifact_of(run, "train")
+    assert compiled is not None
+    assert compiled.cached
+    assert trained.manifest.metrics["warm_restarts"] == 1
+    undisturbed = chain.artifact("train").manifest.metrics["train_loss"]
+    assert trained.manifest.metrics["train_loss"] == pytest.approx(undisturbed, rel=LOSS_BOUND)
+
+
+def same_training(save_steps: int) -> dict[str, Any]:
+    """The recipe under a name of its own: how often it saves makes it another artifact, and no other graphs."""
+    content = yaml.safe_load(RECIPE.read_text())
+    return {
+        **content,
+        "training": {**content["training"], "save_steps": save_steps},
+        "serve": {"enabled": False},
+    }
+
+
+def is_under_way(airflow: Airflow, dag_id: str) -> bool:
+    """Whether the training has checkpoints behind it."""
+    runs = [run for run in airflow.deployment.runs() if run.path.split("/")[1] == dag_id]
+    progress = runs[-1].progress() if runs else None
+    return progress is not None and progress.step >= KILLED_AT
