@@ -30,7 +30,7 @@ _TEMPLATE = """\
 |---|---|
 | base model | `{base}` at `{base_revision}` |
 | dataset | `{dataset}` at `{dataset_revision}`, digest `{dataset_digest}` |
-| method | {method} |
+| method | {method} |{restarts}
 | run | `{dag_id}` / `{run_id}` |
 | recipe | `{recipe_file}`, digest `{recipe_digest}`{bundle} |
 | changed for this run | {changed} |
@@ -78,11 +78,13 @@ class Provenance:
     :param dataset_digest: digest of the data as it was copied.
     :param base_licence: identifier that the base model's own card gives.
     :param weights_uri: folder that holds the merged model's files.
+    :param warm_restarts: how many times its training went on without the optimizer's state.
     """
 
     dataset_digest: str
     base_licence: str
     weights_uri: str
+    warm_restarts: int = 0
 
 
 def model_card(version: ModelVersion, spec: RunSpec, provenance: Provenance) -> str:
@@ -100,6 +102,7 @@ def model_card(version: ModelVersion, spec: RunSpec, provenance: Provenance) -> 
         dataset_revision=recipe.dataset.revision,
         dataset_digest=provenance.dataset_digest[:12],
         method=recipe.method.name,
+        restarts=_restarts(provenance.warm_restarts),
         dag_id=spec.dag_id,
         run_id=spec.run_id,
         recipe_file=spec.recipe_file,
@@ -145,6 +148,16 @@ def _licence_note(base_licence: str) -> str:
     if base_licence == UNKNOWN_LICENCE:
         return "unknown: the base model's card names none; see there, and the data's"
     return f"the base model's: {base_licence}; see the data's as well"
+
+
+def _restarts(count: int) -> str:
+    """A row of its own where the training cannot be repeated to the bit, for it was interrupted."""
+    if not count:
+        return ""
+    times = "once" if count == 1 else f"{count} times"
+    return (
+        f"\n| interrupted | {times}: by a warm restart the training went on, and the optimizer's moments began anew |"
+    )
 
 
 def _how_to_copy(weights_uri: str) -> tuple[str, str]:

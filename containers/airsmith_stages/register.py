@@ -69,6 +69,7 @@ def _provenance(context: StageContext) -> Provenance:
         dataset_digest=context.input("tokenize").manifest.inputs["mirror_dataset"],
         base_licence=licence_of(base.read(CARD_FILE).decode()) if CARD_FILE in base.names() else UNKNOWN_LICENCE,
         weights_uri=f"{model.uri}/{model.manifest.content_root}",
+        warm_restarts=int(context.pointers["train"].metrics.get("warm_restarts") or 0),
     )
 
 

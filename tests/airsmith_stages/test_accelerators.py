@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from transformers import TrainingArguments
 from airsmith.backends import get_backend
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.recipe import Recipe
-from airsmith_stages.accelerators import cpu, get_accelerator
+from airsmith.recipe.operation import BackendName
+from airsmith_stages.accelerators import cpu, get_accelerator, neuron_native
 
 
 def test_an_unknown_backend_is_refused_with_those_there_are() -> None:
@@ -34,7 +36,7 @@ def recipe_of(precision: str, method: str = "lora") -> Recipe:
     )
 
 
-@pytest.mark.parametrize("backend", ["cpu", "cuda", "rocm"])
+@pytest.mark.parametrize("backend", ["cpu", "cuda", "rocm", "neuron_native"])
 def test_every_precision_of_the_backend_has_arguments_that_transformers_knows(backend: str) -> None:
     known = {field.name for field in fields(TrainingArguments)}
     for precision in get_backend(backend).precisions:
@@ -46,7 +48,7 @@ def test_every_precision_of_the_backend_has_arguments_that_transformers_knows(ba
 
 
 def test_only_cuda_quantizes_and_only_for_qlora() -> None:
-    for backend in ("cpu", "cuda", "rocm"):
+    for backend in ("cpu", "cuda", "rocm", "neuron_xla", "neuron_native"):
         assert get_accelerator(backend).loading_arguments(recipe_of("bfloat16")) == {}
     loading = get_accelerator("cuda").loading_arguments(recipe_of("bfloat16", "qlora"))
     quantization = loading["quantization_config"]
@@ -61,6 +63,32 @@ def test_a_node_without_a_gpu_is_told_so(backend: str) -> None:
     with pytest.raises(AirsmithError, match="has no GPU: torch sees 0") as refused:
         get_accelerator(backend).prepare()
     assert refused.value.kind is ErrorKind.DEVICE_ERROR
+
+
+def test_a_node_without_a_neuron_core_is_told_so() -> None:
+    with pytest.raises(AirsmithError, match="has no NeuronCore: torch sees 0") as refused:
+        get_accelerator("neuron_native").prepare()
+    assert refused.value.kind is ErrorKind.DEVICE_ERROR
+
+
+def test_an_image_without_what_drives_neuron_is_told_so() -> None:
+    with pytest.raises(AirsmithError, match=r"torch_xla, .* is not installed where") as refused:
+        get_accelerator("neuron_xla").prepare()
+    assert refused.value.kind is ErrorKind.DEVICE_ERROR
+
+
+def test_each_accelerator_names_the_module_that_trains_on_it() -> None:
+    own = {name: get_accelerator(name).training_module for name in get_args(BackendName)}
+    assert own.pop("neuron_xla") == "airsmith_stages.neuron.training"
+    assert set(own.values()) == {"airsmith_stages.training.stage"}
+
+
+def test_on_the_cpu_neuron_s_own_code_takes_nothing_of_a_device() -> None:
+    on_cpu = replace(neuron_native.ACCELERATOR, device="cpu")
+    on_cpu.prepare()
+    assert on_cpu.training_arguments(recipe_of("float32"))["use_cpu"]
+    assert not neuron_native.ACCELERATOR.training_arguments(recipe_of("float32"))["use_cpu"]
+    assert on_cpu.peak_memory_bytes() > 0
 
 
 @pytest.mark.parametrize(

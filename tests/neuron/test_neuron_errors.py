@@ -31,10 +31,7 @@ DEVICE, MEMORY = ErrorKind.DEVICE_ERROR, ErrorKind.OUT_OF_MEMORY
 )  # fmt: skip
 def test_what_the_runtime_and_the_compiler_say(said: str, kind: ErrorKind) -> None:
     with pytest.raises(AirsmithError) as told, neuron_errors():
-        try:
-            raise RuntimeError(said)
-        except RuntimeError as cause:
-            raise ValueError("a step failed") from cause
+        raise ValueError("a step failed") from RuntimeError(said)
     assert told.value.kind is kind
     assert told.value.hint
     # A device error is run again, where there is another node on it; what does not fit does not fit again.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +63,7 @@ def plain_losses(bench: NeuronBench, run: Run, lora: dict[str, torch.Tensor]) ->
 
 
 @pytest.fixture
-def first_lora(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, torch.Tensor]]:
+def first_lora(monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
     """LoRA's matrices as the training begins with them."""
     from airsmith_stages.neuron import training
 
@@ -78,7 +77,7 @@ def first_lora(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, torch.Tens
         return model
 
     monkeypatch.setattr(training, "load_model", load_and_look)
-    yield seen
+    return seen
 
 
 def test_losses_equal_those_of_a_plain_loop_on_the_same_rows(

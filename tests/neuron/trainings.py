@@ -1,4 +1,4 @@
-"""Trainings of a tiny Llama by optimum-neuron's trainer, on the stubs: real store, real artifacts, the stage's own code.
+"""Trainings of a tiny Llama by optimum-neuron's trainer on the stubs: real store, real artifacts, the stage's code.
 
 Model, rows and store are those of the tests on CPUs.
 """

@@ -34,9 +34,10 @@ def card(
     changed: tuple[str, ...] = (),
     licence: str = UNKNOWN_LICENCE,
     weights_uri: str = "s3://bucket/artifacts/model/m/attempt=1",
+    warm_restarts: int = 0,
 ) -> str:
     spec = workshop.run(recipe=recipe).read_spec().model_copy(update={"changed_fields": changed})
-    return model_card(version_in(workshop), spec, Provenance("d" * 64, licence, weights_uri))
+    return model_card(version_in(workshop), spec, Provenance("d" * 64, licence, weights_uri, warm_restarts))
 
 
 def front_matter(text: str) -> Any:
@@ -125,3 +126,11 @@ def test_a_bucket_is_copied_first(workshop: Workshop) -> None:
     (line,) = [line for line in text.splitlines() if "aws s3 sync" in line]
     assert shlex.split(line.split("`")[1]) == ["aws", "s3", "sync", "s3://bucket/a prefix/m", "model"]
     assert 'folder = "model"' in block(text, "python")
+
+
+def test_it_tells_of_a_training_that_went_on_without_its_optimizer_s_state(workshop: Workshop) -> None:
+    rows = [line for line in card(workshop, warm_restarts=2).splitlines() if line.startswith("| interrupted |")]
+    assert rows == [
+        "| interrupted | 2 times: by a warm restart the training went on, and the optimizer's moments began anew |"
+    ]
+    assert "interrupted" not in card(workshop)

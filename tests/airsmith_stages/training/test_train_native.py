@@ -1,0 +1,54 @@
+"""What trains on a Neuron device of torch's own is the code that trains on every other: on the CPU, the same losses."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from conftest import Bench, counting_rows
+
+from airsmith.artifacts.read import open_artifact
+from airsmith.contracts.cache import look_up_output
+from airsmith.contracts.run import Run
+from airsmith.contracts.spec import BatchPlan
+from airsmith_stages.accelerators import neuron_native
+from airsmith_stages.frame import take_part
+
+ALONE = BatchPlan(per_device_train_batch_size=2, gradient_accumulation_steps=2, data_parallel_size=1)
+BACKENDS: dict[str, dict[str, Any]] = {
+    "cpu": {"name": "cpu"},
+    "neuron_native": {"name": "neuron_native", "instance_type": "trn2.3xlarge"},
+}
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-5), ("bfloat16", 5e-3)])
+def test_losses_are_those_of_a_cpu(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, precision: str, tolerance: float
+) -> None:
+    on_cpu = replace(neuron_native.ACCELERATOR, device="cpu", process_group_backend="gloo")
+    monkeypatch.setattr(neuron_native, "ACCELERATOR", on_cpu)
+    tokens = bench.tokens("rows", counting_rows(18))
+    losses = {}
+    for name, backend in BACKENDS.items():
+        run = bench.run(
+            tokens=tokens,
+            batch=ALONE,
+            recipe={"backend": backend},
+            precision=precision,
+            logging_steps=1,
+            eval_steps=None,
+        )
+        losses[name] = losses_of(run)
+    assert len(losses["cpu"]) == 12
+    assert losses["neuron_native"] == pytest.approx(losses["cpu"], abs=tolerance)
+    assert losses["cpu"][0] - losses["cpu"][-1] > 10 * tolerance
+
+
+def losses_of(run: Run) -> list[float]:
+    """Train as one process that torchrun has started does; of several cores each would be one."""
+    take_part("train", run)
+    trained = open_artifact(run.store, look_up_output(run, run.read_spec(), "train").location)
+    assert trained is not None
+    return [json.loads(line)["loss"] for line in trained.read("metrics.jsonl").decode().splitlines()]
