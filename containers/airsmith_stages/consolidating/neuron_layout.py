@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 _ADAPTER_NAME = re.compile(r"(\.lora_(?:embedding_)?[AB])\.\w+")
+_NAME = re.compile(r"\w+(\.\w+)*", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -87,9 +88,10 @@ class Layout:
     def _dimension(self, name: str, how: Mapping[str, Any]) -> int | None:
         if not how["tensor_model_parallel"]:
             return None
-        if how["num_partitions"] != self._ranks or how["partition_dim"] not in (0, 1):
-            raise ValueError(f"{name} is cut for {how['num_partitions']} ranks, in dimension {how['partition_dim']}")
-        return int(how["partition_dim"])
+        ranks, dimension = how["num_partitions"], how["partition_dim"]
+        if ranks != self._ranks or type(dimension) is not int or dimension not in (0, 1):
+            raise ValueError(f"{name} is cut for {ranks} ranks, in dimension {dimension}")
+        return dimension
 
     def _add(self, kind: str, module: str, spec: Mapping[str, Any]) -> None:
         if spec["tp_size"] != self._ranks or spec["bias"]:
@@ -102,7 +104,7 @@ class Layout:
             raise ValueError(f"{module} is transformed as {kind}")
 
     def _add_fused(self, module: str, spec: Mapping[str, Any]) -> None:
-        fused, members = f"{module}.{spec['fused_linear_name']}", [f"{module}.{name}" for name in spec["linear_names"]]
+        fused, members = _named(module, spec["fused_linear_name"]), [_named(module, n) for n in spec["linear_names"]]
         lengths = [length // self._ranks for length in spec["original_dims"]]
         for infix in ("", ".lora_B"):
             parts = [f"{member}{infix}.weight" for member in members]
@@ -113,8 +115,8 @@ class Layout:
 
     def _add_heads(self, module: str, spec: Mapping[str, Any]) -> None:
         heads = _Heads(spec, self._ranks)
-        names = [f"{module}.{spec[f'{member}_projection_name']}" for member in ("query", "key", "value")]
-        fused, output = f"{module}.{spec['gqa_qkv_projection_name']}", f"{module}.{spec['output_projection_name']}"
+        names = [_named(module, spec[f"{member}_projection_name"]) for member in ("query", "key", "value")]
+        fused, output = (_named(module, spec[f"{member}_projection_name"]) for member in ("gqa_qkv", "output"))
         for infix in ("", ".lora_B"):
             query, key, value = (f"{name}{infix}.weight" for name in names)
             self._special[f"{fused}{infix}.weight_qkv"] = partial(heads.fused, query, key, value)
@@ -218,4 +220,14 @@ def _check_length(found: int, expected: int) -> None:
 
 def _saved_name(name: str) -> str:
     """A parameter's name without its adapter's, under which it is saved."""
-    return _ADAPTER_NAME.sub(r"\1", name)
+    return _ADAPTER_NAME.sub(r"\1", _checked(name))
+
+
+def _named(module: str, name: str) -> str:
+    return _checked(f"{module}.{name}")
+
+
+def _checked(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is no parameter's name")
+    return name

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 Damage = Callable[[random.Random, Path], str]
 
 _WILD_VALUES: tuple[Any, ...] = (
@@ -176,10 +178,66 @@ def lost(seed: random.Random, folder: Path) -> str:
     return file
 
 
+def process_state(seed: random.Random, folder: Path) -> str:
+    """Some bytes of what names a process's tensors are others, or it ends early."""
+    file = seed.choice(sorted((folder / "adapter_shards/model").glob("*.pt")))
+    content = bytearray(file.read_bytes())
+    if seed.random() < 0.3:
+        del content[seed.randrange(len(content)) :]
+    for _ in range(seed.randint(1, 8)):
+        _edit(seed, content, len(content))
+    file.write_bytes(content)
+    return file.name
+
+
+def process_metadata(seed: random.Random, folder: Path) -> str:
+    """What says where a process's tensors belong says something wild."""
+    file = folder / "adapter_shards/mp_metadata_pp_rank_0.json"
+    content = json.loads(file.read_text())
+    module = content["model_weight_transformation_specs"][seed.randrange(2)]
+    wild = seed.choice(_WILD_VALUES)
+    kind = seed.randrange(4)
+    if kind == 0:
+        spec = module["specs"][0][1]
+        spec[seed.choice(sorted(spec))] = wild
+    elif kind == 1:
+        module["specs"][0] = seed.choice([wild, ["Other", {}], ["FusedLinearsSpec"], []])
+    elif kind == 2:
+        parameter = content["parameters"][seed.choice(sorted(content["parameters"]))]
+        parameter[seed.choice(["tensor_model_parallel", "partition_dim", "num_partitions"])] = wild
+    else:
+        content[seed.choice(sorted(content))] = wild
+    file.write_text(json.dumps(content))
+    return "adapter_shards/"
+
+
+def process_lost(seed: random.Random, folder: Path) -> str:
+    """A file of a process is gone."""
+    file = seed.choice(
+        sorted(path for path in (folder / "adapter_shards").rglob("*") if path.name[-3:] in (".pt", "one"))
+    )
+    file.unlink()
+    return file.name
+
+
+def process_canary(seed: random.Random, folder: Path) -> str:
+    """A pickle that makes a folder when it is read, in place of a process's or of one of its tensors."""
+    file = seed.choice(sorted((folder / "adapter_shards/model").rglob("*.pt")))
+    ran = folder.parent / "ran"
+
+    class Canary:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return os.mkdir, (str(ran),)
+
+    torch.save(seed.choice([Canary(), {"a": Canary()}, [Canary()]]), file)
+    return file.name
+
+
 MODEL: tuple[Damage, ...] = (bytes_of_header, field_of_header, length_of_header, truncated, index)
 ADAPTER: tuple[Damage, ...] = (adapter, adapter_config)
 CHECKPOINT: tuple[Damage, ...] = (metadata, canary, tensor_file, lost)
 SHARDS: tuple[Damage, ...] = (sharding,)
+PROCESSES: tuple[Damage, ...] = (process_state, process_metadata, process_lost, process_canary)
 
 
 def _edit(seed: random.Random, content: bytearray, end: int) -> None:

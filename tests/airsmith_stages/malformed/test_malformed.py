@@ -25,15 +25,18 @@ from airsmith.contracts.errors import AirsmithError
 from airsmith_stages.consolidating.assembly import WriteFile, consolidate
 from airsmith_stages.consolidating.dcp import read_dcp
 from airsmith_stages.consolidating.hugging_face import read_hugging_face
+from airsmith_stages.consolidating.optimum_neuron import ADAPTER_SHARDS, read_optimum_neuron
+from airsmith_stages.consolidating.replicas import spread_of
 from airsmith_stages.merging.model import merge_model
 from airsmith_stages.weights.model import open_weights
 from airsmith_stages.weights.source import FolderSource
 from malformed import damage
+from malformed.processes import save_processes
 
-ALL_INPUTS = 5400
+ALL_INPUTS = 6750
 IS_LONG = os.environ.get("AIRSMITH_TEST_LONG") == "1"
 ALWAYS_BAD = (damage.canary, damage.truncated, damage.adapter, damage.adapter_config)
-NEVER_HARMLESS = (damage.canary, damage.truncated, damage.adapter, damage.adapter_config, damage.lost)
+NEVER_HARMLESS = (*ALWAYS_BAD, damage.lost, damage.process_lost, damage.process_canary)
 AT_ODDS = re.compile(r"\.distcp|elements are there|holds no tensor")
 """What is said where a `.metadata` that can be read is not that of the files beside it."""
 RESULTS = Path(__file__).with_name("results.json")
@@ -66,6 +69,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
         rows = {name: torch.randn(4, 8) for name in names}
         file = folder / f"shard-{number:05d}-model-00001-of-00001.safetensors"
         save_file(rows, file, {"DCP_SHARDING_INFO": json.dumps(places), "DCP_VERSION": "1.0", "format": "pt"})
+    save_processes(folder / "adapter_shards")
     return folder
 
 
@@ -87,6 +91,12 @@ def consolidated(folder: Path, write: WriteFile) -> None:
 
 def consolidated_shards(folder: Path, write: WriteFile) -> None:
     consolidate(read_hugging_face(FolderSource(folder), ranks=2), write)
+
+
+def consolidated_processes(folder: Path, write: WriteFile) -> None:
+    checkpoint = read_optimum_neuron(FolderSource(folder), folder=ADAPTER_SHARDS, tensor=4, pipeline=1)
+    consolidate(checkpoint, write)
+    spread_of(checkpoint)
 
 
 def drained(name: str, pieces: Iterable[bytes | memoryview], size_bytes: int) -> None:
@@ -111,8 +121,9 @@ def reference_refuses(folder: Path) -> bool:
         (damage.ADAPTER, merged),
         (damage.CHECKPOINT, consolidated),
         (damage.SHARDS, consolidated_shards),
+        (damage.PROCESSES, consolidated_processes),
     ],
-    ids=["model", "adapter", "checkpoint", "shards"],
+    ids=["model", "adapter", "checkpoint", "shards", "processes"],
 )
 def test_damaged_files_are_refused_by_their_names(
     good: Path,
@@ -121,8 +132,9 @@ def test_damaged_files_are_refused_by_their_names(
     kinds: tuple[damage.Damage, ...],
     read: Callable[[Path, WriteFile], None],
 ) -> None:
+    read(good, drained)
     first = int(os.environ.get("AIRSMITH_TEST_SEED") or random.SystemRandom().randrange(1 << 32))
-    inputs = 1 if os.environ.get("AIRSMITH_TEST_SEED") else ALL_INPUTS // 4 // (1 if IS_LONG else 20)
+    inputs = 1 if os.environ.get("AIRSMITH_TEST_SEED") else ALL_INPUTS // 5 // (1 if IS_LONG else 20)
     print(f"seeds {first} to {first + inputs - 1}")
     for number in range(first, first + inputs):
         seed = random.Random(number)
