@@ -18,8 +18,8 @@ from airsmith.recipe import Recipe
 NEURON = "aws.amazon.com/neuron"
 EFA = "vpc.amazonaws.com/efa"
 SCHEDULER = "neuron-scheduler"
-"""AWS's scheduler, from which pods with a part of a node get neighbouring devices, as docs/neuron.md has it installed: its
-Helm chart's own name for it is `my-scheduler`."""
+"""AWS's scheduler, from which pods with a part of a node get neighbouring devices, as docs/neuron.md has it installed:
+its Helm chart's own name for it is `my-scheduler`."""
 
 _HUGE_PAGES = {"hugepages-2Mi": "5120Mi"}
 """What EFA's library sends from, as AWS's own manifests ask for it; nodes with EFA keep 5128 such pages ready.
