@@ -134,7 +134,7 @@ def test_a_killed_training_goes_on_and_ends_near_the_undisturbed_loss(airflow: A
     (pod,) = pods_of(cluster, "tiny-killed", "train")
     cluster.core.delete_namespaced_pod(pod.metadata.name, cluster.namespace, grace_period_seconds=0)
     finish_training(airflow, dag_id, run_id)
-    assert "by a warm restart: the optimizer's moments begin anew" in log_of(airflow, dag_id, run_id, "train")
+    assert "It is a warm restart: the optimizer's moments begin anew" in log_of(airflow, dag_id, run_id, "train")
     airflow.api.request("PATCH", f"dags/{dag_id}/dagRuns/{run_id}", json={"state": "failed"})
     run = newest_run(airflow.deployment, dag_id)
     compiled, trained = run.pointer("compile"), artifact_of(run, "train")
