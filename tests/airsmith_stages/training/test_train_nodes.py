@@ -25,6 +25,8 @@ TRAINING = {
     "eval_steps": 3,
     "save_steps": 4,
 }
+DEADLINE_SECONDS = 600
+"""After which something hangs, on whatever busy machine."""
 LONG = {**TRAINING, "max_steps": 45, "save_steps": 5, "eval_steps": 20}
 
 
@@ -63,7 +65,7 @@ def start(run: Run, nodes: int = 2) -> list[subprocess.Popen[str]]:
 
 def errors_of(launchers: list[subprocess.Popen[str]]) -> list[AirsmithError | None]:
     """What each launcher ended with, as its last line says."""
-    logs = [launcher.communicate(timeout=120)[1] for launcher in launchers]
+    logs = [launcher.communicate(timeout=DEADLINE_SECONDS)[1] for launcher in launchers]
     return [AirsmithError.from_json_line(log.splitlines()[-1]) for log in logs]
 
 
@@ -71,7 +73,7 @@ def test_two_nodes_have_the_losses_of_one_and_the_first_alone_keeps_the_record(w
     alone, together = run_on(workshop(), 1), run_on(workshop(), 2)
     run_stage("train", alone)
     launchers = start(together)
-    logs = [launcher.communicate(timeout=120)[1] for launcher in launchers]
+    logs = [launcher.communicate(timeout=DEADLINE_SECONDS)[1] for launcher in launchers]
     assert [launcher.returncode for launcher in launchers] == [0, 0], logs
     for one, two in zip(history_of(alone), history_of(together), strict=True):
         for name in one:
