@@ -11,6 +11,23 @@ from typing import Any
 
 from airsmith.contracts.spec import RunSpec
 
+_ALWAYS: dict[str, Any] = {
+    # Beside parts of a model the library would store no optimizer's state, or one that it cannot read back.
+    "save_only_model": True,
+    "async_save": False,  # `done` would come before the files.
+    "use_xser": True,
+    "skip_cache_push": True,  # Pushing ends with a call of the Hub that fails a training that is over.
+    "fuse_qkv": False,  # With copied key and value heads, LoRA on fused layers is lost when it is loaded back.
+    "dataloader_drop_last": True,
+    "dataloader_num_workers": 0,
+    "remove_unused_columns": False,
+    "label_names": ["labels"],
+    "report_to": "none",
+    "disable_tqdm": True,
+    "log_level": "warning",
+    "log_level_replica": "error",
+}
+
 
 def training_arguments(spec: RunSpec, output_dir: Path, max_steps: int, *, saves: bool = True) -> dict[str, Any]:
     """Keyword arguments of `NeuronTrainingArguments`. What it is not told, it does not do: no reports and no Hub.
@@ -35,22 +52,9 @@ def training_arguments(spec: RunSpec, output_dir: Path, max_steps: int, *, saves
         "logging_steps": training.logging_steps,
         "save_strategy": "steps" if saves else "no",
         "save_steps": training.save_steps,
-        # Beside parts of a model the library would store no optimizer's state, or one that it cannot read back.
-        "save_only_model": True,
         "tensor_parallel_size": parallel.tensor,
         "pipeline_parallel_size": parallel.pipeline,
-        "fuse_qkv": False,
-        "dataloader_drop_last": True,
-        "dataloader_num_workers": 0,
-        "remove_unused_columns": False,
-        "label_names": ["labels"],
-        "skip_cache_push": True,
-        "async_save": False,
-        "use_xser": True,
-        "report_to": "none",
-        "disable_tqdm": True,
-        "log_level": "warning",
-        "log_level_replica": "error",
+        **_ALWAYS,
         **_precision(training.precision),
         **_checkpointing(training.gradient_checkpointing),
     }

@@ -40,12 +40,15 @@ def train(context: StageContext, accelerator: Accelerator) -> Output:
         rows, collator = read_training_rows(
             context.input("tokenize"), context.scratch / "tokens", recipe.dataset.max_length
         )
+        compiled = _graphs()
         arguments = join(context, total_steps(context.spec, len(rows)))
         processes = Processes.join(accelerator.process_group_backend)
         model = load_model(fetch_together(context, "mirror_model", processes), recipe, arguments)
         check_tokens(rows, model.config.vocab_size)
         node_folder = shared_folder(context.scratch, processes)
-        trained = _fit(context, model, arguments, rows, collator, processes, node_folder)
+        trainer = _fit(context, model, arguments, (rows, collator), processes, node_folder)
+        anew = sum(processes.gather(_graphs() - compiled if processes.node[1] == 0 else 0))
+        trained = Trained(trainer.model, trainer.position(), trainer.order.rows_dropped, anew)
         check_trained(model, trained, recipe.training.precision, processes)
         return publish(context, model, trained, processes, node_folder / "output")
 
@@ -68,17 +71,16 @@ def _fit(
     context: StageContext,
     model: PartOfModel,
     arguments: NeuronTrainingArguments,
-    rows: RowDataset,
-    collator: StaticCollator,
+    inputs: tuple[RowDataset, StaticCollator],
     processes: Processes,
     node_folder: Path,
-) -> Trained:
+) -> WarmRestartingTrainer:
     """Train the model.
 
     :raises AirsmithError: `interrupted` after SIGTERM, with a checkpoint of the last step; `non_finite_loss`.
     """
     spec = context.spec
-    checkpoints, interruption, compiled = checkpoints_of(context, processes), Interruption(), _graphs()
+    checkpoints, interruption = checkpoints_of(context, processes), Interruption()
     start = _go_on(context, model, checkpoints, arguments.max_steps)
     seed_steps(spec.recipe.training.seed, start.step)
     with (
@@ -89,8 +91,7 @@ def _fit(
         trainer = WarmRestartingTrainer(
             model.module,
             arguments,
-            rows,
-            collator,
+            *inputs,
             Surroundings(
                 processes=processes,
                 interruption=interruption,
@@ -104,11 +105,9 @@ def _fit(
         )
         trainer.train()
         uploader.wait()
-        end = trainer.position()
         if processes.any(interruption.requested):
-            raise interrupted(end.step, arguments.max_steps)
-    anew = sum(processes.gather(_graphs() - compiled if processes.node[1] == 0 else 0))
-    return Trained(trainer.model, end, trainer.order.rows_dropped, anew)
+            raise interrupted(trainer.position().step, arguments.max_steps)
+    return trainer
 
 
 def _go_on(context: StageContext, model: PartOfModel, checkpoints: Checkpoints, max_steps: int) -> Position:
