@@ -1,18 +1,12 @@
 """For the tests against optimum-neuron's own code: its classes run here on stubs of what they stand on.
 
-The environment, made once:
-
-    uv venv --python python3.11 .venvs/neuron
-    uv pip install --no-deps --require-hashes -r tests/neuron/requirements.lock --python .venvs/neuron/bin/python
-    scripts/install-torch .venvs/neuron/bin/python containers/train-cpu/torch.txt
-    uv pip install --no-deps -e . -e containers --python .venvs/neuron/bin/python
+`make test-neuron` makes their environment, `.venvs/neuron`, and runs them.
 
 The lock holds optimum-neuron 0.4.5 and optimum 2.0.0 (installed without what they ask for: Neuron's wheels are in no
 public index), transformers 4.57, peft 0.17.0, trl 0.24.0, accelerate 1.8.1, huggingface_hub below 1, and what Airsmith
 itself needs. torch is the CPU build that the other tests use, not the 2.8 that optimum-neuron pins.
 
-The tests: `python -m pytest tests/neuron` in that environment; a process of its own gets the stubs by
-`PYTHONPATH=tests/neuron/stubs`.
+A process of its own gets the stubs by `PYTHONPATH=tests/neuron/stubs`.
 """
 
 from __future__ import annotations
