@@ -65,7 +65,7 @@ def train_module(bench: Bench, run: Any, monkeypatch: pytest.MonkeyPatch) -> Tra
         seen.append(model)
         check_trained(model, optimizer)
 
-    monkeypatch.setattr("airsmith_stages.training.result.check_trained", spy)
+    monkeypatch.setattr("airsmith_stages.training.stage.check_trained", spy)
     run_stage("train", run)
     return seen[0]
 
