@@ -147,7 +147,7 @@ def _settings(cluster: Cluster, store: str, hub_endpoint: str, images: dict[str,
             "scratch_size": "1Gi",
             "environment": {"AWS_ENDPOINT_URL": STORE_AS_PODS_SEE_IT, "AWS_REGION": "us-east-1"},
         },
-        "backends": {"cpu": {"retry_delay_seconds": 1}},
+        "backends": {name: {"retry_delay_seconds": 1} for name in ("cpu", "neuron_xla")},
     }
 
 

@@ -14,21 +14,18 @@ from typing import Any
 import pytest
 import yaml
 from conftest import REPOSITORY, Cluster, Deployment
-from test_failures import newest_run, settings_with
-from test_kills import finish_training, log_of
-from test_one_pod_alive import pods_of, start_run, wait_for
+from test_failures import newest_run, settings_with, training_pods, wait_for
 
 from airsmith.artifacts.read import Artifact, open_artifact
 from airsmith.contracts.run import Run
 from airsmith.registry import read_endpoint
 from tests.cluster import trainium
-from tests.cluster.standalone import Airflow
 
 RECIPE = REPOSITORY / "dags" / "recipes" / "llama-tiny-trn1.yaml"
 DAG_ID = "finetune_llama_tiny_trn1"
 BEFORE_COMPILE = {"mirror_model", "mirror_dataset", "tokenize"}
 TENSOR_PARALLEL, DATA_PARALLEL = 8, 4
-SAVE_STEPS, KILLED_AT = 10, 30
+SAVE_STEPS = 10
 LOSS_BOUND = 0.1
 """How far from the undisturbed loss a training may end that went on without the optimizer's moments: a share of it."""
 
@@ -128,15 +125,17 @@ def test_a_second_run_compiles_and_trains_nothing(deployment: Deployment, chain:
     assert "Building pod" not in log
 
 
-def test_a_killed_training_goes_on_and_ends_near_the_undisturbed_loss(airflow: Airflow, cluster: Cluster, chain: Chain):
-    dag_id, run_id = start_run(airflow, "tiny-killed", same_training(SAVE_STEPS))
-    wait_for(lambda: is_under_way(airflow, dag_id))
-    (pod,) = pods_of(cluster, "tiny-killed", "train")
+def test_a_killed_training_goes_on_and_ends_near_the_undisturbed_loss(
+    deployment: Deployment, cluster: Cluster, chain: Chain
+):
+    dag_id = deployment.write_recipe("tiny-killed", same_training(SAVE_STEPS))
+    others = checkpoints(deployment)
+    process = deployment.start("dags", "test", dag_id)
+    wait_for(lambda: checkpoints(deployment) - others, process)
+    (pod,) = training_pods(cluster, "tiny-killed")
     cluster.core.delete_namespaced_pod(pod.metadata.name, cluster.namespace, grace_period_seconds=0)
-    finish_training(airflow, dag_id, run_id)
-    assert "It is a warm restart: the optimizer's moments begin anew" in log_of(airflow, dag_id, run_id, "train")
-    airflow.api.request("PATCH", f"dags/{dag_id}/dagRuns/{run_id}", json={"state": "failed"})
-    run = newest_run(airflow.deployment, dag_id)
+    assert "by a warm restart: the optimizer's moments begin anew" in deployment.finish(process)
+    run = newest_run(deployment, dag_id)
     compiled, trained = run.pointer("compile"), artifact_of(run, "train")
     assert compiled is not None
     assert compiled.cached
@@ -151,12 +150,11 @@ def same_training(save_steps: int) -> dict[str, Any]:
     return {
         **content,
         "training": {**content["training"], "save_steps": save_steps},
+        "evaluate": {"max_examples": 4, "max_new_tokens": 8},
         "serve": {"enabled": False},
     }
 
 
-def is_under_way(airflow: Airflow, dag_id: str) -> bool:
-    """Whether the training has checkpoints behind it."""
-    runs = [run for run in airflow.deployment.runs() if run.path.split("/")[1] == dag_id]
-    progress = runs[-1].progress() if runs else None
-    return progress is not None and progress.step >= KILLED_AT
+def checkpoints(deployment: Deployment) -> set[str]:
+    """What the store has of trainings that a restart goes on from."""
+    return {info.path for info in deployment.store.list("checkpoints") if info.path.endswith("/manifest.json")}
