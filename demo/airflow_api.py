@@ -36,7 +36,7 @@ class AirflowApi:
     """
 
     def __init__(self, address: str, login: Login) -> None:
-        self._client = httpx.Client(base_url=address, timeout=30)
+        self._client = httpx.Client(base_url=address, timeout=120)
         token = self._client.post("/auth/token", json={"username": login.username, "password": login.password})
         token.raise_for_status()
         self._client.headers["Authorization"] = f"Bearer {token.json()['access_token']}"
