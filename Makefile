@@ -30,8 +30,6 @@ ifdef PIP_INDEX_URL
 export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
 endif
 export UV_PYTHON_DOWNLOADS := never
-# Else each first start of Airflow, or each start where bytecode is not written, compiles thousands of modules.
-export UV_COMPILE_BYTECODE := 1
 export UV_HTTP_TIMEOUT ?= 180
 export UV_CUSTOM_COMPILE_COMMAND := make lock
 # Commands run from the checkout, whatever it is called, and need no PYTHONPATH of the caller's.
