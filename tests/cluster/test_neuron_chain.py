@@ -134,7 +134,7 @@ def test_a_killed_training_goes_on_and_ends_near_the_undisturbed_loss(
     wait_for(lambda: checkpoints(deployment) - others, process)
     (pod,) = training_pods(cluster, "tiny-killed")
     cluster.core.delete_namespaced_pod(pod.metadata.name, cluster.namespace, grace_period_seconds=0)
-    assert "by a warm restart: the optimizer's moments begin anew" in deployment.finish(process)
+    assert "It is a warm restart: the optimizer's moments begin anew" in deployment.finish(process)
     run = newest_run(deployment, dag_id)
     compiled, trained = run.pointer("compile"), artifact_of(run, "train")
     assert compiled is not None
