@@ -18,7 +18,7 @@ import psutil
 from demo.airflow_api import AirflowApi, Login, is_healthy, wait_until
 from tests.cluster.deploying import Deployment
 
-START_SECONDS = 240
+START_SECONDS = 600
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from conftest import Cluster, Deployment
 from airsmith.artifacts.read import open_artifact
 from airsmith.contracts.run import Run
 
-WAIT_SECONDS = 180
+WAIT_SECONDS = 600
 
 _Found = TypeVar("_Found")
 

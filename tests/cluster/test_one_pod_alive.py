@@ -12,7 +12,7 @@ from test_failures import newest_run, recipe
 
 from tests.cluster.standalone import Airflow
 
-WAIT_SECONDS = 240
+WAIT_SECONDS = 600
 
 _Found = TypeVar("_Found")
 

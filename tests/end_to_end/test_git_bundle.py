@@ -22,7 +22,7 @@ from airsmith.contracts.run import Run
 from demo.airflow_api import AirflowApi, Login, is_healthy, wait_until
 from tests.end_to_end.house import RECIPE, House
 
-WAIT_SECONDS = 180
+WAIT_SECONDS = 600
 STRAY_MODULE = 'raise ImportError("this came from the bundle")\n'
 
 

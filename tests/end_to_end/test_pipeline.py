@@ -25,7 +25,7 @@ DAG_ID = "finetune_tiny"
 STAGES = (
     "mirror_model", "mirror_dataset", "tokenize", "train", "merge", "evaluate", "register", "deploy", "smoke_test",
 )  # fmt: skip
-WAIT_SECONDS = 120
+WAIT_SECONDS = 600
 
 _Found = TypeVar("_Found")
 
