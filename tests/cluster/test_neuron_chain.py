@@ -26,8 +26,11 @@ DAG_ID = "finetune_llama_tiny_trn1"
 BEFORE_COMPILE = {"mirror_model", "mirror_dataset", "tokenize"}
 TENSOR_PARALLEL, DATA_PARALLEL = 8, 4
 SAVE_STEPS = 10
-LOSS_BOUND = 0.1
-"""How far from the undisturbed loss a training may end that went on without the optimizer's moments: a share of it."""
+LOSS_BOUND = 0.5
+"""How far from the undisturbed loss a training may end that went on without the optimizer's moments: a share of it.
+
+The training learns from 6.6 to a quarter: half of that is 2 % of what it learns.
+"""
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,7 @@ def test_a_killed_training_goes_on_and_ends_near_the_undisturbed_loss(
     dag_id = deployment.write_recipe("tiny-killed", same_training(SAVE_STEPS))
     others = checkpoints(deployment)
     process = deployment.start("dags", "test", dag_id)
-    wait_for(lambda: checkpoints(deployment) - others, process)
+    wait_for(lambda: len(checkpoints(deployment) - others) == 2, process)
     (pod,) = training_pods(cluster, "tiny-killed")
     cluster.core.delete_namespaced_pod(pod.metadata.name, cluster.namespace, grace_period_seconds=0)
     assert "It is a warm restart: the optimizer's moments begin anew" in deployment.finish(process)
