@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Protocol
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.run import Run
 from airsmith.contracts.spec import RunSpec
+from airsmith.contracts.stages import TRAINING
 from airsmith_stages.accelerators import get_accelerator
 from airsmith_stages.accelerators.cpu import usable_cores
 from airsmith_stages.failures import ToldToStop, scratch_folder
@@ -36,8 +37,6 @@ log = logging.getLogger("airsmith")
 WORKER = "airsmith_stages.worker"
 NODE_RANK = "PET_NODE_RANK"
 """torchrun's own variable for the number of this node; PET_MASTER_ADDR and PET_MASTER_PORT name the first one's."""
-LAUNCHED = ("compile", "train")
-"""The stages that several processes may do together."""
 CHUNK_BYTES = 65_536
 
 
@@ -69,7 +68,7 @@ def is_leading_node() -> bool:
 
 def is_launched(stage: str, spec: RunSpec) -> bool:
     """Whether a stage is the work of processes that are started for it."""
-    if stage not in LAUNCHED:
+    if stage not in TRAINING:
         return False
     return spec.plan.parallel.processes_per_node * spec.recipe.backend.nodes > 1 or bool(_launcher(spec))
 

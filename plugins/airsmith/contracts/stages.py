@@ -185,6 +185,9 @@ _CONTRACTS = (
 STAGES: Mapping[str, StageContract] = {contract.name: contract for contract in _CONTRACTS}
 """Every stage by name, in an order in which each follows its inputs."""
 
+TRAINING = ("compile", "train")
+"""The stages of the training's own launch: long, on the recipe's devices, and resumed by the next try."""
+
 TOOLCHAIN = frozenset(_NEURON_TOOLCHAIN).union(*(contract.toolchain for contract in _CONTRACTS))
 """Every distribution whose version changes some stage's output on some backend."""
 
@@ -223,10 +226,8 @@ def trains_shards(recipe: Recipe) -> bool:
 
 def toolchain_on(contract: StageContract, recipe: Recipe) -> tuple[str, ...]:
     """Distributions whose version changes the output of a stage of this recipe."""
-    is_on_accelerator = contract.name in ("compile", "train")
-    return contract.toolchain + (
-        _NEURON_TOOLCHAIN if is_on_accelerator and recipe.backend.name in _COMPILED_BACKENDS else ()
-    )
+    is_compiled = contract.name in TRAINING and recipe.backend.name in _COMPILED_BACKENDS
+    return contract.toolchain + (_NEURON_TOOLCHAIN if is_compiled else ())
 
 
 def _has_several_processes(recipe: Recipe) -> bool:

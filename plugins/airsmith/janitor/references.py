@@ -15,15 +15,12 @@ from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.pointers import StagePointer
 from airsmith.contracts.run import Run
 from airsmith.contracts.spec import RunSpec
-from airsmith.contracts.stages import STAGES
+from airsmith.contracts.stages import STAGES, TRAINING
 from airsmith.janitor.inventory import Records
 from airsmith.janitor.runs import REQUESTS_AT_ONCE, KnownRun
 from airsmith.registry import Deployment, get_version, read_endpoint
 
 _Item = TypeVar("_Item")
-
-_RESUMED = ("compile", "train")
-"""The stages that keep what they have done so far, and go on from there."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +75,7 @@ def finished_checkpoints(store: Store, runs: Iterable[KnownRun]) -> References:
 
     def of(known: KnownRun) -> References:
         is_paused = known.spec is not None and known.spec.stop_at_step is not None
-        done = [stage for stage in _RESUMED if known.has_pointer(stage) and not (is_paused and stage == "train")]
+        done = [stage for stage in TRAINING if known.has_pointer(stage) and not (is_paused and stage == "train")]
         try:
             return _to_checkpoints(*_checkpoints_of(store, known, done))
         except AirsmithError as error:
@@ -135,14 +132,14 @@ def _ahead(run: Run, spec: RunSpec) -> dict[str, Output]:
     return found
 
 
-def _checkpoints_of(store: Store, known: KnownRun, stages: Iterable[str] = _RESUMED) -> list[str]:
+def _checkpoints_of(store: Store, known: KnownRun, stages: Iterable[str] = TRAINING) -> list[str]:
     """Folders of a run's checkpoints, of those stages whose inputs are there."""
     if known.spec is None:
         return []
     return _checkpoints(known.spec, known.run(store).input_pointers(STAGES["train"]), stages)
 
 
-def _checkpoints(spec: RunSpec, pointers: Mapping[str, StagePointer], stages: Iterable[str] = _RESUMED) -> list[str]:
+def _checkpoints(spec: RunSpec, pointers: Mapping[str, StagePointer], stages: Iterable[str] = TRAINING) -> list[str]:
     """Folders of the checkpoints of stages with these inputs, which are all a training's; none where one is missing."""
     contracts = [STAGES[stage] for stage in stages if spec.plan.has(stage)]
     return [

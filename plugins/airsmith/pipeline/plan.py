@@ -6,7 +6,7 @@ from airsmith.backends import Backend, get_backend
 from airsmith.backends.servers import server_of
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.spec import BatchPlan, ParallelPlan, Plan, StagePlan
-from airsmith.contracts.stages import trains_shards
+from airsmith.contracts.stages import TRAINING, trains_shards
 from airsmith.recipe import Recipe
 
 LIGHT_IMAGE = "cpu"
@@ -123,7 +123,7 @@ def _shares(recipe: Recipe, data_parallel_size: int, parallel: ParallelPlan | No
 
 
 def _plan_stage(stage: str, recipe: Recipe, backend: Backend) -> StagePlan:
-    if stage in ("compile", "train"):
+    if stage in TRAINING:
         return _on_backend(stage, backend, variant="-ray" if is_ray(recipe) else "")
     if stage == "evaluate":
         return _on_backend(stage, get_backend(recipe.evaluate_backend))

@@ -21,6 +21,7 @@ from airsmith.contracts.digests import recipe_digest
 from airsmith.contracts.errors import AirsmithError
 from airsmith.contracts.run import Run
 from airsmith.contracts.spec import Plan, RunSpec
+from airsmith.contracts.stages import TRAINING
 from airsmith.pipeline.decoder import Decoder, read_decoder
 from airsmith.pipeline.graph import dag_id_of
 from airsmith.pipeline.memory import GIBIBYTE, MemoryEstimate, estimate_memory
@@ -30,7 +31,7 @@ from airsmith.pipeline.neuron_memory import estimate_core_memory
 from airsmith.pipeline.plan import make_plan
 from airsmith.recipe import Recipe
 from airsmith.recipe.load import load_recipe
-from airsmith.runtimes.pods import TRAINING, stage_pod
+from airsmith.runtimes.pods import stage_pod
 from airsmith.serving.served import ServedModel
 from airsmith.serving.server_pod import pod_spec
 from airsmith.settings import Image, Settings

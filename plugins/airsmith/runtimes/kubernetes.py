@@ -19,12 +19,13 @@ from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.recording import reuse_output
 from airsmith.contracts.run import Run
 from airsmith.contracts.spec import StagePlan
+from airsmith.contracts.stages import TRAINING
 from airsmith.recipe import Recipe
 from airsmith.runtimes.job import TrainingJobOperator
 from airsmith.runtimes.local import typed_errors
 from airsmith.runtimes.outcome import fail, output_of, tell_assets
 from airsmith.runtimes.pod_failures import failure_of, has_ended, has_succeeded, missing, not_created
-from airsmith.runtimes.pods import CONTAINER, TRAINING, pod_name, stage_pod
+from airsmith.runtimes.pods import CONTAINER, pod_name, stage_pod
 from airsmith.runtimes.queue import is_held_back, queue_of
 from airsmith.runtimes.queued_trigger import ENDING, STAGE, TIMEOUT_SECONDS, QueuedPodTrigger
 from airsmith.runtimes.stage_pod_manager import StagePodManager

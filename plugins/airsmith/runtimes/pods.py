@@ -10,6 +10,7 @@ from airsmith.backends import Placement, PodSize, get_backend
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.run import Run
 from airsmith.contracts.spec import RunSpec, StagePlan
+from airsmith.contracts.stages import TRAINING
 from airsmith.recipe.operation import Resources
 from airsmith.runtimes.pod_labels import PREFIX, object_name, pod_labels
 from airsmith.runtimes.process import HUB_STAGES
@@ -21,9 +22,6 @@ CONTAINER = "base"
 SCRATCH = "/scratch"
 TEMPORARY = "temporary"
 USER_ID = 10001
-TRAINING = ("compile", "train")
-"""The stages that take long, hold an accelerator, and must not be moved."""
-
 _SIZES = {
     "tokenize": PodSize(cpu="500m", memory="4Gi"),
     "merge": PodSize(cpu="1", memory="1Gi"),

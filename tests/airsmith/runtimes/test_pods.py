@@ -15,9 +15,10 @@ from airsmith.artifacts.store import Store
 from airsmith.contracts.errors import AirsmithError
 from airsmith.contracts.run import Run
 from airsmith.contracts.spec import RunSpec
+from airsmith.contracts.stages import TRAINING
 from airsmith.pipeline.plan import make_plan
 from airsmith.recipe import Recipe
-from airsmith.runtimes.pods import TRAINING, stage_pod
+from airsmith.runtimes.pods import stage_pod
 from airsmith.settings import Image, KubernetesSettings, Settings
 
 GOLDEN = Path(__file__).parent / "golden"
