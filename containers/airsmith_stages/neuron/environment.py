@@ -48,7 +48,8 @@ def training_environment(spec: RunSpec, cache: Path) -> dict[str, str]:
         COMPILER_FLAGS: flags,
         **_ALWAYS,
         **(_TWO_CORES_AS_ONE if family in _PAIRED_FAMILIES else {}),
-        **(_BETWEEN_NODES if backend.nodes > 1 else {}),
+        # What the deployment says of it in the pod's environment counts.
+        **({name: os.environ.get(name, value) for name, value in _BETWEEN_NODES.items()} if backend.nodes > 1 else {}),
     }
 
 

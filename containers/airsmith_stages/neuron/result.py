@@ -6,7 +6,6 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -102,8 +101,7 @@ def _check_part(before: PartOfModel, model: nn.Module, precision: str) -> None:
 def _history_files(history: Sequence[Row], title: str, scratch: Path) -> dict[str, Path]:
     folder = scratch / "history"
     folder.mkdir()
-    if find_spec("matplotlib") is not None:
-        write_history(history, title, folder)
+    write_history(history, title, folder)
     return files_under(folder)
 
 

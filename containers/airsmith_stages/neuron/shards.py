@@ -6,7 +6,6 @@ optimum-neuron 0.4.5 lays them out as `adapter_default/{adapter_config.json, ada
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -85,12 +84,6 @@ def read_part(folder: Path) -> dict[str, torch.Tensor]:
     with torch.serialization.safe_globals([serialization.TensorReference]):
         content: Mapping[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return {name: _tensor(value, path) for name, value in content.items()}
-
-
-def remove(folder: Path, processes: Processes) -> None:
-    """Remove a folder that the processes of a node share."""
-    if processes.node[1] == 0:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _tensor(value: Any, path: Path) -> torch.Tensor:
