@@ -26,8 +26,8 @@ _HUGE_PAGES = {"hugepages-2Mi": "5120Mi"}
 https://docs.aws.amazon.com/eks/latest/userguide/node-efa.html"""
 _EFA_ENVIRONMENT = {"FI_PROVIDER": "efa", "FI_EFA_USE_DEVICE_RDMA": "1", "FI_EFA_FORK_SAFE": "1"}
 """https://awsdocs-neuron.readthedocs-hosted.com/en/latest/frameworks/torch/torch-neuronx/setup-trn1-multi-node-execution.html"""
-_TEMPORARY = ("/tmp", "/var/tmp")
-"""Where the compiler works, and keeps a cache that nobody named, whatever TMPDIR says."""
+COMPILERS_FOLDERS = ("/tmp", "/var/tmp")
+"""Where compilers work, and keep a cache that nobody named, whatever TMPDIR says; an image's own are read-only."""
 
 _CPU_SHARE, _MEMORY_SHARE, _SHARED_SHARE = 15 / 16, 0.85, 1 / 8
 """Of a node's CPUs and memory what pods may have, for the rest is the system's; of a pod's memory `/dev/shm`."""
@@ -56,9 +56,9 @@ class NeuronBackend(Backend):
         is_whole = recipe.backend.devices == instance.devices
         efa = {EFA: str(instance.efa)} if is_whole and instance.efa else {}
         if recipe.backend.nodes > 1:
-            return Placement({**efa, **_HUGE_PAGES}, _EFA_ENVIRONMENT, temporary=_TEMPORARY)
+            return Placement({**efa, **_HUGE_PAGES}, _EFA_ENVIRONMENT, temporary=COMPILERS_FOLDERS)
         scheduler = None if is_whole or recipe.backend.devices == 1 else SCHEDULER
-        return Placement(efa, scheduler=scheduler, temporary=_TEMPORARY)
+        return Placement(efa, scheduler=scheduler, temporary=COMPILERS_FOLDERS)
 
     def check(self, recipe: Recipe) -> None:
         """Refuse what these devices, and these nodes, cannot run; everything at once."""

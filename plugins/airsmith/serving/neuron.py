@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from airsmith.artifacts.layout import artifact_folder
+from airsmith.backends.neuron import COMPILERS_FOLDERS
 from airsmith.backends.neuron_servers import scheduler_of, shape_of
 from airsmith.contracts.digests import canonical_digest
 from airsmith.contracts.stages import ArtifactType
@@ -33,8 +34,6 @@ _PATIENCE = {
     "NEURON_LIBTORCH_COMPILATION_TIMEOUT": str(COMPILE_SECONDS),
 }
 """vLLM's front gives its engine 600 s to start, and a process as long to another one that compiles the same graph."""
-_TEMPORARY = ("/tmp", "/var/tmp")
-"""Where compilers write whatever TMPDIR says; the image's own are read-only."""
 
 
 def compiled_artifact(model: ServedModel, settings: Settings) -> str | None:
@@ -90,7 +89,7 @@ def writable_folders(model: ServedModel) -> list[Manifest]:
     """Mounts of the volume `temporary`."""
     if model.server.plugin is None:
         return []
-    return [{"name": "temporary", "mountPath": folder} for folder in _TEMPORARY]
+    return [{"name": "temporary", "mountPath": folder} for folder in COMPILERS_FOLDERS]
 
 
 def neuron_pod(model: ServedModel) -> tuple[Manifest, list[Manifest]]:
