@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import httpx
 import pytest
 from conftest import REPOSITORY, Cluster, Deployment
+from test_failures import settings_with
 
 from airsmith.artifacts.read import open_artifact
+from airsmith.artifacts.store import Store
 from airsmith.contracts.run import Run
 from airsmith.registry import read_endpoint
 from airsmith.serving.manifests import PORT, service_name
@@ -19,16 +22,23 @@ DAG_ID = "finetune_ticket_triage"
 ENDPOINT = "ticket-triage"
 
 
-@pytest.fixture(scope="session")
-def first_log(deployment: Deployment) -> str:
-    recipe = REPOSITORY / "dags" / "recipes" / "ticket-triage.yaml"
-    shutil.copy(recipe, deployment.folder / "dags" / "recipes")
-    return deployment.finish(deployment.start("dags", "test", DAG_ID))
+@pytest.fixture(scope="module")
+def fresh(deployment: Deployment) -> Deployment:
+    """The deployment with a store in which nothing is yet, whatever other tests have mirrored."""
+    store = Store.open(f"{deployment.store.uri}/fresh")
+    settings = settings_with(deployment, "fresh", store=store.uri)
+    shutil.copy(REPOSITORY / "dags" / "recipes" / "ticket-triage.yaml", deployment.folder / "dags" / "recipes")
+    return replace(deployment, store=store, environment={**deployment.environment, **settings})
 
 
-@pytest.fixture(scope="session")
-def first_run(deployment: Deployment, first_log: str) -> Run:
-    return deployment.runs()[-1]
+@pytest.fixture(scope="module")
+def first_log(fresh: Deployment) -> str:
+    return fresh.finish(fresh.start("dags", "test", DAG_ID))
+
+
+@pytest.fixture(scope="module")
+def first_run(fresh: Deployment, first_log: str) -> Run:
+    return fresh.runs()[-1]
 
 
 def names_of_pods(cluster: Cluster) -> set[str]:
@@ -70,10 +80,10 @@ def test_the_service_answers_as_the_tuned_model(first_run: Run, cluster: Cluster
     assert sum(right) / len(right) >= 0.95
 
 
-def test_a_second_run_starts_no_pod(deployment: Deployment, first_run: Run, cluster: Cluster) -> None:
+def test_a_second_run_starts_no_pod(fresh: Deployment, first_run: Run, cluster: Cluster) -> None:
     before = names_of_pods(cluster)
-    log = deployment.finish(deployment.start("dags", "test", DAG_ID))
-    again = deployment.runs()[-1]
+    log = fresh.finish(fresh.start("dags", "test", DAG_ID))
+    again = fresh.runs()[-1]
     assert again.path != first_run.path
     assert {status.state for status in again.statuses().values()} == {"cached"}
     assert "Building pod" not in log

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,12 +21,14 @@ from airsmith.artifacts.read import open_artifact
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.run import Run
 from airsmith.registry import Deployment, Endpoint, read_endpoint, swap_endpoint
+from airsmith.serving.arguments import DRAIN_SECONDS
 from airsmith.serving.chat import find_endpoint, stream_answer
 from airsmith.serving.cluster_access import cluster_client, deployments_of, pods_of, set_replicas
 from airsmith.serving.kubernetes import deploy, stop
 from airsmith.serving.manifests import PORT, service_name
 from airsmith.serving.port_forward import answers_here, forwarded
 from airsmith.serving.served import deployment_name
+from airsmith.serving.server_pod import DEREGISTRATION_SECONDS
 from airsmith.settings import Image, Settings
 from tests.cluster import airflow_identity
 from tests.cluster.deploying import Cluster
@@ -34,6 +37,8 @@ from tests.cluster.shop import Shop, open_shop
 ENDPOINT = "shore"
 KEY = "a-key-for-tests"
 NEW_TOKENS = 16
+ANSWERS = 250
+FEW_TOKENS = 25
 CUT_SHORT = "\N{REPLACEMENT CHARACTER}"
 ADAPTER_MODE: dict[str, Any] = {
     "serve": {"name": ENDPOINT, "mode": "adapter", "engine_args": {"max-model-len": 256}},
@@ -255,22 +260,36 @@ def test_who_may_not_forward_ports_is_told_so(adapters: Served, shop: Shop):
 def test_a_server_that_is_told_to_stop_ends_its_answers_first(adapters: Served, shop: Shop):
     namespace = shop.cluster.namespace
     pod = pods_of(adapters.endpoint.deployment, namespace, shop.client)[0].metadata.name
-    # As many at once as take longer than the cluster has to send new requests elsewhere.
-    request = {
-        "model": "tide", "messages": asked("Is the kettle on?"), "n": 250, "max_tokens": 230, "ignore_eos": True,
-        "stream": True, "temperature": 1,
-    }  # fmt: skip
+    begun = time.monotonic()
+    assert sum(ends_of(line) for line in many_answers(adapters, FEW_TOKENS)) == ANSWERS
+    # That take longer than the cluster has to send new requests elsewhere, and less than they have to end.
+    wanted_seconds = DEREGISTRATION_SECONDS + DRAIN_SECONDS / 3
+    longest = min(230, int(FEW_TOKENS * wanted_seconds / (time.monotonic() - begun)))
     stopping_after = ended = 0
-    with adapters.http.stream("POST", "/v1/chat/completions", json=request) as response:
-        for number, line in enumerate(response.iter_lines()):
-            if number == 0:
-                set_replicas(deployment_name(ENDPOINT, adapters.endpoint.deployment), namespace, 0, shop.client)
-            if not stopping_after and number % 2000 == 0:
-                log = shop.cluster.core.read_namespaced_pod_log(pod, namespace, tail_lines=20)
-                stopping_after = number if "shutdown triggered" in log else 0
-            ended += line.count('"finish_reason":"length"')
+    for number, line in enumerate(many_answers(adapters, longest)):
+        if number == 0:
+            set_replicas(deployment_name(ENDPOINT, adapters.endpoint.deployment), namespace, 0, shop.client)
+        if not stopping_after and number % 1000 == 0:
+            log = shop.cluster.core.read_namespaced_pod_log(pod, namespace, tail_lines=20)
+            stopping_after = number if "shutdown triggered" in log else 0
+        ended += ends_of(line)
     assert stopping_after > 0
-    assert ended == request["n"]
+    assert ended == ANSWERS
+
+
+def many_answers(adapters: Served, max_tokens: int) -> Iterator[str]:
+    """The lines of as many answers at once as one batch holds, each of so many tokens."""
+    request = {
+        "model": "tide", "messages": asked("Is the kettle on?"), "n": ANSWERS, "max_tokens": max_tokens,
+        "ignore_eos": True, "stream": True, "temperature": 1,
+    }  # fmt: skip
+    with adapters.http.stream("POST", "/v1/chat/completions", json=request) as response:
+        yield from response.iter_lines()
+
+
+def ends_of(line: str) -> int:
+    """How many answers a line ends."""
+    return line.count('"finish_reason":"length"')
 
 
 def test_a_merged_model_is_streamed_from_the_store(shop: Shop, adapters: Served):
