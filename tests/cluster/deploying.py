@@ -18,6 +18,7 @@ import yaml
 
 from airsmith.artifacts.store import Store
 from airsmith.contracts.run import Run
+from airsmith.serving.kubernetes import stop
 from demo.hub.server import serve
 from tests.cluster import airflow_identity
 
@@ -89,6 +90,11 @@ class Deployment:
         """The runs in the store, oldest first."""
         specs = [info for info in self.store.list("runs") if info.path.endswith("/spec.json")]
         return [Run(self.store, info.path.rsplit("/", 1)[0]) for info in sorted(specs, key=lambda info: info.modified)]
+
+
+def stop_endpoint(store: Store, name: str) -> None:
+    """Take an endpoint's servers away: they have a core each, which the next test's trainings need."""
+    stop(store, name, kubernetes.client.ApiClient())
 
 
 @contextmanager

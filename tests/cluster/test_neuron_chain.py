@@ -20,9 +20,11 @@ from airsmith.artifacts.read import Artifact, open_artifact
 from airsmith.contracts.run import Run
 from airsmith.registry import read_endpoint
 from tests.cluster import trainium
+from tests.cluster.deploying import stop_endpoint
 
 RECIPE = REPOSITORY / "dags" / "recipes" / "llama-tiny-trn1.yaml"
 DAG_ID = "finetune_llama_tiny_trn1"
+ENDPOINT = "llama-tiny-trn1"
 BEFORE_COMPILE = {"mirror_model", "mirror_dataset", "tokenize"}
 TENSOR_PARALLEL, DATA_PARALLEL = 8, 4
 SAVE_STEPS = 10
@@ -67,7 +69,7 @@ def node(cluster: Cluster, deployment: Deployment) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def chain(deployment: Deployment, node: str) -> Chain:
+def chain(deployment: Deployment, node: str) -> Iterator[Chain]:
     """One graph fails while the tool's exit code is 0; then it does not."""
     shutil.copy(RECIPE, deployment.folder / "dags" / "recipes")
     environment = yaml.safe_load((deployment.folder / "airsmith.yaml").read_text())["kubernetes"]["environment"]
@@ -78,7 +80,8 @@ def chain(deployment: Deployment, node: str) -> Chain:
     process.wait()
     failed = deployment.runs()[-1]
     deployment.finish(deployment.start("dags", "test", DAG_ID))
-    return Chain(deployment.log_of(process), failed, deployment.runs()[-1])
+    yield Chain(deployment.log_of(process), failed, deployment.runs()[-1])
+    stop_endpoint(deployment.store, ENDPOINT)
 
 
 def test_a_graph_that_fails_fails_the_stage_whatever_the_tool_s_exit_code(chain: Chain):
@@ -116,7 +119,7 @@ def test_the_training_leaves_every_rank_s_shards_and_compiles_no_graph(chain: Ch
 
 
 def test_the_tuned_model_is_served(chain: Chain):
-    assert read_endpoint(chain.run.store, "llama-tiny-trn1") is not None
+    assert read_endpoint(chain.run.store, ENDPOINT) is not None
     assert chain.artifact("evaluate").manifest.metrics
 
 

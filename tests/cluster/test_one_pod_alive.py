@@ -23,7 +23,7 @@ def wait_for(found: Callable[[], _Found | None]) -> _Found:
         answer = found()
         if answer:
             return answer
-        time.sleep(0.2)
+        time.sleep(0.5)
     raise AssertionError("what was waited for did not come")
 
 
@@ -40,8 +40,13 @@ def start_run(airflow: Airflow, name: str, content: dict[str, Any]) -> tuple[str
 
 
 def is_training(airflow: Airflow, dag_id: str) -> bool:
+    """Whether the first steps are done. A stage that failed will not get there."""
     runs = [run for run in airflow.deployment.runs() if run.path.split("/")[1] == dag_id]
-    progress = runs[-1].progress() if runs else None
+    if not runs:
+        return False
+    failed = {stage: status.error for stage, status in runs[-1].statuses().items() if status.state == "failed"}
+    assert not failed, failed
+    progress = runs[-1].progress()
     return progress is not None and progress.step >= 5
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -17,6 +18,7 @@ from airsmith.artifacts.store import Store
 from airsmith.contracts.run import Run
 from airsmith.registry import read_endpoint
 from airsmith.serving.manifests import PORT, service_name
+from tests.cluster.deploying import stop_endpoint
 
 DAG_ID = "finetune_ticket_triage"
 ENDPOINT = "ticket-triage"
@@ -37,8 +39,9 @@ def first_log(fresh: Deployment) -> str:
 
 
 @pytest.fixture(scope="module")
-def first_run(fresh: Deployment, first_log: str) -> Run:
-    return fresh.runs()[-1]
+def first_run(fresh: Deployment, first_log: str) -> Iterator[Run]:
+    yield fresh.runs()[-1]
+    stop_endpoint(fresh.store, ENDPOINT)
 
 
 def names_of_pods(cluster: Cluster) -> set[str]:

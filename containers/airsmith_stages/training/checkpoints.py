@@ -13,20 +13,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
-from airsmith.artifacts.layout import MANIFEST, checkpoint_folder, checkpoints_folder
+from airsmith.artifacts.layout import checkpoints_folder
 from airsmith.artifacts.publish import write_artifact
-from airsmith.artifacts.read import Artifact, open_artifact
+from airsmith.artifacts.read import Artifact
 from airsmith.artifacts.store import Store
 from airsmith.contracts.digests import checkpoint_key
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.stages import toolchain_on
+from airsmith_stages.checkpoint_folders import DAMAGE, CheckpointFolders
 from airsmith_stages.frame import StageContext
 from airsmith_stages.training.processes import ALONE, Processes
 from airsmith_stages.training.together import Content, add_together
 
 log = logging.getLogger("airsmith")
-
-_DAMAGE = (ErrorKind.VERIFICATION_FAILED, ErrorKind.NOT_FOUND)
 
 
 @dataclass(frozen=True)
@@ -45,9 +44,14 @@ class Checkpoints:
     versions: Mapping[str, str]
     processes: Processes = ALONE
 
+    @property
+    def folders(self) -> CheckpointFolders:
+        """Where they lie, by step."""
+        return CheckpointFolders(self.store, self.key)
+
     def steps(self) -> list[int]:
         """Steps of the checkpoints that have a manifest, in numeric order."""
-        return sorted(step for step, paths in self._paths().items() if self._manifest(step) in paths)
+        return self.folders.published()
 
     def restore_newest(self, local_dir: Path, at_most: int | None = None) -> tuple[int, Path] | None:
         """Copy the newest checkpoint that is undamaged to the local disk; a damaged one is passed over with a warning.
@@ -83,7 +87,7 @@ class Checkpoints:
             return
         with write_artifact(
             self.store,
-            checkpoint_folder(self.key, step),
+            self.folders.path(step),
             type="checkpoint",
             digest=self.key,
             inputs=self.inputs,
@@ -100,30 +104,29 @@ class Checkpoints:
         """
         until_now = [step for step in self.steps() if step <= until]
         kept = {*until_now[-keep_newest:], *([] if keep_also is None else [keep_also])}
-        for step in self._paths():
+        for step in self.folders.begun():
             if step < until and step not in kept:
-                self._remove(step)
+                self.folders.remove(step)
 
     def _restore_undamaged(self, local_dir: Path, at_most: int | None) -> int | None:
-        for step in reversed([step for step in self.steps() if at_most is None or step <= at_most]):
-            try:
-                self._download(step, local_dir / str(step))
-                return step
-            except AirsmithError as error:
-                if error.kind not in _DAMAGE:
-                    raise
-                shutil.rmtree(local_dir / str(step), ignore_errors=True)
-                log.warning("Passing over the checkpoint of step %d: %s", step, error.message)
-        return None
+        def copy(step: int, checkpoint: Artifact) -> int:
+            if not (local_dir / str(step)).exists():
+                checkpoint.download(local_dir / str(step))
+            return step
+
+        def discard(step: int) -> None:
+            shutil.rmtree(local_dir / str(step), ignore_errors=True)
+
+        return self.folders.restore_newest(copy, discard, at_most)
 
     def _download(self, step: int, local_dir: Path) -> Path:
         if local_dir.exists():
             return local_dir
-        artifact = self._open(step)
+        artifact = self.folders.open(step)
         if artifact is None:
             raise AirsmithError(
                 ErrorKind.NOT_FOUND,
-                f"The checkpoint of step {step}, {self.store.uri}/{checkpoint_folder(self.key, step)}, is gone.",
+                f"The checkpoint of step {step}, {self.store.uri}/{self.folders.path(step)}, is gone.",
                 f"Delete {checkpoints_folder(self.key)} from the store and clear train, so that it begins anew.",
             )
         return artifact.download(local_dir)
@@ -132,47 +135,23 @@ class Checkpoints:
         """Whether a step has a whole checkpoint already; a damaged one is removed."""
         whole = self._is_whole(step)
         if whole is False:
-            self._remove(step)
+            self.folders.remove(step)
         return bool(whole)
-
-    def _open(self, step: int) -> Artifact | None:
-        return open_artifact(self.store, checkpoint_folder(self.key, step))
 
     def _is_whole(self, step: int) -> bool | None:
         """Whether a published checkpoint is undamaged; None where there is none."""
         try:
-            artifact = self._open(step)
+            artifact = self.folders.open(step)
             if artifact is None:
                 return None
             for name in artifact.names():
                 for _ in artifact.stream(name):
                     pass
         except AirsmithError as error:
-            if error.kind in _DAMAGE:
+            if error.kind in DAMAGE:
                 return False
             raise
         return True
-
-    def _remove(self, step: int) -> None:
-        """Remove a checkpoint, its manifest first: without it nobody takes the rest for a whole one."""
-        manifest = self._manifest(step)
-        self.store.delete(manifest)
-        for path in self._paths().get(step, ()):
-            if path != manifest:
-                self.store.delete(path)
-
-    def _manifest(self, step: int) -> str:
-        return f"{checkpoint_folder(self.key, step)}/{MANIFEST}"
-
-    def _paths(self) -> dict[int, list[str]]:
-        """Objects by step."""
-        prefix = f"{checkpoints_folder(self.key)}/"
-        found: dict[int, list[str]] = {}
-        for info in self.store.list(prefix.rstrip("/")):
-            step = info.path.removeprefix(prefix).split("/", 1)[0]
-            if step.isdigit():
-                found.setdefault(int(step), []).append(info.path)
-        return found
 
 
 def checkpoints_of(context: StageContext, processes: Processes) -> Checkpoints:
