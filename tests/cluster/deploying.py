@@ -61,6 +61,7 @@ class Deployment:
         :returns: the id of its DAG.
         """
         (self.folder / "dags" / "recipes" / f"{name}.yaml").write_text(yaml.safe_dump(recipe))
+        (self.folder / "dags" / "finetune.py").touch()  # a file that has changed is parsed at once
         return f"finetune_{name.replace('-', '_')}"
 
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
