@@ -23,7 +23,11 @@ NEURON := .venvs/neuron/bin
 UV := .venvs/uv/bin/uv
 DEMO := $(AIRFLOW)/python -m demo
 PYTEST := python -m pytest -n $(PYTEST_WORKERS)
-TEST_CLUSTER = AIRSMITH_TEST_SETTINGS='$(SETTINGS)' $(AIRFLOW)/python -m pytest tests/cluster
+# The longest first, so that no worker is left with them alone at the end.
+CLUSTER_TESTS := $(patsubst %,tests/cluster/test_%.py,neuron_chain serving pipeline)
+CLUSTER_TESTS += $(filter-out $(CLUSTER_TESTS),$(wildcard tests/cluster/test_*.py))
+TEST_CLUSTER = AIRSMITH_TEST_SETTINGS='$(SETTINGS)' $(AIRFLOW)/python -m pytest $(CLUSTER_TESTS)
+BY_FILE := --dist loadfile --no-loadscope-reorder
 
 # uv reads none of pip's variables: a package index that pip is told of serves uv as well.
 ifdef PIP_INDEX_URL
@@ -61,8 +65,8 @@ types: setup  ## mypy --strict
 
 test-suites: setup  ## the tests of both sides; a failure on the first does not hide the second's
 	@failed=0; \
-	$(STAGES)/$(PYTEST) -m 'not long' tests/airsmith_stages tests/demo || failed=1; \
-	$(AIRFLOW)/$(PYTEST) --dist loadfile -m 'not long' tests/end_to_end tests/airsmith tests/containers tests/faults || failed=1; \
+	$(STAGES)/$(PYTEST) --dist worksteal -m 'not long' tests/airsmith_stages tests/demo --durations 20 || failed=1; \
+	$(AIRFLOW)/$(PYTEST) $(BY_FILE) -m 'not long' tests/end_to_end tests/faults tests/airsmith tests/containers --durations 20 || failed=1; \
 	exit $$failed
 
 test-neuron: .venvs/neuron/.ready  ## Trainium's chain against optimum-neuron's own code, on stand-ins for the device (Python 3.11)
@@ -75,7 +79,7 @@ test-training: setup  ## parity, resume, 500 kills and the reference sweep
 
 test-long: setup  ## all faults, races and damaged files, of which `make test` draws a twentieth, and what takes long
 	@failed=0; export AIRSMITH_TEST_LONG=1; $(STAGES)/python -m pytest tests/airsmith_stages/malformed || failed=1; \
-	$(AIRFLOW)/$(PYTEST) --dist loadfile tests/faults || failed=1; \
+	$(AIRFLOW)/$(PYTEST) $(BY_FILE) tests/faults || failed=1; \
 	exit $$failed
 
 LOCK = $(UV) pip compile --quiet $(UPGRADE) --generate-hashes --no-emit-index-url
@@ -120,8 +124,10 @@ images: setup  ## build and push IMAGES to REGISTRY, and write their digests int
 		$(if $(BASE_IMAGE),--build-arg 'BASE_IMAGE=$(BASE_IMAGE)') $(addprefix --stand-in ,$(STAND_IN))
 
 test-cluster: setup  ## the tests on the cluster that KUBECONFIG names, with the images of SETTINGS
-	@$(TEST_CLUSTER) -m 'not long and not alone' -n $(PYTEST_WORKERS) --dist loadfile --durations 25
-	@$(TEST_CLUSTER) -m 'not long and alone' --durations 10
+	@failed=0; \
+	$(TEST_CLUSTER) -m 'not long and not alone' -n $(PYTEST_WORKERS) $(BY_FILE) --durations 25 || failed=1; \
+	$(TEST_CLUSTER) -m 'not long and alone' --durations 10 || failed=1; \
+	exit $$failed
 
 test-cluster-long: setup  ## those that take long as well
 	@$(TEST_CLUSTER) --durations 30

@@ -185,7 +185,7 @@ def test_a_worker_that_dies_at_the_training_s_end_leaves_its_output_and_no_pod(
 
 
 def test_a_short_stage_ends_with_the_worker_that_is_told_to_stop(airflow: Airflow, cluster: Cluster) -> None:
-    content = same_training(save_steps=30, evaluate={"max_examples": 200, "max_new_tokens": 256})
+    content = same_training(save_steps=30, evaluate={"max_examples": 50, "max_new_tokens": 64})
     dag_id, run_id = start_run(airflow, "stopped", content)
     (pod,) = wait_for(lambda: [p for p in pods_of(cluster, "stopped", "evaluate") if p.status.phase == "Running"])
     kill_worker(airflow, dag_id, run_id, "evaluate", signal.SIGTERM)

@@ -81,7 +81,7 @@ def test_a_training_that_a_person_marks_failed_ends(airflow: Airflow, cluster: C
 
 
 def test_the_pod_of_a_worker_that_is_killed_is_adopted(airflow: Airflow, cluster: Cluster) -> None:
-    content = recipe(52, evaluate={"max_examples": 200, "max_new_tokens": 256})
+    content = recipe(52, evaluate={"max_examples": 100, "max_new_tokens": 128})
     dag_id, run_id = start_run(airflow, "orphan", content)
     (pod,) = wait_for(lambda: [p for p in pods_of(cluster, "orphan", "evaluate") if p.status.phase == "Running"])
     task_instance = airflow.task(dag_id, run_id, "evaluate")["id"]

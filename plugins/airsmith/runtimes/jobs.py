@@ -23,6 +23,8 @@ from airsmith.runtimes.pod_labels import object_name
 log = logging.getLogger("airsmith")
 
 POLL_SECONDS = 1
+COMPANION_SECONDS = 20
+"""Longest wait for the cluster to know the object that a job names."""
 FOREGROUND = "Foreground"
 """A job is gone when its pods are: two of them never work at once."""
 _MISSING, _CONFLICT = 404, 409
@@ -61,14 +63,11 @@ class Jobs:
             if companion is not None:
                 assert self.engine.COMPANION is not None
                 self._replace(self.engine.COMPANION, companion)
-            job: Object = self._api.create_namespaced_custom_object(
-                *self._place(self.engine.RESOURCE), self.engine.render(name, pod, nodes)
-            )
+            return self._create(self.engine.render(name, pod, nodes))
         except ApiException as refusal:
             if refusal.status == _CONFLICT:
                 return None
             raise self._refused(stage, refusal) from refusal
-        return job
 
     def remove(self, name: str, longest_seconds: float) -> None:
         """Delete a job, and wait until it and its pods are gone.
@@ -101,6 +100,22 @@ class Jobs:
 
     def _place(self, resource: Resource) -> tuple[str, str, str, str]:
         return resource.group, resource.version, self.namespace, resource.plural
+
+    def _create(self, content: Object) -> Object:
+        """Make a job, once what checks it knows what was made for it a moment ago: a webhook answers from a cache."""
+        deadline = time.monotonic() + COMPANION_SECONDS
+        while True:
+            try:
+                job: Object = self._api.create_namespaced_custom_object(*self._place(self.engine.RESOURCE), content)
+                return job
+            except ApiException as refusal:
+                if not self._misses_companion(refusal) or time.monotonic() > deadline:
+                    raise
+            time.sleep(POLL_SECONDS)
+
+    def _misses_companion(self, refusal: ApiException) -> bool:
+        companion, said = self.engine.COMPANION, str(refusal.body)
+        return companion is not None and companion.kind in said and "not found" in said
 
     def _replace(self, resource: Resource, content: Object) -> None:
         """Make an object, in the place of what an earlier try has left."""
