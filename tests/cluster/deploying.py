@@ -152,7 +152,12 @@ def _settings(cluster: Cluster, store: str, hub_endpoint: str, images: dict[str,
             "images": images,
             "store_secret": "store",
             "scratch_size": "1Gi",
-            "environment": {"AWS_ENDPOINT_URL": STORE_AS_PODS_SEE_IT, "AWS_REGION": "us-east-1"},
+            # One thread a process: the nodes share this machine's cores, and threads that wait for others only spin.
+            "environment": {
+                "AWS_ENDPOINT_URL": STORE_AS_PODS_SEE_IT,
+                "AWS_REGION": "us-east-1",
+                "OMP_NUM_THREADS": "1",
+            },
         },
         "backends": {name: {"retry_delay_seconds": 1} for name in ("cpu", "neuron_xla")},
     }

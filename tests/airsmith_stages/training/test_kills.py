@@ -87,7 +87,7 @@ def test_whatever_is_damaged_in_the_newest_checkpoint_the_one_before_is_taken(
             # A bit of a manifest that says nothing about the files, a date's for one, harms nothing either.
             harmless = file.name == "manifest.json" and found == whole
             assert found[0] == 8 or harmless, (file, number)
-            assert harmless or "step 12" in caplog.text or (file.name == "manifest.json" and damaged is None)
+            assert harmless or "checkpoint 12" in caplog.text or (file.name == "manifest.json" and damaged is None)
             caplog.clear()
             shutil.rmtree(store)
             cases += 1
