@@ -20,8 +20,8 @@ def spec(tmp_path: Path) -> RunSpec:
     return NeuronBench(Store.open(f"file://{tmp_path}/store"), tmp_path).neuron_run().read_spec()
 
 
-def on(spec: RunSpec, instance_type: str, nodes: int = 1) -> RunSpec:
-    backend = spec.recipe.backend.model_copy(update={"instance_type": instance_type, "nodes": nodes})
+def on(spec: RunSpec, instance_type: str) -> RunSpec:
+    backend = spec.recipe.backend.model_copy(update={"instance_type": instance_type})
     return spec.model_copy(update={"recipe": spec.recipe.model_copy(update={"backend": backend})})
 
 
@@ -42,11 +42,6 @@ def test_cores_are_counted_as_the_plan_counts_them(spec: RunSpec) -> None:
     assert "NEURON_LOGICAL_NC_CONFIG" not in training_environment(spec, CACHE)
     trn2 = training_environment(on(spec, "trn2.48xlarge"), CACHE)
     assert (trn2["NEURON_LOGICAL_NC_CONFIG"], trn2["NEURON_RT_VIRTUAL_CORE_SIZE"]) == ("2", "2")
-
-
-def test_several_nodes_talk_by_efa(spec: RunSpec) -> None:
-    assert "FI_PROVIDER" not in training_environment(on(spec, "trn1.32xlarge"), CACHE)
-    assert training_environment(on(spec, "trn1.32xlarge", nodes=2), CACHE)["FI_PROVIDER"] == "efa"
 
 
 def test_no_hub_is_asked_and_malloc_is_told_in_time(spec: RunSpec) -> None:

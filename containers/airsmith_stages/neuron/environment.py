@@ -1,4 +1,4 @@
-"""The environment that a training's processes need from their start, and so the compiler's before them.
+"""The environment that a training's processes need from their start, and so the compiler's, beside what the pod's has.
 
 As AWS's own examples of training set it:
 https://awsdocs-neuron.readthedocs-hosted.com/en/latest/frameworks/torch/torch-neuronx/programming-guide/training/pytorch-neuron-programming-guide.html
@@ -26,8 +26,6 @@ _TWO_CORES_AS_ONE = {"NEURON_LOGICAL_NC_CONFIG": "2", "NEURON_RT_VIRTUAL_CORE_SI
 """How the cores of these families are counted, in a plan as well.
 https://awsdocs-neuron.readthedocs-hosted.com/en/latest/about-neuron/arch/neuron-features/logical-neuroncore-config.html"""
 _PAIRED_FAMILIES = ("trn2",)
-_BETWEEN_NODES = {"FI_PROVIDER": "efa", "FI_EFA_USE_DEVICE_RDMA": "1", "FI_EFA_FORK_SAFE": "1"}
-"""https://awsdocs-neuron.readthedocs-hosted.com/en/latest/frameworks/torch/torch-neuronx/setup-trn1-multi-node-execution.html"""
 
 _CACHE_FLAG = re.compile(r"--cache_dir=(\S+)")
 _READABLE_CACHE = re.compile(r"[\w/-]+")
@@ -41,15 +39,12 @@ def training_environment(spec: RunSpec, cache: Path) -> dict[str, str]:
     :raises AirsmithError: `internal` where the compiler's tools could not read that folder's name.
     """
     _check_readable(cache)
-    backend = spec.recipe.backend
-    family = (backend.instance_type or "").partition(".")[0]
+    family = (spec.recipe.backend.instance_type or "").partition(".")[0]
     flags = f"--model-type transformer --distribution-strategy=llm-training --cache_dir={cache}"
     return {
         COMPILER_FLAGS: flags,
         **_ALWAYS,
         **(_TWO_CORES_AS_ONE if family in _PAIRED_FAMILIES else {}),
-        # What the deployment says of it in the pod's environment counts.
-        **({name: os.environ.get(name, value) for name, value in _BETWEEN_NODES.items()} if backend.nodes > 1 else {}),
     }
 
 
