@@ -71,10 +71,10 @@ def settings_with(deployment: Deployment, name: str, **changes: Any) -> dict[str
     """A variable that names other settings."""
     settings = yaml.safe_load((deployment.folder / "airsmith.yaml").read_text())
     for key, value in changes.items():
-        section, _, field = key.rpartition("__")
+        *sections, field = key.split("__")
         target = settings
-        for part in section.split("__"):
-            target = target[part]
+        for section in sections:
+            target = target[section]
         target[field] = value
     path = deployment.folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(settings))
