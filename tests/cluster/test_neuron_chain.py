@@ -156,7 +156,7 @@ def same_training(save_steps: int) -> dict[str, Any]:
     return {
         **content,
         "training": {**content["training"], "save_steps": save_steps},
-        "evaluate": {"max_examples": 4, "max_new_tokens": 8},
+        "evaluate": {**content["evaluate"], "max_examples": 4, "max_new_tokens": 8},
         "serve": {"enabled": False},
     }
 
