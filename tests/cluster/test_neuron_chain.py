@@ -28,10 +28,10 @@ ENDPOINT = "llama-tiny-trn1"
 BEFORE_COMPILE = {"mirror_model", "mirror_dataset", "tokenize"}
 TENSOR_PARALLEL, DATA_PARALLEL = 8, 4
 SAVE_STEPS = 10
-LOSS_BOUND = 0.5
+LOSS_BOUND = 0.1
 """How far from the undisturbed loss a training may end that went on without the optimizer's moments: a share of it.
 
-The training learns from 6.6 to a quarter: half of that is 2 % of what it learns.
+Seen: 0.524 undisturbed, 0.535 gone on with at step 20 of 30, which is 2 % more.
 """
 
 
