@@ -185,9 +185,12 @@ def test_a_worker_that_dies_at_the_training_s_end_leaves_its_output_and_no_pod(
 
 
 def test_a_short_stage_ends_with_the_worker_that_is_told_to_stop(airflow: Airflow, cluster: Cluster) -> None:
-    content = same_training(save_steps=30, evaluate={"max_examples": 50, "max_new_tokens": 64})
+    content = same_training(save_steps=30, evaluate={"max_examples": 100, "max_new_tokens": 128})
     dag_id, run_id = start_run(airflow, "stopped", content)
     (pod,) = wait_for(lambda: [p for p in pods_of(cluster, "stopped", "evaluate") if p.status.phase == "Running"])
+    # A process that has only begun does not hear a signal yet, and would end its work within the pod's grace.
+    run = newest_run(airflow.deployment, dag_id)
+    wait_for(lambda: (status := run.statuses().get("evaluate")) is not None and status.state == "running")
     kill_worker(airflow, dag_id, run_id, "evaluate", signal.SIGTERM)
     wait_for(lambda: [p for p in pods_of(cluster, "stopped", "evaluate") if p.metadata.uid != pod.metadata.uid])
     assert end_of(airflow, dag_id, run_id) == "success"
