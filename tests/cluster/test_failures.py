@@ -57,6 +57,17 @@ def newest_run(deployment: Deployment, dag_id: str) -> Run:
     return next(run for run in reversed(deployment.runs()) if run.path.split("/")[1] == dag_id)
 
 
+def has_trained(deployment: Deployment, dag_id: str, steps: int) -> bool:
+    """Whether a DAG's newest run has done so many steps of its training. One with a stage that failed never will."""
+    runs = [run for run in deployment.runs() if run.path.split("/")[1] == dag_id]
+    if not runs:
+        return False
+    failed = {stage: status.error for stage, status in runs[-1].statuses().items() if status.state == "failed"}
+    assert not failed, failed
+    progress = runs[-1].progress()
+    return progress is not None and progress.step >= steps
+
+
 def failed_training(deployment: Deployment, dag_id: str, **environment: str) -> tuple[str, Run]:
     """Run a DAG whose training cannot succeed.
 
@@ -132,7 +143,7 @@ def test_a_training_whose_pod_is_deleted_goes_on_to_its_end(
     name = f"deleted-{grace_seconds}"
     dag_id = deployment.write_recipe(name, recipe(10 + grace_seconds))
     process = deployment.start("dags", "test", dag_id)
-    wait_for(lambda: has_checkpoint(deployment, dag_id), process)
+    wait_for(lambda: has_trained(deployment, dag_id, 10), process)
     (pod,) = training_pods(cluster, name)
     cluster.core.delete_namespaced_pod(pod.metadata.name, cluster.namespace, grace_period_seconds=grace_seconds)
     alive: set[str] = set()
@@ -147,9 +158,3 @@ def test_a_training_whose_pod_is_deleted_goes_on_to_its_end(
     assert run.statuses()["train"].state == "done"
     adapter = open_artifact(run.store, run.pointer("train").location)  # type: ignore[union-attr]
     assert adapter is not None
-
-
-def has_checkpoint(deployment: Deployment, dag_id: str) -> bool:
-    runs = [run for run in deployment.runs() if run.path.split("/")[1] == dag_id]
-    progress = runs[-1].progress() if runs else None
-    return progress is not None and progress.step >= 10

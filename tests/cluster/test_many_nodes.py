@@ -11,7 +11,7 @@ from typing import Any
 import kubernetes
 import pytest
 from conftest import Cluster
-from test_failures import newest_run
+from test_failures import has_trained, newest_run
 from test_kills import clear, drained, kill_worker, log_of, same_training, weights_of
 from test_one_pod_alive import end_of, start_run, wait_for
 
@@ -106,13 +106,7 @@ def wait_until_training(airflow: Airflow, cluster: Cluster, name: str, dag_id: s
 
     :returns: the pods of the nodes, the leader's first.
     """
-
-    def is_under_way() -> bool:
-        runs = [run for run in airflow.deployment.runs() if run.path.split("/")[1] == dag_id]
-        progress = runs[-1].progress() if runs else None
-        return progress is not None and progress.step >= 12
-
-    wait_for(is_under_way)
+    wait_for(lambda: has_trained(airflow.deployment, dag_id, steps=12))
     pods = nodes_of(cluster, name)
     assert len(pods) == NODES
     return sorted(pods, key=rank_of)

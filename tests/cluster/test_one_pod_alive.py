@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import kubernetes
 from conftest import Cluster
-from test_failures import newest_run, recipe
+from test_failures import has_trained, newest_run, recipe
 
 from tests.cluster.standalone import Airflow
 
@@ -40,14 +40,7 @@ def start_run(airflow: Airflow, name: str, content: dict[str, Any]) -> tuple[str
 
 
 def is_training(airflow: Airflow, dag_id: str) -> bool:
-    """Whether the first steps are done. A stage that failed will not get there."""
-    runs = [run for run in airflow.deployment.runs() if run.path.split("/")[1] == dag_id]
-    if not runs:
-        return False
-    failed = {stage: status.error for stage, status in runs[-1].statuses().items() if status.state == "failed"}
-    assert not failed, failed
-    progress = runs[-1].progress()
-    return progress is not None and progress.step >= 5
+    return has_trained(airflow.deployment, dag_id, steps=5)
 
 
 def end_of(airflow: Airflow, dag_id: str, run_id: str) -> str:
@@ -81,7 +74,7 @@ def test_a_training_that_a_person_marks_failed_ends(airflow: Airflow, cluster: C
 
 
 def test_the_pod_of_a_worker_that_is_killed_is_adopted(airflow: Airflow, cluster: Cluster) -> None:
-    content = recipe(52, evaluate={"max_examples": 100, "max_new_tokens": 128})
+    content = recipe(52, evaluate={"max_examples": 200, "max_new_tokens": 256})
     dag_id, run_id = start_run(airflow, "orphan", content)
     (pod,) = wait_for(lambda: [p for p in pods_of(cluster, "orphan", "evaluate") if p.status.phase == "Running"])
     task_instance = airflow.task(dag_id, run_id, "evaluate")["id"]
