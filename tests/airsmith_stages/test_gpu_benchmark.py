@@ -7,12 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 REPOSITORY = Path(__file__).parents[2]
 
 
-@pytest.mark.long
 def test_the_tiny_mode_trains_every_case_of_ours(tmp_path: Path) -> None:
     result = tmp_path / "gpu.json"
     command = [sys.executable, "-m", "benchmarks.gpu", "--tiny", str(result)]
