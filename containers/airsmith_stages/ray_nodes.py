@@ -36,23 +36,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run")
     run.add_argument("--nodes", type=int, required=True)
+    run.add_argument("--threads", help="OMP_NUM_THREADS of the stage's processes; else the launcher counts cores")
     run.add_argument("stage", nargs=argparse.REMAINDER)
     commands.add_parser("stop")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr)
-    return stop_launchers() if options.command == "stop" else run_on_nodes(options.stage, options.nodes)
+    if options.command == "stop":
+        return stop_launchers()
+    return run_on_nodes(options.stage, options.nodes, options.threads)
 
 
-def run_on_nodes(stage: Sequence[str], nodes: int) -> int:
+def run_on_nodes(stage: Sequence[str], nodes: int, threads: str | None = None) -> int:
     """Run a stage's command on every node of the cluster: here, and once on each of the others.
 
     :param stage: arguments of `airsmith-stage`.
+    :param threads: OMP_NUM_THREADS of the stage's processes; Ray's own, of one, is not for them.
     :returns: what the leader, on this node, ended with.
     """
     import ray  # type: ignore[import-not-found]  # in the images of RayJobs alone
 
     ray.init(logging_level=logging.WARNING)
     where = {"PET_MASTER_ADDR": ray.util.get_node_ip_address(), "PET_MASTER_PORT": str(_free_port())}
+    if threads is not None:
+        where["OMP_NUM_THREADS"] = threads
     # Only the other nodes offer a CPU, one each. Nothing is tried twice: the training's next attempt begins anew.
     follow = ray.remote(num_cpus=1, max_retries=0)(_follow)
     followers = [follow.remote(stage, {**where, "PET_NODE_RANK": str(rank)}) for rank in range(1, nodes)]
@@ -121,7 +127,7 @@ def _follow(stage: Sequence[str], environment: Mapping[str, str]) -> int:
 
 
 def _launch(stage: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    # Ray gives each of its workers one thread; how many a stage's processes take is the launcher's to say.
+    # Ray gives each of its workers one thread, which a stage's processes are not to inherit.
     inherited = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     return subprocess.Popen([LAUNCHER, *stage], env={**inherited, **environment})
 

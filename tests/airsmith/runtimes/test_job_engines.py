@@ -32,11 +32,15 @@ def with_ray(settings: Settings) -> Settings:
     return settings.model_copy(update={"kubernetes": settings.kubernetes.model_copy(update={"images": images})})
 
 
-def objects(job: str) -> list[dict[str, Any]]:
-    """What the API server would get for a training on three nodes."""
+def objects(job: str, **environment: str) -> list[dict[str, Any]]:
+    """What the API server would get for a training on three nodes.
+
+    :param environment: what the deployment gives its pods.
+    """
     backend = {"nodes": NODES, "devices": 2, "job": job, "queue": "trainings", "priority": "high"}
     spec = make_spec(backend=backend, training={"total_train_batch_size": 12})
-    pod = stage_pod("train", RUN, spec, DIGEST, with_ray(SETTINGS))
+    cluster = SETTINGS.kubernetes.model_copy(update={"environment": environment or SETTINGS.kubernetes.environment})
+    pod = stage_pod("train", RUN, spec, DIGEST, with_ray(SETTINGS.model_copy(update={"kubernetes": cluster})))
     name = job_name("train", RUN, spec)
     engine = ENGINES[job]
     rendered = [engine.render_companion(name, pod, NODES), engine.render(name, pod, NODES)]
@@ -81,6 +85,13 @@ def test_its_pods_are_restricted_and_their_secrets_are_references(job: str) -> N
         (container,) = template["spec"]["containers"]
         assert container["securityContext"]["readOnlyRootFilesystem"]
         assert not container["securityContext"]["allowPrivilegeEscalation"]
+
+
+def test_ray_which_sets_threads_itself_is_told_those_of_the_deployment() -> None:
+    (job,) = objects("rayjob", OMP_NUM_THREADS="3")
+    assert " --nodes 3 --threads 3 train --run " in job["spec"]["entrypoint"]
+    (job,) = objects("rayjob")
+    assert " --nodes 3 train --run " in job["spec"]["entrypoint"]
 
 
 def test_every_engine_of_the_recipe_is_there_and_no_other() -> None:

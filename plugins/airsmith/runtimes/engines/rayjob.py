@@ -43,7 +43,8 @@ _SUBMITTER_RESOURCES = {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits"
 
 def render(name: str, pod: k8s.V1Pod, nodes: int) -> Object:
     """The job."""
-    entrypoint = ["python", "-m", _MODULE, "run", "--nodes", str(nodes), *pod.spec.containers[0].args]
+    container = pod.spec.containers[0]
+    entrypoint = ["python", "-m", _MODULE, "run", "--nodes", str(nodes), *_threads(container), *container.args]
     spec = {
         "entrypoint": shlex.join(entrypoint),
         "backoffLimit": 0,
@@ -95,6 +96,12 @@ def pods_selector(job: Object) -> str:
 def leader_selector(job: Object) -> str:
     """Labels of the pod that shows the driver's log."""
     return f"batch.kubernetes.io/job-name={job['metadata']['name']}"
+
+
+def _threads(container: k8s.V1Container) -> list[str]:
+    """How many threads a process of the stage is to take. Ray changes that variable in what it starts."""
+    wanted = [variable.value for variable in container.env or () if variable.name == "OMP_NUM_THREADS"]
+    return ["--threads", wanted[-1]] if wanted and wanted[-1] else []
 
 
 def _start(cpus: str) -> dict[str, str]:
