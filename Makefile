@@ -39,7 +39,7 @@ export UV_CUSTOM_COMPILE_COMMAND := make lock
 # Commands run from the checkout, whatever it is called, and need no PYTHONPATH of the caller's.
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: help setup demo stop test lint types test-suites test-neuron test-training test-long images test-cluster test-cluster-long
+.PHONY: help setup demo stop test lint types test-stages test-airflow test-neuron test-training test-long images test-cluster test-cluster-long
 .PHONY: bench benchmark-stages benchmark-deferred lock docs clean
 
 help:  ## list the targets
@@ -55,7 +55,8 @@ demo:  ## fine-tune a tiny model through Airflow and leave it to chat with (RECI
 stop:  ## end what the demo left running
 	@if [ -e .venvs/airflow/.ready ]; then $(DEMO) stop; else echo "Nothing was set up here."; fi
 
-test: lint types test-suites  ## lint, types and all tests
+test: lint types  ## lint, types and all tests; a failure on one side does not hide the other's
+	@$(MAKE) --no-print-directory --keep-going test-stages test-airflow
 
 lint: setup  ## ruff's checks and format
 	@$(AIRFLOW)/ruff check . && $(AIRFLOW)/ruff format --check .
@@ -63,11 +64,11 @@ lint: setup  ## ruff's checks and format
 types: setup  ## mypy --strict
 	@$(AIRFLOW)/mypy
 
-test-suites: setup  ## the tests of both sides; a failure on the first does not hide the second's
-	@failed=0; \
-	$(STAGES)/$(PYTEST) --dist worksteal -m 'not long' tests/airsmith_stages tests/demo --durations 20 || failed=1; \
-	$(AIRFLOW)/$(PYTEST) $(BY_FILE) -m 'not long' tests/end_to_end tests/faults tests/airsmith tests/containers --durations 20 || failed=1; \
-	exit $$failed
+test-stages: setup  ## the tests of the stages' side
+	@$(STAGES)/$(PYTEST) --dist worksteal -m 'not long' tests/airsmith_stages tests/demo --durations 20
+
+test-airflow: setup  ## the tests of Airflow's side
+	@$(AIRFLOW)/$(PYTEST) $(BY_FILE) -m 'not long' tests/end_to_end tests/faults tests/airsmith tests/containers --durations 20
 
 test-neuron: .venvs/neuron/.ready  ## Trainium's chain against optimum-neuron's own code, on stand-ins for the device (Python 3.11)
 	@$(NEURON)/python -m pytest tests/neuron

@@ -42,7 +42,7 @@ def workers_of(stage: subprocess.Popen[str]) -> list[psutil.Process]:
 
 
 def last_words(stage: subprocess.Popen[str]) -> AirsmithError:
-    _, log = stage.communicate(timeout=300)
+    _, log = stage.communicate(timeout=600)
     error = AirsmithError.from_json_line(log.splitlines()[-1])
     assert error is not None, log
     return error

@@ -287,7 +287,7 @@ def everything(bench: Bench, method: dict[str, Any] | None = None) -> Run:
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str] | None = None) -> None:
     """Wait for something that happens while a process goes on."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not condition():
         assert process is None or process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline

@@ -197,7 +197,7 @@ def processes_of(launcher: subprocess.Popen[str]) -> list[int]:
 
 
 def error_of(launcher: subprocess.Popen[str]) -> AirsmithError:
-    _, log = launcher.communicate(timeout=120)
+    _, log = launcher.communicate(timeout=600)
     assert launcher.returncode == 1, log
     errors = [line for line in log.splitlines() if line.startswith('{"error"')]
     assert errors == log.splitlines()[-1:], log
