@@ -24,9 +24,9 @@ pytestmark = pytest.mark.alone
 ORPHAN_SECONDS = 60
 
 
-def same_training(save_steps: int, **sections: Any) -> dict[str, Any]:
+def same_training(save_steps: int, seed: int = 70, **sections: Any) -> dict[str, Any]:
     """One training under many names: how often it saves makes it another artifact, of the same weights."""
-    return recipe(70, training={"save_steps": save_steps, "max_steps": 60}, **sections)
+    return recipe(seed, training={"save_steps": save_steps, "max_steps": 60}, **sections)
 
 
 def weights_of(run: Run) -> bytes:

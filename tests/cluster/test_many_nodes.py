@@ -30,9 +30,12 @@ CPU = "250m"
 
 
 def on_nodes(save_steps: int, job: str = "jobset", **backend: Any) -> dict[str, Any]:
-    """The same training under many names, see `same_training`."""
+    """The same training under many names, see `same_training`.
+
+    It has a seed of its own: one that a single node has done would go on from that node's last checkpoint.
+    """
     resources = {"cpu": CPU, "memory": "3Gi"}
-    return same_training(save_steps, backend={"nodes": NODES, "job": job, "resources": resources, **backend})
+    return same_training(save_steps, seed=71, backend={"nodes": NODES, "job": job, "resources": resources, **backend})
 
 
 def is_installed(resource: Resource) -> bool:
@@ -117,14 +120,16 @@ def rank_of(pod: kubernetes.client.V1Pod) -> tuple[bool, str]:
     return labels.get("ray.io/node-type") == "worker", labels.get("batch.kubernetes.io/job-completion-index", "")
 
 
-def assert_it_went_on(airflow: Airflow, cluster: Cluster, run: tuple[str, str], name: str, weights: bytes) -> str:
+def assert_it_went_on(
+    airflow: Airflow, cluster: Cluster, run: tuple[str, str], name: str, weights: bytes, job: str = "jobset"
+) -> str:
     """The training ended well, with the undisturbed one's weights, and left no job.
 
     :returns: what its tries have said.
     """
 
     def has_ended() -> bool:
-        assert len(jobs_of(cluster, name)) <= 1
+        assert len(jobs_of(cluster, name, job)) <= 1
         return airflow.task(*run, "train")["state"] in ENDED
 
     wait_for(has_ended)
@@ -145,7 +150,7 @@ def test_a_training_that_loses_a_node_goes_on_to_the_weights_of_an_undisturbed_o
     pods = wait_until_training(airflow, cluster, name, run[0])
     assert len({pod.spec.node_name for pod in pods}) == min(NODES, len(cluster.core.list_node().items))
     cluster.core.delete_namespaced_pod(pods[1].metadata.name, cluster.namespace, grace_period_seconds=0)
-    assert_it_went_on(airflow, cluster, run, name, undisturbed)
+    assert_it_went_on(airflow, cluster, run, name, undisturbed, engine)
     assert airflow.task(*run, "train")["try_number"] == 2
     assert not jobs_of(cluster, name, engine)
 
@@ -166,7 +171,7 @@ def test_a_cleared_training_publishes_one_checkpoint_and_its_next_try_goes_on(
     run = start_run(airflow, name, on_nodes({"jobset": 50, "trainjob": 49, "rayjob": 48}[engine], engine))
     wait_until_training(airflow, cluster, name, run[0])
     clear(airflow, *run, "train")
-    assert_it_went_on(airflow, cluster, run, name, undisturbed)
+    assert_it_went_on(airflow, cluster, run, name, undisturbed, engine)
 
 
 @pytest.mark.long
