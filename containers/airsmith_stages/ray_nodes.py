@@ -1,7 +1,7 @@
 """A stage on the nodes of a Ray cluster. Ray starts a launcher on each; torchrun's processes do the rest.
 
 `python -m airsmith_stages.ray_nodes run --nodes N train --run URI` is the job's driver, on the head's node; `… stop`
-ends the stage on one node, before its pod ends.
+ends the stage on one node, and then Ray, before its pod ends.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr)
     if options.command == "stop":
-        return stop_launchers()
+        stop_launchers()
+        return stop_ray()
     return run_on_nodes(options.stage, options.nodes, options.threads)
 
 
@@ -70,7 +71,7 @@ def run_on_nodes(stage: Sequence[str], nodes: int, threads: str | None = None) -
     return 1
 
 
-def stop_launchers() -> int:
+def stop_launchers() -> None:
     """Tell this container's launchers to stop, and wait until they have."""
     import psutil
 
@@ -79,7 +80,16 @@ def stop_launchers() -> int:
         process.terminate()
     while any(_is_at_work(process) for process in at_work):
         time.sleep(POLL_SECONDS)
-    return 0
+
+
+def stop_ray() -> int:
+    """End Ray in this container, and the container with it.
+
+    KubeRay starts Ray by a shell that passes no signal on: the pod would hold its devices for all of its grace period.
+
+    :returns: the command's exit code.
+    """
+    return subprocess.run(["ray", "stop", "--force"], check=False).returncode
 
 
 def _wait(leader: subprocess.Popen[bytes], followers: list[Any]) -> AirsmithError | None:

@@ -27,5 +27,5 @@ def test_a_launcher_is_told_to_stop_and_one_whose_end_nobody_notes_is_not_waited
 ) -> None:
     monkeypatch.setattr(ray_nodes, "LAUNCHER", f"{ray_nodes.LAUNCHER}-{tmp_path.name}")
     # This process is its parent and asks for nothing: it stays a zombie.
-    assert ray_nodes.main(["stop"]) == 0
+    ray_nodes.stop_launchers()
     assert launcher.wait() == -15
