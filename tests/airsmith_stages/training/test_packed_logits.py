@@ -18,7 +18,6 @@ from airsmith_stages.data.packing import pack
 from airsmith_stages.data.token_shards import rows_of
 from airsmith_stages.training.rows import Collator, RowDataset
 
-# Not flex_attention: compiled for a CPU while deterministic algorithms are asked for, torch 2.13 gives other logits.
 KERNELS = ("eager", "sdpa")
 LENGTHS = (40, 33, 25, 24, 17, 9, 7, 5, 3, 2, 2)
 """Packed into rows of 64 they leave some room, so that a row is padded as well."""
@@ -73,10 +72,12 @@ def largest_difference(some: dict[int, Any], others: dict[int, Any]) -> float:
     return max(float((some[index] - others[index]).abs().max()) for index in some)
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+# Nothing uses flex yet, and on a CPU it is compiled first, for a minute and more.
+@pytest.mark.parametrize("kernel", [*KERNELS, pytest.param("flex_attention", marks=pytest.mark.long)])
 def test_packed_logits_are_those_of_each_sample_alone(samples: list[Sample], kernel: str) -> None:
+    # By the plainest kernel: of unpacked rows of 24 and 40 tokens, flex on a CPU gives wrong logits (torch 2.13).
+    alone = logits_alone(model_with("eager"), samples)
     model = model_with(kernel)
-    alone = logits_alone(model, samples)
     assert largest_difference(logits_by_sample(model, samples), alone) <= TOLERANCE
     # The same rows as one text are far from it, so the bound would tell.
     assert largest_difference(logits_by_sample(model, samples, isolate_samples=False), alone) > 1000 * TOLERANCE
