@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -22,10 +23,15 @@ def launcher(tmp_path: Path) -> subprocess.Popen[bytes]:
     return process
 
 
-def test_a_launcher_is_told_to_stop_and_one_whose_end_nobody_notes_is_not_waited_for(
+def test_a_launcher_is_told_to_stop_before_ray_and_one_whose_end_nobody_notes_is_not_waited_for(
     launcher: subprocess.Popen[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ray_nodes, "LAUNCHER", f"{ray_nodes.LAUNCHER}-{tmp_path.name}")
-    # This process is its parent and asks for nothing: it stays a zombie.
-    ray_nodes.stop_launchers()
+    # Ray is in the images of RayJobs alone: this says what was asked of it.
+    (tmp_path / "ray").write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/asked\n')
+    (tmp_path / "ray").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    # This process is the launcher's parent and asks for nothing: it stays a zombie.
+    assert ray_nodes.main(["stop"]) == 0
+    assert (tmp_path / "asked").read_text() == "stop --force\n"
     assert launcher.wait() == -15

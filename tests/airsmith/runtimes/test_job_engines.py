@@ -27,20 +27,21 @@ RUN = Run(Store.open("s3://bucket/prefix"), "runs/dag/run-0badcafe")
 each = pytest.mark.parametrize("job", sorted(ENGINES))
 
 
-def with_ray(settings: Settings) -> Settings:
-    images = {**settings.kubernetes.images, "train-cpu-ray": Image(reference="registry.example/ray@sha256:00")}
-    return settings.model_copy(update={"kubernetes": settings.kubernetes.model_copy(update={"images": images})})
+def with_ray(settings: Settings, environment: dict[str, str]) -> Settings:
+    known = settings.kubernetes
+    images = {**known.images, "train-cpu-ray": Image(reference="registry.example/ray@sha256:00")}
+    changed = {"images": images, "environment": {**known.environment, **environment}}
+    return settings.model_copy(update={"kubernetes": known.model_copy(update=changed)})
 
 
 def objects(job: str, **environment: str) -> list[dict[str, Any]]:
     """What the API server would get for a training on three nodes.
 
-    :param environment: what the deployment gives its pods.
+    :param environment: what the deployment gives its pods beside the settings'.
     """
     backend = {"nodes": NODES, "devices": 2, "job": job, "queue": "trainings", "priority": "high"}
     spec = make_spec(backend=backend, training={"total_train_batch_size": 12})
-    cluster = SETTINGS.kubernetes.model_copy(update={"environment": environment or SETTINGS.kubernetes.environment})
-    pod = stage_pod("train", RUN, spec, DIGEST, with_ray(SETTINGS.model_copy(update={"kubernetes": cluster})))
+    pod = stage_pod("train", RUN, spec, DIGEST, with_ray(SETTINGS, environment))
     name = job_name("train", RUN, spec)
     engine = ENGINES[job]
     rendered = [engine.render_companion(name, pod, NODES), engine.render(name, pod, NODES)]

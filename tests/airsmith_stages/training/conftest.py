@@ -31,6 +31,8 @@ from airsmith.contracts.stages import END_TOKENS, STAGES, TOKENIZER
 from airsmith.pipeline.plan import make_plan
 from airsmith.recipe import Recipe
 
+DEADLINE_SECONDS = 600
+"""After which something hangs, on whatever busy machine."""
 VOCABULARY = 64
 LORA = {"name": "lora", "r": 4, "lora_alpha": 8}
 PAD = 0
@@ -287,7 +289,7 @@ def everything(bench: Bench, method: dict[str, Any] | None = None) -> Run:
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str] | None = None) -> None:
     """Wait for something that happens while a process goes on."""
-    deadline = time.monotonic() + 600
+    deadline = time.monotonic() + DEADLINE_SECONDS
     while not condition():
         assert process is None or process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline

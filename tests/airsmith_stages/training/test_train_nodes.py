@@ -10,7 +10,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import COMMAND, Bench, checkpoint_steps, counting_rows, history_of, trained_artifact, wait_for
+from conftest import (
+    COMMAND,
+    DEADLINE_SECONDS,
+    Bench,
+    checkpoint_steps,
+    counting_rows,
+    history_of,
+    trained_artifact,
+    wait_for,
+)
 
 from airsmith.artifacts.store import Store
 from airsmith.contracts.errors import AirsmithError, ErrorKind
@@ -25,8 +34,6 @@ TRAINING = {
     "eval_steps": 3,
     "save_steps": 4,
 }
-DEADLINE_SECONDS = 600
-"""After which something hangs, on whatever busy machine."""
 LONG = {**TRAINING, "max_steps": 45, "save_steps": 5, "eval_steps": 20}
 
 

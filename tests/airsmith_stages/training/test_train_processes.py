@@ -10,7 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import COMMAND, Bench, checkpoint_steps, counting_rows, history_of, trained_artifact, wait_for
+from conftest import (
+    COMMAND,
+    DEADLINE_SECONDS,
+    Bench,
+    checkpoint_steps,
+    counting_rows,
+    history_of,
+    trained_artifact,
+    wait_for,
+)
 
 from airsmith.artifacts.read import open_artifact
 from airsmith.artifacts.store import Store
@@ -197,7 +206,7 @@ def processes_of(launcher: subprocess.Popen[str]) -> list[int]:
 
 
 def error_of(launcher: subprocess.Popen[str]) -> AirsmithError:
-    _, log = launcher.communicate(timeout=600)
+    _, log = launcher.communicate(timeout=DEADLINE_SECONDS)
     assert launcher.returncode == 1, log
     errors = [line for line in log.splitlines() if line.startswith('{"error"')]
     assert errors == log.splitlines()[-1:], log

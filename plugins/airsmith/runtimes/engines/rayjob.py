@@ -100,8 +100,8 @@ def leader_selector(job: Object) -> str:
 
 def _threads(container: k8s.V1Container) -> list[str]:
     """How many threads a process of the stage is to take. Ray changes that variable in what it starts."""
-    wanted = [variable.value for variable in container.env or () if variable.name == "OMP_NUM_THREADS"]
-    return ["--threads", wanted[-1]] if wanted and wanted[-1] else []
+    wanted = next((variable.value for variable in container.env or () if variable.name == "OMP_NUM_THREADS"), None)
+    return ["--threads", wanted] if wanted else []
 
 
 def _start(cpus: str) -> dict[str, str]:
