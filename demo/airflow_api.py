@@ -14,6 +14,9 @@ import httpx
 PASSWORDS_FILE = "simple_auth_manager_passwords.json.generated"
 """Where the simple auth manager keeps the login that it made up, in AIRFLOW_HOME."""
 
+LOCKED_TRIES = 6
+"""How often a call is made that Airflow's database, SQLite here, holds up: 5 s each time."""
+
 
 @dataclass(frozen=True)
 class Login:
@@ -58,40 +61,40 @@ class AirflowApi:
 
         :returns: the run's id.
         """
-        self._checked(self._client.patch(f"/api/v2/dags/{dag_id}", json={"is_paused": False}))
-        answer = self._checked(self._client.post(f"/api/v2/dags/{dag_id}/dagRuns", json={"logical_date": None}))
-        return str(answer.json()["dag_run_id"])
+        self.request("PATCH", f"dags/{dag_id}", json={"is_paused": False})
+        return str(self.request("POST", f"dags/{dag_id}/dagRuns", json={"logical_date": None})["dag_run_id"])
 
     def run_state(self, dag_id: str, run_id: str) -> str:
         """State of a run: `queued`, `running`, `success` or `failed`."""
-        return str(self._checked(self._client.get(f"/api/v2/dags/{dag_id}/dagRuns/{run_id}")).json()["state"])
+        return str(self.request("GET", f"dags/{dag_id}/dagRuns/{run_id}")["state"])
 
     def failed_tasks(self, dag_id: str, run_id: str) -> list[str]:
         """Ids of the tasks that failed themselves."""
-        answer = self._checked(self._client.get(f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances"))
-        return [task["task_id"] for task in answer.json()["task_instances"] if task["state"] == "failed"]
+        tasks = self.request("GET", f"dags/{dag_id}/dagRuns/{run_id}/taskInstances")["task_instances"]
+        return [task["task_id"] for task in tasks if task["state"] == "failed"]
 
     def request(self, method: str, path: str, **content: Any) -> Any:
-        """Any other call.
+        """One call, made again where the database was locked.
+
+        Airflow writes its audit log on the API server's event loop, and there waits for SQLite's only writer: it may
+        be a task's own call, which cannot commit before that loop goes on. Both wait until SQLite gives up the first;
+        nothing of it was written.
 
         :param path: behind `/api/v2/`.
         :param content: keyword arguments of httpx, for example `json`.
         :raises RuntimeError: with Airflow's own words, where it refuses.
         """
-        answer = self._checked(self._client.request(method, f"/api/v2/{path}", **content))
+        for _ in range(LOCKED_TRIES):
+            answer = self._client.request(method, f"/api/v2/{path}", **content)
+            if not (answer.status_code == 500 and "Database error" in answer.text):
+                break
+        if answer.is_error:
+            raise RuntimeError(f"Airflow answered {answer.status_code} to {answer.request.url}: {answer.text[:500]}")
         return answer.json() if answer.content else None
 
     def _import_errors(self) -> str:
         errors = self._client.get("/api/v2/importErrors").json().get("import_errors", [])
         return "; ".join(error["stack_trace"].strip().splitlines()[-1] for error in errors)
-
-    @staticmethod
-    def _checked(response: httpx.Response) -> httpx.Response:
-        if response.is_error:
-            raise RuntimeError(
-                f"Airflow answered {response.status_code} to {response.request.url}: {response.text[:500]}"
-            )
-        return response
 
 
 def is_healthy(address: str) -> bool:

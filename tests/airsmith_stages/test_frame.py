@@ -362,7 +362,7 @@ class TestStore:
         host, port = server.get_host_and_port()
         s3 = {
             "AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ALLOW_HTTP": "true", "AWS_REGION": "us-east-1",
-            "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AIRSMITH_STORE_DEADLINE_SECONDS": "1",
+            "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AIRSMITH_STORE_DEADLINE_SECONDS": "5",
         }  # fmt: skip
         with (
             pytest.MonkeyPatch.context() as patch,

@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -162,16 +162,19 @@ def test_docker_is_spoken_to_in_its_own_words(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.fixture
-def scratch_image(tmp_path: Path) -> Iterator[str]:
+def scratch_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     if not shutil.which("buildah") or os.geteuid():
         pytest.skip("buildah needs to be installed, and to be run as root")
+    storage = tmp_path / "storage.conf"  # buildah fails where another process removes the images that it looks through
+    folders = f'graphroot = "{tmp_path / "images"}"\nrunroot = "{tmp_path / "run"}"\n'
+    storage.write_text(f'[storage]\ndriver = "vfs"\n{folders}')
+    monkeypatch.setenv("CONTAINERS_STORAGE_CONF", str(storage))
     (tmp_path / "Dockerfile").write_text("FROM scratch\nCOPY one /one\nCOPY two /two\n")
     (tmp_path / "one").write_bytes(bytes(10_000))
     (tmp_path / "two").write_bytes(bytes(50_000))
     name = "localhost/airsmith-test-layers:1"
     subprocess.run(["buildah", "build", "--layers", "--tag", name, str(tmp_path)], check=True, capture_output=True)
-    yield name
-    subprocess.run(["buildah", "rmi", name], check=True, capture_output=True)
+    return name
 
 
 def test_buildah_tells_each_layers_size_and_maker(scratch_image: str):

@@ -6,9 +6,12 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -65,6 +68,8 @@ class Airflow:
     """An Airflow whose only DAGs are those of the repository."""
 
     house: House
+    home: Path
+    log: Path
     api: AirflowApi
 
     def finish(self, dag_id: str, run_id: str) -> Run:
@@ -104,7 +109,7 @@ def airflow(house: House, repository: Repository, tmp_path_factory: pytest.TempP
     process = house.start("airflow", "standalone", **_airflow_environment(address, home, repository))
     try:
         assert wait_until(lambda: is_healthy(address), WAIT_SECONDS, 0.5), house.logs[process.pid].read_text()
-        yield Airflow(house, AirflowApi(address, Login.read(home)))
+        yield Airflow(house, home, house.logs[process.pid], AirflowApi(address, Login.read(home)))
     finally:
         family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
         process.send_signal(signal.SIGINT)
@@ -164,3 +169,15 @@ def test_a_push_brings_recipes_and_a_run_stays_with_the_commit_it_began_with(
 
     later = airflow.finish("finetune_pushed", airflow.api.trigger("finetune_pushed")).read_spec()
     assert (later.bundle_version, later.recipe.training.max_steps) == (second, 3)
+
+
+def test_a_call_that_finds_the_database_locked_is_made_again(airflow: Airflow) -> None:
+    airflow.api.wait_for_dag("finetune_pushed", WAIT_SECONDS)
+    with ThreadPoolExecutor(1) as caller, closing(sqlite3.connect(airflow.home / "airflow.db")) as database:
+        database.execute("BEGIN IMMEDIATE")
+        call = caller.submit(airflow.api.request, "PATCH", "dags/finetune_pushed", json={"is_paused": False})
+        try:
+            assert wait_until(lambda: "INSERT INTO log" in airflow.log.read_text(), WAIT_SECONDS)
+        finally:
+            database.rollback()
+        assert call.result()["is_paused"] is False
