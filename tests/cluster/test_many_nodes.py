@@ -68,6 +68,7 @@ def undisturbed(airflow: Airflow) -> bytes:
     dag_id, run_id = start_run(airflow, "calm", on_nodes(60))
     wait_for(lambda: airflow.task(dag_id, run_id, "train")["state"] in ENDED)
     assert airflow.task(dag_id, run_id, "train")["state"] == "success"
+    assert "Training from the beginning" in log_of(airflow, dag_id, run_id, "train")
     end_run(airflow, dag_id, run_id)
     return weights_of(newest_run(airflow.deployment, dag_id))
 
