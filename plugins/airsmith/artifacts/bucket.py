@@ -144,7 +144,7 @@ class Bucket:
             obstore.put(self.objects, path, sent(), chunk_size=part_bytes(size_bytes), max_concurrency=PARTS_IN_FLIGHT)
         except FileNotFoundError as failure:
             # Completing was done, its answer lost, and done again: MinIO says that there is no such upload any more.
-            if not is_missing_upload(failure) or obstore.head(self.objects, path)["size"] != sent_bytes:
+            if not is_missing_upload(failure) or self._size_bytes(path) != sent_bytes:
                 raise
         return sent_bytes
 
@@ -160,11 +160,13 @@ class Bucket:
 
     def exists(self, path: str) -> bool:
         """Whether there is such an object."""
+        return self._size_bytes(path) is not None
+
+    def _size_bytes(self, path: str) -> int | None:
         try:
-            obstore.head(self.objects, path)
+            return obstore.head(self.objects, path)["size"]
         except FileNotFoundError:
-            return False
-        return True
+            return None
 
     def delete(self, path: str) -> None:
         """Remove an object; one that is not there is no error."""

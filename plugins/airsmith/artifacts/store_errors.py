@@ -86,6 +86,12 @@ def _not_found(failure: FileNotFoundError, address: str, path: str) -> AirsmithE
             f"The bucket of the store {address} does not exist.",
             "Create it, or correct AIRSMITH_STORE (and AWS_ENDPOINT_URL, where the bucket is elsewhere).",
         )
+    if is_missing_upload(failure):
+        return AirsmithError(
+            ErrorKind.STORE_UNAVAILABLE,
+            f"The store {address} has ended the upload of {path} before it was whole.",
+            "Run again; if it recurs, see which rule of the bucket ends young uploads.",
+        )
     return AirsmithError(ErrorKind.NOT_FOUND, f"There is no {path} in the store {address}.", "Check the path.")
 
 

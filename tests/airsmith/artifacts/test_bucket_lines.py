@@ -109,9 +109,10 @@ def test_an_upload_sends_again_what_was_lost(store: Store, through_a_proxy: Any)
     assert store.read("a") == b"".join(CONTENT)
 
 
-@pytest.mark.usefixtures("short_deadline")
 @pytest.mark.parametrize("size", [1, 20], ids=["one request", "parts"])
-def test_an_upload_over_a_line_that_always_breaks_leaves_nothing(store: Store, through_a_proxy: Any, size: int) -> None:
+def test_an_upload_over_a_line_that_always_breaks_leaves_nothing(
+    store: Store, short_deadline: None, through_a_proxy: Any, size: int
+) -> None:
     broken, proxy = through_a_proxy(cuts=ALWAYS, up_bytes=MEBIBYTE // 2)
     with pytest.raises(AirsmithError, match=proxy.endpoint) as failure:
         broken.upload("a", CONTENT[:size])
@@ -119,8 +120,9 @@ def test_an_upload_over_a_line_that_always_breaks_leaves_nothing(store: Store, t
     assert list(store.list("")) == []
 
 
-@pytest.mark.usefixtures("short_deadline")
-def test_a_download_over_a_line_that_always_breaks_fails(store: Store, through_a_proxy: Any) -> None:
+def test_a_download_over_a_line_that_always_breaks_fails(
+    store: Store, short_deadline: None, through_a_proxy: Any
+) -> None:
     store.upload("a", CONTENT)
     broken, proxy = through_a_proxy(cuts=ALWAYS, down_bytes=1000)
     with pytest.raises(AirsmithError, match=proxy.endpoint) as failure:

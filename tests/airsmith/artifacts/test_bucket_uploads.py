@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from s3_faults import Answer, Faults, applied_but_500, swallow_parts, watch_requests
+from s3_faults import Answer, Faults, applied_but_500, error_answer, swallow_parts, watch_requests
 from werkzeug.wrappers import Request, Response
 
 from airsmith.artifacts.bucket import PARTS_IN_FLIGHT, SMALLEST_PART_BYTES, part_bytes
 from airsmith.artifacts.store import MEBIBYTE, Store
+from airsmith.contracts.errors import AirsmithError, ErrorKind
 
 
 @pytest.fixture
@@ -30,6 +31,17 @@ def test_completing_an_upload_whose_answer_was_lost_has_succeeded(store: Store, 
     assert store.upload("a", [b"1" * MEBIBYTE] * 17) == 17 * MEBIBYTE
     assert faults.times == 0
     assert store.read("a") == b"1" * MEBIBYTE * 17
+
+
+def test_an_upload_that_the_store_has_ended_is_no_missing_object(store: Store, s3_server: Any) -> None:
+    s3_server.fault = Faults(
+        lambda request: "uploadId" in request.args and request.method == "POST",
+        lambda real: error_answer(404, "NoSuchUpload"),
+    )
+    with pytest.raises(AirsmithError, match="ended the upload of a before it was whole") as failure:
+        store.upload("a", [b"1" * MEBIBYTE] * 17)
+    assert failure.value.kind is ErrorKind.STORE_UNAVAILABLE
+    assert list(store.list("")) == []
 
 
 def test_a_failed_upload_is_aborted(store: Store, s3_server: Any) -> None:
