@@ -38,7 +38,7 @@ def store_errors(
     try:
         yield
     except FileNotFoundError as failure:
-        raise _not_found(failure, address, path) from failure
+        raise _from_not_found(failure, address, path) from failure
     except OSError as failure:
         hint = "Free space there, or set AIRSMITH_STORE to a store with more room."
         room = _room(needed_bytes, free_bytes) if failure.errno in _FULL else ""
@@ -79,7 +79,7 @@ def is_missing_upload(failure: FileNotFoundError) -> bool:
     return "NoSuchUpload" in str(failure)
 
 
-def _not_found(failure: FileNotFoundError, address: str, path: str) -> AirsmithError:
+def _from_not_found(failure: FileNotFoundError, address: str, path: str) -> AirsmithError:
     if is_missing_bucket(failure):
         return AirsmithError(
             ErrorKind.NOT_FOUND,
@@ -148,7 +148,7 @@ def _from_server(failure: BaseError, address: str, path: str) -> AirsmithError:
             "Check the credentials in the environment, and what they may do on this bucket.",
         )
     if code and code[1] == "NoSuchBucket":
-        return _not_found(FileNotFoundError(text), address, path)
+        return _from_not_found(FileNotFoundError(text), address, path)
     if code and code[1] == "KeyTooLongError":
         return AirsmithError(
             ErrorKind.VERIFICATION_FAILED, f"{path[:200]} is too long for the store {address}.", "Shorten the name."
