@@ -60,7 +60,7 @@ from airflow.sdk import DAG
 
 from airsmith.pipeline.plan import make_plan
 from airsmith.recipe.load import load_recipe
-from airsmith.runtimes.kubernetes import kubernetes_task
+from airsmith.airflow.operators.pod import kubernetes_task
 from airsmith.settings import load_settings
 
 recipe = load_recipe(Path(__file__).parent / "recipes" / "many.yaml")

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from airsmith.pipeline.dag import recipe_dags
+from airsmith.airflow.dags.finetune import recipe_dags
 
 for dag in recipe_dags(Path(__file__).parent / "recipes"):
     globals()[dag.dag_id] = dag

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from airsmith.pipeline.sweep_dag import sweep_dags
+from airsmith.airflow.dags.sweep import sweep_dags
 
 for dag in sweep_dags(Path(__file__).parent / "recipes"):
     globals()[dag.dag_id] = dag

@@ -12,10 +12,10 @@ from rich.console import Console
 
 from airsmith.artifacts.layout import run_folder
 from airsmith.artifacts.store import Store
-from airsmith.contracts.errors import AirsmithError
 from airsmith.contracts.run import Run
+from airsmith.errors import AirsmithError
 from airsmith.recipe.load import load_recipe
-from airsmith.serving.local import stop_all
+from airsmith.serving.local.endpoint import stop_all
 from airsmith.settings import load_settings
 from airsmith.terminal.report import Report, print_report, read_report
 from airsmith.terminal.watch import watch

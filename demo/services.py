@@ -12,8 +12,8 @@ from pathlib import Path
 import httpx
 from pydantic import BaseModel
 
+from airsmith.process.detached import is_alive, start_detached, stop_group
 from airsmith.registry import ServerProcess
-from airsmith.runtimes.detached import is_alive, start_detached, stop_group
 from demo.airflow_api import is_healthy, wait_until
 
 AIRFLOW_START_SECONDS = 180

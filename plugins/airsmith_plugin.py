@@ -9,8 +9,8 @@ from typing import Any
 from airflow.sdk.configuration import conf
 from airflow.sdk.plugins_manager import AirflowPlugin
 
+from airsmith.airflow.operators.local import PAGES, EndpointLink
 from airsmith.artifacts.layout import run_folder
-from airsmith.runtimes.local import PAGES, EndpointLink
 from airsmith.settings import load_settings
 
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 from airsmith.artifacts.layout import MANIFEST, checkpoint_folder, checkpoints_folder
 from airsmith.artifacts.read import Artifact, open_artifact
 from airsmith.artifacts.store import Store
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 
 log = logging.getLogger("airsmith")
 

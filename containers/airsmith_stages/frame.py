@@ -19,12 +19,12 @@ from typing import Protocol
 from airsmith.artifacts.publish import ArtifactWriter, write_artifact
 from airsmith.artifacts.read import Artifact, open_artifact
 from airsmith.contracts.cache import Output, look_up_output
-from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.pointers import StagePointer
 from airsmith.contracts.recording import recorded_stage
 from airsmith.contracts.run import Run
 from airsmith.contracts.spec import RunSpec
 from airsmith.contracts.stages import STAGES, StageContract, public_version, toolchain_on
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith_stages.failures import scratch_folder, stage_errors
 from airsmith_stages.launch import is_launched, launch
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 
 log = logging.getLogger("airsmith")
 

@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.run import Run
 from airsmith.contracts.spec import RunSpec
 from airsmith.contracts.stages import TRAINING
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith_stages.accelerators import get_accelerator
 from airsmith_stages.accelerators.cpu import usable_cores
 from airsmith_stages.failures import ToldToStop, scratch_folder

@@ -7,8 +7,8 @@ import logging
 from dataclasses import asdict
 
 from airsmith.contracts.cache import Output
-from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.stages import END_TOKENS
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith_stages.frame import StageContext
 from airsmith_stages.memory import share_one_arena
 from airsmith_stages.merging.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from airsmith.contracts.cache import Output
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.recipe.sources import PICKLED_WEIGHTS, ModelSource
 from airsmith_stages.frame import StageContext
 from airsmith_stages.mirroring.copying import publish_copy

@@ -12,10 +12,10 @@ from pathlib import Path
 from airsmith.artifacts.listing import list_source
 from airsmith.artifacts.store import Store
 from airsmith.contracts.cache import stages_to_run
-from airsmith.contracts.checks import Check, check_all
-from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.run import Run
 from airsmith.contracts.spec import RunSpec
+from airsmith.errors import AirsmithError, ErrorKind
+from airsmith.errors.checks import Check, check_all
 from airsmith.hub import RepoType, pinned_revision
 from airsmith.recipe.sources import source_kind
 from airsmith_stages.image_registry import refuse_missing_image

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 
 log = logging.getLogger("airsmith")
 

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from airsmith.artifacts.layout import endpoint_path
 from airsmith.artifacts.read import open_artifact
 from airsmith.contracts.cache import Output
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.registry import Endpoint, read_endpoint
 from airsmith_stages.frame import StageContext
 

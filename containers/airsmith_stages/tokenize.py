@@ -19,8 +19,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from airsmith.artifacts.publish import ArtifactWriter
 from airsmith.contracts.cache import Output
-from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.stages import END_TOKENS
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.recipe.sources import DatasetSource
 from airsmith_stages.data.batches import SampleBatch, TrainBatch, ValidationBatch, train_batch, validation_batch
 from airsmith_stages.data.chat import ExampleTokeniser, TokenisedExample

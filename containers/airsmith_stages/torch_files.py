@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from airsmith.contracts.errors import AirsmithError
+from airsmith.errors import AirsmithError
 from airsmith_stages.torch_pickles import METADATA, STATE, TENSOR, DescribedTensor, Record, broken_file, unpickle
 from airsmith_stages.weights.header import ITEM_BYTES
 from airsmith_stages.weights.part import PartOfFile

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 import airsmith
-from airsmith.contracts.errors import AirsmithError
+from airsmith.errors import AirsmithError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=airsmith.__doc__, pretty_exceptions_enable=False)
 recipe_commands = typer.Typer(no_args_is_help=True, help="Check recipes; their schema and reference.")
@@ -209,12 +209,12 @@ def stop(endpoint: Annotated[str, typer.Argument(help="Name of an endpoint.")]) 
     store = Store.open(load_settings().store)
     found = find_endpoint(store, endpoint)
     if found.namespace is None:
-        from airsmith.serving.local import stop_endpoint
+        from airsmith.serving.local.endpoint import stop_endpoint
 
         stopped = stop_endpoint(store, found.name)
     else:
-        from airsmith.serving import kubernetes
-        from airsmith.serving.cluster_access import cluster_client
+        from airsmith.cluster.access import cluster_client
+        from airsmith.serving.cluster import endpoint as kubernetes
 
         stopped = kubernetes.stop(store, found.name, cluster_client())
     print(f"Stopped {endpoint}." if stopped else f"{endpoint} was not running.")
@@ -224,8 +224,8 @@ def stop(endpoint: Annotated[str, typer.Argument(help="Name of an endpoint.")]) 
 def roll_back(endpoint: Annotated[str, typer.Argument(help="Name of an endpoint in the cluster.")]) -> None:
     """Serve what an endpoint served before; a version beside another one is withdrawn, no more."""
     from airsmith.artifacts.store import Store
-    from airsmith.serving import kubernetes
-    from airsmith.serving.cluster_access import cluster_client
+    from airsmith.cluster.access import cluster_client
+    from airsmith.serving.cluster import endpoint as kubernetes
     from airsmith.settings import load_settings
 
     settings = load_settings()
@@ -240,8 +240,8 @@ def scale(
 ) -> None:
     """Change how many servers an endpoint has, and wait for them."""
     from airsmith.artifacts.store import Store
-    from airsmith.serving import kubernetes
-    from airsmith.serving.cluster_access import cluster_client
+    from airsmith.cluster.access import cluster_client
+    from airsmith.serving.cluster import endpoint as kubernetes
     from airsmith.settings import load_settings
 
     kubernetes.scale(Store.open(load_settings().store), endpoint, servers, cluster_client())
@@ -262,7 +262,7 @@ def tidy(
     settings, told = load_settings(), checked_kinds(delete)
     client = None
     if settings.runtime == "kubernetes":
-        from airsmith.serving.cluster_access import cluster_client
+        from airsmith.cluster.access import cluster_client
 
         client = cluster_client()
     for section in make_round(settings, told, client, airflow=None):

@@ -12,7 +12,7 @@ from typing import Any, Literal, Optional
 from pydantic import BaseModel, ConfigDict, Field
 
 from airsmith.contracts.digests import flatten
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.recipe.operation import BackendName
 from airsmith.recipe.validate import validate
 from airsmith.recipe.yaml_file import YamlFile, read_yaml

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from airsmith.contracts.errors import AirsmithError
+from airsmith.errors import AirsmithError
 from airsmith.settings import Image
 from scripts.images.builders import builder_of
 from scripts.images.settings_file import write_images

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 
 
 @dataclass(frozen=True)

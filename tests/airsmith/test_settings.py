@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from airsmith.contracts.errors import AirsmithError
+from airsmith.errors import AirsmithError
 from airsmith.settings import BackendSettings, load_settings, settings_origins
 
 

@@ -15,11 +15,11 @@ from stage_zygote import Ended, Zygote
 from airsmith.artifacts.publish import write_artifact
 from airsmith.artifacts.read import Artifact, open_artifact
 from airsmith.artifacts.store import Store
-from airsmith.contracts.errors import ErrorKind
 from airsmith.contracts.pointers import StagePointer
 from airsmith.contracts.run import Run
 from airsmith.contracts.spec import RunSpec
 from airsmith.contracts.stages import STAGES, TOKENIZER
+from airsmith.errors import ErrorKind
 from airsmith.pipeline.plan import make_plan
 from airsmith.recipe import Recipe
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from types import FrameType, SimpleNamespace
 from typing import Any
 
-from airsmith.contracts.errors import AirsmithError
+from airsmith.errors import AirsmithError
 
 PRELOADED = (
     "airsmith_stages.cli", "airsmith_stages.mirror_model", "airsmith_stages.mirror_dataset", "airsmith_stages.tokenize",

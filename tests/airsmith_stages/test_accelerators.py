@@ -11,7 +11,7 @@ import torch
 from transformers import TrainingArguments
 
 from airsmith.backends import get_backend
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.recipe import Recipe
 from airsmith.recipe.operation import BackendName
 from airsmith_stages.accelerators import cpu, get_accelerator, neuron_native

@@ -35,9 +35,9 @@ from stage_zygote import Trap
 
 from airsmith.artifacts.listing import listing_digest
 from airsmith.artifacts.store import Store
-from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.run import Run
 from airsmith.contracts.stages import STAGES
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith_stages import failures
 from airsmith_stages.failures import as_airsmith_error
 from demo.hub.faults import Refuse

@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith_stages.image_registry import DOCKER_HUB, refuse_missing_image, split_reference
 
 DIGEST = f"sha256:{'0' * 64}"

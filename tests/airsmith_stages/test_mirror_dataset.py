@@ -10,7 +10,7 @@ import pytest
 from data_fixtures import DATASET_ID, Bench, assert_refused, contents, output_of, write_files
 
 from airsmith.artifacts.listing import listing_digest
-from airsmith.contracts.errors import ErrorKind
+from airsmith.errors import ErrorKind
 from demo.hub.faults import CutConnection, WrongByte
 from demo.hub.server import serve
 

@@ -13,9 +13,9 @@ import pytest
 from data_fixtures import MODEL_ID, Bench, assert_nothing_half_done, assert_refused, contents, output_of, write_files
 
 from airsmith.artifacts.listing import listing_digest
-from airsmith.contracts.errors import ErrorKind
 from airsmith.contracts.run import Run
 from airsmith.contracts.stages import TOKENIZER
+from airsmith.errors import ErrorKind
 from demo.hub.faults import CutConnection, Refuse, WrongByte
 from demo.hub.repository import add_user
 from demo.hub.server import serve

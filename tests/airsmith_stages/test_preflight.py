@@ -11,8 +11,8 @@ from data_fixtures import DATASET_ID, MODEL_ID, Bench
 
 from airsmith.artifacts.folder import Folder
 from airsmith.artifacts.store import Store
-from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.run import Run
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith_stages.preflight import refuse_unfit_store, run_preflight
 from demo.hub.server import Hub, serve
 

@@ -28,9 +28,9 @@ from data_fixtures import (
 from safetensors.numpy import load
 
 from airsmith.artifacts.read import Artifact
-from airsmith.contracts.errors import ErrorKind
 from airsmith.contracts.run import Run
 from airsmith.contracts.stages import END_TOKENS
+from airsmith.errors import ErrorKind
 from airsmith_stages import tokenize as stage
 from airsmith_stages.data import examples, token_shards
 from airsmith_stages.data.token_shards import read_rows

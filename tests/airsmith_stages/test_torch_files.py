@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith_stages.torch_files import find_tensor, read_metadata
 from airsmith_stages.weights.source import FolderSource
 

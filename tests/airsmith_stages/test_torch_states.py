@@ -14,7 +14,7 @@ from torch import nn
 from xser import TensorReference as Reference
 from xser import save_references
 
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith_stages.torch_files import SavedTensor, TensorReference, find_state
 from airsmith_stages.weights.source import FolderSource
 

@@ -1,4 +1,4 @@
-"""Airflow as it is deployed: a service account with the rights of `helm-values/rbac.yaml`, and no others."""
+"""Airflow as it is deployed: a service account with the rights of `manifests/rbac.yaml`, and no others."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ import yaml
 
 from airsmith.artifacts.store import Store
 from airsmith.contracts.run import Run
-from airsmith.serving.kubernetes import stop
+from airsmith.serving.cluster.endpoint import stop
 from demo.hub.server import serve
 from tests.cluster import airflow_identity
 

@@ -19,10 +19,10 @@ from typing import IO, Any
 from urllib.request import urlopen
 
 from airsmith.artifacts.store import Store
+from airsmith.cluster.labels import PREFIX
 from airsmith.pipeline.endpoint_change import EndpointChange
 from airsmith.registry import Endpoint, read_endpoint
-from airsmith.runtimes.pod_labels import PREFIX
-from airsmith.serving.manifests import PORT
+from airsmith.serving.cluster.manifests import PORT
 from tests.cluster.deploying import REPOSITORY, Cluster, Deployment
 
 REQUESTS = 200

@@ -20,6 +20,7 @@ from airsmith.artifacts.layout import artifact_folder
 from airsmith.artifacts.publish import write_artifact
 from airsmith.artifacts.read import Artifact, open_artifact
 from airsmith.artifacts.store import Store
+from airsmith.cluster.stage_pod import stage_pod
 from airsmith.contracts.cache import Output
 from airsmith.contracts.digests import recipe_digest
 from airsmith.contracts.recording import StageRecord
@@ -28,7 +29,6 @@ from airsmith.contracts.spec import RunSpec
 from airsmith.contracts.stages import ArtifactType
 from airsmith.pipeline.plan import make_plan
 from airsmith.recipe import Recipe
-from airsmith.runtimes.pods import stage_pod
 from airsmith.settings import Image, KubernetesSettings, Settings
 from tests.cluster.deploying import BUCKET, REPOSITORY, STAGES_PYTHON, STORE_AS_PODS_SEE_IT, Cluster
 

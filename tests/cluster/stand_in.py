@@ -24,9 +24,9 @@ from airsmith.contracts.stages import ArtifactType
 from airsmith.pipeline.plan import make_plan
 from airsmith.recipe import Recipe
 from airsmith.registry import ModelVersionDraft, register_version
-from airsmith.serving import server_pod
-from airsmith.serving.containers import MODEL_FOLDER, PORT
-from airsmith.serving.served import ServedModel
+from airsmith.serving.cluster import server_pod
+from airsmith.serving.cluster.containers import MODEL_FOLDER, PORT
+from airsmith.serving.cluster.served import ServedModel
 from airsmith.settings import Settings
 
 MODEL = "parrot"

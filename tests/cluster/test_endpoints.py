@@ -13,12 +13,12 @@ import pytest
 from kubernetes.client.exceptions import ApiException
 from kubernetes.dynamic import DynamicClient
 
-from airsmith.contracts.errors import AirsmithError
-from airsmith.serving import rollout
-from airsmith.serving.cluster_access import apply, cluster_client, delete_if_there, deployments_of
-from airsmith.serving.gateway import wait_until_taken
-from airsmith.serving.kubernetes import roll_back, scale
-from airsmith.serving.manifests import route
+from airsmith.cluster.access import apply, cluster_client, delete_if_there, deployments_of
+from airsmith.errors import AirsmithError
+from airsmith.serving.cluster import rollout
+from airsmith.serving.cluster.endpoint import roll_back, scale
+from airsmith.serving.cluster.gateway import wait_until_taken
+from airsmith.serving.cluster.manifests import route
 from airsmith.settings import KubernetesSettings, Settings
 from demo.airflow_api import wait_until
 from tests.cluster.deploying import Cluster, Deployment
@@ -31,7 +31,7 @@ from tests.cluster.stand_in import serve_by_stand_in
 
 serve_by_stand_in()
 
-from airsmith.pipeline.endpoint_dag import endpoint_dag
+from airsmith.airflow.dags.endpoint import endpoint_dag
 
 dag = endpoint_dag()
 """
@@ -188,7 +188,7 @@ def gateway(cluster: Cluster) -> str:
 def test_a_route_that_no_gateway_takes_is_told(
     gateway: str, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, leads_to: str, said: str
 ):
-    monkeypatch.setattr("airsmith.serving.gateway.TAKEN_SECONDS", 5)
+    monkeypatch.setattr("airsmith.serving.cluster.gateway.TAKEN_SECONDS", 5)
     kubernetes_settings = KubernetesSettings(namespace=cluster.namespace, gateway=leads_to)
     lost = route("lost", {"no-such-service": 100}, Settings(kubernetes=kubernetes_settings))
     client = cluster_client()

@@ -18,18 +18,18 @@ from test_failures import recipe
 from test_many_nodes import is_installed
 from test_one_pod_alive import end_of, is_training, pods_of, start_run, wait_for
 
+from airsmith.airflow.task_owner import this_airflow
 from airsmith.artifacts.uploads import open_uploads
+from airsmith.cluster.jobs import ENGINES
+from airsmith.cluster.jobs.client import Jobs
+from airsmith.cluster.labels import TaskOwner, pod_labels
+from airsmith.cluster.stage_pod import container_security, pod_security
 from airsmith.janitor import inventory, pods
 from airsmith.janitor.endpoints import tidy_endpoints
 from airsmith.janitor.pods import YOUNGEST
 from airsmith.janitor.tidy import tidy_store
 from airsmith.registry import Deployment as ServerOfEndpoint
 from airsmith.registry import swap_endpoint
-from airsmith.runtimes.engines import ENGINES
-from airsmith.runtimes.jobs import Jobs
-from airsmith.runtimes.pod_labels import TaskOwner, pod_labels
-from airsmith.runtimes.pods import container_security, pod_security
-from airsmith.runtimes.task_owner import this_airflow
 from airsmith.settings import JanitorSettings
 from tests.cluster.standalone import Airflow, standalone
 

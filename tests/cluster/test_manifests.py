@@ -13,8 +13,8 @@ import yaml
 from conftest import Cluster
 from kubernetes.dynamic.exceptions import ResourceNotFoundError
 
-from airsmith.serving.cluster_access import optional_kinds
-from airsmith.serving.manifests import OPTIONAL_KINDS
+from airsmith.cluster.access import optional_kinds
+from airsmith.serving.cluster.manifests import OPTIONAL_KINDS
 
 GOLDEN = Path(__file__).parents[1] / "airsmith" / "runtimes" / "golden"
 ENDPOINTS = Path(__file__).parents[1] / "airsmith" / "serving" / "golden"

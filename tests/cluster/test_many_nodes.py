@@ -15,8 +15,8 @@ from test_failures import has_trained, newest_run
 from test_kills import clear, drained, kill_worker, log_of, same_training, weights_of
 from test_one_pod_alive import end_of, start_run, wait_for
 
-from airsmith.runtimes.engines import ENGINES, Resource
-from airsmith.runtimes.pod_labels import PREFIX
+from airsmith.cluster.jobs import ENGINES, Resource
+from airsmith.cluster.labels import PREFIX
 from tests.cluster import queueing
 from tests.cluster.queueing import QUEUE, Queue
 from tests.cluster.standalone import Airflow

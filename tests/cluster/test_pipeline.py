@@ -17,7 +17,7 @@ from airsmith.artifacts.read import open_artifact
 from airsmith.artifacts.store import Store
 from airsmith.contracts.run import Run
 from airsmith.registry import read_endpoint
-from airsmith.serving.manifests import PORT, service_name
+from airsmith.serving.cluster.manifests import PORT, service_name
 from tests.cluster.deploying import stop_endpoint
 
 DAG_ID = "finetune_ticket_triage"

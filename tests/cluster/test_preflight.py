@@ -16,12 +16,12 @@ import yaml
 from conftest import BUCKET, STORE_AS_PODS_SEE_IT, Cluster
 
 from airsmith.artifacts.store import Store
-from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.run import Run
 from airsmith.contracts.spec import RunSpec
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.pipeline.plan import make_plan
+from airsmith.preflight.checks import preflight
 from airsmith.recipe import Recipe
-from airsmith.runtimes.preflight.checks import preflight
 from airsmith.settings import Image, KubernetesSettings, Settings
 from demo.hub.repository import publish
 from demo.hub.server import Hub, serve

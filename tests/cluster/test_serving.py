@@ -18,17 +18,17 @@ import kubernetes
 import pytest
 
 from airsmith.artifacts.read import open_artifact
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.cluster.access import cluster_client, deployments_of, pods_of, set_replicas
 from airsmith.contracts.run import Run
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.registry import Deployment, Endpoint, read_endpoint, swap_endpoint
-from airsmith.serving.arguments import DRAIN_SECONDS
 from airsmith.serving.chat import find_endpoint, stream_answer
-from airsmith.serving.cluster_access import cluster_client, deployments_of, pods_of, set_replicas
-from airsmith.serving.kubernetes import deploy, stop
-from airsmith.serving.manifests import PORT, service_name
-from airsmith.serving.port_forward import answers_here, forwarded
-from airsmith.serving.served import deployment_name
-from airsmith.serving.server_pod import DEREGISTRATION_SECONDS
+from airsmith.serving.cluster.arguments import DRAIN_SECONDS
+from airsmith.serving.cluster.endpoint import deploy, stop
+from airsmith.serving.cluster.manifests import PORT, service_name
+from airsmith.serving.cluster.port_forward import answers_here, forwarded
+from airsmith.serving.cluster.served import deployment_name
+from airsmith.serving.cluster.server_pod import DEREGISTRATION_SECONDS
 from airsmith.settings import Image, Settings
 from tests.cluster import airflow_identity
 from tests.cluster.deploying import Cluster

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from airsmith.contracts.errors import AirsmithError
+from airsmith.errors import AirsmithError
 from scripts.images.__main__ import REPOSITORY
 from scripts.images.builders import Buildah, Docker, Layer, OwnCommand, builder_of
 from scripts.images.sizes import report

@@ -146,7 +146,7 @@ def test_training_computes_with_the_versions_that_the_settings_list(pods: Pods, 
     assert dict(re.findall(r"^(\w+) ([\d.]+)", log, re.MULTILINE)) == image.toolchain
 
 
-@pytest.mark.parametrize("module", ["vllm.entrypoints.openai.api_server", "airsmith.serving.fetch"])
+@pytest.mark.parametrize("module", ["vllm.entrypoints.openai.api_server", "airsmith_stages.serving.fetch"])
 def test_the_server_can_fetch_a_model_and_serve_it(pods: Pods, images: dict[str, Image], module: str):
     phase, log = pods.run(image_of(images, "vllm-cpu"), "python", "-m", module, "--help")
     assert phase == "Succeeded", log

@@ -17,9 +17,9 @@ import pytest
 
 from airsmith.artifacts.read import Artifact, open_artifact
 from airsmith.artifacts.store import Store
-from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.run import Run
-from airsmith.runtimes.process import StageProcess, bring_to_output
+from airsmith.errors import AirsmithError, ErrorKind
+from airsmith.process.stage_process import StageProcess, bring_to_output
 
 DAG_ID = "finetune_tiny"
 STAGES = (
@@ -144,7 +144,7 @@ def test_the_parents_sudden_death_ends_a_training(house, first_run: DagRun, tmp_
     run = copy_without(first_run.run, "train", tmp_path)
     code = (
         "from airsmith.contracts.run import Run; from airsmith.settings import load_settings;"
-        "from airsmith.runtimes.process import bring_to_output;"
+        "from airsmith.process.stage_process import bring_to_output;"
         f"bring_to_output('train', Run.open({run.uri!r}), load_settings(), print)"
     )
     parent = house.start("python", "-c", code, AIRSMITH_STORE=run.store.uri)

@@ -22,7 +22,7 @@ from airsmith.artifacts.publish import write_artifact
 from airsmith.artifacts.read import Artifact, open_artifact
 from airsmith.artifacts.store import Store
 from airsmith.artifacts.uploads import open_uploads
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 from faults.faults import FAULTS
 from faults.proxy import OPERATIONS, FaultyProxy, faulty_proxy
 from faults.servers import BUCKET, any_s3_server

@@ -21,9 +21,9 @@ from airsmith.artifacts.publish import write_artifact
 from airsmith.artifacts.read import Artifact, open_artifact
 from airsmith.artifacts.store import Store
 from airsmith.contracts.cache import look_up_output
-from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.run import Run
 from airsmith.contracts.stages import CONFIG
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith_stages import launch, memory
 from airsmith_stages.failures import exit_code_of
 from airsmith_stages.frame import run_stage, take_part

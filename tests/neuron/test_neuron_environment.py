@@ -8,8 +8,8 @@ import pytest
 from trainings import NeuronBench
 
 from airsmith.artifacts.store import Store
-from airsmith.contracts.errors import AirsmithError
 from airsmith.contracts.spec import RunSpec
+from airsmith.errors import AirsmithError
 from airsmith_stages.neuron.environment import cache_folder, training_environment
 
 CACHE = Path("/scratch/airsmith-train-x_1/cache")

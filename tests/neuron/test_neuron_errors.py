@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from airsmith.contracts.errors import AirsmithError, ErrorKind
-from airsmith.contracts.retries import RETRIES, Retry
+from airsmith.errors import AirsmithError, ErrorKind
+from airsmith.errors.retries import RETRIES, Retry
 from airsmith_stages.neuron.errors import neuron_errors
 
 DEVICE, MEMORY = ErrorKind.DEVICE_ERROR, ErrorKind.OUT_OF_MEMORY

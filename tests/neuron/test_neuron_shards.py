@@ -13,7 +13,7 @@ import torch
 from cutting import GATE_UP, QKV, Case, Tensors, Workshop, check_equal, consolidated, expected_of
 from peers import Split
 
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith_stages.consolidating.checkpoint import check
 from airsmith_stages.consolidating.optimum_neuron import ADAPTER_SHARDS, read_optimum_neuron
 from airsmith_stages.consolidating.replicas import Spread

@@ -12,8 +12,8 @@ from torch.nn import functional
 from trainings import LENGTH, UNFUSED, NeuronBench, artifact_of, history_of, losses_of, on_cpus, train_here
 
 from airsmith.artifacts.store import Store
-from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.run import Run
+from airsmith.errors import AirsmithError, ErrorKind
 
 SEVEN = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 

@@ -13,8 +13,8 @@ import pytest
 from trainings import NeuronBench, artifact_of, on_cpus
 
 from airsmith.artifacts.store import Store
-from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.run import Run
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith_stages.launch import WORKER
 
 LONG = {"max_steps": 4000, "save_steps": 2}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith_stages.accelerators.base import Accelerator
 
 _NAMES = ("cpu", "cuda", "rocm", "neuron_xla", "neuron_native")

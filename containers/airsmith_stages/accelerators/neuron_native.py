@@ -12,7 +12,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.recipe import Recipe
 from airsmith_stages.accelerators.base import TORCH_TRAINING
 from airsmith_stages.accelerators.cpu import peak_resident_bytes

@@ -13,7 +13,7 @@ import datasets
 import numpy as np
 from numpy.typing import NDArray
 
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.recipe.sources import COLUMN_PARTS, DatasetSource
 from airsmith_stages.data.broken_files import find_broken
 from airsmith_stages.failures import as_airsmith_error

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith_stages.merging.elements import FLOATING, Floats, to_floats
 from airsmith_stages.weights.header import Tensor
 from airsmith_stages.weights.model import open_weights

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from airsmith.artifacts.objects import Piece
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith_stages.merging.adapter import Adapter, refused
 from airsmith_stages.merging.passing import merged_tensors
 from airsmith_stages.merging.plan import plan_merge

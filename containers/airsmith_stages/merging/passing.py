@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from airsmith.artifacts.objects import Piece
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith_stages.merging.adapter import refused, rows_of
 from airsmith_stages.merging.changes import Change
 from airsmith_stages.merging.elements import Floats, are_finite, bits_of, from_floats, rounded, to_floats

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith_stages.merging.adapter import Adapter, refused
 from airsmith_stages.merging.changes import Change
 from airsmith_stages.merging.edits import Edit, Target, edits_of

@@ -12,7 +12,7 @@ from airsmith.artifacts.bucket import SMALLEST_PART_BYTES
 from airsmith.artifacts.manifest import FileEntry
 from airsmith.artifacts.publish import ArtifactWriter
 from airsmith.contracts.cache import Output
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith_stages.frame import StageContext
 from airsmith_stages.memory import share_one_arena
 from airsmith_stages.mirroring.known import Known, find_known, remember_newest, remove_attempts

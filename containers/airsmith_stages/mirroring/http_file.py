@@ -15,7 +15,7 @@ from threading import Event
 import httpx
 from huggingface_hub.utils import parse_ratelimit_headers  # type: ignore[attr-defined]
 
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith_stages.mirroring.pace import Begun, Pace
 from airsmith_stages.mirroring.source import CopyStoppedError
 

@@ -14,7 +14,7 @@ from airsmith.artifacts.layout import ATTEMPT_PREFIX, newest_mirror_path
 from airsmith.artifacts.publish import ArtifactWriter
 from airsmith.artifacts.read import Artifact, open_artifact
 from airsmith.artifacts.store import Store
-from airsmith.contracts.errors import AirsmithError
+from airsmith.errors import AirsmithError
 from airsmith_stages.mirroring.source import Source, SourceFile
 
 log = logging.getLogger("airsmith")

@@ -11,7 +11,7 @@ from airsmith.artifacts.listing import list_source, listing_digest
 from airsmith.artifacts.manifest import FileEntry
 from airsmith.artifacts.publish import ArtifactWriter
 from airsmith.artifacts.store import Piece, Store
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.hub import RepoType
 from airsmith.recipe.sources import source_kind
 

@@ -12,7 +12,7 @@ from threading import Event
 
 from huggingface_hub.hf_api import RepoFile
 
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.hub import RepoType
 from airsmith_stages.mirroring.source import CopyStoppedError, Stream
 

@@ -10,8 +10,8 @@ import os
 import re
 from pathlib import Path
 
-from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.spec import RunSpec
+from airsmith.errors import AirsmithError, ErrorKind
 
 COMPILER_FLAGS = "NEURON_CC_FLAGS"
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 
 _OTHER_NODE = (
     "It is run again, on another node if there is one. Where it fails on every node, the log's lines with `NRT` or "

@@ -12,7 +12,7 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith_stages.frame import StageContext
 from airsmith_stages.launch import Ended, death_of, is_leading_node, launch_apart
 from airsmith_stages.memory import out_of_memory_kills

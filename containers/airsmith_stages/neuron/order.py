@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 from torch.utils.data.distributed import DistributedSampler
 
-from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.spec import RunSpec
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith_stages.training.order import permutation, share
 from airsmith_stages.training.rows import Row
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from airsmith.artifacts.publish import write_artifact
 from airsmith.contracts.digests import checkpoint_key
-from airsmith.contracts.errors import AirsmithError
+from airsmith.errors import AirsmithError
 from airsmith_stages.checkpoint_folders import CheckpointFolders
 from airsmith_stages.frame import StageContext
 from airsmith_stages.neuron.cache import clear_leftovers, count_graphs, files_to_keep, unpack_cache

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from airsmith.contracts.cache import Output
-from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.stages import CONFIG, END_TOKENS, PIPELINE_PARALLEL, SHARDS, TENSOR_PARALLEL, TOKENIZER
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith_stages.frame import StageContext
 from airsmith_stages.model_files import add_all_but_weights
 from airsmith_stages.neuron.model import PartOfModel, fingerprints, trained_parameters

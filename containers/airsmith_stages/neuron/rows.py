@@ -11,7 +11,7 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 from airsmith.artifacts.read import Artifact
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith_stages.data.token_shards import INDEX_FILE, read_rows, shard_names
 from airsmith_stages.training.rows import IGNORED_LABEL, Collator, Row, RowDataset
 

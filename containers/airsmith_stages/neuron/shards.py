@@ -19,7 +19,7 @@ from optimum.neuron.peft.utils.save_and_load import get_peft_model_state_dict
 from torch import nn
 from torch_xla.utils import serialization
 
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith_stages.neuron.model import PartOfModel
 from airsmith_stages.training.processes import Processes
 from airsmith_stages.training.together import files_under

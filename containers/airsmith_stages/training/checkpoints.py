@@ -18,8 +18,8 @@ from airsmith.artifacts.publish import write_artifact
 from airsmith.artifacts.read import Artifact
 from airsmith.artifacts.store import Store
 from airsmith.contracts.digests import checkpoint_key
-from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.stages import toolchain_on
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith_stages.checkpoint_folders import DAMAGE, CheckpointFolders
 from airsmith_stages.frame import StageContext
 from airsmith_stages.training.processes import ALONE, Processes

@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from airsmith.artifacts.read import Artifact
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith_stages.data.token_shards import INDEX_FILE, read_rows, shard_names
 from airsmith_stages.training.rows import Collator, RowDataset
 

@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, set_seed
 from transformers.utils.logging import disable_progress_bar
 
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.recipe import Recipe
 from airsmith_stages.accelerators import Accelerator
 from airsmith_stages.training.lora import add_lora

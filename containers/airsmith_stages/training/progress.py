@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from types import TracebackType
 
-from airsmith.contracts.errors import AirsmithError
 from airsmith.contracts.pointers import Progress
 from airsmith.contracts.run import Run
+from airsmith.errors import AirsmithError
 from airsmith_stages.training.history import Row
 from airsmith_stages.training.tracking import Tracker
 

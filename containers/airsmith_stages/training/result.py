@@ -15,8 +15,8 @@ from torch.distributed.checkpoint import HuggingFaceStorageWriter
 from torch.distributed.checkpoint.state_dict import get_model_state_dict
 
 from airsmith.contracts.cache import Output
-from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.stages import CONFIG, END_TOKENS, SHARDS, TOKENIZER, trains_shards
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith_stages.frame import StageContext
 from airsmith_stages.model_files import add_all_but_weights
 from airsmith_stages.training.curve import write_history

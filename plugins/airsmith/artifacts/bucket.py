@@ -19,7 +19,7 @@ from obstore.store import MemoryStore, ObjectStore, S3Store
 
 from airsmith.artifacts.objects import MEBIBYTE, ObjectInfo, Piece, Version
 from airsmith.artifacts.store_errors import is_missing_bucket, is_missing_upload, is_transient
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 
 if TYPE_CHECKING:
     from obstore import PutMode

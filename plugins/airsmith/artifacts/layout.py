@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 
 MANIFEST = "manifest.json"
 ATTEMPT_PREFIX = "attempt="

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 
 from airsmith.artifacts.store import ObjectInfo, Store
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 
 
 def list_source(uri: str) -> list[ObjectInfo]:

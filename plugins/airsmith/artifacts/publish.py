@@ -18,7 +18,7 @@ from airsmith.artifacts.manifest import FileEntry, Manifest, Metric, refuse_clas
 from airsmith.artifacts.read import Artifact, open_artifact
 from airsmith.artifacts.store import STREAM_CHUNK_BYTES, Piece, Store
 from airsmith.artifacts.uploads import copy_object
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 
 log = logging.getLogger("airsmith")
 

@@ -14,7 +14,7 @@ from airsmith.artifacts.layout import MANIFEST, STAGING_PREFIX
 from airsmith.artifacts.manifest import FileEntry, Manifest
 from airsmith.artifacts.store import Store
 from airsmith.artifacts.store_errors import local_errors
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from airsmith.artifacts.folder import Folder
 from airsmith.artifacts.layout import checked_path
 from airsmith.artifacts.objects import MEBIBYTE, STREAM_CHUNK_BYTES, ObjectInfo, Objects, Piece, Version
 from airsmith.artifacts.store_errors import store_errors
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 
 __all__ = ["MEBIBYTE", "STREAM_CHUNK_BYTES", "ObjectInfo", "Piece", "Store", "Version"]
 

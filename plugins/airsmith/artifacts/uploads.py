@@ -16,7 +16,7 @@ from airsmith.artifacts.bucket import s3_place
 from airsmith.artifacts.folder import Folder
 from airsmith.artifacts.layout import STAGING_PREFIX
 from airsmith.artifacts.store import Store
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 
 LARGEST_COPY_BYTES = 5 * 2**30
 """What S3 copies in one request; parts of a copy may be as large."""

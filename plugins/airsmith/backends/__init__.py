@@ -7,7 +7,7 @@ from airsmith.backends.cpu import CPU
 from airsmith.backends.gpu import CUDA, ROCM
 from airsmith.backends.neuron_native import NEURON_NATIVE
 from airsmith.backends.neuron_xla import NEURON_XLA
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 
 _BACKENDS = {backend.name: backend for backend in (CPU, CUDA, ROCM, NEURON_XLA, NEURON_NATIVE)}
 

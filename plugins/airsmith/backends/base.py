@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from airsmith.backends.model_sizes import ModelSizes
-from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.spec import ParallelPlan
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.recipe import Recipe
 
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from airsmith.backends.base import Backend, Placement, PodSize
 from airsmith.backends.instances import Device, Instance, instance_table
-from airsmith.contracts.checks import Check, check_all
-from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.spec import ParallelPlan
+from airsmith.errors import AirsmithError, ErrorKind
+from airsmith.errors.checks import Check, check_all
 from airsmith.recipe import Recipe
 
 NEURON = "aws.amazon.com/neuron"

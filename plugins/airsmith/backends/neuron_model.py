@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from airsmith.backends.model_sizes import ModelSizes
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 
 _WHOLE_EMBEDDINGS = ("granite",)
 """Families whose embeddings and head every process has as a whole; they have no pipeline either."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from airsmith.backends.base import PodSize
 from airsmith.backends.instances import Device, Instance, instance_table
 from airsmith.backends.neuron import SCHEDULER, share_of_node
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.recipe import Recipe
 from airsmith.recipe.operation import not_on_neuron
 

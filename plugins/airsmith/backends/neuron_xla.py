@@ -15,10 +15,10 @@ from airsmith.backends.model_sizes import ModelSizes
 from airsmith.backends.neuron import NEURON, NeuronBackend
 from airsmith.backends.neuron_lora import QKV, check_fused, check_lora, target_names
 from airsmith.backends.neuron_model import check_layers, check_tensor_parallel, shares_heads_unevenly
-from airsmith.contracts.checks import Check, check_all
-from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.graphs import FLASH_ROWS, uses_flash_attention
 from airsmith.contracts.spec import ParallelPlan
+from airsmith.errors import AirsmithError, ErrorKind
+from airsmith.errors.checks import Check, check_all
 from airsmith.recipe import Recipe
 
 

@@ -20,7 +20,7 @@ from airsmith.backends.neuron_servers import (
     server_size,
     shape_arguments,
 )
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.recipe import Recipe
 
 

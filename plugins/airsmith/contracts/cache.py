@@ -11,11 +11,11 @@ from airsmith.artifacts.layout import artifact_folder, model_version_folder
 from airsmith.artifacts.read import Artifact, open_artifact
 from airsmith.artifacts.store import Store
 from airsmith.contracts.digests import stage_digest
-from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.pointers import StagePointer
 from airsmith.contracts.run import Run
 from airsmith.contracts.spec import RunSpec, StagePlan
 from airsmith.contracts.stages import STAGES, ArtifactType, output_type
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.recipe.sources import source_kind
 from airsmith.registry import CARD_FILE, find_version_by_digest, get_version
 

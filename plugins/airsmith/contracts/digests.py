@@ -7,11 +7,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.graphs import graph_determinants
 from airsmith.contracts.pointers import StagePointer
 from airsmith.contracts.spec import RunSpec
 from airsmith.contracts.stages import NOT_DETERMINING, Input, StageContract, toolchain_on
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.recipe import Recipe
 
 _PLACEMENT_FIELDS = ("backend.devices", "backend.nodes", "backend.instance_type")

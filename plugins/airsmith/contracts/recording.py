@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 
 from airsmith.contracts.cache import Output, look_up_output
-from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.pointers import StagePointer, StageState, StageStatus
 from airsmith.contracts.run import Run
 from airsmith.contracts.spec import RunSpec
+from airsmith.errors import AirsmithError, ErrorKind
 
 log = logging.getLogger("airsmith")
 

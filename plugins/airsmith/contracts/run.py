@@ -12,10 +12,10 @@ from pydantic import BaseModel, ValidationError
 
 from airsmith.artifacts.layout import split_run_uri, trial_folder
 from airsmith.artifacts.store import Store
-from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.pointers import Progress, StagePointer, StageStatus
 from airsmith.contracts.spec import RunSpec
 from airsmith.contracts.stages import STAGES, StageContract
+from airsmith.errors import AirsmithError, ErrorKind
 
 _Model = TypeVar("_Model", bound=BaseModel)
 

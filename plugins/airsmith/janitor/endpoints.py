@@ -11,13 +11,13 @@ from kubernetes.client import models as k8s
 from kubernetes.client.exceptions import ApiException
 
 from airsmith.artifacts.store import Store
+from airsmith.cluster.access import delete_if_there
+from airsmith.cluster.labels import PREFIX, label_value
 from airsmith.janitor.garbage import Garbage
 from airsmith.janitor.pods import refused, server_time
 from airsmith.janitor.report import Section
 from airsmith.janitor.tidy import section
 from airsmith.registry import Endpoint, list_endpoints
-from airsmith.runtimes.pod_labels import PREFIX, label_value
-from airsmith.serving.cluster_access import delete_if_there
 
 
 def tidy_endpoints(store: Store, namespace: str, grace: timedelta, told: Collection[str], client: ApiClient) -> Section:

@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 
 from airsmith.artifacts.layout import ATTEMPT_PREFIX, MANIFEST, clock_path, trial_folder, trial_of
 from airsmith.artifacts.store import ObjectInfo, Store
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.registry.versions import VERSION_FILE
 
 _EVER = datetime.min.replace(tzinfo=timezone.utc)

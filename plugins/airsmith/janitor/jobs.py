@@ -10,9 +10,9 @@ from kubernetes.client import ApiClient, CustomObjectsApi
 from kubernetes.client import models as k8s
 from kubernetes.client.exceptions import ApiException
 
-from airsmith.runtimes.engines import ENGINES, Resource
-from airsmith.runtimes.engines.engine import Object
-from airsmith.runtimes.jobs import FOREGROUND
+from airsmith.cluster.jobs import ENGINES, Resource
+from airsmith.cluster.jobs.client import FOREGROUND
+from airsmith.cluster.jobs.job_kind import Object
 
 _MISSING, _CONFLICT = 404, 409
 

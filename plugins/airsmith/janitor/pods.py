@@ -13,12 +13,12 @@ from kubernetes.client import ApiClient, CoreV1Api
 from kubernetes.client import models as k8s
 from kubernetes.client.exceptions import ApiException
 
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.cluster.labels import PREFIX, TaskOwner
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.janitor.garbage import Garbage
 from airsmith.janitor.jobs import Job, delete_job, list_jobs
 from airsmith.janitor.report import Section
 from airsmith.janitor.runs import ENDED_STATES, TaskStates, ask_airflow
-from airsmith.runtimes.pod_labels import PREFIX, TaskOwner
 
 log = logging.getLogger("airsmith")
 
@@ -99,7 +99,7 @@ def refused(what: str, refusal: ApiException) -> AirsmithError:
     return AirsmithError(
         ErrorKind.ACCESS_DENIED,
         f"The cluster refuses {what}: {refusal.reason or refusal.body}.",
-        "See what Airflow's service account may do there: helm-values/rbac.yaml.",
+        "See what Airflow's service account may do there: manifests/rbac.yaml.",
     )
 
 

@@ -11,11 +11,11 @@ from airsmith.artifacts.layout import checkpoints_folder
 from airsmith.artifacts.store import Store
 from airsmith.contracts.cache import Output, outputs_ahead
 from airsmith.contracts.digests import checkpoint_key
-from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.pointers import StagePointer
 from airsmith.contracts.run import Run
 from airsmith.contracts.spec import RunSpec
 from airsmith.contracts.stages import STAGES, TRAINING
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.janitor.inventory import Records
 from airsmith.janitor.runs import REQUESTS_AT_ONCE, KnownRun
 from airsmith.registry import Deployment, get_version, read_endpoint

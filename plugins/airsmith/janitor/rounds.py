@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
 
 from airsmith.artifacts.store import Store
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.janitor.report import Section
 from airsmith.janitor.runs import TaskStates, alive_by_the_store, alive_in_airflow
 from airsmith.janitor.tidy import ages_of, tidy_store
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class KnowingAirflow:
     """The Airflow that knows which tasks are at work.
 
-    :param name: what tells it from others, see `airsmith.runtimes.task_owner`.
+    :param name: what tells it from others, see `airsmith.airflow.task_owner`.
     :param task_states: asks it.
     """
 

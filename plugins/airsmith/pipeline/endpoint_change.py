@@ -11,9 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from airsmith.artifacts.store import Store
 from airsmith.contracts.digests import canonical_digest
-from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.recording import StageRecord
 from airsmith.contracts.run import Run
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.pipeline.run_again import run_again, run_of_version
 from airsmith.recipe.operation import KUBERNETES_NAME
 from airsmith.recipe.validate import validate
@@ -131,8 +131,8 @@ def make_change(request: ChangeRequest, settings: Settings, client: ApiClient | 
     """
     if client is None:
         return _change_here(request, settings)
-    from airsmith.serving import kubernetes
-    from airsmith.serving.traffic import Share
+    from airsmith.serving.cluster import endpoint as kubernetes
+    from airsmith.serving.cluster.traffic import Share
 
     store, change = Store.open(settings.store), request.change
     name = change.endpoint or ""
@@ -157,7 +157,7 @@ def _change_here(request: ChangeRequest, settings: Settings) -> Run | None:
 
     :raises AirsmithError: `bad_recipe` where it takes a cluster.
     """
-    from airsmith.serving.local import deploy, stop_endpoint
+    from airsmith.serving.local.endpoint import deploy, stop_endpoint
 
     store, change = Store.open(settings.store), request.change
     if change.action == "deploy" and change.percent in (None, 100):
@@ -185,7 +185,7 @@ def _deployed_run(store: Store, request: ChangeRequest, settings: Settings) -> R
 
 def _run_of_takeover(endpoint: Endpoint, request: ChangeRequest, store: Store, settings: Settings) -> Run | None:
     """The run that proves what has come to serve alone: what a run deployed has others' requests now."""
-    from airsmith.serving.kubernetes import endpoint_output
+    from airsmith.serving.cluster.endpoint import endpoint_output
 
     if endpoint.run is None:
         log.warning("Endpoint %s is not proved: it does not say which run deployed what it serves.", endpoint.name)

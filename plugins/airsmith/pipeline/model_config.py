@@ -8,12 +8,12 @@ from typing import Any
 
 from airsmith.artifacts.read import open_artifact
 from airsmith.artifacts.store import Store
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.hub import read_model_file
+from airsmith.process.hub_token import ReadConnection, hub_token, no_connections
 from airsmith.recipe import Recipe
 from airsmith.recipe.sources import source_kind
 from airsmith.registry import get_version
-from airsmith.runtimes.hub_access import ReadConnection, hub_token, no_connections
 from airsmith.settings import Settings
 
 CONFIG = "config.json"

@@ -7,7 +7,7 @@ from typing import Any
 
 from airsmith.backends import get_backend
 from airsmith.backends.servers import check_parts, server_of
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.pipeline.decoder import read_decoder
 from airsmith.recipe import Recipe
 

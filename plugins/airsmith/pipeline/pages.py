@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from airsmith.contracts.errors import AirsmithError
 from airsmith.contracts.spec import Plan
+from airsmith.errors import AirsmithError
 from airsmith.recipe import Recipe
 
 STAGE_SUMMARIES = {

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from airsmith.backends import Backend, get_backend
 from airsmith.backends.servers import server_of
-from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.spec import BatchPlan, ParallelPlan, Plan, StagePlan
 from airsmith.contracts.stages import TRAINING, trains_shards
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.recipe import Recipe
 
 LIGHT_IMAGE = "cpu"

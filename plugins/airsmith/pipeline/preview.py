@@ -17,11 +17,12 @@ from airsmith.artifacts.store import Store
 from airsmith.backends import get_backend
 from airsmith.backends.instances import INSTANCE_TYPE_LABEL, PriceList, instance_table
 from airsmith.backends.servers import server_of
+from airsmith.cluster.stage_pod import stage_pod
 from airsmith.contracts.digests import recipe_digest
-from airsmith.contracts.errors import AirsmithError
 from airsmith.contracts.run import Run
 from airsmith.contracts.spec import Plan, RunSpec
 from airsmith.contracts.stages import TRAINING
+from airsmith.errors import AirsmithError
 from airsmith.pipeline.decoder import Decoder, read_decoder
 from airsmith.pipeline.graph import dag_id_of
 from airsmith.pipeline.memory import GIBIBYTE, MemoryEstimate, estimate_memory
@@ -31,9 +32,8 @@ from airsmith.pipeline.neuron_memory import estimate_core_memory
 from airsmith.pipeline.plan import make_plan
 from airsmith.recipe import Recipe
 from airsmith.recipe.load import load_recipe
-from airsmith.runtimes.pods import stage_pod
-from airsmith.serving.served import ServedModel
-from airsmith.serving.server_pod import pod_spec
+from airsmith.serving.cluster.served import ServedModel
+from airsmith.serving.cluster.server_pod import pod_spec
 from airsmith.settings import Image, Settings
 
 WHOLE_NODE = (*TRAINING, "evaluate", "deploy")

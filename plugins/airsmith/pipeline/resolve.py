@@ -20,8 +20,8 @@ from airsmith.pipeline.pins import pin_sources
 from airsmith.pipeline.plan import check_nodes, make_plan
 from airsmith.pipeline.sweep import trials_of
 from airsmith.pipeline.toolchains import toolchains_of
+from airsmith.process.hub_token import ReadConnection, hub_token, no_connections
 from airsmith.recipe.merge import merge_recipe
-from airsmith.runtimes.hub_access import ReadConnection, hub_token, no_connections
 from airsmith.settings import Settings
 
 

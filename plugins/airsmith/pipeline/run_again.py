@@ -8,9 +8,9 @@ import airsmith
 from airsmith.artifacts.layout import run_folder
 from airsmith.artifacts.store import Store
 from airsmith.contracts.digests import recipe_digest
-from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.run import Run
 from airsmith.contracts.stages import STAGES
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.pipeline.plan import make_plan
 from airsmith.pipeline.resolve import image_references
 from airsmith.registry import get_champion, get_version

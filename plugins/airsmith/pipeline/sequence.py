@@ -10,14 +10,14 @@ from typing import Any
 
 import yaml
 
-from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.pointers import StagePointer
 from airsmith.contracts.run import Run
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.pipeline.graph import dag_id_of
 from airsmith.pipeline.resolve import RunRequest, resolve
 from airsmith.pipeline.sweep import choose_winner, run_rungs
-from airsmith.runtimes.process import TellLine, bring_to_output
-from airsmith.serving.local import deploy
+from airsmith.process.stage_process import TellLine, bring_to_output
+from airsmith.serving.local.endpoint import deploy
 from airsmith.settings import Settings
 
 

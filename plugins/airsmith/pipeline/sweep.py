@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from airsmith.contracts.digests import recipe_digest
-from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.pointers import StagePointer, StageStatus
 from airsmith.contracts.recording import StageRecord
 from airsmith.contracts.run import Run
 from airsmith.contracts.spec import RunSpec, TrialResult
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.pipeline.plan import make_plan
 from airsmith.recipe import Recipe
 from airsmith.recipe.sweep import Sweep

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.spec import Plan
 from airsmith.contracts.stages import STAGES, public_version, toolchain_on
+from airsmith.errors import AirsmithError, ErrorKind
+from airsmith.process.interpreter import installed_versions
 from airsmith.recipe import Recipe
-from airsmith.runtimes.interpreter import installed_versions
 from airsmith.settings import Settings
 
 

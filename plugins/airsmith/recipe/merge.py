@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from airsmith.contracts.digests import flatten
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.recipe import Recipe
 from airsmith.recipe.form import fixed_keys, form_changes
 from airsmith.recipe.load import read_recipe_file

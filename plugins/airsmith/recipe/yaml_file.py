@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 
 
 @dataclass(frozen=True)

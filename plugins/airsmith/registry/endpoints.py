@@ -7,7 +7,7 @@ from typing import Any
 
 from airsmith.artifacts.layout import endpoint_path
 from airsmith.artifacts.store import Store
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.registry.names import checked_name
 from airsmith.registry.records import Deployment, Endpoint
 from airsmith.registry.swapping import change_record, read_record

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 

@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 
 from airsmith.artifacts.layout import model_version_folder
 from airsmith.artifacts.store import Store
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.registry.names import checked_name
 from airsmith.registry.records import ModelVersion, ModelVersionDraft
 from airsmith.registry.swapping import MOST_TRIES, give_way, never_won, read_record

@@ -11,9 +11,9 @@ from typing import Any
 import httpx
 
 from airsmith.artifacts.store import Store
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.registry import Endpoint, list_endpoints, read_endpoint
-from airsmith.serving.served import base_name
+from airsmith.serving.cluster.served import base_name
 
 ANSWER_SECONDS = 300.0
 EXAMPLE_TOKENS = 64
@@ -63,8 +63,8 @@ def reached(endpoint: Endpoint) -> Iterator[Endpoint]:
     if endpoint.namespace is None:
         yield endpoint
         return
-    from airsmith.serving.cluster_access import cluster_client  # half a second of imports
-    from airsmith.serving.port_forward import answers_here, forwarded
+    from airsmith.cluster.access import cluster_client  # half a second of imports
+    from airsmith.serving.cluster.port_forward import answers_here, forwarded
 
     if answers_here(endpoint):
         yield endpoint

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
+from airsmith.process.interpreter import installed_versions
 from airsmith.recipe.operation import Serve
-from airsmith.runtimes.interpreter import installed_versions
 
 
 @dataclass(frozen=True)

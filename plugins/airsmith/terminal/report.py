@@ -12,9 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from airsmith.artifacts.read import Artifact, open_artifact
-from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.pointers import StagePointer
 from airsmith.contracts.run import Run
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.registry import read_endpoint
 from airsmith.serving.chat import curl_line
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from airsmith.artifacts.store import Store
-from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.run import Run
+from airsmith.errors import AirsmithError, ErrorKind
 
 
 def find_run(store_uri: str, wanted: str = "") -> Run:

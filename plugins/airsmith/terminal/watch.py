@@ -14,9 +14,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.pointers import Progress, StageStatus
 from airsmith.contracts.run import Run
+from airsmith.errors import AirsmithError, ErrorKind
 
 POLL_SECONDS = 1.0
 

@@ -13,7 +13,7 @@ from s3_faults import Answer, Faults, error_answer, every_request
 from werkzeug.wrappers import Request, Response
 
 from airsmith.artifacts.store import MEBIBYTE, Store
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from s3_faults import Answer, Faults, applied_but_500, conditional_put, error_an
 from werkzeug.wrappers import Response
 
 from airsmith.artifacts.store import Store
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from airsmith.artifacts.store import MEBIBYTE, Store
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 
 
 @pytest.fixture

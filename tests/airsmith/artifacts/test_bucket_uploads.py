@@ -16,7 +16,7 @@ from werkzeug.wrappers import Request, Response
 
 from airsmith.artifacts.bucket import PARTS_IN_FLIGHT, SMALLEST_PART_BYTES, part_bytes
 from airsmith.artifacts.store import MEBIBYTE, Store
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 
 
 @pytest.fixture

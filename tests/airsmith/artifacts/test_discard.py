@@ -8,7 +8,7 @@ from threading import Event, Thread
 
 from airsmith.artifacts.publish import ArtifactWriter
 from airsmith.artifacts.store import Store
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 
 
 def test_a_file_that_is_finished_after_the_discard_is_removed(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from airsmith.artifacts.store import MEBIBYTE, Store
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 
 NOBODY = 65534
 

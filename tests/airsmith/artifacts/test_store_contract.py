@@ -16,7 +16,7 @@ from airsmith.artifacts import uploads
 from airsmith.artifacts.layout import checked_path
 from airsmith.artifacts.store import MEBIBYTE, Store, Version
 from airsmith.artifacts.uploads import copy_object
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 
 
 def paths(store: Store, prefix: str = "") -> list[str]:

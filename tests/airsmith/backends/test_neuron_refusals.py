@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from airsmith.backends import get_backend
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.pipeline.model_fit import check_model, fit_to_model
 from airsmith.pipeline.plan import make_plan
 from airsmith.recipe import Recipe

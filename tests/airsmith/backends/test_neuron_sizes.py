@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.spec import Plan
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.pipeline.plan import make_plan
 from airsmith.recipe import Recipe
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from airsmith.contracts.checks import check_all
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
+from airsmith.errors.checks import check_all
 
 UNAVAILABLE = AirsmithError(ErrorKind.STORE_UNAVAILABLE, "The store is away.", "Wait.")
 DENIED = AirsmithError(ErrorKind.ACCESS_DENIED, "The Hub says no.", "Ask.")

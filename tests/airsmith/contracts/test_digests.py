@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from airsmith.contracts.digests import checkpoint_key, flatten, stage_digest
-from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.pointers import StagePointer
-from airsmith.contracts.retries import RETRIES
 from airsmith.contracts.spec import RunSpec, StagePlan
 from airsmith.contracts.stages import CONFIG, NOT_DETERMINING, STAGES, TOKENIZER
+from airsmith.errors import AirsmithError, ErrorKind
+from airsmith.errors.retries import RETRIES
 from airsmith.pipeline.plan import make_plan
 from airsmith.recipe import Recipe
 

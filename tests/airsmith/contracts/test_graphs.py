@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from airsmith.contracts.digests import flatten, stage_digest
-from airsmith.contracts.errors import AirsmithError
 from airsmith.contracts.pointers import StagePointer
 from airsmith.contracts.spec import RunSpec
 from airsmith.contracts.stages import CONFIG, STAGES
+from airsmith.errors import AirsmithError
 from airsmith.pipeline.plan import make_plan
 from airsmith.recipe import Recipe
 

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from kubernetes.client import models as k8s
 from workshop import served
 
+from airsmith.airflow.task_owner import this_airflow
+from airsmith.cluster.labels import PREFIX, TaskOwner, pod_labels
 from airsmith.janitor.endpoints import unused_servers
 from airsmith.janitor.pods import find_orphans
 from airsmith.janitor.runs import ENDED_STATES
 from airsmith.registry import Deployment, Endpoint
-from airsmith.runtimes.pod_labels import PREFIX, TaskOwner, pod_labels
-from airsmith.runtimes.task_owner import this_airflow
 
 NOW = datetime(2026, 6, 1, tzinfo=timezone.utc)
 HERE = "https://airflow.example.com"
@@ -101,7 +101,9 @@ def test_many_runs_are_asked_for_in_parts():
 
 def server(endpoint: str, deployment: str, *, hours: float = 48, store: str = STORE) -> k8s.V1Deployment:
     labels = pod_labels(endpoint=endpoint, deployment=deployment)
-    container = k8s.V1Container(name="fetch", command=["python", "-m", "airsmith.serving.fetch", store, "artifacts/m"])
+    container = k8s.V1Container(
+        name="fetch", command=["python", "-m", "airsmith_stages.serving.fetch", store, "artifacts/m"]
+    )
     return k8s.V1Deployment(
         metadata=k8s.V1ObjectMeta(name=deployment, labels=labels, creation_timestamp=NOW - timedelta(hours=hours)),
         spec=k8s.V1DeploymentSpec(

@@ -11,7 +11,7 @@ from workshop import artifact, half_published, is_there, new_run
 
 from airsmith.artifacts.store import Store
 from airsmith.cli import app
-from airsmith.contracts.errors import AirsmithError
+from airsmith.errors import AirsmithError
 
 
 @pytest.fixture

@@ -24,9 +24,9 @@ from workshop import (
 from airsmith.artifacts.read import open_artifact
 from airsmith.artifacts.store import Store
 from airsmith.contracts.digests import stage_digest
-from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.run import Run
 from airsmith.contracts.stages import STAGES
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.janitor.inventory import Folder, list_records
 from airsmith.janitor.runs import KnownRun, alive_by_the_store, alive_in_airflow
 from airsmith.registry import ModelVersionDraft, register_version, share_endpoint, swap_endpoint

@@ -16,7 +16,7 @@ from airsmith.artifacts.folder import Folder
 from airsmith.artifacts.layout import STAGING_PREFIX
 from airsmith.artifacts.store import MEBIBYTE, Store
 from airsmith.artifacts.uploads import open_uploads
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 
 Later = Callable[..., None]
 ATTEMPT = "artifacts/model/aa/attempt=lost"

@@ -13,10 +13,10 @@ from airflow.sdk import DAG, Param
 from airflow.serialization.serialized_objects import DagSerialization
 from jsonschema import Draft202012Validator, validate
 
-from airsmith.contracts.errors import ErrorKind
-from airsmith.pipeline.dag import recipe_dags
+from airsmith.airflow.dags.finetune import recipe_dags
+from airsmith.errors import ErrorKind
+from airsmith.errors.stage_errors import BadRecipeError
 from airsmith.recipe.form import MOST_OPEN_FIELDS, fixed_keys
-from airsmith.runtimes.failures import BadRecipeError
 
 DAGS = Path("dags").absolute()
 RECIPES = sorted((DAGS / "recipes").glob("*.yaml"))
@@ -222,7 +222,7 @@ def test_an_unheard_of_defect_costs_one_dag_only(write_recipe: WriteRecipe, monk
             raise RecursionError("too deep")
         return real(recipe, path, settings)
 
-    from airsmith.pipeline import dag as module
+    from airsmith.airflow.dags import finetune as module
 
     real = module.build_dag
     monkeypatch.setattr(module, "build_dag", build)

@@ -10,12 +10,12 @@ import httpx
 import pytest
 
 from airsmith.contracts.cache import Output
-from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.recording import StageRecord
 from airsmith.contracts.run import Run
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.pipeline.endpoint_change import ChangeRequest, checked_change, make_change
 from airsmith.registry import ModelVersionDraft, promote, read_endpoint, register_version
-from airsmith.serving.local import stop_all
+from airsmith.serving.local.endpoint import stop_all
 from tests.airsmith.serving.machine import Machine
 
 

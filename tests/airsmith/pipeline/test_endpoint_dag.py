@@ -13,10 +13,10 @@ from airflow.sdk import DAG
 from airflow.sdk.exceptions import DownstreamTasksSkipped
 from airflow.serialization.serialized_objects import DagSerialization
 
+from airsmith.airflow.dags.endpoint import endpoint_dag
 from airsmith.artifacts.store import Store
-from airsmith.pipeline.endpoint_dag import endpoint_dag
+from airsmith.errors.stage_errors import BadRecipeError, StageInterruptedError
 from airsmith.registry import Deployment, swap_endpoint
-from airsmith.runtimes.failures import BadRecipeError, StageInterruptedError
 from airsmith.settings import Settings
 
 DAGS = Path("dags").absolute()
@@ -96,7 +96,7 @@ def test_where_nothing_new_is_served_nothing_is_proved(dag: DAG, settings: Setti
 
 def test_who_kills_the_task_interrupts_a_change_and_nothing_else(dag: DAG, monkeypatch: pytest.MonkeyPatch):
     change = dag.get_task("change")
-    monkeypatch.setattr("airsmith.pipeline.endpoint_dag.make_change", lambda *_: change.on_kill())
+    monkeypatch.setattr("airsmith.airflow.dags.endpoint.make_change", lambda *_: change.on_kill())
     with pytest.raises(StageInterruptedError, match="told to stop"):
         execute(dag, action="stop", endpoint="tickets")
     change.on_kill()

@@ -12,7 +12,7 @@ from airflow.sdk import DAG
 from airflow.serialization.serialized_objects import DagSerialization
 from jsonschema import validate
 
-from airsmith.pipeline.janitor_dag import janitor_dag
+from airsmith.airflow.dags.janitor import janitor_dag
 
 DAGS = Path("dags").absolute()
 

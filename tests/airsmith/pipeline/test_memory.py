@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.pipeline.decoder import read_decoder
 from airsmith.pipeline.memory import GIBIBYTE, MemoryEstimate, estimate_memory
 from airsmith.pipeline.plan import make_plan

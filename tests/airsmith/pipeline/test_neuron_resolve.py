@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from airsmith.artifacts.store import Store
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.pipeline.resolve import RunRequest, resolve
 from airsmith.settings import Settings
 

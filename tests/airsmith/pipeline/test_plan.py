@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.pipeline.plan import check_nodes, make_plan, solve_batch, stage_names
 from airsmith.recipe import Recipe
 

@@ -11,7 +11,7 @@ import pytest
 from test_memory import LLAMA_8B
 
 from airsmith.artifacts.store import Store
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.pipeline.preview import Preview, preview_run
 from airsmith.settings import BackendSettings, Image, KubernetesSettings, Settings
 

@@ -11,7 +11,7 @@ import pytest
 
 import airsmith
 from airsmith.artifacts.store import Store
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.pipeline.resolve import RunRequest, resolve
 from airsmith.registry import ModelVersionDraft, register_version
 from airsmith.settings import LocalSettings, Settings

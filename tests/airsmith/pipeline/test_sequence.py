@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.pipeline.sequence import local_request
 
 WriteRecipe = Callable[..., Path]

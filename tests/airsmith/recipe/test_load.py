@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.recipe import Recipe
 from airsmith.recipe.load import load_recipe
 from airsmith.recipe.validate import valid_keys, validate_recipe

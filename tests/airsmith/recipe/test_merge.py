@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from airsmith.contracts.errors import AirsmithError
+from airsmith.errors import AirsmithError
 from airsmith.recipe.form import form_fields
 from airsmith.recipe.load import load_recipe
 from airsmith.recipe.merge import merge_recipe

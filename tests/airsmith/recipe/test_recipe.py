@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from airsmith.contracts.digests import flatten
-from airsmith.contracts.errors import AirsmithError
+from airsmith.errors import AirsmithError
 from airsmith.recipe import Recipe
 from airsmith.recipe.sources import source_kind
 from airsmith.recipe.validate import validate_recipe

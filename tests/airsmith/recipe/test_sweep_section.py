@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airsmith.contracts.errors import AirsmithError
+from airsmith.errors import AirsmithError
 from airsmith.recipe import Recipe
 from airsmith.recipe.load import load_recipe
 from airsmith.recipe.sweep import Range, Sweep

@@ -8,7 +8,7 @@ import pytest
 from drafts import RACERS, draft
 
 from airsmith.artifacts.store import Store
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.registry import get_champion, promote, register_version
 
 

@@ -8,10 +8,10 @@ from datetime import timedelta
 import pytest
 from airflow.sdk import RetryAction
 
-from airsmith.contracts.errors import AirsmithError, ErrorKind
-from airsmith.contracts.retries import RETRIES, Retry
-from airsmith.runtimes.failures import StageError, as_stage_error
-from airsmith.runtimes.retry_policy import LONGEST_DELAY, RetryByKind
+from airsmith.airflow.retry_policy import LONGEST_DELAY, RetryByKind
+from airsmith.errors import AirsmithError, ErrorKind
+from airsmith.errors.retries import RETRIES, Retry
+from airsmith.errors.stage_errors import StageError, as_stage_error
 
 POLICY = RetryByKind(timedelta(seconds=10))
 

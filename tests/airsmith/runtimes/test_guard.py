@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from airsmith.runtimes import guard
+from airsmith.process import guard
 
 ENDLESS = "import signal, sys; print('ready', flush=True); signal.pause()"
 WAIT_SECONDS = 20

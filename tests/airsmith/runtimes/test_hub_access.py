@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
+from airsmith.process.hub_token import hub_token, no_connections
 from airsmith.recipe import Recipe
-from airsmith.runtimes.hub_access import hub_token, no_connections
 from airsmith.settings import Settings
 
 CONNECTIONS = {"hub": "hf_of_the_deployment", "mine": "hf_of_the_recipe"}

@@ -12,12 +12,12 @@ import yaml
 from test_pods import DIGEST, SETTINGS, make_spec
 
 from airsmith.artifacts.store import Store
+from airsmith.cluster.jobs import ENGINES, JobPhase, JobState
+from airsmith.cluster.jobs.client import job_name
+from airsmith.cluster.jobs.job_kind import LONGEST_JOB_NAME
+from airsmith.cluster.stage_pod import stage_pod
 from airsmith.contracts.run import Run
 from airsmith.recipe.operation import JobName
-from airsmith.runtimes.engines import ENGINES, JobPhase, JobState
-from airsmith.runtimes.engines.engine import LONGEST_JOB_NAME
-from airsmith.runtimes.jobs import job_name
-from airsmith.runtimes.pods import stage_pod
 from airsmith.settings import Image, Settings
 
 GOLDEN = Path(__file__).parent / "golden" / "jobs"

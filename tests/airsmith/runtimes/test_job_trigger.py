@@ -7,8 +7,8 @@ from datetime import datetime, timedelta, timezone
 import pytest
 from kubernetes.client import models as k8s
 
-from airsmith.contracts.errors import AirsmithError, ErrorKind, most_telling
-from airsmith.runtimes.job_trigger import HOPELESS_SECONDS, TrainingJobTrigger
+from airsmith.airflow.triggers.job import HOPELESS_SECONDS, TrainingJobTrigger
+from airsmith.errors import AirsmithError, ErrorKind, most_telling
 
 STARTUP_SECONDS = 300
 
@@ -45,7 +45,7 @@ def pod(uid: str, phase: str, age_seconds: float, waiting: str = "", exit_code: 
 
 def test_it_is_made_again_with_all_that_it_knows(trigger: TrainingJobTrigger) -> None:
     path, arguments = trigger.serialize()
-    assert path == "airsmith.runtimes.job_trigger.TrainingJobTrigger"
+    assert path == "airsmith.airflow.triggers.job.TrainingJobTrigger"
     assert TrainingJobTrigger(**arguments).serialize() == (path, arguments)
 
 

@@ -12,11 +12,11 @@ from kubernetes.client import ApiClient, Configuration
 from test_job_engines import NODES, RUN
 from test_pods import DIGEST, SETTINGS, make_spec
 
-from airsmith.contracts.errors import AirsmithError, ErrorKind
-from airsmith.runtimes import jobs as module
-from airsmith.runtimes.engines import ENGINES
-from airsmith.runtimes.jobs import Jobs
-from airsmith.runtimes.pods import stage_pod
+from airsmith.cluster.jobs import ENGINES
+from airsmith.cluster.jobs import client as module
+from airsmith.cluster.jobs.client import Jobs
+from airsmith.cluster.stage_pod import stage_pod
+from airsmith.errors import AirsmithError, ErrorKind
 
 SPEC = make_spec(backend={"nodes": NODES, "job": "trainjob"}, training={"total_train_batch_size": 12})
 # In the words of Kubeflow Trainer 2.0.

@@ -14,12 +14,12 @@ import pytest
 from airflow.sdk.exceptions import AirflowTaskTimeout
 from airflow.sdk.execution_time.timeout import timeout
 
+from airsmith.airflow.operators.local import LocalDeployOperator, LocalStageOperator, connection_password
 from airsmith.artifacts.publish import write_artifact
 from airsmith.contracts.cache import look_up_output
-from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.run import Run
-from airsmith.runtimes.failures import AccessDeniedError, BadDataError, StageInterruptedError, StageKilledError
-from airsmith.runtimes.local import LocalDeployOperator, LocalStageOperator, connection_password
+from airsmith.errors import AirsmithError, ErrorKind
+from airsmith.errors.stage_errors import AccessDeniedError, BadDataError, StageInterruptedError, StageKilledError
 from airsmith.settings import Settings
 
 StagesThat = Callable[..., Settings]
@@ -150,7 +150,7 @@ def test_a_deployment_is_given_up_when_its_task_is_killed(
             cleaned_up.append("server")
             raise
 
-    monkeypatch.setattr("airsmith.serving.local.deploy", deploy)
+    monkeypatch.setattr("airsmith.serving.local.endpoint.deploy", deploy)
     operator = LocalDeployOperator(task_id="deploy", run_uri=run.uri)
     on_sigterm(operator.on_kill)
     with pytest.raises(StageInterruptedError):
@@ -165,7 +165,7 @@ def test_a_deployment_out_of_reach_has_its_class(run: Run, in_the_environment, m
     def deploy(*_: Any) -> None:
         raise AirsmithError(ErrorKind.ACCESS_DENIED, "no")
 
-    monkeypatch.setattr("airsmith.serving.local.deploy", deploy)
+    monkeypatch.setattr("airsmith.serving.local.endpoint.deploy", deploy)
     with pytest.raises(AccessDeniedError):
         LocalDeployOperator(task_id="deploy", run_uri=run.uri).execute({})
 

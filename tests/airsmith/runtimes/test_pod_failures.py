@@ -11,8 +11,8 @@ from kubernetes.client import ApiClient
 from kubernetes.client import models as k8s
 from kubernetes.client.exceptions import ApiException
 
-from airsmith.contracts.errors import AirsmithError, ErrorKind
-from airsmith.runtimes.pod_failures import failure_of, has_ended, has_succeeded, missing, not_created
+from airsmith.cluster.pod_failures import failure_of, has_ended, has_succeeded, missing, not_created
+from airsmith.errors import AirsmithError, ErrorKind
 
 
 class Answer:

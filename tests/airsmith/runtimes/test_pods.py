@@ -12,13 +12,13 @@ import yaml
 from kubernetes.client import ApiClient
 
 from airsmith.artifacts.store import Store
-from airsmith.contracts.errors import AirsmithError
+from airsmith.cluster.stage_pod import stage_pod
 from airsmith.contracts.run import Run
 from airsmith.contracts.spec import RunSpec
 from airsmith.contracts.stages import TRAINING
+from airsmith.errors import AirsmithError
 from airsmith.pipeline.plan import make_plan
 from airsmith.recipe import Recipe
-from airsmith.runtimes.pods import stage_pod
 from airsmith.settings import Image, KubernetesSettings, Settings
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -11,10 +11,10 @@ from collections.abc import Callable
 import psutil
 import pytest
 
-from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.run import Run
-from airsmith.runtimes import process as process_module
-from airsmith.runtimes.process import StageProcess, bring_to_output, stage_environment, stage_process
+from airsmith.errors import AirsmithError, ErrorKind
+from airsmith.process import stage_process as process_module
+from airsmith.process.stage_process import StageProcess, bring_to_output, stage_environment, stage_process
 from airsmith.settings import Settings
 
 StagesThat = Callable[..., Settings]

@@ -6,7 +6,7 @@ from typing import Any
 
 from kubernetes.client import models as k8s
 
-from airsmith.runtimes.queue import is_held_back, pending_path, queue_labels, waiting_line, workloads_path
+from airsmith.cluster.queue import is_held_back, pending_path, queue_labels, waiting_line, workloads_path
 
 UID = "b3d7fd8c-576e-429b-9589-da08f6e85019"
 SHORT = "couldn't assign flavors to pod set main: insufficient unused quota for cpu in flavor a100, 5 more needed"

@@ -17,10 +17,10 @@ from airflow.providers.cncf.kubernetes.hooks.kubernetes import AsyncKubernetesHo
 from airflow.triggers.base import TriggerEvent
 from tenacity import stop_after_attempt
 
-from airsmith.contracts.errors import AirsmithError, ErrorKind
-from airsmith.runtimes import queued_trigger
-from airsmith.runtimes.queue import pending_path, workloads_path
-from airsmith.runtimes.queued_trigger import ENDING, STAGE, TIMEOUT_SECONDS, QueuedPodTrigger
+from airsmith.airflow.triggers import pod as queued_trigger
+from airsmith.airflow.triggers.pod import ENDING, STAGE, TIMEOUT_SECONDS, QueuedPodTrigger
+from airsmith.cluster.queue import pending_path, workloads_path
+from airsmith.errors import AirsmithError, ErrorKind
 
 NAMESPACE, QUEUE, UID = "airsmith", "nlp", "42"
 POD = f"/api/v1/namespaces/{NAMESPACE}/pods/p"

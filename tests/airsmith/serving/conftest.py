@@ -9,7 +9,7 @@ import pytest
 from machine import Machine
 from store_fixtures import real_s3_uri, s3_environment, s3_server, s3_store, s3_uri, store, store_uri
 
-from airsmith.serving.local import stop_all
+from airsmith.serving.local.endpoint import stop_all
 
 __all__ = ["real_s3_uri", "s3_environment", "s3_server", "s3_store", "s3_uri", "store", "store_uri"]
 
@@ -28,7 +28,7 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Sets how long a server may take to start and to stop."""
 
     def use(*, start_seconds: float = 600, stop_seconds: float = 20) -> None:
-        monkeypatch.setattr("airsmith.serving.local.START_SECONDS", start_seconds)
-        monkeypatch.setattr("airsmith.serving.local.STOP_GRACE_SECONDS", stop_seconds)
+        monkeypatch.setattr("airsmith.serving.local.endpoint.START_SECONDS", start_seconds)
+        monkeypatch.setattr("airsmith.serving.local.endpoint.STOP_GRACE_SECONDS", stop_seconds)
 
     return use

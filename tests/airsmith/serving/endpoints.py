@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from airsmith.recipe import Recipe
-from airsmith.serving.served import ServedAdapter, ServedModel
+from airsmith.serving.cluster.served import ServedAdapter, ServedModel
 from airsmith.settings import Image, Settings
 
 IMAGES = {

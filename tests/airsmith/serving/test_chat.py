@@ -14,10 +14,10 @@ import pytest
 from machine import Machine
 
 from airsmith.artifacts.store import Store
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.registry import Deployment, Endpoint, swap_endpoint
 from airsmith.serving.chat import asking, curl_line, find_endpoint, reached, stream_answer
-from airsmith.serving.local import deploy, stop_all
+from airsmith.serving.local.endpoint import deploy, stop_all
 
 REPOSITORY = Path(__file__).parents[3]
 STAGES_PYTHON = REPOSITORY / ".venvs" / "stages" / "bin" / "python"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from machine import Machine
 
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.recipe.operation import Serve
 from airsmith.serving.engines import TRANSFORMERS, VLLM, Engine, ServeOptions, choose_engine
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from machine import Machine
 
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 
 
 def fetch(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "airsmith.serving.fetch", *map(str, arguments)]
+    command = [sys.executable, "-m", "airsmith_stages.serving.fetch", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 

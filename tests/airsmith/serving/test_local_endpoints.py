@@ -14,11 +14,11 @@ import psutil
 import pytest
 from machine import Machine
 
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
+from airsmith.process.detached import is_alive
 from airsmith.registry import Endpoint, read_endpoint
-from airsmith.runtimes.detached import is_alive
-from airsmith.serving import local
-from airsmith.serving.local import deploy, is_healthy, stop_all, stop_endpoint
+from airsmith.serving.local.endpoint import deploy, is_healthy, stop_all, stop_endpoint
+from airsmith.serving.local.endpoint import endpoint as local
 
 
 def endpoint_of(machine: Machine, name: str = "tiny") -> Endpoint:

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from endpoints import ADAPTERS, served_model, settings_with
 
-from airsmith.serving.manifests import (
+from airsmith.serving.cluster.manifests import (
     OPTIONAL_KINDS,
     address,
     autoscaler,
@@ -22,7 +22,7 @@ from airsmith.serving.manifests import (
     service,
     service_name,
 )
-from airsmith.serving.served import ServedModel
+from airsmith.serving.cluster.served import ServedModel
 from airsmith.settings import Settings
 
 GOLDEN = Path(__file__).parent / "golden"

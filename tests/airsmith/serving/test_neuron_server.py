@@ -10,15 +10,15 @@ from machine import Machine
 from pydantic import ValidationError
 
 from airsmith.backends.servers import check_parts, server_of
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.pipeline.model_fit import check_model
 from airsmith.pipeline.plan import make_plan
 from airsmith.recipe import Recipe
+from airsmith.serving.cluster.manifests import deployment
+from airsmith.serving.cluster.neuron import compiled_artifact
+from airsmith.serving.cluster.served import ServedModel, longest_load
+from airsmith.serving.cluster.server_pod import pod_spec
 from airsmith.serving.engines import choose_engine
-from airsmith.serving.manifests import deployment
-from airsmith.serving.neuron import compiled_artifact
-from airsmith.serving.served import ServedModel, longest_load
-from airsmith.serving.server_pod import pod_spec
 from airsmith.settings import Image
 
 LLAMA = {

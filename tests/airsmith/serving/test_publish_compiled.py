@@ -14,10 +14,10 @@ import pytest
 
 from airsmith.artifacts.read import open_artifact
 from airsmith.artifacts.store import Store
-from airsmith.contracts.errors import AirsmithError, ErrorKind
-from airsmith.serving import publish_compiled as module
-from airsmith.serving.fetch import fetch_if_there
-from airsmith.serving.publish_compiled import keep, publish_compiled, stay_beside, wait_until_healthy
+from airsmith.errors import AirsmithError, ErrorKind
+from airsmith_stages.serving import publish_compiled as module
+from airsmith_stages.serving.fetch import fetch_if_there
+from airsmith_stages.serving.publish_compiled import keep, publish_compiled, stay_beside, wait_until_healthy
 
 PATH = "artifacts/compile_cache/abcd"
 IMAGE = "registry.example/vllm-neuron@sha256:00"
@@ -206,7 +206,15 @@ def reachable_uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def test_both_programs_do_as_they_are_told(
     reachable_uri: str, compiled: Path, health: Callable[[list[int]], str], tmp_path: Path
 ):
-    command = ["-m", "airsmith.serving.publish_compiled", reachable_uri, PATH, str(compiled), health([200]), IMAGE]
+    command = [
+        "-m",
+        "airsmith_stages.serving.publish_compiled",
+        reachable_uri,
+        PATH,
+        str(compiled),
+        health([200]),
+        IMAGE,
+    ]
     with subprocess.Popen([sys.executable, *command], stderr=subprocess.PIPE, text=True) as publisher:
         assert publisher.stderr is not None
         said = publisher.stderr.readline()
@@ -214,7 +222,7 @@ def test_both_programs_do_as_they_are_told(
         publisher.send_signal(signal.SIGTERM)
         assert publisher.wait(timeout=30) == 0
 
-    fetch = ["-m", "airsmith.serving.fetch", "--if-there", PATH, str(tmp_path / "next"), reachable_uri]
+    fetch = ["-m", "airsmith_stages.serving.fetch", "--if-there", PATH, str(tmp_path / "next"), reachable_uri]
     ended = subprocess.run(
         [sys.executable, *fetch, PATH, str(tmp_path / "model")], capture_output=True, text=True, check=False
     )

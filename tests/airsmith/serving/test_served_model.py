@@ -12,13 +12,13 @@ from airsmith.artifacts.layout import artifact_folder
 from airsmith.artifacts.publish import write_artifact
 from airsmith.artifacts.read import Artifact
 from airsmith.contracts.cache import Output
-from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.recording import StageRecord
 from airsmith.contracts.run import Run
 from airsmith.contracts.stages import ArtifactType
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.registry import Deployment, Endpoint, swap_endpoint
-from airsmith.serving.served import ServedAdapter
-from airsmith.serving.served_model import model_to_serve
+from airsmith.serving.cluster.served import ServedAdapter
+from airsmith.serving.cluster.served_model import model_to_serve
 
 ADAPTER_MODE = {"serve": {"name": "shared", "mode": "adapter"}}
 

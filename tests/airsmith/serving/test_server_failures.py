@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from kubernetes.client import models as k8s
 
-from airsmith.contracts.errors import AirsmithError, ErrorKind
-from airsmith.serving.server_failures import (
+from airsmith.errors import AirsmithError, ErrorKind
+from airsmith.serving.cluster.server_failures import (
     RESTARTS_TOLERATED,
     ended_for_good,
     is_complete,

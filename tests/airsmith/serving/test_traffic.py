@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airsmith.contracts.errors import AirsmithError, ErrorKind
-from airsmith.serving.traffic import split_servers
+from airsmith.errors import AirsmithError, ErrorKind
+from airsmith.serving.cluster.traffic import split_servers
 
 
 @pytest.mark.parametrize(

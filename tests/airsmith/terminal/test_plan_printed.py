@@ -10,7 +10,7 @@ import pytest
 import yaml
 from rich.console import Console
 
-from airsmith.contracts.errors import AirsmithError
+from airsmith.errors import AirsmithError
 from airsmith.pipeline.preview import preview_run
 from airsmith.settings import BackendSettings, Settings
 from airsmith.terminal.plan import print_preview

@@ -12,10 +12,10 @@ from rich.console import Console
 
 from airsmith.artifacts.publish import write_artifact
 from airsmith.artifacts.store import Store
-from airsmith.contracts.errors import AirsmithError
 from airsmith.contracts.pointers import StagePointer
 from airsmith.contracts.run import Run
 from airsmith.contracts.spec import RunSpec
+from airsmith.errors import AirsmithError
 from airsmith.pipeline.plan import make_plan
 from airsmith.recipe import Recipe
 from airsmith.registry import Deployment, swap_endpoint

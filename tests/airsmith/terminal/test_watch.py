@@ -10,11 +10,11 @@ import pytest
 from rich.console import Console
 
 from airsmith.artifacts.store import Store
-from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.pointers import Progress
 from airsmith.contracts.recording import StageRecord
 from airsmith.contracts.run import Run
 from airsmith.contracts.spec import RunSpec
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.pipeline.plan import make_plan
 from airsmith.recipe import Recipe
 from airsmith.terminal.runs import find_run

@@ -18,7 +18,7 @@ from safetensors.torch import load, load_file
 from airsmith.artifacts.publish import write_artifact
 from airsmith.artifacts.read import Artifact, open_artifact
 from airsmith.artifacts.store import Store
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith_stages.consolidating.artifacts import consolidate_artifact
 from airsmith_stages.consolidating.assembly import assembled, consolidate
 from airsmith_stages.consolidating.checkpoint import Chunk, ShardedCheckpoint, ShardedTensor, check

@@ -12,7 +12,7 @@ from data_fixtures import chat, chats, jsonl, write_files
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.recipe.sources import DatasetSource
 from airsmith_stages.data import examples
 from airsmith_stages.data.examples import Example, Splits, read_splits

@@ -10,7 +10,7 @@ from data_fixtures import chat
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith_stages.data import leakage
 from airsmith_stages.data.examples import Example
 from airsmith_stages.data.leakage import LeakageReport, Seen, ValidationTexts, fingerprint

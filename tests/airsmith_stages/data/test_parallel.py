@@ -17,7 +17,7 @@ from textwrap import dedent
 
 import pytest
 
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith_stages.data.parallel import map_in_order
 
 

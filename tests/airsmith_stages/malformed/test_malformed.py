@@ -21,7 +21,7 @@ import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from airsmith.contracts.errors import AirsmithError
+from airsmith.errors import AirsmithError
 from airsmith_stages.consolidating.assembly import WriteFile, consolidate
 from airsmith_stages.consolidating.dcp import read_dcp
 from airsmith_stages.consolidating.hugging_face import read_hugging_face

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 from merging.families import save_adapter, save_base
 from merging.test_against_peft import merge_folders
 

@@ -12,7 +12,7 @@ from threading import Event
 import httpx
 import pytest
 
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith_stages.mirroring import http_file
 from airsmith_stages.mirroring.http_file import LONGEST_PAUSE_SECONDS, MOST_TRIES, RANGE_BYTES, HttpFile
 from airsmith_stages.mirroring.pace import Pace

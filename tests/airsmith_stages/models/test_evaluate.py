@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airsmith.artifacts.read import Artifact
-from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.run import Run
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith_stages.data.token_shards import read_rows
 from airsmith_stages.evaluating import answering, judging, scoring
 from airsmith_stages.evaluating.answering import answer, answer_alone

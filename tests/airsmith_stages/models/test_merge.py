@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, GenerationConfig
 
 from airsmith.artifacts.read import Artifact
-from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.run import Run
 from airsmith.contracts.stages import TOKENIZER, ArtifactType
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith_stages.frame import run_stage
 from models.workshop import (
     Workshop,

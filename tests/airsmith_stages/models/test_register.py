@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from airsmith.artifacts.read import Artifact
-from airsmith.contracts.errors import AirsmithError
 from airsmith.contracts.run import Run
 from airsmith.contracts.stages import ArtifactType
+from airsmith.errors import AirsmithError
 from airsmith.registry import get_champion, get_version, list_versions
 from airsmith_stages.frame import run_stage
 from models.workshop import Workshop, command, distance, load, logits, moments, output_of, remove

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 from airsmith.contracts.cache import Output
-from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.run import Run
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.registry import Deployment, read_endpoint, share_endpoint, swap_endpoint
-from airsmith.serving.local import deploy, stop_endpoint
+from airsmith.serving.local.endpoint import deploy, stop_endpoint
 from airsmith.settings import LocalSettings, Settings
 from airsmith_stages.frame import run_stage
 from airsmith_stages.smoke_test import SmokeReport, compare

@@ -26,12 +26,12 @@ from airsmith.artifacts.read import Artifact, open_artifact
 from airsmith.artifacts.store import Store
 from airsmith.contracts.cache import Output
 from airsmith.contracts.digests import recipe_digest
-from airsmith.contracts.errors import AirsmithError
 from airsmith.contracts.pointers import StagePointer
 from airsmith.contracts.recording import StageRecord
 from airsmith.contracts.run import Run
 from airsmith.contracts.spec import RunSpec
 from airsmith.contracts.stages import END_TOKENS, TOKENIZER, ArtifactType
+from airsmith.errors import AirsmithError
 from airsmith.pipeline.plan import make_plan
 from airsmith.recipe import Recipe
 from airsmith_stages.data.chat import ExampleTokeniser

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from airsmith.artifacts.store import Store
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith_stages.training.checkpoints import Checkpoints, CheckpointUploader
 
 

@@ -19,8 +19,8 @@ from test_train_resume import poisoned
 
 from airsmith.artifacts.store import Store
 from airsmith.contracts.digests import checkpoint_key
-from airsmith.contracts.errors import AirsmithError
 from airsmith.contracts.stages import STAGES
+from airsmith.errors import AirsmithError
 from airsmith_stages.frame import run_stage
 from airsmith_stages.training.checkpoints import Checkpoints
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from airsmith.artifacts.store import Store
-from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.pointers import Progress
 from airsmith.contracts.run import Run
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith_stages.training import progress
 from airsmith_stages.training.progress import ProgressWriter, describe
 

@@ -22,8 +22,8 @@ from conftest import (
 )
 
 from airsmith.artifacts.store import Store
-from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.run import Run
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith_stages.frame import run_stage
 
 TRAINING = {

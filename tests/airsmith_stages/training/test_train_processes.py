@@ -23,8 +23,8 @@ from conftest import (
 
 from airsmith.artifacts.read import open_artifact
 from airsmith.artifacts.store import Store
-from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.run import Run
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith_stages.frame import run_stage
 
 FULL = {"name": "full"}

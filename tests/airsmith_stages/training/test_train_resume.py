@@ -23,7 +23,7 @@ from conftest import (
     without_clock,
 )
 
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith_stages.frame import run_stage
 
 

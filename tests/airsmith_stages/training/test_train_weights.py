@@ -12,7 +12,7 @@ from conftest import Bench, trained_artifact
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.recipe import Recipe
 from airsmith_stages.accelerators import get_accelerator
 from airsmith_stages.frame import run_stage

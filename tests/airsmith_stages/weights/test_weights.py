@@ -11,7 +11,7 @@ import safetensors.numpy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airsmith.contracts.errors import AirsmithError, ErrorKind
+from airsmith.errors import AirsmithError, ErrorKind
 from airsmith_stages.weights.header import make_header, read_header
 from airsmith_stages.weights.model import open_weights
 from airsmith_stages.weights.shards import index_of, plan_shards

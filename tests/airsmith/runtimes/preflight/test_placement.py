@@ -9,7 +9,7 @@ from kubernetes.client import models as k8s
 from kubernetes.utils.quantity import parse_quantity
 
 from airsmith.backends.instances import instance_table
-from airsmith.runtimes.preflight.placement import Wish, pool_may_take, refusal_by_nodes
+from airsmith.preflight.placement import Wish, pool_may_take, refusal_by_nodes
 
 GPU = "nvidia.com/gpu"
 TAINT = {"key": GPU, "effect": "NoSchedule"}

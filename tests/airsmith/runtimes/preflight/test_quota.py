@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from airsmith.runtimes.preflight.quota import is_ever_within
+from airsmith.preflight.quota import is_ever_within
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""The only room that imports Airflow: DAGs, operators, triggers, the retry policy."""

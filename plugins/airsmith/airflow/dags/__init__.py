@@ -1,0 +1,1 @@
+"""DAGs: one module per DAG, called from a file in `dags/`."""

@@ -1,0 +1,1 @@
+"""Triggers that follow deferred pods and jobs."""

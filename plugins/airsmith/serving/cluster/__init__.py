@@ -1,0 +1,1 @@
+"""Endpoints in a Kubernetes cluster."""

@@ -1,0 +1,1 @@
+"""Endpoints as processes on this machine."""
