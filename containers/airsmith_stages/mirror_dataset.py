@@ -6,9 +6,9 @@ from fnmatch import fnmatchcase
 
 from airsmith.contracts.cache import Output
 from airsmith.recipe.sources import PICKLED_WEIGHTS
-from airsmith_stages.frame import StageContext
 from airsmith_stages.mirroring.copying import publish_copy
 from airsmith_stages.mirroring.source import Source
+from airsmith_stages.stage_context import StageContext
 
 NEVER_COPIED = (*PICKLED_WEIGHTS, "*.pickle", "*.py", ".gitattributes")
 """A dataset is data: what could run, or says nothing about the examples, stays where it is."""

@@ -10,9 +10,10 @@ from typing import Any
 from airsmith.contracts.cache import Output
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.recipe.sources import PICKLED_WEIGHTS, ModelSource
-from airsmith_stages.frame import StageContext
 from airsmith_stages.mirroring.copying import publish_copy
-from airsmith_stages.mirroring.source import Source, SourceFile
+from airsmith_stages.mirroring.source import Source
+from airsmith_stages.mirroring.source_file import SourceFile
+from airsmith_stages.stage_context import StageContext
 from airsmith_stages.tokenizer_files import model_properties
 
 log = logging.getLogger("airsmith")

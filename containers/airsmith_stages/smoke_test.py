@@ -18,7 +18,7 @@ from airsmith.artifacts.read import open_artifact
 from airsmith.contracts.cache import Output
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.registry import Endpoint, read_endpoint
-from airsmith_stages.frame import StageContext
+from airsmith_stages.stage_context import StageContext
 
 log = logging.getLogger("airsmith")
 

@@ -15,7 +15,7 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from airsmith.contracts.errors import AirsmithError, ErrorKind
-from airsmith_stages.accelerators.cpu import usable_cores
+from airsmith_stages.devices.cpu import usable_cores
 
 MOST_PROCESSES = 16
 """Each takes about 100 MB beside what it shares with this one, and one process has to put together what they make."""

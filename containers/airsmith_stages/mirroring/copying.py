@@ -13,10 +13,16 @@ from airsmith.artifacts.manifest import FileEntry
 from airsmith.artifacts.publish import ArtifactWriter
 from airsmith.contracts.cache import Output
 from airsmith.contracts.errors import AirsmithError, ErrorKind
-from airsmith_stages.frame import StageContext
-from airsmith_stages.memory import share_one_arena
-from airsmith_stages.mirroring.known import Known, find_known, remember_newest, remove_attempts
-from airsmith_stages.mirroring.source import Source, SourceFile
+from airsmith_stages.memory import use_one_malloc_arena
+from airsmith_stages.mirroring.reuse import (
+    ReusableFiles,
+    delete_abandoned_attempts,
+    find_reusable,
+    record_newest_mirror,
+)
+from airsmith_stages.mirroring.source import Source
+from airsmith_stages.mirroring.source_file import SourceFile
+from airsmith_stages.stage_context import StageContext
 
 log = logging.getLogger("airsmith")
 
@@ -41,18 +47,18 @@ def publish_copy(
     :raises AirsmithError: `bad_data` for a source without files, or one that has changed meanwhile.
     """
     _refuse_nothing(source, files)
-    share_one_arena()
+    use_one_malloc_arena()
     with context.write_output() as output:
-        known = find_known(source, files, output)
+        known = find_reusable(source, files, output)
         size_bytes = copy_files(files, known, output)
         source.refuse_changed()
         artifact = output.publish(metrics={"size_bytes": size_bytes}, properties=properties(output))
-        remember_newest(source, artifact)
-        remove_attempts(known, artifact, output)
+        record_newest_mirror(source, artifact)
+        delete_abandoned_attempts(known, artifact, output)
         return Output.of_artifact(artifact)
 
 
-def copy_files(files: list[SourceFile], known: Known, output: ArtifactWriter) -> int:
+def copy_files(files: list[SourceFile], known: ReusableFiles, output: ArtifactWriter) -> int:
     """Copy files into an artifact; the first failure ends them all.
 
     After a failure that may pass, what is whole is left to the next attempt.
@@ -81,7 +87,7 @@ def copy_files(files: list[SourceFile], known: Known, output: ArtifactWriter) ->
     return size_bytes
 
 
-def _copy(file: SourceFile, known: Known, output: ArtifactWriter, stop: Event) -> FileEntry:
+def _copy(file: SourceFile, known: ReusableFiles, output: ArtifactWriter, stop: Event) -> FileEntry:
     path = known.paths.get(file.name)
     if path is not None:
         try:

@@ -16,15 +16,15 @@ import httpx
 from huggingface_hub.utils import parse_ratelimit_headers  # type: ignore[attr-defined]
 
 from airsmith.contracts.errors import AirsmithError, ErrorKind
-from airsmith_stages.mirroring.pace import Begun, Pace
-from airsmith_stages.mirroring.source import CopyStoppedError
+from airsmith_stages.mirroring.limiter import RequestLimiter, StartedRequest
+from airsmith_stages.mirroring.source_file import CopyStoppedError
 
 log = logging.getLogger("airsmith")
 
 RANGE_BYTES = 8 * 1024 * 1024
-MOST_TRIES = 6
+MAX_ATTEMPTS = 6
 """Tries in a row that bring no byte."""
-LONGEST_PAUSE_SECONDS = 330.0
+MAX_PAUSE_SECONDS = 330.0
 """The Hub counts requests in windows of five minutes."""
 _BUSY = (429, 503)
 _RETRIED = (408, 500, 502, 504)
@@ -54,14 +54,14 @@ class HttpFile:
     client: httpx.Client
     url: str
     size_bytes: int
-    pace: Pace
+    limiter: RequestLimiter
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     _address: str | None = field(default=None, repr=False)
 
     def stream(self, pool: Executor, stop: Event) -> Iterator[memoryview]:
         """The content in order, several ranges of it being on their way at once.
 
-        :param pool: runs the requests; as many as the pace has slots.
+        :param pool: runs the requests; as many as the limiter has slots.
         :param stop: once it is set, nothing more is asked for.
         :raises AirsmithError: `hub_unavailable`, `access_denied`, `not_found`.
         :raises CopyStoppedError: where it was stopped.
@@ -70,15 +70,15 @@ class HttpFile:
         ahead: deque[Future[memoryview]] = deque()
         try:
             while starts or ahead:
-                while starts and self.pace.take(wait=not ahead):
+                while starts and self.limiter.acquire(wait=not ahead):
                     ahead.append(pool.submit(self.read_range, starts.popleft(), stop))
                 yield ahead[0].result()
                 ahead.popleft()
-                self.pace.give_back()
+                self.limiter.release()
         finally:
             for request in ahead:
                 request.cancel()
-                self.pace.give_back()
+                self.limiter.release()
 
     def read_range(self, start: int, stop: Event) -> memoryview:
         """`RANGE_BYTES` from an offset on, or what there is of them; what has arrived is not asked for again."""
@@ -86,7 +86,7 @@ class HttpFile:
         content = memoryview(mmap(-1, min(RANGE_BYTES, self.size_bytes - start)))
         arrived, tries = 0, 0
         while arrived < len(content):
-            self._wait(self.pace.pause_seconds(), stop)
+            self._wait(self.limiter.pause_seconds(), stop)
             cause, pause_seconds = "the answer ended early", 2.0**tries
             try:
                 for chunk in self._chunks(start + arrived, start + len(content), stop):
@@ -99,7 +99,7 @@ class HttpFile:
                 cause = str(failure) or type(failure).__name__
             if arrived < len(content):
                 tries += 1
-                if tries == MOST_TRIES:
+                if tries == MAX_ATTEMPTS:
                     raise self._unavailable(cause)
                 at = start + arrived
                 log.warning("%s: %s at byte %d; trying again in %.0f s", self.url, cause, at, pause_seconds)
@@ -112,7 +112,7 @@ class HttpFile:
         headers = {"Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"}
         if address == self.url:
             headers |= self.headers
-        begun, passed = self.pace.begin(), 0
+        begun, passed = self.limiter.start(), 0
         try:
             with self.client.stream("GET", address, headers=headers, follow_redirects=True) as response:
                 self._refuse_error(response, address, begun)
@@ -130,9 +130,9 @@ class HttpFile:
                     if position > end:
                         break
         finally:
-            self.pace.end(begun, passed if passed == RANGE_BYTES else 0)
+            self.limiter.finish(begun, passed if passed == RANGE_BYTES else 0)
 
-    def _refuse_error(self, response: httpx.Response, address: str, begun: Begun) -> None:
+    def _refuse_error(self, response: httpx.Response, address: str, begun: StartedRequest) -> None:
         status = response.status_code
         if response.is_success:
             return
@@ -141,7 +141,7 @@ class HttpFile:
             raise _TryAgainError("the address of its content has expired", 0)
         if status in _BUSY:
             asked_seconds = _asked_pause_seconds(response.headers)
-            self.pace.refused(begun, asked_seconds or 0)
+            self.limiter.throttled(begun, asked_seconds or 0)
             raise _TryAgainError(f"HTTP {status}", asked_seconds)
         if status in _RETRIED:
             raise _TryAgainError(f"HTTP {status}", _asked_pause_seconds(response.headers))
@@ -180,4 +180,4 @@ def _asked_pause_seconds(headers: httpx.Headers) -> float | None:
             seconds = (parsedate_to_datetime(asked) - datetime.now(timezone.utc)).total_seconds()
         except (ValueError, TypeError):
             return None
-    return min(max(seconds, 0.0), LONGEST_PAUSE_SECONDS)
+    return min(max(seconds, 0.0), MAX_PAUSE_SECONDS)

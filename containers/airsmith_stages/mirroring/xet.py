@@ -14,18 +14,18 @@ from huggingface_hub.hf_api import RepoFile
 
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.hub import RepoType
-from airsmith_stages.mirroring.source import CopyStoppedError, Stream
+from airsmith_stages.mirroring.source_file import CopyStoppedError, Stream
 
-ASKED_FOR = "AIRSMITH_HUB_XET"
+XET_VARIABLE = "AIRSMITH_HUB_XET"
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 _SHARE = 4
 """Of the memory: the rest is the process's own, and what its uploads hold."""
 _SMALLEST_BUFFER_BYTES = 64 * 2**20
 
 
-def is_asked_for() -> bool:
+def is_xet_enabled() -> bool:
     """Whether files of Xet storage are to come by hf_xet."""
-    return os.environ.get(ASKED_FOR) == "1"
+    return os.environ.get(XET_VARIABLE) == "1"
 
 
 def xet_streaming(
@@ -51,7 +51,7 @@ def xet_streaming(
                 raise AirsmithError(
                     ErrorKind.HUB_UNAVAILABLE,
                     f"Xet storage did not deliver {entry.path} of {repo_id}: {failure}.",
-                    f"Try again later, or without {ASKED_FOR}: over HTTP.",
+                    f"Try again later, or without {XET_VARIABLE}: over HTTP.",
                 ) from failure
 
         return stream

@@ -11,7 +11,7 @@ from typing import Any
 
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith_stages.weights.header import Header, Tensor, read_header
-from airsmith_stages.weights.source import Source
+from airsmith_stages.weights.readers import FileReader
 
 SINGLE_FILE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
@@ -23,7 +23,7 @@ class Weights:
     :param headers: of each file, in the order of the files' names.
     """
 
-    source: Source
+    source: FileReader
     headers: Mapping[str, Header]
 
     def tensors(self) -> dict[str, Tensor]:
@@ -42,7 +42,7 @@ class Weights:
         raise KeyError(name)
 
 
-def open_weights(source: Source, single_file: str = SINGLE_FILE) -> Weights:
+def open_weights(source: FileReader, single_file: str = SINGLE_FILE) -> Weights:
     """Read the heads of a model's files.
 
     :raises AirsmithError: `bad_data`, naming the file, where the files are damaged, or are not those of the index.
@@ -60,7 +60,7 @@ def open_weights(source: Source, single_file: str = SINGLE_FILE) -> Weights:
     return Weights(source, headers)
 
 
-def _read_index(source: Source, name: str, size_bytes: int) -> dict[str, str]:
+def _read_index(source: FileReader, name: str, size_bytes: int) -> dict[str, str]:
     try:
         content: Any = json.loads(source.read_range(name, 0, size_bytes))
         placed = content["weight_map"]

@@ -10,14 +10,14 @@ from threading import Condition
 
 log = logging.getLogger("airsmith")
 
-MOST_AT_ONCE = 8
+MAX_CONCURRENT_REQUESTS = 8
 COLLAPSED = 0.5
 """Of the best throughput that was seen: below this, so many requests at once do more harm than good."""
 _MEASURED_PER_SLOT = 2
 
 
 @dataclass(frozen=True)
-class Begun:
+class StartedRequest:
     """A request on its way.
 
     :param at: when it began.
@@ -28,14 +28,14 @@ class Begun:
     at_once: int
 
 
-class Pace:
+class RequestLimiter:
     """Slots for what is asked for and not yet used, shared by all files of a copy: a bound on requests and memory.
 
     :param most: slots at the start, and at most.
     :param clock: seconds that only grow.
     """
 
-    def __init__(self, most: int = MOST_AT_ONCE, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, most: int = MAX_CONCURRENT_REQUESTS, clock: Callable[[], float] = time.monotonic) -> None:
         self.slots = most
         self._most = most
         self._clock = clock
@@ -48,7 +48,7 @@ class Pace:
         self._rates: list[float] = []
         self._best_rate = 0.0
 
-    def take(self, *, wait: bool) -> bool:
+    def acquire(self, *, wait: bool) -> bool:
         """Take a slot.
 
         :param wait: until there is one. Who does not wait stands back behind those who do.
@@ -63,7 +63,7 @@ class Pace:
             self._taken += 1
             return True
 
-    def give_back(self) -> None:
+    def release(self) -> None:
         """Give a slot back."""
         with self._changed:
             self._taken -= 1
@@ -73,13 +73,13 @@ class Pace:
         """How long nobody is to ask, because the server said so."""
         return max(0.0, self._paused_until - self._clock())
 
-    def begin(self) -> Begun:
+    def start(self) -> StartedRequest:
         """A request begins."""
         with self._changed:
             self._asking += 1
-            return Begun(self._clock(), self._asking)
+            return StartedRequest(self._clock(), self._asking)
 
-    def refused(self, begun: Begun, pause_seconds: float) -> None:
+    def throttled(self, begun: StartedRequest, pause_seconds: float) -> None:
         """The server is asked too much: half as many at once, and for a while none.
 
         Requests that began before the last step down tell nothing new.
@@ -89,7 +89,7 @@ class Pace:
             if begun.at >= self._stepped_down_at:
                 self._step_down("the server is busy")
 
-    def end(self, begun: Begun, size_bytes: int) -> None:
+    def finish(self, begun: StartedRequest, size_bytes: int) -> None:
         """A request has ended.
 
         :param size_bytes: what it brought; 0 for one that says nothing of the throughput.

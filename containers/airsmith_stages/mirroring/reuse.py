@@ -15,13 +15,14 @@ from airsmith.artifacts.publish import ArtifactWriter
 from airsmith.artifacts.read import Artifact, open_artifact
 from airsmith.artifacts.store import Store
 from airsmith.contracts.errors import AirsmithError
-from airsmith_stages.mirroring.source import Source, SourceFile
+from airsmith_stages.mirroring.source import Source
+from airsmith_stages.mirroring.source_file import SourceFile
 
 log = logging.getLogger("airsmith")
 
 
 @dataclass(frozen=True)
-class Known:
+class ReusableFiles:
     """Content that need not be fetched.
 
     :param paths: objects by the names of the files that they are the content of.
@@ -32,10 +33,10 @@ class Known:
     attempts: tuple[str, ...] = ()
 
 
-def find_known(source: Source, files: list[SourceFile], output: ArtifactWriter) -> Known:
+def find_reusable(source: Source, files: list[SourceFile], output: ArtifactWriter) -> ReusableFiles:
     """Look for the files of a source in the store that they are to be copied to."""
     if source.is_store:
-        return Known()
+        return ReusableFiles()
     paths = _of_newest_mirror(source, files, output.store)
     wanted = {(file.name, file.size_bytes) for file in files if file.sha256}
     begin = f"{output.folder}/{ATTEMPT_PREFIX}"
@@ -44,17 +45,17 @@ def find_known(source: Source, files: list[SourceFile], output: ArtifactWriter) 
         name = info.path.removeprefix(begin).partition("/")[2]
         if (name, info.size_bytes) in wanted:
             paths[name] = info.path
-    return Known(paths, tuple(info.path for info in attempts))
+    return ReusableFiles(paths, tuple(info.path for info in attempts))
 
 
-def remember_newest(source: Source, artifact: Artifact) -> None:
+def record_newest_mirror(source: Source, artifact: Artifact) -> None:
     """Note where the source's newest commit lies now; who mirrors the next one looks there."""
     if not source.is_store:
         note = json.dumps({"artifact": artifact.folder, "revision": source.revision})
         artifact.store.write(newest_mirror_path(source.repo_type, source.id), note.encode())
 
 
-def remove_attempts(known: Known, artifact: Artifact, output: ArtifactWriter) -> None:
+def delete_abandoned_attempts(known: ReusableFiles, artifact: Artifact, output: ArtifactWriter) -> None:
     """Remove the broken-off attempts, once the artifact that took their place is published.
 
     Where another has published, they may be its own. One that is at work still finds the artifact, and uses that.

@@ -16,7 +16,7 @@ BATCH_TOKENS = 32_768
 
 
 @torch.inference_mode()
-def answer(
+def generate_greedy(
     model: PreTrainedModel,
     prompts: Sequence[Sequence[int]],
     *,
@@ -49,7 +49,7 @@ def answer(
     return answers
 
 
-def answer_alone(
+def generate_unbatched(
     model: PreTrainedModel,
     prompts: Sequence[Sequence[int]],
     batched: Sequence[Sequence[int]],
@@ -66,7 +66,7 @@ def answer_alone(
     return [
         tokens
         if _is_greedy(model, prompt, tokens)
-        else answer(model, [prompt], max_new_tokens=max_new_tokens, pad_token_id=pad_token_id)[0]
+        else generate_greedy(model, [prompt], max_new_tokens=max_new_tokens, pad_token_id=pad_token_id)[0]
         for prompt, tokens in zip(prompts, shortened, strict=True)
     ]
 
