@@ -57,7 +57,7 @@ def _read_held_out(context: StageContext) -> HeldOut:
 
 
 def _publish(context: StageContext, held_out: HeldOut, base: Evaluation, tuned: Evaluation) -> Output:
-    figures = {who: _figures(evaluation) for who, evaluation in (("base", base), ("tuned", tuned))}
+    figures = {who: _metrics(evaluation) for who, evaluation in (("base", base), ("tuned", tuned))}
     metrics = {f"{name}_{who}": value for who in figures for name, value in figures[who].items()}
     with context.write_output() as output:
         summary = {**figures, "examples": held_out.examples}
@@ -67,7 +67,7 @@ def _publish(context: StageContext, held_out: HeldOut, base: Evaluation, tuned: 
         return Output.of_artifact(output.publish(metrics={**metrics, "examples": held_out.examples}))
 
 
-def _figures(evaluation: Evaluation) -> dict[str, float]:
+def _metrics(evaluation: Evaluation) -> dict[str, float]:
     return {**asdict(evaluation.score), "exact_match": evaluation.exact_match}
 
 

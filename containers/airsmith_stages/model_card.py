@@ -67,7 +67,7 @@ python -m vllm.entrypoints.openai.api_server --model {folder_in_shell} --served-
 {recipe}````
 """
 
-_LONGEST_CELL = 80
+_MAX_CELL_CHARACTERS = 80
 _METRICS = (("exact_match", "exact match"), ("token_accuracy", "token accuracy"), ("loss", "loss"))
 
 
@@ -175,7 +175,7 @@ def _changed_fields(spec: RunSpec) -> str:
 
 def _in_a_cell(value: Any) -> str:
     """A value within a table's code: one short line without what ends a cell or the code."""
-    line = textwrap.shorten(str(value), _LONGEST_CELL, placeholder=" …")
+    line = textwrap.shorten(str(value), _MAX_CELL_CHARACTERS, placeholder=" …")
     return line.replace("`", "'").replace("|", "\\|")
 
 

@@ -25,7 +25,7 @@ from airsmith.recipe.sources import DatasetSource
 from airsmith_stages.data.batches import SampleBatch, TrainBatch, ValidationBatch, train_batch, validation_batch
 from airsmith_stages.data.chat import EncodedExample, ExampleEncoder
 from airsmith_stages.data.examples import Examples, read_splits
-from airsmith_stages.data.leakage import Fingerprint, Seen, ValidationTexts
+from airsmith_stages.data.leakage import Fingerprint, Matches, ValidationTexts
 from airsmith_stages.data.overflow import OverflowReport, Sample
 from airsmith_stages.data.packing import pack
 from airsmith_stages.data.parallel import map_in_order, process_count
@@ -45,7 +45,7 @@ log = logging.getLogger("airsmith")
 
 Batch = TypeVar("Batch")
 
-FEW_ROWS = 2048
+MIN_PARALLEL_ROWS = 2048
 """Rows that one process encodes in about a second."""
 
 
@@ -136,10 +136,10 @@ def _write_validation(
 
 def _write_train(
     examples: Examples, encoder: ExampleEncoder, validation: ValidationTexts, output: ArtifactWriter
-) -> tuple[_Written, Seen]:
+) -> tuple[_Written, Matches]:
     """The training rows, and what they have in common with the validation examples."""
     work = partial(train_batch, examples=examples, encoder=encoder, validation=validation)
-    seen: list[Seen] = []
+    seen: list[Matches] = []
 
     def keep(batch: TrainBatch) -> SampleBatch:
         if batch.seen:
@@ -147,7 +147,7 @@ def _write_train(
         return batch.samples
 
     written = _write("train", examples, work, keep, _arrangement(examples.source), output)
-    return written, reduce(or_, seen, Seen())
+    return written, reduce(or_, seen, Matches())
 
 
 def _write(
@@ -177,7 +177,7 @@ def _write(
 
 def _processes(examples: Examples) -> int:
     """One where there is too little to do for the start of others to be worth it."""
-    return process_count() if len(examples.rows) > FEW_ROWS else 1
+    return process_count() if len(examples.rows) > MIN_PARALLEL_ROWS else 1
 
 
 def _arrangement(source: DatasetSource) -> Arrange:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from airsmith.artifacts.objects import Piece
 from airsmith_stages.consolidating.checkpoint import Chunk, ShardedCheckpoint, check
-from airsmith_stages.weights.cursor import ahead
+from airsmith_stages.weights.cursor import prefetch
 from airsmith_stages.weights.header import ITEM_BYTES
 from airsmith_stages.weights.readers import FileReader
 from airsmith_stages.weights.shards import index_of, plan_shards
@@ -40,7 +40,7 @@ def consolidate(checkpoint: ShardedCheckpoint, write: WriteFile, *, max_shard_by
                 checkpoint.source, tensor.shape, tensors[tensor.name].chunks, ITEM_BYTES[tensor.dtype]
             )
         )
-        write(shard.file, ahead(_headed(shard.head, content)), shard.size_bytes)
+        write(shard.file, prefetch(_headed(shard.header_bytes, content)), shard.size_bytes)
     index = index_of(shards)
     if index is not None:
         write(index[0], [index[1]], len(index[1]))

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from airsmith_stages.consolidating.checkpoint import Chunk, ShardedCheckpoint, ShardedTensor, bad_checkpoint
-from airsmith_stages.consolidating.neuron_layout import Layout, Part, Run
+from airsmith_stages.consolidating.neuron_layout import Layout, Part, Segment
 from airsmith_stages.consolidating.replicas import same_bytes
 from airsmith_stages.torch_files import TensorReference, find_state, find_tensor
 from airsmith_stages.weights.header import ITEM_BYTES
@@ -168,7 +168,7 @@ class _Reader:
 
 def _sharded(part: Part, ranks: list[_Stored]) -> ShardedTensor:
     held = [
-        [chunk for run in part.runs[rank] for chunk in _chunks(stored, part.dimension, run)]
+        [chunk for segment in part.segments[rank] for chunk in _chunks(stored, part.dimension, segment)]
         for rank, stored in enumerate(ranks)
     ]
     chunks = [chunk for rank in held[: part.owners] for chunk in rank]
@@ -183,20 +183,20 @@ def _whole(stored: _Stored) -> Chunk:
     return Chunk((0,) * len(stored.shape), stored.shape, stored.file, stored.begin)
 
 
-def _chunks(stored: _Stored, dimension: int, run: Run) -> Iterator[Chunk]:
-    """A run as boxes whose elements lie together: one, or where it is some columns of several, one for each row."""
+def _chunks(stored: _Stored, dimension: int, segment: Segment) -> Iterator[Chunk]:
+    """A segment as boxes whose elements lie together: one, or where it is some columns of several, one for each row."""
     if not stored.shape:
         yield _whole(stored)
     elif dimension == 0:
         row_bytes = _bytes_of(stored, stored.shape[1:])
-        offsets = (run.offset, *(0 for _ in stored.shape[1:]))
-        yield Chunk(offsets, (run.length, *stored.shape[1:]), stored.file, stored.begin + run.begin * row_bytes)
-    elif run.length == stored.shape[1]:
-        yield Chunk((0, run.offset), stored.shape, stored.file, stored.begin)
+        offsets = (segment.offset, *(0 for _ in stored.shape[1:]))
+        yield Chunk(offsets, (segment.length, *stored.shape[1:]), stored.file, stored.begin + segment.begin * row_bytes)
+    elif segment.length == stored.shape[1]:
+        yield Chunk((0, segment.offset), stored.shape, stored.file, stored.begin)
     else:
         for row in range(stored.shape[0]):
-            begin = _bytes_of(stored, (row * stored.shape[1] + run.begin,))
-            yield Chunk((row, run.offset), (1, run.length), stored.file, stored.begin + begin)
+            begin = _bytes_of(stored, (row * stored.shape[1] + segment.begin,))
+            yield Chunk((row, segment.offset), (1, segment.length), stored.file, stored.begin + begin)
 
 
 def _bytes_of(stored: _Stored, shape: tuple[int, ...]) -> int:

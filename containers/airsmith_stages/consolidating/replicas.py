@@ -13,7 +13,7 @@ from airsmith_stages.weights.header import ITEM_BYTES
 from airsmith_stages.weights.readers import FileReader
 
 _BLOCK_BYTES = 1024 * 1024
-_AT_ONCE = 8
+_THREADS = 8
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def spread_of(checkpoint: ShardedCheckpoint) -> Spread:
     :raises AirsmithError: `bad_data` where elements differ that are no finite floats.
     """
     replicated = {name: tensor for name, tensor in sorted(checkpoint.tensors.items()) if tensor.copies}
-    with ThreadPoolExecutor(_AT_ONCE) as threads:
+    with ThreadPoolExecutor(_THREADS) as threads:
         found = list(threads.map(lambda item: _largest_difference(checkpoint.source, *item), replicated.items()))
     largest, name = max(zip(found, replicated, strict=True), default=(0.0, ""))
     return Spread(len(found), sum(difference > 0 for difference in found), largest, name if largest else "")

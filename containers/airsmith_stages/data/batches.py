@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from airsmith.recipe.sources import DatasetSource
 from airsmith_stages.data.chat import EncodedExample, ExampleEncoder
 from airsmith_stages.data.examples import Examples
-from airsmith_stages.data.leakage import Fingerprint, Seen, ValidationTexts, fingerprint
+from airsmith_stages.data.leakage import Fingerprint, Matches, ValidationTexts, fingerprint
 from airsmith_stages.data.overflow import OverflowReport, Sample, fit
 
 
@@ -56,7 +56,7 @@ class TrainBatch:
     """
 
     samples: SampleBatch
-    seen: Seen
+    seen: Matches
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def train_batch(
     """Make some rows of the training split ready."""
     read = examples.read(numbers)
     encoded = encoder(read, with_prompts=False)
-    return TrainBatch(SampleBatch.fitted(encoded, examples.source), validation.seen_in(read))
+    return TrainBatch(SampleBatch.fitted(encoded, examples.source), validation.matches_in(read))
 
 
 def validation_batch(numbers: range, *, examples: Examples, encoder: ExampleEncoder) -> ValidationBatch:

@@ -36,7 +36,7 @@ class Fingerprint:
 
 
 @dataclass(frozen=True)
-class Seen:
+class Matches:
     """Digests of training texts that are also those of validation examples."""
 
     normalized: frozenset[bytes] = frozenset()
@@ -45,8 +45,8 @@ class Seen:
     def __bool__(self) -> bool:
         return bool(self.normalized)
 
-    def __or__(self, other: Seen) -> Seen:
-        return Seen(self.normalized | other.normalized, self.exact | other.exact)
+    def __or__(self, other: Matches) -> Matches:
+        return Matches(self.normalized | other.normalized, self.exact | other.exact)
 
 
 @dataclass(frozen=True)
@@ -81,16 +81,16 @@ class ValidationTexts:
         self._normalized = {one.normalized for one in self._fingerprints}
         self._exact = {one.exact for one in self._fingerprints}
 
-    def seen_in(self, train: Iterable[Example]) -> Seen:
+    def matches_in(self, train: Iterable[Example]) -> Matches:
         """Those that stand among training examples."""
         # Squeezing costs a seventh of normalising, and lets hardly any example through.
         near = [text for text in (example.text() for example in train) if _digest(_squeezed(text)) in self._squeezed]
-        return Seen(
+        return Matches(
             normalized=frozenset(_digest(_normalized(text)) for text in near) & self._normalized,
             exact=frozenset(_digest(text) for text in near) & self._exact,
         )
 
-    def report(self, seen: Seen, most_fraction: float) -> LeakageReport:
+    def report(self, seen: Matches, max_fraction: float) -> LeakageReport:
         """Count leaked examples.
 
         :param seen: those that stand anywhere in the training split.
@@ -102,7 +102,7 @@ class ValidationTexts:
             exact=sum(one.exact in seen.exact for one in leaked),
             normalized=len(leaked),
         )
-        if report.normalized > most_fraction * report.validation:
+        if report.normalized > max_fraction * report.validation:
             raise _too_many(report, leaked)
         return report
 

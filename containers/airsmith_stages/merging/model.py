@@ -11,7 +11,7 @@ from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith_stages.merging.adapter import Adapter, verification_failed
 from airsmith_stages.merging.plan import plan_merge
 from airsmith_stages.merging.streaming import merged_tensors
-from airsmith_stages.weights.cursor import ahead
+from airsmith_stages.weights.cursor import prefetch
 from airsmith_stages.weights.model import open_weights
 from airsmith_stages.weights.readers import FileReader
 from airsmith_stages.weights.shards import Shard, index_of, plan_shards
@@ -52,7 +52,7 @@ def merge_model(
     changed_elements: dict[str, int] = {}
     tensors = merged_tensors(weights, plan, changed_elements)
     for shard in shards:
-        write(shard.file, ahead(_content(shard, tensors)), shard.size_bytes)
+        write(shard.file, prefetch(_content(shard, tensors)), shard.size_bytes)
     next(tensors, None)  # the end of the base's last file, where it is verified
     _check_changes(changed_elements)
     _write_small(write, shards, plan.config)
@@ -60,7 +60,7 @@ def merge_model(
 
 
 def _content(shard: Shard, tensors: Iterator[Iterator[Piece]]) -> Iterator[Piece]:
-    yield shard.head
+    yield shard.header_bytes
     for _ in shard.header.tensors:
         yield from next(tensors)
 

@@ -15,7 +15,7 @@ from airsmith_stages.merging.adapter import matrix_shape, verification_failed
 from airsmith_stages.merging.changes import Change
 from airsmith_stages.merging.elements import Floats, are_finite, bits_of, from_floats, rounded, to_floats
 from airsmith_stages.merging.plan import MergedTensor, MergePlan
-from airsmith_stages.weights.cursor import Cursor, ahead
+from airsmith_stages.weights.cursor import Cursor, prefetch
 from airsmith_stages.weights.header import ITEM_BYTES, Header, Tensor, read_header
 from airsmith_stages.weights.model import Weights
 from airsmith_stages.weights.readers import FileReader
@@ -35,7 +35,7 @@ def merged_tensors(base: Weights, plan: MergePlan, changed_elements: dict[str, i
     for merged in plan.tensors:
         outputs.setdefault(merged.base.name, []).append(merged)
     for file, header in base.headers.items():
-        cursor = Cursor(ahead(base.source.stream(file)))
+        cursor = Cursor(prefetch(base.source.stream(file)))
         _check_head(file, header, cursor)
         for tensor in header.tensors:
             if tensor.name not in outputs:

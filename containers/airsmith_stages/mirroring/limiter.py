@@ -1,4 +1,4 @@
-"""How many requests run at once: fewer where the server or the link has had enough, more again while all is well."""
+"""Adapt the number of concurrent requests: lower it when server or link are overloaded, raise it on success."""
 
 from __future__ import annotations
 
@@ -11,48 +11,48 @@ from threading import Condition
 log = logging.getLogger("airsmith")
 
 MAX_CONCURRENT_REQUESTS = 8
-COLLAPSED = 0.5
-"""Of the best throughput that was seen: below this, so many requests at once do more harm than good."""
+COLLAPSE_RATIO = 0.5
+"""Fraction of the best measured throughput below which the current concurrency does more harm than good."""
 _MEASURED_PER_SLOT = 2
 
 
 @dataclass(frozen=True)
 class StartedRequest:
-    """A request on its way.
+    """A request in flight.
 
-    :param at: when it began.
-    :param at_once: how many there were then, itself counted.
+    :param started_at: time on the limiter's clock.
+    :param concurrency: requests in flight at that time, including this one.
     """
 
-    at: float
-    at_once: int
+    started_at: float
+    concurrency: int
 
 
 class RequestLimiter:
-    """Slots for what is asked for and not yet used, shared by all files of a copy: a bound on requests and memory.
+    """Slots for ranges that are requested but not yet consumed; bounds the requests and the memory of a whole copy.
 
-    :param most: slots at the start, and at most.
-    :param clock: seconds that only grow.
+    :param max_slots: initial and maximum number of slots.
+    :param clock: monotonic time in seconds.
     """
 
-    def __init__(self, most: int = MAX_CONCURRENT_REQUESTS, clock: Callable[[], float] = time.monotonic) -> None:
-        self.slots = most
-        self._most = most
+    def __init__(self, max_slots: int = MAX_CONCURRENT_REQUESTS, clock: Callable[[], float] = time.monotonic) -> None:
+        self.slots = max_slots
+        self._max_slots = max_slots
         self._clock = clock
         self._changed = Condition()
         self._taken = 0
         self._waiting = 0
-        self._asking = 0
+        self._in_flight = 0
         self._paused_until = 0.0
         self._stepped_down_at = 0.0
         self._rates: list[float] = []
         self._best_rate = 0.0
 
     def acquire(self, *, wait: bool) -> bool:
-        """Take a slot.
+        """Acquire a slot.
 
-        :param wait: until there is one. Who does not wait stands back behind those who do.
-        :returns: False where there is none.
+        :param wait: block until a slot is free. Blocked callers take precedence over callers that do not wait.
+        :returns: False if no slot is free.
         """
         with self._changed:
             if not wait and (self._taken >= self.slots or self._waiting):
@@ -64,52 +64,52 @@ class RequestLimiter:
             return True
 
     def release(self) -> None:
-        """Give a slot back."""
+        """Release a slot."""
         with self._changed:
             self._taken -= 1
             self._changed.notify()
 
     def pause_seconds(self) -> float:
-        """How long nobody is to ask, because the server said so."""
+        """Remaining time in which no request may start, as requested by the server."""
         return max(0.0, self._paused_until - self._clock())
 
     def start(self) -> StartedRequest:
-        """A request begins."""
+        """Record the start of a request."""
         with self._changed:
-            self._asking += 1
-            return StartedRequest(self._clock(), self._asking)
+            self._in_flight += 1
+            return StartedRequest(self._clock(), self._in_flight)
 
-    def throttled(self, begun: StartedRequest, pause_seconds: float) -> None:
-        """The server is asked too much: half as many at once, and for a while none.
+    def throttled(self, request: StartedRequest, pause_seconds: float) -> None:
+        """The server throttled a request: halve the concurrency and pause all requests.
 
-        Requests that began before the last step down tell nothing new.
+        Requests that started before the last reduction are ignored.
         """
         with self._changed:
             self._paused_until = max(self._paused_until, self._clock() + pause_seconds)
-            if begun.at >= self._stepped_down_at:
+            if request.started_at >= self._stepped_down_at:
                 self._step_down("the server is busy")
 
-    def finish(self, begun: StartedRequest, size_bytes: int) -> None:
-        """A request has ended.
+    def finish(self, request: StartedRequest, size_bytes: int) -> None:
+        """Record the end of a request.
 
-        :param size_bytes: what it brought; 0 for one that says nothing of the throughput.
+        :param size_bytes: received bytes; 0 if the request is no measure of the throughput.
         """
         with self._changed:
-            self._asking -= 1
-            if size_bytes and begun.at >= self._stepped_down_at:
-                self._rates.append(begun.at_once * size_bytes / max(self._clock() - begun.at, 1e-6))
+            self._in_flight -= 1
+            if size_bytes and request.started_at >= self._stepped_down_at:
+                self._rates.append(request.concurrency * size_bytes / max(self._clock() - request.started_at, 1e-6))
                 if len(self._rates) >= _MEASURED_PER_SLOT * self.slots:
-                    self._judge()
+                    self._adjust()
 
-    def _judge(self) -> None:
+    def _adjust(self) -> None:
         rate = sum(self._rates) / len(self._rates)
         self._rates.clear()
-        if rate < COLLAPSED * self._best_rate:
+        if rate < COLLAPSE_RATIO * self._best_rate:
             self._best_rate = rate
             self._step_down(f"throughput fell to {rate / 2**20:.1f} MiB/s")
         else:
             self._best_rate = max(rate, self._best_rate)
-            if self.slots < self._most:
+            if self.slots < self._max_slots:
                 self.slots += 1
                 self._changed.notify()
 
@@ -118,4 +118,4 @@ class RequestLimiter:
             self.slots //= 2
             self._stepped_down_at = self._clock()
             self._rates.clear()
-            log.warning("%s: going on with %d requests at once", cause, self.slots)
+            log.warning("%s: continuing with %d concurrent requests", cause, self.slots)

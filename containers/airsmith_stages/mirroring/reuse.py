@@ -1,7 +1,7 @@
-"""What of a source the store has already: whole files of attempts that were broken off, and of the commit before.
+"""Find files of a source that the store already has: from interrupted attempts and from the last mirrored commit.
 
-Only what a hash has proven is taken. An object of an attempt is complete only once its content had the hash that its
-source announced (`ArtifactWriter.add_stream`), and the attempts of one artifact copy one commit.
+Only files verified by hash are reused. An attempt's object exists only after its content matched the hash that the
+source announced (`ArtifactWriter.add_stream`), and all attempts of an artifact copy the same commit.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ log = logging.getLogger("airsmith")
 
 @dataclass(frozen=True)
 class ReusableFiles:
-    """Content that need not be fetched.
+    """Files that need no download.
 
-    :param paths: objects by the names of the files that they are the content of.
-    :param attempts: objects of attempts that were broken off.
+    :param paths: object with the file's content, by file name.
+    :param attempts: objects of interrupted attempts.
     """
 
     paths: dict[str, str] = field(default_factory=dict)
@@ -34,10 +34,10 @@ class ReusableFiles:
 
 
 def find_reusable(source: Source, files: list[SourceFile], output: ArtifactWriter) -> ReusableFiles:
-    """Look for the files of a source in the store that they are to be copied to."""
+    """Find files of a source in the destination store."""
     if source.is_store:
         return ReusableFiles()
-    paths = _of_newest_mirror(source, files, output.store)
+    paths = _files_of_newest_mirror(source, files, output.store)
     wanted = {(file.name, file.size_bytes) for file in files if file.sha256}
     begin = f"{output.folder}/{ATTEMPT_PREFIX}"
     attempts = [info for info in output.store.list(output.folder) if info.path.startswith(begin)]
@@ -49,24 +49,25 @@ def find_reusable(source: Source, files: list[SourceFile], output: ArtifactWrite
 
 
 def record_newest_mirror(source: Source, artifact: Artifact) -> None:
-    """Note where the source's newest commit lies now; who mirrors the next one looks there."""
+    """Record the artifact of the source's newest commit, from which the next mirror reuses unchanged files."""
     if not source.is_store:
-        note = json.dumps({"artifact": artifact.folder, "revision": source.revision})
-        artifact.store.write(newest_mirror_path(source.repo_type, source.id), note.encode())
+        record = json.dumps({"artifact": artifact.folder, "revision": source.revision})
+        artifact.store.write(newest_mirror_path(source.repo_type, source.id), record.encode())
 
 
 def delete_abandoned_attempts(known: ReusableFiles, artifact: Artifact, output: ArtifactWriter) -> None:
-    """Remove the broken-off attempts, once the artifact that took their place is published.
+    """Delete interrupted attempts after this attempt has published the artifact.
 
-    Where another has published, they may be its own. One that is at work still finds the artifact, and uses that.
+    If another attempt has published it, the objects may be its own. An attempt that is still running finds the published
+    artifact and uses it.
     """
     if artifact.manifest.content_root == output.content_root:
         for path in known.attempts:
             output.store.delete(path)
 
 
-def _of_newest_mirror(source: Source, files: list[SourceFile], store: Store) -> dict[str, str]:
-    """Objects of the newest mirror that have a file's sha256; for files without one, those of its name and size."""
+def _files_of_newest_mirror(source: Source, files: list[SourceFile], store: Store) -> dict[str, str]:
+    """Objects of the newest mirror by file: with the same sha256, or for files without one, the same name and size."""
     artifact = _newest_mirror(source, store)
     if artifact is None:
         return {}
@@ -80,12 +81,12 @@ def _of_newest_mirror(source: Source, files: list[SourceFile], store: Store) -> 
 
 
 def _newest_mirror(source: Source, store: Store) -> Artifact | None:
-    """The artifact of the commit that was mirrored last; None where there is none, or it is not whole any more."""
+    """The artifact of the last mirrored commit; None if it does not exist or is incomplete."""
     found = store.find(newest_mirror_path(source.repo_type, source.id))
     if found is None:
         return None
     try:
         return open_artifact(store, str(json.loads(found[0])["artifact"]))
     except (AirsmithError, ValueError, KeyError, TypeError) as failure:
-        log.info("The last mirror of %s cannot be used: %s", source.id, failure)
+        log.info("Cannot reuse the last mirror of %s: %s", source.id, failure)
         return None

@@ -10,14 +10,14 @@ from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.hub import RepoType
 from airsmith.recipe.sources import source_kind
 from airsmith_stages.mirroring.hub_source import hub_files
-from airsmith_stages.mirroring.source_file import SourceFile, streaming
+from airsmith_stages.mirroring.source_file import SourceFile, object_stream
 
 
 @dataclass(frozen=True)
 class Source:
     """Where a model or a dataset comes from.
 
-    :param revision: the commit, or the listing digest of a store's folder when the run was resolved.
+    :param revision: the commit, or for a folder in a store its listing digest at the time the run was resolved.
     """
 
     repo_type: RepoType
@@ -26,24 +26,24 @@ class Source:
 
     @property
     def is_store(self) -> bool:
-        """Whether it is a folder in a store, not a repository of the Hub."""
+        """Whether the source is a folder in a store rather than a repository on the Hub."""
         return source_kind(self.id) == "store"
 
     def files(self) -> list[SourceFile]:
-        """All that it holds.
+        """All files of the source.
 
-        :raises AirsmithError: `bad_data` for a store's folder that has changed since; what the Hub refuses.
+        :raises AirsmithError: `bad_data` if a store's folder has changed since the run was resolved, or the Hub's error.
         """
         if self.is_store:
             self.refuse_changed()
             store = Store.open(self.id)
             return [
-                SourceFile(info.path, info.size_bytes, streaming(store, info.path)) for info in list_source(self.id)
+                SourceFile(info.path, info.size_bytes, object_stream(store, info.path)) for info in list_source(self.id)
             ]
         return hub_files(self.repo_type, self.id, self.revision)
 
     def refuse_changed(self) -> None:
-        """Refuse a folder that somebody has written to since the run was resolved; a commit never changes.
+        """Reject a store's folder that has changed since the run was resolved; a commit never changes.
 
         :raises AirsmithError: `bad_data`.
         """
@@ -51,5 +51,5 @@ class Source:
             raise AirsmithError(
                 ErrorKind.BAD_DATA,
                 f"{self.id} has changed since this run was resolved.",
-                "Start a new run, and let nobody write there meanwhile.",
+                "Start a new run, and do not write to the folder while it runs.",
             )

@@ -13,19 +13,19 @@ from airsmith.artifacts.store import Piece, Store
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 
 Stream = Callable[[Event], Iterator[Piece]]
-"""Begins to read a file. Once the event is set nobody wants the rest: what waits for the source gives up."""
+"""Opens a file's stream. When the event is set, the rest is no longer needed and the stream stops waiting."""
 
 
 class CopyStoppedError(Exception):
-    """The copy was given up because another has failed, or because the stage ends."""
+    """The copy was stopped because another copy failed or because the stage is terminating."""
 
 
 @dataclass(frozen=True)
 class SourceFile:
     """One file to copy.
 
-    :param sha256: what its content must hash to, where the source says.
-    :param git_blob: git's id of its content, where that is what the source says.
+    :param sha256: expected hash of the content, if the source provides one.
+    :param git_blob: expected git blob id of the content, if the source provides that instead.
     """
 
     name: str
@@ -35,33 +35,33 @@ class SourceFile:
     git_blob: str | None = None
 
     def read(self) -> bytes:
-        """The whole file, verified; for small ones.
+        """Read a whole, verified file; only for small files.
 
-        :raises AirsmithError: `verification_failed` where the content is not what the source announced.
+        :raises AirsmithError: `verification_failed` if the content does not match the hash that the source announced.
         """
         content = b"".join(self._verified(Event()))
         if self.sha256 is not None and hashlib.sha256(content).hexdigest() != self.sha256:
-            raise self._wrong("sha256", hashlib.sha256(content).hexdigest(), self.sha256)
+            raise self._mismatch("sha256", hashlib.sha256(content).hexdigest(), self.sha256)
         return content
 
     def copy_to(self, output: ArtifactWriter, stop: Event) -> FileEntry:
-        """Stream the file into an artifact, verified before the object exists.
+        """Stream the file into an artifact; the content is verified before the object exists.
 
-        :raises AirsmithError: `verification_failed` where the content is not what the source announced.
-        :raises CopyStoppedError: once the event is set.
+        :raises AirsmithError: `verification_failed` if the content does not match the hash that the source announced.
+        :raises CopyStoppedError: if `stop` is set.
         """
         return output.add_stream(self.name, self._verified(stop), self.size_bytes, self.sha256)
 
-    def take_from_store(self, path: str, output: ArtifactWriter, stop: Event) -> FileEntry:
-        """Add the file from an object of the artifact's store in place of the source.
+    def copy_from_store(self, path: str, output: ArtifactWriter, stop: Event) -> FileEntry:
+        """Add the file from an object in the artifact's store instead of the source.
 
-        :param path: an object that is known to have the file's sha256; for a file that has none to compare, one that
-            is read and verified.
-        :raises AirsmithError: `not_found` or `verification_failed` where it is not that any more.
+        :param path: an object known to have the file's sha256; if the file has no sha256, the object is read and
+            verified by its git blob id.
+        :raises AirsmithError: `not_found` or `verification_failed` if the object is gone or has changed.
         """
         if self.sha256 is not None:
             return output.add_copy(self.name, path, self.size_bytes, self.sha256)
-        return replace(self, stream=streaming(output.store, path)).copy_to(output, stop)
+        return replace(self, stream=object_stream(output.store, path)).copy_to(output, stop)
 
     def _verified(self, stop: Event) -> Iterator[Piece]:
         blob = None
@@ -74,16 +74,16 @@ class SourceFile:
                 blob.update(chunk)
             yield chunk
         if blob is not None and blob.hexdigest() != self.git_blob:
-            raise self._wrong("git blob id", blob.hexdigest(), self.git_blob)
+            raise self._mismatch("git blob id", blob.hexdigest(), self.git_blob)
 
-    def _wrong(self, what: str, found: str, announced: str | None) -> AirsmithError:
+    def _mismatch(self, what: str, found: str, announced: str | None) -> AirsmithError:
         return AirsmithError(
             ErrorKind.VERIFICATION_FAILED,
-            f"{self.name} arrived with {what} {found}, not the announced {announced}.",
+            f"{self.name} has {what} {found}, but the source announced {announced}.",
             "Nothing was published; run again.",
         )
 
 
-def streaming(store: Store, path: str) -> Stream:
-    """What reads an object."""
+def object_stream(store: Store, path: str) -> Stream:
+    """A stream of an object in a store."""
     return lambda stop: store.stream(path)
