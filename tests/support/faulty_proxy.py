@@ -1,4 +1,4 @@
-"""An HTTP proxy before an S3 server that spoils chosen requests, on their way there or back."""
+"""An HTTP proxy in front of an S3 server that injects faults into chosen requests or their responses."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _HOP_BY_HOP = ("transfer-encoding", "connection", "content-length")
 
 @dataclass(frozen=True)
 class Request:
-    """A request as it came."""
+    """A request as received from the client."""
 
     method: str
     target: str
@@ -28,7 +28,7 @@ class Request:
 
     @property
     def operation(self) -> str:
-        """What S3 calls it, of those that are spoilt; else its method."""
+        """The S3 operation, if faults are injected into it; otherwise the method."""
         query = parse_qs(urlsplit(self.target).query, keep_blank_values=True)
         if self.method == "PUT":
             return "part" if "partNumber" in query else "put"
@@ -40,94 +40,99 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """An answer as the server gave it."""
+class Response:
+    """A response as received from the server."""
 
     status: int
     headers: list[tuple[str, str]]
     body: bytes
 
-    def raw(self) -> bytes:
-        """What goes over the line."""
+    def to_bytes(self) -> bytes:
+        """The response as sent to the client."""
         lines = [f"HTTP/1.1 {self.status} {http.client.responses.get(self.status, '')}"]
         lines += [f"{name}: {value}" for name, value in self.headers if name.lower() not in _HOP_BY_HOP]
         length = next((value for name, value in self.headers if name.lower() == "content-length"), None)
-        # What HEAD tells is another length than that of its empty body.
+        # The Content-Length of a HEAD response is not that of its empty body.
         lines.append(f"Content-Length: {length if length is not None and not self.body else len(self.body)}")
         return "\r\n".join([*lines, "", ""]).encode("latin-1") + self.body
 
 
-class Line:
-    """The client's end of a connection, and the server behind it."""
+class Connection:
+    """A client's connection to the proxy.
 
-    def __init__(self, connection: socket.socket, ask: Callable[[Request], Answer]) -> None:
-        self._connection = connection
-        self.ask = ask
+    :param forward: sends a request to the server and returns the response.
+    """
+
+    def __init__(self, client: socket.socket, forward: Callable[[Request], Response]) -> None:
+        self._client = client
+        self.forward = forward
 
     def send(self, data: bytes) -> None:
         """Send bytes to the client."""
-        self._connection.sendall(data)
+        self._client.sendall(data)
 
-    def end(self) -> None:
-        """Send nothing more, in good order."""
+    def close_gracefully(self) -> None:
+        """Send nothing more (FIN)."""
         with suppress(OSError):
-            self._connection.shutdown(socket.SHUT_WR)
+            self._client.shutdown(socket.SHUT_WR)
 
     def reset(self) -> None:
-        """Break the connection."""
-        self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self._connection.close()
+        """Reset the connection (RST)."""
+        self._client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._client.close()
 
 
-Fault = Callable[[Request, Line], bool]
-"""Deals with a request; returns whether the connection is still good."""
+Fault = Callable[[Request, Connection], bool]
+"""Handles a request; returns whether the connection stays usable."""
 
 
 @dataclass
 class FaultyProxy:
-    """Spoils requests of one operation, after the first few, so many times.
+    """Injects a fault into requests of one operation.
 
-    :ivar requests: all that came, by operation.
+    :ivar requests: number of requests so far, by operation.
+    :ivar injected: number of faults so far.
     """
 
     target_port: int
     port: int = 0
     requests: Counter[str] = field(default_factory=Counter)
-    struck: int = 0
+    injected: int = 0
     _plan: tuple[Fault, str, int, float] | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def plan(self, fault: Fault, operation: str, skipped: int, times: float) -> None:
-        """Begin anew, with a fault.
+    def inject(self, fault: Fault, operation: str, *, after: int = 0, times: float) -> None:
+        """Reset the counters and inject another fault.
 
-        :param skipped: requests of the operation that pass before the first that is spoilt.
+        :param after: number of requests of the operation that pass before the first fault.
+        :param times: number of faults; 0 disables the injection.
         """
         with self._lock:
-            self.requests, self.struck, self._plan = Counter(), 0, (fault, operation, skipped, times)
+            self.requests, self.injected, self._plan = Counter(), 0, (fault, operation, after, times)
 
     def _fault_for(self, request: Request) -> Fault | None:
         with self._lock:
             self.requests[request.operation] += 1
             if self._plan is None:
                 return None
-            fault, operation, skipped, times = self._plan
-            if request.operation != operation or self.requests[operation] <= skipped or self.struck >= times:
+            fault, operation, after, times = self._plan
+            if request.operation != operation or self.requests[operation] <= after or self.injected >= times:
                 return None
-            self.struck += 1
+            self.injected += 1
             return fault
 
-    def handle(self, request: Request, line: Line) -> bool:
-        """Answer a request; returns whether the connection is still good."""
+    def handle(self, request: Request, connection: Connection) -> bool:
+        """Respond to a request; returns whether the connection stays usable."""
         fault = self._fault_for(request)
         if fault is not None:
-            return fault(request, line)
-        line.send(line.ask(request).raw())
+            return fault(request, connection)
+        connection.send(connection.forward(request).to_bytes())
         return True
 
 
 @contextmanager
 def faulty_proxy(target_port: int) -> Iterator[FaultyProxy]:
-    """A proxy on a loopback port, until the block ends."""
+    """Run a proxy on a loopback port."""
     proxy = FaultyProxy(target_port)
 
     class Handler(BaseHTTPRequestHandler):
@@ -135,21 +140,21 @@ def faulty_proxy(target_port: int) -> Iterator[FaultyProxy]:
 
         def setup(self) -> None:
             super().setup()
-            self.server_side = http.client.HTTPConnection("127.0.0.1", target_port)
+            self.server_connection = http.client.HTTPConnection("127.0.0.1", target_port)
 
         def finish(self) -> None:
-            self.server_side.close()
+            self.server_connection.close()
             with suppress(OSError):
                 super().finish()
 
-        def ask(self, request: Request) -> Answer:
-            server = self.server_side
+        def forward(self, request: Request) -> Response:
+            server = self.server_connection
             server.putrequest(request.method, request.target, skip_host=True, skip_accept_encoding=True)
             for name, value in request.headers.items():
                 server.putheader(name, value)
             server.endheaders(request.body or None)
-            answer = server.getresponse()
-            return Answer(answer.status, answer.getheaders(), answer.read())
+            response = server.getresponse()
+            return Response(response.status, response.getheaders(), response.read())
 
         def handle_one_request(self) -> None:
             try:
@@ -160,7 +165,7 @@ def faulty_proxy(target_port: int) -> Iterator[FaultyProxy]:
         def serve(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             request = Request(self.command, self.path, self.headers, body)
-            if not proxy.handle(request, Line(self.connection, self.ask)):
+            if not proxy.handle(request, Connection(self.connection, self.forward)):
                 self.close_connection = True
 
         do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = serve

@@ -1,4 +1,4 @@
-"""The S3 server that is spoilt: MinIO where there is one, else moto's."""
+"""A real S3 server for tests: MinIO if it is installed, otherwise moto."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ BUCKET = "faults"
 
 
 @contextmanager
-def any_s3_server(folder: Path) -> Iterator[tuple[int, str]]:
-    """A real server with a bucket; its credentials go into this process's environment.
+def run_s3_server(folder: Path) -> Iterator[tuple[int, str]]:
+    """Run a server with an empty bucket, and put its credentials into this process's environment.
 
-    :returns: its port on loopback, and which one it is.
+    :returns: its loopback port, and `MinIO` or `moto`.
     """
     os.environ.update(CREDENTIALS)
     if minio_program() is not None:
