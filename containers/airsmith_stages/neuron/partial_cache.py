@@ -51,7 +51,7 @@ def save_partial_cache(context: StageContext, folder: Path, restored: int) -> No
                 writer.add_file(name, path)
             writer.publish(metrics={"graphs": graphs})
         log.info("Kept %d compiled graphs for the next try", graphs)
-        for fewer in folders.begun():
+        for fewer in folders.existing():
             if fewer < graphs:
                 folders.remove(fewer)
     except AirsmithError as unkept:
@@ -62,7 +62,7 @@ def delete_partial_cache(context: StageContext) -> None:
     """Remove what was kept, once the whole cache is there; what stays behind is the janitor's."""
     folders = _folders(context)
     try:
-        for graphs in folders.begun():
+        for graphs in folders.existing():
             folders.remove(graphs)
     except AirsmithError as left:
         log.warning("What earlier tries have kept could not be removed: %s", left.message)

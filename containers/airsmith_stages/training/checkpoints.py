@@ -20,7 +20,7 @@ from airsmith.artifacts.store import Store
 from airsmith.contracts.digests import checkpoint_key
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.stages import toolchain_on
-from airsmith_stages.checkpoint_folders import DAMAGE, CheckpointFolders
+from airsmith_stages.checkpoint_folders import UNUSABLE, CheckpointFolders
 from airsmith_stages.stage_context import StageContext
 from airsmith_stages.training.distributed import SINGLE_PROCESS, DistributedContext
 from airsmith_stages.training.distributed_artifact import Content, add_from_all_ranks
@@ -98,7 +98,7 @@ class Checkpoints:
         """
         until_now = [step for step in self.steps() if step <= until]
         kept = {*until_now[-keep_newest:], *([] if keep_also is None else [keep_also])}
-        for step in self.folders.begun():
+        for step in self.folders.existing():
             if step < until and step not in kept:
                 self.folders.remove(step)
 
@@ -142,7 +142,7 @@ class Checkpoints:
                 for _ in artifact.stream(name):
                     pass
         except AirsmithError as error:
-            if error.kind in DAMAGE:
+            if error.kind in UNUSABLE:
                 return False
             raise
         return True
