@@ -55,12 +55,12 @@ def check_compiled(ended: LaunchResult, cache: Path, *, memory_ran_out: bool) ->
     told = read_graph_log(ended.log)
     failed = sorted(told.failed | {graph_name(graph) for graph in unfinished_graphs(cache)})
     says_failed = bool(told.failed or told.failed_count)
-    if (says_failed or failed or ended.code != 0) and (told.was_killed or memory_ran_out):
+    if (says_failed or failed or ended.exit_code != 0) and (told.was_killed or memory_ran_out):
         raise _out_of_memory(failed)
     if ended.error is not None:
         raise ended.error
-    if ended.code != 0 and not says_failed:
-        raise exit_code_error("compile", ended.code)
+    if ended.exit_code != 0 and not says_failed:
+        raise exit_code_error("compile", ended.exit_code)
     if failed or says_failed:
         raise _failed(failed, told)
     if count_graphs(cache) == 0:
@@ -79,7 +79,7 @@ def _compile(context: StageContext, cache: Path) -> None:
     kills = out_of_memory_kills()
     try:
         ended = launch_in_subprocess(
-            context, training_environment(context.spec, cache), _tool(context.scratch), may_finish=False
+            context, training_environment(context.spec, cache), _tool(context.scratch), graceful_stop=False
         )
         check_compiled(ended, cache, memory_ran_out=out_of_memory_kills() > kills)
         if is_leader_node():
@@ -93,9 +93,9 @@ def _compile(context: StageContext, cache: Path) -> None:
 def _train(context: StageContext, cache: Path) -> None:
     compiled = unpack_cache(context.input("compile"), cache) if "compile" in context.pointers else 0
     log.info("Beginning with %d compiled graphs", compiled)
-    ended = launch_in_subprocess(context, training_environment(context.spec, cache), may_finish=True)
-    if ended.code != 0:
-        raise ended.error or exit_code_error(context.contract.name, ended.code)
+    ended = launch_in_subprocess(context, training_environment(context.spec, cache), graceful_stop=True)
+    if ended.exit_code != 0:
+        raise ended.error or exit_code_error(context.contract.name, ended.exit_code)
     anew = count_graphs(cache) - compiled
     if anew and compiled:
         log.warning("%d graphs had to be compiled during the training: the stage compile has not seen them", anew)
