@@ -79,7 +79,7 @@ test-training: setup  ## parity, resume, 500 kills and the reference sweep
 	exit $$failed
 
 test-long: setup  ## all faults, races and damaged files, of which `make test` draws a twentieth, and what takes long
-	@failed=0; export AIRSMITH_TEST_LONG=1; $(STAGES)/python -m pytest tests/airsmith_stages/malformed || failed=1; \
+	@failed=0; export AIRSMITH_TEST_LONG=1; $(STAGES)/python -m pytest tests/airsmith_stages/test_damaged_files.py || failed=1; \
 	$(AIRFLOW)/$(PYTEST) $(BY_FILE) tests/faults || failed=1; \
 	exit $$failed
 

@@ -1,40 +1,43 @@
-"""For the stages' tests: their package comes first, and what several of them share is made once."""
+"""Fixtures of all tests of the stages."""
 
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-# This folder has the name of the package that it tests, and the installed one is found later on Python's path.
-sys.path.insert(0, str(Path(__file__).parents[2] / "containers"))
-# Two test workers share two cores, and what is tested here is too small for a second thread.
+# Test workers share the cores, and models this small gain nothing from a second thread.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
-from data_fixtures import Bench
-from stage_zygote import Zygote
+from tests.support.data_stages import DataStages
+from tests.support.stage_commands import StageForkServer
 
 
 @pytest.fixture(scope="session")
-def zygote() -> Iterator[Zygote]:
-    """Runs the stages' command in processes that have its libraries loaded."""
-    with Zygote.started() as zygote:
-        yield zygote
+def fork_server() -> Iterator[StageForkServer]:
+    with StageForkServer.start() as server:
+        yield server
 
 
 @pytest.fixture
-def bench(tmp_path: Path, zygote: Zygote) -> Bench:
-    """A store, a Hub's folder and runs on them."""
-    return Bench(tmp_path, zygote)
+def data_stages(tmp_path: Path, fork_server: StageForkServer) -> DataStages:
+    return DataStages(tmp_path, fork_server)
+
+
+@pytest.fixture
+def artifacts(tmp_path: Path):
+    # Imports torch, which most tests of data need not load.
+    from tests.support.model_artifacts import ModelArtifacts
+
+    return ModelArtifacts(tmp_path)
 
 
 @pytest.fixture(scope="session")
 def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
-    """The demo's base model with its tokenizer, made where it is first asked for."""
+    """Returns the folder of the demo's base model with its tokenizer, built on first use."""
     folder = tmp_path_factory.mktemp("tiny-llama")
 
     def build() -> Path:

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from xser import TensorReference as Reference
-from xser import save_references
 
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith_stages.torch_files import SavedTensor, TensorReference, find_state
-from airsmith_stages.weights.source import FolderSource
+from airsmith_stages.weights.readers import FolderReader
+from tests.support.torch_xla_files import TensorReference as Reference
+from tests.support.torch_xla_files import save_references
 
 
 class Canary:
@@ -30,7 +30,7 @@ class Canary:
 
 
 def found_in(path: Path) -> dict[str, SavedTensor | TensorReference]:
-    return find_state(FolderSource(path.parent), path.name, path.stat().st_size)
+    return find_state(FolderReader(path.parent), path.name, path.stat().st_size)
 
 
 def refusal(path: Path) -> str:
@@ -95,12 +95,12 @@ def test_a_reference_to_no_number_is_refused(tmp_path: Path, number: object) -> 
 )
 def test_anything_but_tensors_by_name_is_refused(tmp_path: Path, content: object) -> None:
     torch.save(content, tmp_path / "state.pt")
-    assert "state.pt cannot be read as one of torch's files" in refusal(tmp_path / "state.pt")
+    assert "state.pt is not a readable torch file" in refusal(tmp_path / "state.pt")
 
 
 def test_code_in_a_state_is_named_and_not_run(tmp_path: Path) -> None:
     torch.save({"a": torch.zeros(3), "b": Canary(tmp_path / "ran")}, tmp_path / "state.pt")
-    assert "it asks for posix.mkdir" in refusal(tmp_path / "state.pt")
+    assert "it names posix.mkdir" in refusal(tmp_path / "state.pt")
     assert not (tmp_path / "ran").exists()
     torch.load(tmp_path / "state.pt", weights_only=False)
     assert (tmp_path / "ran").exists(), "the canary itself must be alive"
@@ -108,7 +108,7 @@ def test_code_in_a_state_is_named_and_not_run(tmp_path: Path) -> None:
 
 def test_a_whole_module_is_refused(tmp_path: Path) -> None:
     torch.save({"a": nn.Linear(2, 2)}, tmp_path / "state.pt")
-    assert "it asks for torch.nn.modules.linear.Linear" in refusal(tmp_path / "state.pt")
+    assert "it names torch.nn.modules.linear.Linear" in refusal(tmp_path / "state.pt")
 
 
 def test_elements_that_are_compressed_are_refused(tmp_path: Path) -> None:

@@ -24,7 +24,8 @@ from airsmith_stages.consolidating.assembly import assembled, consolidate
 from airsmith_stages.consolidating.checkpoint import Chunk, ShardedCheckpoint, ShardedTensor, check
 from airsmith_stages.consolidating.dcp import METADATA, read_dcp
 from airsmith_stages.consolidating.hugging_face import read_hugging_face
-from airsmith_stages.weights.source import FolderSource
+from airsmith_stages.weights.readers import FolderReader
+from tests.support import torch_checkpoints
 
 RANKS = (1, 2, 4)
 
@@ -33,7 +34,7 @@ RANKS = (1, 2, 4)
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Checkpoints by their number of processes and their format, and the same tensors whole."""
     folder = tmp_path_factory.mktemp("saved")
-    subprocess.run([sys.executable, Path(__file__).with_name("saving.py"), folder], check=True, capture_output=True)
+    subprocess.run([sys.executable, torch_checkpoints.__file__, folder], check=True, capture_output=True)
     return folder
 
 
@@ -49,7 +50,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def read(saved: Path, ranks: int, form: str) -> ShardedCheckpoint:
-    source = FolderSource(saved / str(ranks) / form)
+    source = FolderReader(saved / str(ranks) / form)
     return read_dcp(source) if form == "dcp" else read_hugging_face(source, ranks)
 
 
@@ -84,7 +85,7 @@ def test_the_whole_is_what_was_cut_into_pieces(saved: Path, tmp_path: Path, rank
 
 
 def test_one_part_of_a_state_is_taken_by_its_prefix(saved: Path) -> None:
-    checkpoint = read_dcp(FolderSource(saved / "2/dcp"), prefix="module.")
+    checkpoint = read_dcp(FolderReader(saved / "2/dcp"), prefix="module.")
     assert set(checkpoint.tensors) == {"0.weight", "0.bias", "1.weight"}
 
 
@@ -127,7 +128,7 @@ def test_a_flipped_bit_of_an_artifact_is_not_consolidated(saved: Path, store: St
     checkpoint = published(store, saved / "2/dcp")
     (damaged,) = tmp_path.glob("store/checkpoints/a/7/*/__0_0.distcp")
     content = bytearray(damaged.read_bytes())
-    (chunk, *_) = read_dcp(FolderSource(saved / "2/dcp")).tensors["experts"].chunks
+    (chunk, *_) = read_dcp(FolderReader(saved / "2/dcp")).tensors["experts"].chunks
     assert chunk.file == "__0_0.distcp"
     content[chunk.begin] ^= 1
     damaged.write_bytes(content)
@@ -152,33 +153,33 @@ class TestRefused:
     def test_a_process_s_file_is_missing(self, copy: Callable[[str], Path]) -> None:
         folder = copy("4/dcp")
         (folder / "__1_0.distcp").unlink()
-        assert "__1_0.distcp, which holds a chunk of" in refusal(lambda: read_dcp(FolderSource(folder)))
+        assert "__1_0.distcp, which holds a chunk of" in refusal(lambda: read_dcp(FolderReader(folder)))
 
     @pytest.mark.parametrize("number", [1, 2, 3, 4])
     def test_a_shard_is_missing(self, copy: Callable[[str], Path], number: int) -> None:
         folder = copy("4/hugging_face")
         (folder / f"shard-{number:05d}-model-00001-of-00001.safetensors").unlink()
-        said = refusal(lambda: read_hugging_face(FolderSource(folder), ranks=4))
+        said = refusal(lambda: read_hugging_face(FolderReader(folder), ranks=4))
         assert said == f"The checkpoint lacks the file of process {number} of 4."
 
     def test_a_part_of_a_shard_is_missing(self, copy: Callable[[str], Path]) -> None:
         folder = copy("4/parts")
         (folder / "shard-00004-model-00002-of-00003.safetensors").unlink()
-        said = refusal(lambda: read_hugging_face(FolderSource(folder), ranks=4))
+        said = refusal(lambda: read_hugging_face(FolderReader(folder), ranks=4))
         assert said == "The checkpoint lacks part 2 of the file of process 4 of 4."
 
     def test_there_are_more_shards_than_processes(self, saved: Path) -> None:
-        said = refusal(lambda: read_hugging_face(FolderSource(saved / "4/hugging_face"), ranks=2))
+        said = refusal(lambda: read_hugging_face(FolderReader(saved / "4/hugging_face"), ranks=2))
         assert said == "shard-00004-model-00001-of-00001.safetensors is of no process of 2."
 
     def test_a_shard_does_not_say_where_it_belongs(self, copy: Callable[[str], Path]) -> None:
         file = copy("4/hugging_face") / "shard-00003-model-00001-of-00001.safetensors"
         file.write_bytes(file.read_bytes().replace(b"DCP_SHARDING_INFO", b"dcp_sharding_info"))
-        said = refusal(lambda: read_hugging_face(FolderSource(file.parent), ranks=4))
+        said = refusal(lambda: read_hugging_face(FolderReader(file.parent), ranks=4))
         assert said == f"{file.name} does not say where its chunks belong."
 
     def test_no_shard_is_there(self, tmp_path: Path) -> None:
-        said = refusal(lambda: read_hugging_face(FolderSource(tmp_path), ranks=4))
+        said = refusal(lambda: read_hugging_face(FolderReader(tmp_path), ranks=4))
         assert said == "The checkpoint lacks the file of process 1 of 4."
 
     def test_the_metadata_gives_another_type(self, copy: Callable[[str], Path]) -> None:
@@ -186,7 +187,7 @@ class TestRefused:
         content = file.read_bytes()
         assert b"bfloat16" in content
         file.write_bytes(content.replace(b"\x8c\x08bfloat16", b"\x8c\x07float16"))
-        assert "holds BF16" in refusal(lambda: read_dcp(FolderSource(file.parent)))
+        assert "holds BF16" in refusal(lambda: read_dcp(FolderReader(file.parent)))
 
     @pytest.mark.parametrize("place", ["../secret", "/etc/hosts", "a\\..\\b"])
     def test_the_metadata_names_a_file_outside(self, copy: Callable[[str], Path], place: str) -> None:
@@ -196,26 +197,26 @@ class TestRefused:
         assert name in content
         # Its frames do not matter where their lengths are right: pickled names are of one byte's length.
         file.write_bytes(content.replace(name, place.encode().ljust(len(name), b"_")))
-        assert "is no file beside it" in refusal(lambda: read_dcp(FolderSource(file.parent)))
+        assert "is no file beside it" in refusal(lambda: read_dcp(FolderReader(file.parent)))
 
     def test_its_saving_was_not_finished(self, copy: Callable[[str], Path]) -> None:
         folder = copy("4/dcp")
         (folder / METADATA).unlink()
-        assert "no .metadata" in refusal(lambda: read_dcp(FolderSource(folder)))
+        assert "no .metadata" in refusal(lambda: read_dcp(FolderReader(folder)))
 
     @pytest.mark.parametrize("lost_bytes", [1, 100, 3000])
     def test_a_file_is_cut_off(self, copy: Callable[[str], Path], lost_bytes: int) -> None:
         file = copy("4/dcp") / "__0_0.distcp"
         file.write_bytes(file.read_bytes()[:-lost_bytes])
-        assert "__0_0.distcp" in refusal(lambda: read_dcp(FolderSource(file.parent)))
+        assert "__0_0.distcp" in refusal(lambda: read_dcp(FolderReader(file.parent)))
 
     def test_a_file_holds_something_else(self, copy: Callable[[str], Path]) -> None:
         file = copy("4/dcp") / "__0_0.distcp"
         file.write_bytes(bytes(len(file.read_bytes())))
-        assert "__0_0.distcp cannot be read" in refusal(lambda: read_dcp(FolderSource(file.parent)))
+        assert "__0_0.distcp cannot be read" in refusal(lambda: read_dcp(FolderReader(file.parent)))
 
     def test_nothing_is_in_it(self, saved: Path) -> None:
-        said = refusal(partial(read_dcp, FolderSource(saved / "4/dcp"), prefix="optimizer."))
+        said = refusal(partial(read_dcp, FolderReader(saved / "4/dcp"), prefix="optimizer."))
         assert said == "The checkpoint holds no tensor."
 
     @pytest.mark.parametrize(
@@ -236,9 +237,9 @@ class TestRefused:
         (tmp_path / "rows").write_bytes(bytes(100))
         chunks = [Chunk((0, 0), (4, 3), "rows", 0), Chunk((4, 0), (4, 3), "rows", 48)]
         tensor = ShardedTensor("F32", (8, 3), tuple(change(chunks)))
-        assert says in refusal(lambda: ShardedCheckpoint(FolderSource(tmp_path), {"w": tensor}))
+        assert says in refusal(lambda: ShardedCheckpoint(FolderReader(tmp_path), {"w": tensor}))
 
     def test_types_differ_between_processes(self, copy: Callable[[str], Path]) -> None:
         file = copy("4/hugging_face") / "shard-00002-model-00001-of-00001.safetensors"
         file.write_bytes(file.read_bytes().replace(b'"F16"', b'"I16"'))
-        assert "columns is I16 in" in refusal(lambda: read_hugging_face(FolderSource(file.parent), ranks=4))
+        assert "columns is I16 in" in refusal(lambda: read_hugging_face(FolderReader(file.parent), ranks=4))

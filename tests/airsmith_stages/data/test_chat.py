@@ -5,11 +5,8 @@ from __future__ import annotations
 from bisect import bisect_left
 from typing import Any
 
-import chat_tokenizers
 import numpy as np
 import pytest
-from chat_tokenizers import CHATML, CHATML_UNMARKED, PLAIN
-from data_fixtures import chat
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
@@ -18,8 +15,11 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer, Metaspace
 
 from airsmith.contracts.errors import AirsmithError, ErrorKind
-from airsmith_stages.data.chat import ExampleTokeniser, TokenisedExample, _first_token_from
+from airsmith_stages.data.chat import EncodedExample, ExampleEncoder, _first_token_from
 from airsmith_stages.data.examples import Example
+from tests.support import chat_tokenizers
+from tests.support.chat_tokenizers import CHATML, CHATML_UNMARKED, PLAIN
+from tests.support.datasets import chat
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
 """Any text at all."""
@@ -48,23 +48,23 @@ def backends(chatml: Any) -> list[Tokenizer]:
     return [chatml.backend_tokenizer, words, letters]
 
 
-def tokenise(
+def encode(
     tokenizer: Any, template: str | None, *conversation: dict[str, str], end_ids: tuple[int, ...] = ()
-) -> TokenisedExample:
-    (tokenised,) = ExampleTokeniser(tokenizer, template, end_ids)([Example(0, messages=conversation, split="train")])
-    return tokenised
+) -> EncodedExample:
+    (encoded,) = ExampleEncoder(tokenizer, template, end_ids)([Example(0, messages=conversation, split="train")])
+    return encoded
 
 
-def learnt(tokenizer: Any, tokenised: TokenisedExample) -> list[str]:
+def learnt(tokenizer: Any, encoded: EncodedExample) -> list[str]:
     """The texts of the stretches that are learnt."""
-    padded = np.concatenate([[0], tokenised.loss_mask, [0]]).astype(int)
+    padded = np.concatenate([[0], encoded.loss_mask, [0]]).astype(int)
     (starts,), (ends,) = (np.nonzero(np.diff(padded) == step) for step in (1, -1))
-    return [tokenizer.decode(tokenised.tokens[start:end]) for start, end in zip(starts, ends, strict=True)]
+    return [tokenizer.decode(encoded.tokens[start:end]) for start, end in zip(starts, ends, strict=True)]
 
 
 def refusal(tokenizer: Any, template: str | None, *conversation: dict[str, str]) -> AirsmithError:
     with pytest.raises(AirsmithError) as refused:
-        tokenise(tokenizer, template, *conversation)
+        encode(tokenizer, template, *conversation)
     assert refused.value.kind is ErrorKind.BAD_DATA
     assert refused.value.hint
     return refused.value
@@ -73,12 +73,12 @@ def refusal(tokenizer: Any, template: str | None, *conversation: dict[str, str])
 class TestAnswersAreLearnt:
     @given(conversation=conversations)
     def test_every_answer_with_its_end_of_turn_and_nothing_else(self, chatml: Any, conversation: Any) -> None:
-        tokenised = tokenise(chatml, CHATML, *conversation)
-        assert learnt(chatml, tokenised) == [turn["content"] + "<|im_end|>" for turn in conversation[1::2]]
+        encoded = encode(chatml, CHATML, *conversation)
+        assert learnt(chatml, encoded) == [turn["content"] + "<|im_end|>" for turn in conversation[1::2]]
 
     @given(conversation=conversations)
     def test_with_and_without_markers_alike(self, chatml: Any, conversation: Any) -> None:
-        marked, unmarked = (tokenise(chatml, template, *conversation) for template in (CHATML, CHATML_UNMARKED))
+        marked, unmarked = (encode(chatml, template, *conversation) for template in (CHATML, CHATML_UNMARKED))
         assert (marked.tokens == unmarked.tokens).all()
         assert (marked.loss_mask == unmarked.loss_mask).all()
         assert marked.prompt_length == unmarked.prompt_length
@@ -86,17 +86,17 @@ class TestAnswersAreLearnt:
     @given(conversation=conversations)
     def test_the_prompt_is_what_a_server_is_given(self, chatml: Any, conversation: Any) -> None:
         for template in (CHATML, CHATML_UNMARKED):
-            tokenised = tokenise(chatml, template, *conversation)
+            encoded = encode(chatml, template, *conversation)
             served = chatml.apply_chat_template(
                 conversation[:-1], chat_template=template, add_generation_prompt=True, return_dict=False
             )
-            assert tokenised.tokens[: tokenised.prompt_length].tolist() == served
+            assert encoded.tokens[: encoded.prompt_length].tolist() == served
 
     @given(conversation=conversations)
     def test_a_token_that_reaches_from_the_prompt_into_the_answer_is_the_prompts(
         self, bos_adding: Any, conversation: Any
     ) -> None:
-        tokenised = tokenise(bos_adding, PLAIN, *conversation)
+        encoded = encode(bos_adding, PLAIN, *conversation)
         text = bos_adding.apply_chat_template(conversation, chat_template=PLAIN, tokenize=False)
         offsets = bos_adding(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
         spans, end = [], 0
@@ -105,26 +105,26 @@ class TestAnswersAreLearnt:
             end = begin + len(turn["content"]) + len("</s>")
             spans.append((begin, end))
         expected = [any(begin <= start and stop <= end for begin, end in spans) for start, stop in offsets]
-        assert tokenised.loss_mask.tolist() == [int(inside) for inside in expected]
+        assert encoded.loss_mask.tolist() == [int(inside) for inside in expected]
 
     def test_some_merge_does_reach_across(self, bos_adding: Any) -> None:
         """What the test above is about does happen."""
         prompt = bos_adding("<s>user: a\nassistant: ", add_special_tokens=False)["input_ids"]
-        assert tokenise(bos_adding, PLAIN, *chat("a", "yes")).tokens[: len(prompt)].tolist() != prompt
+        assert encode(bos_adding, PLAIN, *chat("a", "yes")).tokens[: len(prompt)].tolist() != prompt
 
     def test_a_system_turn_and_a_tool_turn_are_not_learnt(self, chatml: Any) -> None:
         conversation = [{"role": "system", "content": "Be brief."}, *chat("a", "b"), {"role": "tool", "content": "c"}]
-        tokenised = tokenise(chatml, CHATML, *conversation, {"role": "assistant", "content": "d"})
-        assert learnt(chatml, tokenised) == ["b<|im_end|>", "d<|im_end|>"]
+        encoded = encode(chatml, CHATML, *conversation, {"role": "assistant", "content": "d"})
+        assert learnt(chatml, encoded) == ["b<|im_end|>", "d<|im_end|>"]
 
     def test_a_completion_is_learnt_with_its_end_and_its_prompt_is_not(self, chatml: Any) -> None:
-        (tokenised,) = ExampleTokeniser(chatml, None)([Example(0, prompt="2 + 2 = ", completion="4")])
-        assert learnt(chatml, tokenised) == ["4<|im_end|>"]
-        assert chatml.decode(tokenised.tokens) == "2 + 2 = 4<|im_end|>"
+        (encoded,) = ExampleEncoder(chatml, None)([Example(0, prompt="2 + 2 = ", completion="4")])
+        assert learnt(chatml, encoded) == ["4<|im_end|>"]
+        assert chatml.decode(encoded.tokens) == "2 + 2 = 4<|im_end|>"
 
     def test_types(self, chatml: Any) -> None:
-        tokenised = tokenise(chatml, CHATML, *chat("a", "b"))
-        assert (tokenised.tokens.dtype, tokenised.loss_mask.dtype) == (np.uint32, np.uint8)
+        encoded = encode(chatml, CHATML, *chat("a", "b"))
+        assert (encoded.tokens.dtype, encoded.loss_mask.dtype) == (np.uint32, np.uint8)
 
 
 class TestWhereTokensBegin:
@@ -147,12 +147,12 @@ class TestEndOfTurn:
 
     def test_behind_the_markers_it_is_learnt_too(self, chatml: Any) -> None:
         assert self.OUTSIDE != CHATML
-        assert learnt(chatml, tokenise(chatml, self.OUTSIDE, *chat("a", "b"))) == ["b<|im_end|>"]
+        assert learnt(chatml, encode(chatml, self.OUTSIDE, *chat("a", "b"))) == ["b<|im_end|>"]
 
     def test_what_the_markers_hold_behind_it_is_not(self, chatml: Any) -> None:
         template = CHATML.replace("'<|im_end|>' -}}\n{%- endgen", "'<|im_end|>\\nbye' -}}\n{%- endgen")
         assert template != CHATML
-        assert learnt(chatml, tokenise(chatml, template, *chat("a", "b"))) == ["b<|im_end|>"]
+        assert learnt(chatml, encode(chatml, template, *chat("a", "b"))) == ["b<|im_end|>"]
 
     @pytest.mark.parametrize("template", [CHATML, CHATML_UNMARKED])
     def test_a_template_without_one_is_refused(self, chatml: Any, template: str) -> None:
@@ -163,19 +163,19 @@ class TestEndOfTurn:
         template = CHATML.replace("<|im_end|>", "<|endoftext|>")
         refusal(chatml, template, *chat("a", "b"))
         end = chatml.convert_tokens_to_ids("<|endoftext|>")
-        tokenised = tokenise(chatml, template, *chat("a", "b"), end_ids=(end,))
-        assert learnt(chatml, tokenised) == ["b<|endoftext|>"]
+        encoded = encode(chatml, template, *chat("a", "b"), end_ids=(end,))
+        assert learnt(chatml, encoded) == ["b<|endoftext|>"]
 
 
 class TestBeginOfSequence:
     def test_one_where_tokenizer_and_template_both_write_it(self, bos_adding: Any) -> None:
-        tokens = tokenise(bos_adding, PLAIN, *chat("a", "b", "c", "d")).tokens.tolist()
+        tokens = encode(bos_adding, PLAIN, *chat("a", "b", "c", "d")).tokens.tolist()
         assert tokens[0] == bos_adding.bos_token_id
         assert tokens.count(bos_adding.bos_token_id) == 1
 
     def test_one_in_front_of_a_completion(self, bos_adding: Any) -> None:
-        (tokenised,) = ExampleTokeniser(bos_adding, None)([Example(0, prompt="a", completion="b")])
-        assert bos_adding.decode(tokenised.tokens) == "<s>ab</s>"
+        (encoded,) = ExampleEncoder(bos_adding, None)([Example(0, prompt="a", completion="b")])
+        assert bos_adding.decode(encoded.tokens) == "<s>ab</s>"
 
     def test_a_template_that_leaves_out_what_the_tokenizer_adds_is_refused(self, bos_adding: Any) -> None:
         error = refusal(bos_adding, PLAIN.replace("{{- bos_token -}}", ""), *chat("a", "b"))
@@ -186,9 +186,9 @@ class TestBeginOfSequence:
         assert "Two BOS" in refusal(bos_adding, "{{- bos_token -}}" + PLAIN, *chat("a", "b")).message
 
     def test_a_turn_that_begins_with_that_token_is_no_second_one(self) -> None:
-        tokenizer = chat_tokenizers.turn_start_is_bos_tokenizer()
-        tokenised = tokenise(tokenizer, CHATML, *chat("a", "b", "c", "d"))
-        assert learnt(tokenizer, tokenised) == ["b<|im_end|>", "d<|im_end|>"]
+        tokenizer = chat_tokenizers.message_start_is_bos_tokenizer()
+        encoded = encode(tokenizer, CHATML, *chat("a", "b", "c", "d"))
+        assert learnt(tokenizer, encoded) == ["b<|im_end|>", "d<|im_end|>"]
 
 
 class TestRefused:
@@ -199,7 +199,7 @@ class TestRefused:
             "{{- (message['content'] if loop.last else '…') + '<|im_end|>' -}}\n{%- else",
         )
         assert forgetful != CHATML_UNMARKED
-        assert learnt(chatml, tokenise(chatml, forgetful, *chat("a", "b"))) == ["b<|im_end|>"]
+        assert learnt(chatml, encode(chatml, forgetful, *chat("a", "b"))) == ["b<|im_end|>"]
         error = refusal(chatml, forgetful, *chat("a", "b", "c", "d"))
         assert "row 0 of 'train'" in error.message
         assert "{% generation %}" in error.hint

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from data_fixtures import chat, chats, jsonl, write_files
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,6 +15,7 @@ from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.recipe.sources import DatasetSource
 from airsmith_stages.data import examples
 from airsmith_stages.data.examples import Example, Splits, read_splits
+from tests.support.datasets import chat, chats, jsonl, write_files
 
 GOOD = chats([("a", "b"), ("c", "d"), ("e", "f")])
 HALF_A_CHARACTER = b'{"messages": []}\n{"messages": [{"role": "user", "content": "\\ud800"}]}\n'

@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airsmith_stages.data.chat import TokenisedExample
+from airsmith_stages.data.chat import EncodedExample
 from airsmith_stages.data.examples import Example
 from airsmith_stages.data.overflow import OverflowReport, Sample, fit
 
 POLICIES: list[Any] = ["drop", "split", "truncate"]
 
 
-def example(tokens: list[int], mask: list[int]) -> TokenisedExample:
-    return TokenisedExample(Example(0), np.array(tokens, np.uint32), np.array(mask, np.uint8), prompt_length=1)
+def example(tokens: list[int], mask: list[int]) -> EncodedExample:
+    return EncodedExample(Example(0), np.array(tokens, np.uint32), np.array(mask, np.uint8), prompt_length=1)
 
 
 masked = st.lists(st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 1)), min_size=1, max_size=40)
@@ -26,14 +26,14 @@ examples = st.lists(
 )
 
 
-def fitted(given_examples: list[TokenisedExample], policy: Any, max_length: int = 10) -> tuple[list[Sample], Any]:
+def fitted(given_examples: list[EncodedExample], policy: Any, max_length: int = 10) -> tuple[list[Sample], Any]:
     report = OverflowReport(policy)
     return list(fit(given_examples, max_length, report)), report
 
 
 @given(examples=examples, policy=st.sampled_from(POLICIES), max_length=st.integers(1, 12))
 def test_no_sample_is_longer_than_a_row_and_every_token_is_counted(
-    examples: list[TokenisedExample], policy: Any, max_length: int
+    examples: list[EncodedExample], policy: Any, max_length: int
 ) -> None:
     samples, report = fitted(examples, policy, max_length)
     assert all(1 <= len(sample.tokens) == len(sample.loss_mask) <= max_length for sample in samples)
@@ -46,7 +46,7 @@ def test_no_sample_is_longer_than_a_row_and_every_token_is_counted(
 
 
 @given(examples=examples)
-def test_what_fits_is_left_as_it_is(examples: list[TokenisedExample]) -> None:
+def test_what_fits_is_left_as_it_is(examples: list[EncodedExample]) -> None:
     learnable = [example for example in examples if example.loss_mask.any()]
     for policy in POLICIES:
         samples, report = fitted(learnable, policy, max_length=40)

@@ -119,6 +119,6 @@ def test_they_end_with_the_process_that_they_work_for() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     """)
     # The pipe of its output ends when nobody is left who holds it: the one who is killed, or those whom it began.
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=False)
-    assert ended.returncode == -signal.SIGKILL
-    assert len(ended.stdout.split()) == 2
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=False)
+    assert result.returncode == -signal.SIGKILL
+    assert len(result.stdout.split()) == 2

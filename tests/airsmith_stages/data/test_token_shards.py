@@ -13,7 +13,6 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
-from data_fixtures import contents
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
@@ -24,8 +23,17 @@ from airsmith.artifacts.store import Store
 from airsmith_stages.data import token_shards
 from airsmith_stages.data.overflow import Sample
 from airsmith_stages.data.packing import pack
-from airsmith_stages.data.token_shards import Arrange, JoinedArrays, alone, read_rows, rows_of, shard_names, write_split
+from airsmith_stages.data.token_shards import (
+    Arrange,
+    JoinedArrays,
+    build_rows,
+    one_sample_per_row,
+    read_rows,
+    shard_names,
+    write_split,
+)
 from airsmith_stages.training.rows import IGNORED_LABEL, Collator, RowDataset
+from tests.support.stage_runs import contents
 
 LONGEST = 16
 
@@ -54,7 +62,7 @@ def written(samples: list[Sample], arrange: Arrange, window_tokens: int) -> tupl
         return output.publish(), entry
 
 
-@given(samples=samples, arrange=st.sampled_from([packed_rows, alone]), window_tokens=st.integers(1, 120))
+@given(samples=samples, arrange=st.sampled_from([packed_rows, one_sample_per_row]), window_tokens=st.integers(1, 120))
 def test_what_is_written_is_read_in_whatever_shards(
     samples: list[Sample], arrange: Arrange, window_tokens: int
 ) -> None:
@@ -68,7 +76,7 @@ def test_what_is_written_is_read_in_whatever_shards(
         ]
         shards = [load_file(local / name) for name in shard_names({"splits": {"train": entry}}, "train")]
     expected = [(sample.tokens.tolist(), sample.loss_mask.tolist()) for sample in samples]
-    assert read == expected if arrange is alone else sorted(read) == sorted(expected)
+    assert read == expected if arrange is one_sample_per_row else sorted(read) == sorted(expected)
     assert np.diff(again.offsets).max() <= LONGEST
     assert set(again.offsets) <= set(again.sample_offsets)
     for shard in shards:
@@ -87,7 +95,7 @@ def test_what_is_written_is_read_in_whatever_shards(
 
 def test_a_window_holds_so_many_samples_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(token_shards, "WINDOW_SAMPLES", 2)
-    _, entry = written([sample_of(3)] * 5, alone, 100)
+    _, entry = written([sample_of(3)] * 5, one_sample_per_row, 100)
     assert [shard["rows"] for shard in entry["shards"]] == [2, 2, 1]
 
 
@@ -111,7 +119,7 @@ def test_arrays_are_joined_without_being_copied(sizes: list[int], begin: int, si
 
 @given(samples=samples)
 def test_training_sees_every_sample_alone_at_positions_that_restart(samples: list[Sample]) -> None:
-    rows = RowDataset(rows_of(samples, pack([len(sample.tokens) for sample in samples], LONGEST, 1)))
+    rows = RowDataset(build_rows(samples, pack([len(sample.tokens) for sample in samples], LONGEST, 1)))
     batch = Collator(0, isolate_samples=True)([rows[index] for index in range(len(rows))])
     seen = []
     for tokens, positions, labels in zip(batch["input_ids"], batch["position_ids"], batch["labels"], strict=True):
@@ -128,7 +136,7 @@ def test_training_sees_every_sample_alone_at_positions_that_restart(samples: lis
 
 @given(samples=samples)
 def test_across_samples_a_row_is_one_text(samples: list[Sample]) -> None:
-    rows = RowDataset(rows_of(samples, pack([len(sample.tokens) for sample in samples], LONGEST, 1)))
+    rows = RowDataset(build_rows(samples, pack([len(sample.tokens) for sample in samples], LONGEST, 1)))
     batch = Collator(0, isolate_samples=False)([rows[index] for index in range(len(rows))])
     assert "position_ids" not in batch
     assert (batch["labels"] != IGNORED_LABEL).sum() == sum(int(sample.loss_mask.sum()) for sample in samples)

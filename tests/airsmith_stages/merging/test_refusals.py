@@ -13,8 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from airsmith.contracts.errors import AirsmithError, ErrorKind
-from merging.families import save_adapter, save_base
-from merging.test_against_peft import merge_folders
+from tests.support.model_families import merge_folders, save_model, save_peft_adapter
 
 Q_PROJ = "base_model.model.model.layers.0.self_attn.q_proj"
 
@@ -22,8 +21,8 @@ Q_PROJ = "base_model.model.model.layers.0.self_attn.q_proj"
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sound")
-    save_base(folder / "base", "llama")
-    save_adapter(folder / "base", folder / "adapter", target_modules=["q_proj", "v_proj"])
+    save_model(folder / "base", "llama")
+    save_peft_adapter(folder / "base", folder / "adapter", target_modules=["q_proj", "v_proj"])
     return folder
 
 
@@ -95,23 +94,23 @@ def test_a_target_that_two_names_mean(refusal: Callable[..., AirsmithError]) -> 
     assert "twice" in refusal(change).message
 
 
-def test_a_quantised_base(refusal: Callable[..., AirsmithError], tmp_path: Path) -> None:
-    base = tmp_path / "quantised"
-    save_base(base, "llama")
+def test_a_quantized_base(refusal: Callable[..., AirsmithError], tmp_path: Path) -> None:
+    base = tmp_path / "quantized"
+    save_model(base, "llama")
     config = json.loads((base / "config.json").read_text())
     (base / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "fp8"}}))
-    assert "quantised (fp8)" in refusal(base=base).message
+    assert "quantized (fp8)" in refusal(base=base).message
 
 
 def test_a_base_that_changes_while_it_is_read(sound: Path, tmp_path: Path) -> None:
     from airsmith_stages.merging.model import merge_model
-    from airsmith_stages.weights.source import FolderSource
+    from airsmith_stages.weights.readers import FolderReader
 
-    class Changing(FolderSource):
+    class Changing(FolderReader):
         def stream(self, name: str) -> Any:
             content = b"".join(super().stream(name))
             yield content.replace(b"BF16", b"F16 ", 1) if name.startswith("model-00002") else content
 
     with pytest.raises(AirsmithError) as refused:
-        merge_model(Changing(sound / "base"), FolderSource(sound / "adapter"), lambda name, pieces, size: list(pieces))
+        merge_model(Changing(sound / "base"), FolderReader(sound / "adapter"), lambda name, pieces, size: list(pieces))
     assert refused.value.kind in (ErrorKind.VERIFICATION_FAILED, ErrorKind.BAD_DATA)

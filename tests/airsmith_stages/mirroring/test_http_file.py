@@ -14,9 +14,9 @@ import pytest
 
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith_stages.mirroring import http_file
-from airsmith_stages.mirroring.http_file import LONGEST_PAUSE_SECONDS, MOST_TRIES, RANGE_BYTES, HttpFile
-from airsmith_stages.mirroring.pace import Pace
-from airsmith_stages.mirroring.source import CopyStoppedError
+from airsmith_stages.mirroring.http_file import MAX_ATTEMPTS, MAX_PAUSE_SECONDS, RANGE_BYTES, HttpFile
+from airsmith_stages.mirroring.limiter import RequestLimiter
+from airsmith_stages.mirroring.source_file import CopyStoppedError
 
 CONTENT = bytes(range(200))
 URL = "http://hub/file"
@@ -84,10 +84,10 @@ class Download:
     def __init__(self, *answers: Answer, stopped_after: int | None = None, **options: str) -> None:
         self.server = Server(*answers)
         self.clock = Clock()
-        self.pace = Pace(clock=self.clock)
+        self.limiter = RequestLimiter(clock=self.clock)
         self.waits = Waits(self.clock, stopped_after)
         client = httpx.Client(transport=httpx.MockTransport(self.server))
-        self.file = HttpFile(client, URL, len(CONTENT), self.pace, options)
+        self.file = HttpFile(client, URL, len(CONTENT), self.limiter, options)
 
     def __call__(self) -> bytes:
         with ThreadPoolExecutor(1) as pool:
@@ -95,7 +95,7 @@ class Download:
 
 
 def part(size: int = len(CONTENT)) -> Answer:
-    """What was asked for, or only the first bytes of it, ended as if it were all."""
+    """What was asked for, or only the first bytes of it, result as if it were all."""
     return lambda start, end: httpx.Response(206, content=CONTENT[start : min(end, start + size)])
 
 
@@ -152,7 +152,7 @@ def test_tries_that_bring_nothing_end_and_wait_ever_longer(answer: Answer) -> No
         download()
     assert given_up.value.kind is ErrorKind.HUB_UNAVAILABLE
     assert URL in given_up.value.message
-    assert download.server.offsets == [0] + [70] * (MOST_TRIES - 1)
+    assert download.server.offsets == [0] + [70] * (MAX_ATTEMPTS - 1)
     assert download.waits.seconds == [1, 2, 4, 8, 16]
 
 
@@ -167,7 +167,7 @@ def test_progress_begins_the_count_anew() -> None:
     [
         ({"Retry_After": "7"}, 7),
         ({"Retry_After": "0"}, None),
-        ({"Retry_After": "99999"}, LONGEST_PAUSE_SECONDS),
+        ({"Retry_After": "99999"}, MAX_PAUSE_SECONDS),
         ({"Retry_After": "Wed, 21 Oct 2015 07:28:00 GMT"}, None),
         ({"Retry_After": "soon"}, 1),
         ({"RateLimit": '"resolvers";r=0;t=55', "Retry_After": "3"}, 56),
@@ -190,7 +190,7 @@ def test_a_date_to_come_back_at_is_understood() -> None:
 
 def test_all_files_wait_when_the_server_says_so_to_one() -> None:
     download = Download(part())
-    download.pace.refused(download.pace.begin(), 50)
+    download.limiter.throttled(download.limiter.start(), 50)
     assert download() == CONTENT
     assert download.waits.seconds == [50]
 
@@ -258,23 +258,23 @@ class TestRedirect:
 
 def test_no_more_is_in_memory_than_the_pace_has_slots() -> None:
     """Files of which nobody reads on take their slots and no more."""
-    size, pace = 40 * RANGE_BYTES, Pace(4)
+    size, limiter = 40 * RANGE_BYTES, RequestLimiter(4)
     answers = httpx.MockTransport(lambda request: httpx.Response(206, content=bytes(RANGE_BYTES)))
     stop = Event()
     with ThreadPoolExecutor(4) as pool:
-        streams = [HttpFile(httpx.Client(transport=answers), URL, size, pace).stream(pool, stop) for _ in range(2)]
+        streams = [HttpFile(httpx.Client(transport=answers), URL, size, limiter).stream(pool, stop) for _ in range(2)]
         next(streams[0])
-        assert not pace.take(wait=False)
+        assert not limiter.acquire(wait=False)
         streams[0].close()
         next(streams[1])
         streams[1].close()
-    assert all(pace.take(wait=False) for _ in range(4))
+    assert all(limiter.acquire(wait=False) for _ in range(4))
 
 
 def test_files_that_share_few_slots_all_arrive(small_ranges: int) -> None:
-    pace = Pace(3)
+    limiter = RequestLimiter(3)
     client = httpx.Client(transport=httpx.MockTransport(Server(part())))
     with ThreadPoolExecutor(3) as requests, ThreadPoolExecutor(5) as readers:
-        files = [HttpFile(client, f"{URL}/{index}", len(CONTENT), pace) for index in range(20)]
+        files = [HttpFile(client, f"{URL}/{index}", len(CONTENT), limiter) for index in range(20)]
         copies = [readers.submit(lambda file=file: b"".join(file.stream(requests, Event()))) for file in files]
         assert [copy.result(timeout=60) for copy in copies] == [CONTENT] * 20

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hf_xet import XetConfig, XetSession
 
-from airsmith_stages.mirroring.xet import buffer_limits, is_asked_for, memory_bytes
+from airsmith_stages.mirroring.xet import buffer_limits, is_xet_enabled, memory_bytes
 
 GIBIBYTE = 2**30
 
@@ -33,6 +33,6 @@ def test_the_cgroups_limit_counts(tmp_path: Path, text: str | None, expected: in
 
 def test_it_is_used_only_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AIRSMITH_HUB_XET", raising=False)
-    assert not is_asked_for()
+    assert not is_xet_enabled()
     monkeypatch.setenv("AIRSMITH_HUB_XET", "1")
-    assert is_asked_for()
+    assert is_xet_enabled()

@@ -4,12 +4,12 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airsmith_stages.training.order import BatchOrder
+from airsmith_stages.training.sampler import SeededBatchSampler
 
 lengths = st.lists(st.integers(1, 50), min_size=1, max_size=60).map(lambda values: np.array(values, dtype=np.int64))
 
 
-def batches(order: BatchOrder, epoch: int) -> list[list[int]]:
+def batches(order: SeededBatchSampler, epoch: int) -> list[list[int]]:
     order.set_epoch(epoch)
     return list(order)
 
@@ -18,7 +18,7 @@ def batches(order: BatchOrder, epoch: int) -> list[list[int]]:
 def test_an_epoch_takes_every_row_once_in_batches_of_at_most_that_size(
     lengths: np.ndarray, rows_per_batch: int, accumulation: int, seed: int
 ) -> None:
-    order = BatchOrder(lengths, rows_per_batch * accumulation, rows_per_batch, seed)
+    order = SeededBatchSampler(lengths, rows_per_batch * accumulation, rows_per_batch, seed)
     epoch = batches(order, 3)
     assert len(epoch) == len(order)
     assert sorted(row for batch in epoch for row in batch) == list(range(len(lengths)))
@@ -30,8 +30,8 @@ def test_an_epoch_takes_every_row_once_in_batches_of_at_most_that_size(
 def test_a_step_takes_the_same_rows_however_they_are_spread(
     lengths: np.ndarray, rows_per_batch: int, seed: int, epoch: int
 ) -> None:
-    spread = batches(BatchOrder(lengths, 8, rows_per_batch, seed), epoch)
-    whole = batches(BatchOrder(lengths, 8, 8, seed), epoch)
+    spread = batches(SeededBatchSampler(lengths, 8, rows_per_batch, seed), epoch)
+    whole = batches(SeededBatchSampler(lengths, 8, 8, seed), epoch)
     flat = [row for batch in spread for row in batch]
     assert flat == [row for batch in whole for row in batch]
 
@@ -41,8 +41,8 @@ def test_processes_share_the_rows_of_every_step_and_each_takes_as_many_batches(
     lengths: np.ndarray, rows_per_batch: int, accumulation: int, turns: int, seed: int
 ) -> None:
     rows_per_step = rows_per_batch * accumulation * turns
-    alone = batches(BatchOrder(lengths, rows_per_step, rows_per_step, seed), 2)
-    orders = [BatchOrder(lengths, rows_per_step, rows_per_batch, seed, turn, turns) for turn in range(turns)]
+    alone = batches(SeededBatchSampler(lengths, rows_per_step, rows_per_step, seed), 2)
+    orders = [SeededBatchSampler(lengths, rows_per_step, rows_per_batch, seed, turn, turns) for turn in range(turns)]
     shares = [batches(order, 2) for order in orders]
     assert [len(share) for share in shares] == [len(order) for order in orders] == [len(shares[0])] * turns
     for step, rows in enumerate(alone):
@@ -52,13 +52,15 @@ def test_processes_share_the_rows_of_every_step_and_each_takes_as_many_batches(
 
 @given(lengths, st.integers(1, 9), st.integers(0, 2**32 - 1), st.integers(0, 40))
 def test_tokens_are_those_of_the_steps_so_far(lengths: np.ndarray, rows_per_step: int, seed: int, steps: int) -> None:
-    order = BatchOrder(lengths, rows_per_step, rows_per_step, seed)
+    order = SeededBatchSampler(lengths, rows_per_step, rows_per_step, seed)
     taken = [batch for epoch in range(steps + 1) for batch in batches(order, epoch)][:steps]
     assert order.tokens_until(steps) == sum(int(lengths[row]) for batch in taken for row in batch)
 
 
 def test_every_epoch_and_every_seed_has_its_own_order() -> None:
     lengths = np.ones(200, dtype=np.int64)
-    orders = {str(batches(BatchOrder(lengths, 8, 8, seed), epoch)) for seed in (0, 1, 2**32 - 1) for epoch in range(3)}
+    orders = {
+        str(batches(SeededBatchSampler(lengths, 8, 8, seed), epoch)) for seed in (0, 1, 2**32 - 1) for epoch in range(3)
+    }
     assert len(orders) == 9
-    assert batches(BatchOrder(lengths, 8, 8, 5), 2) == batches(BatchOrder(lengths, 8, 8, 5), 2)
+    assert batches(SeededBatchSampler(lengths, 8, 8, 5), 2) == batches(SeededBatchSampler(lengths, 8, 8, 5), 2)

@@ -6,12 +6,12 @@ import threading
 from typing import Any
 
 import pytest
-from conftest import Bench, checkpoint_steps, counting_rows
 
 from airsmith.artifacts.store import Store
-from airsmith_stages.frame import run_stage
+from airsmith_stages.stage_runner import run_stage
 from airsmith_stages.training.checkpoints import CheckpointUploader
 from airsmith_stages.training.trainer import ResumableTrainer
+from tests.support.training_runs import TrainingRuns, checkpoint_steps, counting_rows
 
 PATIENCE_SECONDS = 60
 """After which a training that waits for its upload has failed the test."""
@@ -42,21 +42,21 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 
 @pytest.mark.parametrize("method", [None, {"name": "full"}], ids=["lora", "full"])
 def test_steps_go_on_while_a_checkpoint_is_uploaded_and_it_stays_what_it_was(
-    bench: Bench, tmp_path_factory: pytest.TempPathFactory, waits: list[bool], method: dict[str, Any] | None
+    trainings: TrainingRuns, tmp_path_factory: pytest.TempPathFactory, waits: list[bool], method: dict[str, Any] | None
 ) -> None:
     training = {"eval_steps": None, "save_total_limit": 9, "weight_decay": 0.1}
-    run_stage("train", bench.run(tokens=bench.tokens("rows", counting_rows(18)), method=method, **training))
+    run_stage("train", trainings.new_run(tokens=trainings.tokens("rows", counting_rows(18)), method=method, **training))
     assert waits
     assert all(waits)
-    assert checkpoint_steps(bench.store) == [4, 8, 12]
+    assert checkpoint_steps(trainings.store) == [4, 8, 12]
 
     # Its training ends with that step: nothing can have changed what is saved.
     folder = tmp_path_factory.mktemp("paused")
-    paused = Bench(Store.open(f"file://{folder}/store"), folder)
-    run = paused.run(tokens=paused.tokens("rows", counting_rows(18)), method=method, **training)
+    paused = TrainingRuns(folder)
+    run = paused.new_run(tokens=paused.tokens("rows", counting_rows(18)), method=method, **training)
     run.write_spec(run.read_spec().model_copy(update={"stop_at_step": 4}))
     run_stage("train", run)
-    assert tensors_of_step(bench.store, 4) == tensors_of_step(paused.store, 4) != {}
+    assert tensors_of_step(trainings.store, 4) == tensors_of_step(paused.store, 4) != {}
 
 
 def tensors_of_step(store: Store, step: int) -> dict[str, bytes]:

@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Bench, Train, checkpoint_steps, everything, history_of, trained_tensors
-from test_train_resume import poisoned
 
 from airsmith.artifacts.store import Store
 from airsmith.contracts.digests import checkpoint_key
 from airsmith.contracts.errors import AirsmithError
 from airsmith.contracts.stages import STAGES
-from airsmith_stages.frame import run_stage
+from airsmith_stages.stage_runner import run_stage
 from airsmith_stages.training.checkpoints import Checkpoints
+from tests.support.training_process import TrainCommand
+from tests.support.training_runs import TrainingRuns, checkpoint_steps, history_of, nan_weight_at, trained_tensors
 
 KILLS = 20
 SEEDS = range(25 if os.environ.get("AIRSMITH_TEST_LONG") else 1)
@@ -33,7 +33,7 @@ MOMENTS = {"training_step": 46, "__getitem__": 110, "upload": 50, "create": 7, "
 @pytest.mark.parametrize("seed", SEEDS)
 def test_killed_at_random_moments_it_ends_with_the_same_bits(
     tmp_path: Path,
-    train: Train,
+    train: TrainCommand,
     uninterrupted: Any,
     seed: int,
 ) -> None:
@@ -43,7 +43,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits(
         lives += 1
         folder = tmp_path / f"life-{lives}"
         folder.mkdir()
-        run = everything(Bench(Store.open(f"file://{folder}/store"), folder))
+        run = TrainingRuns(folder).staggered_run()
         while run.pointer("train") is None:
             function = draw.choice(list(MOMENTS))
             code, log = train(run, (function, draw.randint(1, MOMENTS[function]), signal.SIGKILL))
@@ -57,11 +57,11 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits(
 def two_checkpoints(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The folder of a store with the checkpoints of steps 8 and 12, and their key."""
     folder = tmp_path_factory.mktemp("checkpoints")
-    bench = Bench(Store.open(f"file://{folder}/store"), folder)
-    run = everything(bench, {"name": "full"} if request.param == "full" else None)
-    with pytest.raises(AirsmithError), poisoned(call=25):
+    trainings = TrainingRuns(folder)
+    run = trainings.staggered_run({"name": "full"} if request.param == "full" else None)
+    with pytest.raises(AirsmithError), nan_weight_at(call=25):
         run_stage("train", run)
-    assert checkpoint_steps(bench.store) == [8, 12]
+    assert checkpoint_steps(trainings.store) == [8, 12]
     contract = STAGES["train"]
     return folder / "store", checkpoint_key(contract, run.read_spec(), run.input_pointers(contract))
 

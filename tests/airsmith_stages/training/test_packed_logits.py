@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import PAD, VOCABULARY, loss_mask
 from transformers import LlamaConfig, LlamaForCausalLM, set_seed
 
-from airsmith_stages import accelerators
-from airsmith_stages.accelerators import get_accelerator
+from airsmith_stages import devices
 from airsmith_stages.data.overflow import Sample
 from airsmith_stages.data.packing import pack
-from airsmith_stages.data.token_shards import rows_of
+from airsmith_stages.data.token_shards import build_rows
+from airsmith_stages.devices import get_device
 from airsmith_stages.training.rows import Collator, RowDataset
+from tests.support.training_runs import PAD_TOKEN, VOCABULARY_SIZE, loss_mask
 
 KERNELS = ("eager", "sdpa")
 LENGTHS = (40, 33, 25, 24, 17, 9, 7, 5, 3, 2, 2)
@@ -27,7 +27,7 @@ TOLERANCE = 1e-5
 @pytest.fixture(scope="module")
 def samples() -> list[Sample]:
     rng = np.random.default_rng(1)
-    tokens = [rng.integers(2, VOCABULARY, length, dtype=np.uint32) for length in LENGTHS]
+    tokens = [rng.integers(2, VOCABULARY_SIZE, length, dtype=np.uint32) for length in LENGTHS]
     return [Sample(one, loss_mask(one.tolist())) for one in tokens]
 
 
@@ -35,7 +35,7 @@ def model_with(kernel: str) -> LlamaForCausalLM:
     """A tiny Llama, float32. Large weights let every token weigh on those behind it."""
     set_seed(3)
     config = LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+        vocab_size=VOCABULARY_SIZE, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, initializer_range=0.2, attn_implementation=kernel,
     )  # fmt: skip
     return LlamaForCausalLM(config).eval()
@@ -43,8 +43,8 @@ def model_with(kernel: str) -> LlamaForCausalLM:
 
 def batch_of(samples: list[Sample], rows: list[list[int]], isolate_samples: bool = True) -> dict[str, torch.Tensor]:
     """A batch as training makes it."""
-    dataset = RowDataset(rows_of(samples, rows))
-    return Collator(PAD, isolate_samples)([dataset[row] for row in range(len(dataset))])
+    dataset = RowDataset(build_rows(samples, rows))
+    return Collator(PAD_TOKEN, isolate_samples)([dataset[row] for row in range(len(dataset))])
 
 
 @torch.no_grad()
@@ -84,4 +84,4 @@ def test_packed_logits_are_those_of_each_sample_alone(samples: list[Sample], ker
 
 
 def test_every_kernel_that_training_uses_is_among_them() -> None:
-    assert {get_accelerator(name).attn_implementation for name in accelerators._MODULES} <= set(KERNELS)
+    assert {get_device(name).attn_implementation for name in devices._MODULES} <= set(KERNELS)

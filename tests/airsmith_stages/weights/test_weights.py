@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith_stages.weights.header import make_header, read_header
 from airsmith_stages.weights.model import open_weights
+from airsmith_stages.weights.readers import FolderReader
 from airsmith_stages.weights.shards import index_of, plan_shards
-from airsmith_stages.weights.source import FolderSource
 
 SHAPES = st.lists(st.integers(0, 5), max_size=3).map(tuple)
 NAMES = st.text(min_size=1, max_size=12).filter(lambda name: name != "__metadata__" and name.isprintable())
@@ -37,7 +37,7 @@ def test_what_the_reference_wrote_is_read_and_what_is_written_the_reference_read
     rng = numpy.random.default_rng(0)
     arrays = {f"layer.{i}": rng.normal(size=(i, 4)).astype(numpy.float32) for i in range(4)}
     safetensors.numpy.save_file(arrays, tmp_path / "model.safetensors")
-    weights = open_weights(FolderSource(tmp_path))
+    weights = open_weights(FolderReader(tmp_path))
     assert {name: weights.read(name) for name in arrays} == {name: a.tobytes() for name, a in arrays.items()}
 
     copy = tmp_path / "copy"
@@ -53,7 +53,7 @@ def test_what_the_reference_wrote_is_read_and_what_is_written_the_reference_read
     found = {name: array for shard in shards for name, array in safetensors.numpy.load_file(copy / shard.file).items()}
     assert found.keys() == arrays.keys()
     assert all((found[name] == arrays[name]).all() for name in arrays)
-    assert open_weights(FolderSource(copy)).tensors().keys() == arrays.keys()
+    assert open_weights(FolderReader(copy)).tensors().keys() == arrays.keys()
 
 
 def head(content: object) -> bytes:
@@ -93,7 +93,7 @@ def entry(begin: int, end: int, shape: object = (1,), dtype: object = "F32") -> 
 def test_a_damaged_file_is_refused_by_its_name(tmp_path: Path, content: bytes):
     (tmp_path / "model.safetensors").write_bytes(content)
     with pytest.raises(AirsmithError, match=r"^model\.safetensors ") as caught:
-        open_weights(FolderSource(tmp_path))
+        open_weights(FolderReader(tmp_path))
     assert caught.value.kind is ErrorKind.BAD_DATA
 
 
@@ -120,5 +120,5 @@ def test_an_index_that_is_not_that_of_the_files_is_refused(tmp_path: Path, place
     safetensors.numpy.save_file({"a2": array, "a": array}, tmp_path / "twice.safetensors")
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": placed}))
     with pytest.raises(AirsmithError, match=named) as caught:
-        open_weights(FolderSource(tmp_path))
+        open_weights(FolderReader(tmp_path))
     assert caught.value.kind is ErrorKind.BAD_DATA

@@ -1,4 +1,4 @@
-"""Files as torch_xla's serialization ("xser") writes them, without torch_xla: references to tensors in files beside."""
+"""Files in the format of torch_xla's serialization ("xser"), written without torch_xla."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MODULE = "torch_xla.utils.serialization"
 
 
 class TensorReference:
-    """Pickled under the name that torch_xla's own class has."""
+    """Pickled under the name of torch_xla's class."""
 
     def __init__(self, tid: object) -> None:
         self.tid = tid
@@ -24,7 +24,7 @@ TensorReference.__module__ = MODULE
 
 
 def save_references(state: Mapping[str, object], path: Path) -> None:
-    """Save an object with references in it."""
+    """Save an object that contains references."""
     modules = {name: ModuleType(name) for name in ("torch_xla", "torch_xla.utils", MODULE)}
     modules[MODULE].TensorReference = TensorReference  # type: ignore[attr-defined]
     with mock.patch.dict(sys.modules, modules):
@@ -32,7 +32,7 @@ def save_references(state: Mapping[str, object], path: Path) -> None:
 
 
 def save_xser(state: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Save a state: a reference for each tensor, and a folder with a file for each."""
+    """Save a state: a file of references, and beside it a folder with a file for each tensor."""
     folder = path.with_name(f"{path.name}.tensors")
     folder.mkdir()
     for number, tensor in enumerate(state.values()):

@@ -17,31 +17,20 @@ from airsmith.artifacts.read import Artifact
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.run import Run
 from airsmith.contracts.stages import TOKENIZER, ArtifactType
-from airsmith_stages.frame import run_stage
-from models.workshop import (
-    Workshop,
-    assert_refused,
-    assert_whole,
-    command,
-    distance,
-    load,
-    logits,
-    moments,
-    output_of,
-    power_cut_at,
-    remove,
-    save_base,
-    with_adapter,
-)
+from airsmith_stages.stage_runner import run_stage
+from tests.support.model_artifacts import ModelArtifacts, assert_no_output, run_command
+from tests.support.power_cuts import power_cut_at, runs_cut_off
+from tests.support.stage_runs import assert_store_is_consistent, output_of, remove_folder
+from tests.support.tiny_models import load_model, load_with_adapter, logits, relative_distance, save_tiny_llama
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 
-def test_the_real_command_makes_a_model_that_its_folder_alone_serves(workshop: Workshop) -> None:
-    base = workshop.base()
-    adapter = workshop.adapter(base)
-    run = workshop.run(mirror_model=base, train=adapter)
-    said = command("merge", run)
+def test_the_real_command_makes_a_model_that_its_folder_alone_serves(artifacts: ModelArtifacts) -> None:
+    base = artifacts.base_model()
+    adapter = artifacts.adapter(base)
+    run = artifacts.new_run(mirror_model=base, train=adapter)
+    said = run_command("merge", run)
     assert "|" not in said, "a progress bar"
     artifact = output_of(run, "merge")
     assert (artifact.type, artifact.manifest.inputs) == ("model", {"mirror_model": "base", "train": "adapter"})
@@ -50,14 +39,14 @@ def test_the_real_command_makes_a_model_that_its_folder_alone_serves(workshop: W
         "tokenizer_config.json",
     }  # fmt: skip
     assert artifact.manifest.properties[TOKENIZER] == base.manifest.properties[TOKENIZER]
-    folder = artifact.download(workshop.folder / "merged")
-    shutil.move(workshop.folder / "base", workshop.folder / "away")
+    folder = artifact.download(artifacts.folder / "merged")
+    shutil.move(artifacts.folder / "base", artifacts.folder / "away")
     served = AutoTokenizer.from_pretrained(folder)
     assert served.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False).startswith(
         "<|im_start|>user"
     )
-    expected = logits(with_adapter(workshop.folder / "away", workshop.folder / "adapter"))
-    assert distance(expected, logits(load(folder))) < 1e-5
+    expected = logits(load_with_adapter(artifacts.folder / "away", artifacts.folder / "adapter"))
+    assert relative_distance(expected, logits(load_model(folder))) < 1e-5
     metrics = artifact.manifest.metrics
     assert metrics["merged_tensors"] == 2 * 7
     weights = load_file(folder / "model.safetensors")
@@ -100,35 +89,35 @@ def without(part: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
     ],
 )  # fmt: skip
 def test_an_adapter_that_is_not_used_whole_is_refused(
-    workshop: Workshop, damage: Callable[[dict[str, Any]], dict[str, Any]], lora: dict[str, Any], says: str
+    artifacts: ModelArtifacts, damage: Callable[[dict[str, Any]], dict[str, Any]], lora: dict[str, Any], says: str
 ) -> None:
-    base = workshop.base()
-    workshop.adapter(base, "sound", **lora)
-    broken = workshop.folder / "broken"
+    base = artifacts.base_model()
+    artifacts.adapter(base, "sound", **lora)
+    broken = artifacts.folder / "broken"
     broken.mkdir()
-    shutil.copy(workshop.folder / "sound" / CONFIG, broken)
-    save_file(damage(load_file(workshop.folder / "sound" / WEIGHTS)), broken / WEIGHTS)
-    adapter = workshop.publish_adapter("broken", broken, base)
-    run = workshop.run(mirror_model=base, train=adapter)
+    shutil.copy(artifacts.folder / "sound" / CONFIG, broken)
+    save_file(damage(load_file(artifacts.folder / "sound" / WEIGHTS)), broken / WEIGHTS)
+    adapter = artifacts.publish_adapter("broken", broken, base)
+    run = artifacts.new_run(mirror_model=base, train=adapter)
     with pytest.raises(AirsmithError, match=says) as refused:
         run_stage("merge", run)
     assert refused.value.kind is ErrorKind.VERIFICATION_FAILED
-    assert_refused(refused.value, run, "merge", ArtifactType.MODEL)
+    assert_no_output(refused.value, run, "merge", ArtifactType.MODEL)
 
 
-def test_an_adapter_of_another_base_is_refused_though_it_fits(workshop: Workshop) -> None:
-    base, other = workshop.base(), workshop.base("other", seed=8)
-    run = workshop.run(mirror_model=other, train=workshop.adapter(base))
+def test_an_adapter_of_another_base_is_refused_though_it_fits(artifacts: ModelArtifacts) -> None:
+    base, other = artifacts.base_model(), artifacts.base_model("other", seed=8)
+    run = artifacts.new_run(mirror_model=other, train=artifacts.adapter(base))
     with pytest.raises(AirsmithError, match="trained on base base, but this run's base is other") as refused:
         run_stage("merge", run)
     assert refused.value.kind is ErrorKind.VERIFICATION_FAILED
-    assert_refused(refused.value, run, "merge", ArtifactType.MODEL)
+    assert_no_output(refused.value, run, "merge", ArtifactType.MODEL)
 
 
-def test_full_training_needs_no_merge(workshop: Workshop) -> None:
-    base = workshop.base()
-    trained = workshop.publish(ArtifactType.MODEL, "trained", workshop.folder / "base")
-    run = workshop.run(mirror_model=base, train=trained, recipe={"method": {"name": "full"}})
+def test_full_training_needs_no_merge(artifacts: ModelArtifacts) -> None:
+    base = artifacts.base_model()
+    trained = artifacts.publish(ArtifactType.MODEL, "trained", artifacts.folder / "base")
+    run = artifacts.new_run(mirror_model=base, train=trained, recipe={"method": {"name": "full"}})
     pointer = run_stage("merge", run)
     assert pointer.cached
     assert (pointer.type, pointer.location) == ("model", trained.folder)
@@ -141,81 +130,87 @@ def test_full_training_needs_no_merge(workshop: Workshop) -> None:
 class TestTheFolder:
     """What lies beside the merged weights."""
 
-    def merged(self, workshop: Workshop, base: Artifact, **recipe: Any) -> Path:
-        run = workshop.run(mirror_model=base, train=workshop.adapter(base), recipe=recipe)
+    def merged(self, artifacts: ModelArtifacts, base: Artifact, **recipe: Any) -> Path:
+        run = artifacts.new_run(mirror_model=base, train=artifacts.adapter(base), recipe=recipe)
         run_stage("merge", run)
-        return output_of(run, "merge").download(workshop.folder / "merged")
+        return output_of(run, "merge").download(artifacts.folder / "merged")
 
-    def test_the_recipes_chat_template_takes_the_place_of_every_other(self, workshop: Workshop) -> None:
-        config = json.loads(save_tokenizer_config(workshop))
-        base = workshop.base(files={"tokenizer_config.json": json.dumps({**config, "chat_template": "{{ 'old' }}"})})
+    def test_the_recipes_chat_template_takes_the_place_of_every_other(self, artifacts: ModelArtifacts) -> None:
+        config = json.loads(save_tokenizer_config(artifacts))
+        base = artifacts.base_model(
+            files={"tokenizer_config.json": json.dumps({**config, "chat_template": "{{ 'old' }}"})}
+        )
         template = "{% for message in messages %}{{ message.role }}: {{ message.content }}<|im_end|>\n{% endfor %}"
         dataset = {"id": "tests/chats", "validation_fraction": 0.1, "chat_template": template}
-        folder = self.merged(workshop, base, dataset=dataset)
+        folder = self.merged(artifacts, base, dataset=dataset)
         assert (folder / "chat_template.jinja").read_text() == template
         assert "old" not in (folder / "tokenizer_config.json").read_text()
         chat = [{"role": "user", "content": "Hi"}]
         assert AutoTokenizer.from_pretrained(folder).apply_chat_template(chat, tokenize=False) == "user: Hi<|im_end|>\n"
 
-    def test_generation_stops_where_the_model_has_learnt_to(self, workshop: Workshop) -> None:
+    def test_generation_stops_where_the_model_has_learnt_to(self, artifacts: ModelArtifacts) -> None:
         """A base model's own config often names only the end of a text."""
-        base = workshop.base(files={"generation_config.json": json.dumps({"eos_token_id": 0, "temperature": 0.7})})
-        folder = self.merged(workshop, base)
+        base = artifacts.base_model(
+            files={"generation_config.json": json.dumps({"eos_token_id": 0, "temperature": 0.7})}
+        )
+        folder = self.merged(artifacts, base)
         tokenizer = AutoTokenizer.from_pretrained(folder)
         config = GenerationConfig.from_pretrained(folder)
         assert config.eos_token_id == [0, tokenizer.convert_tokens_to_ids("<|im_end|>")]
         assert config.temperature == 0.7
 
-    def test_all_else_of_the_base_goes_along_but_its_card(self, workshop: Workshop) -> None:
+    def test_all_else_of_the_base_goes_along_but_its_card(self, artifacts: ModelArtifacts) -> None:
         files = {"README.md": "# Base", ".gitattributes": "", "special.json": "{}", "LICENSE": "Do as you like."}
-        folder = self.merged(workshop, workshop.base(files=files))
+        folder = self.merged(artifacts, artifacts.base_model(files=files))
         assert (folder / "LICENSE").read_text() == "Do as you like."
         assert (folder / "special.json").exists()
         assert not (folder / "README.md").exists()
         assert not (folder / ".gitattributes").exists()
 
-    def test_another_user_may_read_every_file(self, workshop: Workshop) -> None:
-        base = workshop.base()
-        run = workshop.run(mirror_model=base, train=workshop.adapter(base))
+    def test_another_user_may_read_every_file(self, artifacts: ModelArtifacts) -> None:
+        base = artifacts.base_model()
+        run = artifacts.new_run(mirror_model=base, train=artifacts.adapter(base))
         run_stage("merge", run)
         artifact = output_of(run, "merge")
-        modes = {(workshop.folder / "store" / artifact.path(name)).stat().st_mode & 0o777 for name in artifact.names()}
+        modes = {(artifacts.folder / "store" / artifact.path(name)).stat().st_mode & 0o777 for name in artifact.names()}
         assert modes == {0o644}
 
 
-def save_tokenizer_config(workshop: Workshop) -> str:
-    save_base(workshop.folder / "for-its-tokenizer")
-    return (workshop.folder / "for-its-tokenizer/tokenizer_config.json").read_text()
+def save_tokenizer_config(artifacts: ModelArtifacts) -> str:
+    save_tiny_llama(artifacts.folder / "for-its-tokenizer")
+    return (artifacts.folder / "for-its-tokenizer/tokenizer_config.json").read_text()
 
 
 def test_a_power_cut_at_any_moment_leaves_no_manifest_without_content(
-    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+    artifacts: ModelArtifacts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    base = workshop.base()
-    adapter = workshop.adapter(base)
+    base = artifacts.base_model()
+    adapter = artifacts.adapter(base)
 
     def start() -> Run:
-        remove(workshop.store, "artifacts/model")
-        return workshop.run(mirror_model=base, train=adapter)
+        remove_folder(artifacts.store, "artifacts/model")
+        return artifacts.new_run(mirror_model=base, train=adapter)
 
     seen = set()
-    for run in moments("merge", start, monkeypatch):
-        assert_whole(workshop.store)
-        files = [info.path.rpartition("/")[2] for info in workshop.store.list("artifacts/model")]
+    for run in runs_cut_off("merge", start, monkeypatch):
+        assert_store_is_consistent(artifacts.store)
+        files = [info.path.rpartition("/")[2] for info in artifacts.store.list("artifacts/model")]
         assert "manifest.json" in files or run.pointer("merge") is None
         seen.add((bool(files), "manifest.json" in files, run.pointer("merge") is not None))
     assert seen == {(False, False, False), (True, False, False), (True, True, False), (True, True, True)}
-    remains = workshop.run(mirror_model=base, train=adapter)
+    remains = artifacts.new_run(mirror_model=base, train=adapter)
     assert run_stage("merge", remains).cached
 
 
-def test_what_a_power_cut_left_does_not_stop_the_next_try(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
-    base = workshop.base()
-    run = workshop.run(mirror_model=base, train=workshop.adapter(base))
+def test_what_a_power_cut_left_does_not_stop_the_next_try(
+    artifacts: ModelArtifacts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = artifacts.base_model()
+    run = artifacts.new_run(mirror_model=base, train=artifacts.adapter(base))
     with power_cut_at(float("inf"), monkeypatch) as calls:
-        run_stage("merge", workshop.run(mirror_model=base, train=workshop.adapter(base, "same", r=2)))
+        run_stage("merge", artifacts.new_run(mirror_model=base, train=artifacts.adapter(base, "same", r=2)))
     with power_cut_at(calls.index("swap") + 1, monkeypatch):
         run_stage("merge", run)
     assert run.pointer("merge") is None
     assert not run_stage("merge", run).cached
-    assert_whole(workshop.store)
+    assert_store_is_consistent(artifacts.store)

@@ -1,4 +1,4 @@
-"""Tokenizers of the shapes that models come with, and chat templates for them."""
+"""Tokenizers like those of common models, and chat templates for them."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from demo.tiny_llama import CHAT_TEMPLATE, train_tokenizer
 
 CHATML = CHAT_TEMPLATE.read_text(encoding="utf-8")
 CHATML_UNMARKED = re.sub(r"\{%-?\s*(end)?generation\s*-?%\}\n?", "", CHATML)
-"""The same without markers: what is learnt has to be told from the text."""
+"""The same without generation markers, so that the loss mask is derived from the text."""
 
 PLAIN = (
     "{{- bos_token -}}{%- for m in messages -%}"
     "{{- m['role'] + ': ' + m['content'] + (eos_token if m['role'] == 'assistant' else '') + '\\n' -}}{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{- 'assistant: ' -}}{%- endif -%}"
 )
-"""No special token between prompt and answer: merges of the tokenizer reach across."""
+"""A template without a special token between prompt and answer, so that a merge can span both."""
 
 TEXTS = (
     "user",
@@ -32,19 +32,19 @@ TEXTS = (
 
 
 def chatml_tokenizer() -> PreTrainedTokenizerBase:
-    """The demo's: no BOS, <|im_end|> is EOS."""
+    """Make the demo's tokenizer: no BOS, and <|im_end|> as EOS."""
     return train_tokenizer(TEXTS)
 
 
-def turn_start_is_bos_tokenizer() -> PreTrainedTokenizerBase:
-    """As SmolLM2's: every turn begins with the token that is called BOS."""
+def message_start_is_bos_tokenizer() -> PreTrainedTokenizerBase:
+    """Make a tokenizer like SmolLM2's, whose BOS starts every message."""
     tokenizer = train_tokenizer(TEXTS)
     tokenizer.bos_token = "<|im_start|>"
     return tokenizer
 
 
 def bos_adding_tokenizer() -> PreTrainedTokenizerBase:
-    """As Llama's: it puts a BOS in front of every text by itself."""
+    """Make a tokenizer like Llama's, which adds a BOS to every text."""
     tokenizer = train_tokenizer(TEXTS)
     tokenizer.add_special_tokens({"bos_token": "<s>", "eos_token": "</s>"})
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(

@@ -14,12 +14,12 @@ from airsmith.backends import get_backend
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.recipe import Recipe
 from airsmith.recipe.operation import BackendName
-from airsmith_stages.accelerators import cpu, get_accelerator, neuron_native
+from airsmith_stages.devices import cpu, get_device, neuron_native
 
 
 def test_an_unknown_backend_is_refused_with_those_there_are() -> None:
     with pytest.raises(AirsmithError, match="'tpu'") as refused:
-        get_accelerator("tpu")
+        get_device("tpu")
     assert refused.value.kind is ErrorKind.BAD_RECIPE
     assert "cpu" in refused.value.hint
 
@@ -40,7 +40,7 @@ def recipe_of(precision: str, method: str = "lora") -> Recipe:
 def test_every_precision_of_the_backend_has_arguments_that_transformers_knows(backend: str) -> None:
     known = {field.name for field in fields(TrainingArguments)}
     for precision in get_backend(backend).precisions:
-        arguments = get_accelerator(backend).training_arguments(recipe_of(precision))
+        arguments = get_device(backend).training_arguments(recipe_of(precision))
         assert set(arguments) <= known
         autocast = {name for name in ("bf16", "fp16") if arguments.get(name)}
         assert autocast == {"float32": set(), "bfloat16": {"bf16"}, "float16": {"fp16"}}[precision]
@@ -49,8 +49,8 @@ def test_every_precision_of_the_backend_has_arguments_that_transformers_knows(ba
 
 def test_only_cuda_quantizes_and_only_for_qlora() -> None:
     for backend in ("cpu", "cuda", "rocm", "neuron_xla", "neuron_native"):
-        assert get_accelerator(backend).loading_arguments(recipe_of("bfloat16")) == {}
-    loading = get_accelerator("cuda").loading_arguments(recipe_of("bfloat16", "qlora"))
+        assert get_device(backend).loading_arguments(recipe_of("bfloat16")) == {}
+    loading = get_device("cuda").loading_arguments(recipe_of("bfloat16", "qlora"))
     quantization = loading["quantization_config"]
     assert quantization.load_in_4bit
     assert (quantization.bnb_4bit_quant_type, quantization.bnb_4bit_use_double_quant) == ("nf4", True)
@@ -61,33 +61,33 @@ def test_only_cuda_quantizes_and_only_for_qlora() -> None:
 @pytest.mark.parametrize("backend", ["cuda", "rocm"])
 def test_a_node_without_a_gpu_is_told_so(backend: str) -> None:
     with pytest.raises(AirsmithError, match="has no GPU: torch sees 0") as refused:
-        get_accelerator(backend).prepare()
+        get_device(backend).prepare()
     assert refused.value.kind is ErrorKind.DEVICE_ERROR
 
 
 def test_a_node_without_a_neuron_core_is_told_so() -> None:
     with pytest.raises(AirsmithError, match="has no NeuronCore: torch sees 0") as refused:
-        get_accelerator("neuron_native").prepare()
+        get_device("neuron_native").prepare()
     assert refused.value.kind is ErrorKind.DEVICE_ERROR
 
 
 def test_an_image_without_what_drives_neuron_is_told_so() -> None:
     with pytest.raises(AirsmithError, match=r"torch_xla, .* is not installed where") as refused:
-        get_accelerator("neuron_xla").prepare()
+        get_device("neuron_xla").prepare()
     assert refused.value.kind is ErrorKind.DEVICE_ERROR
 
 
 def test_each_accelerator_names_the_module_that_trains_on_it() -> None:
-    own = {name: get_accelerator(name).training_module for name in get_args(BackendName)}
+    own = {name: get_device(name).training_module for name in get_args(BackendName)}
     assert own.pop("neuron_xla") == "airsmith_stages.neuron.training"
     assert set(own.values()) == {"airsmith_stages.training.stage"}
 
 
 def test_on_the_cpu_neuron_s_own_code_takes_nothing_of_a_device() -> None:
-    on_cpu = replace(neuron_native.ACCELERATOR, device="cpu")
+    on_cpu = replace(neuron_native.DEVICE, torch_device="cpu")
     on_cpu.prepare()
     assert on_cpu.training_arguments(recipe_of("float32"))["use_cpu"]
-    assert not neuron_native.ACCELERATOR.training_arguments(recipe_of("float32"))["use_cpu"]
+    assert not neuron_native.DEVICE.training_arguments(recipe_of("float32"))["use_cpu"]
     assert on_cpu.peak_memory_bytes() > 0
 
 
@@ -110,9 +110,9 @@ def test_a_container_takes_no_more_cores_than_its_limit(
 def test_preparing_sets_the_process_up_before_torch_is_loaded() -> None:
     code = """
 import os, sys
-from airsmith_stages.accelerators import get_accelerator
+from airsmith_stages.devices import get_device
 import airsmith_stages.train
-accelerator = get_accelerator("cpu")
+accelerator = get_device("cpu")
 assert "torch" not in sys.modules and "OMP_WAIT_POLICY" not in os.environ
 accelerator.prepare()
 import torch

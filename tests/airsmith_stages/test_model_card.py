@@ -14,30 +14,30 @@ from hypothesis import strategies as st
 
 from airsmith.recipe import Recipe
 from airsmith.registry import ModelVersion, ModelVersionDraft, register_version
-from airsmith_stages.model_card import UNKNOWN_LICENCE, Provenance, licence_of, model_card
-from models.workshop import Workshop
+from airsmith_stages.model_card import UNKNOWN_LICENSE, Provenance, license_of, model_card
+from tests.support.model_artifacts import ModelArtifacts
 
 TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=40)
 
 
-def version_in(workshop: Workshop) -> ModelVersion:
+def version_in(artifacts: ModelArtifacts) -> ModelVersion:
     draft = ModelVersionDraft(
         digest="e" * 64, model="artifacts/model/m", base_model="artifacts/base_model/b", base={}, recipe_digest="f" * 64
     )
-    return register_version(workshop.store, "tiny", draft)
+    return register_version(artifacts.store, "tiny", draft)
 
 
 def card(
-    workshop: Workshop,
+    artifacts: ModelArtifacts,
     *,
     recipe: dict[str, Any] | None = None,
     changed: tuple[str, ...] = (),
-    licence: str = UNKNOWN_LICENCE,
+    license: str = UNKNOWN_LICENSE,
     weights_uri: str = "s3://bucket/artifacts/model/m/attempt=1",
     warm_restarts: int = 0,
 ) -> str:
-    spec = workshop.run(recipe=recipe).read_spec().model_copy(update={"changed_fields": changed})
-    return model_card(version_in(workshop), spec, Provenance("d" * 64, licence, weights_uri, warm_restarts))
+    spec = artifacts.new_run(recipe=recipe).read_spec().model_copy(update={"changed_fields": changed})
+    return model_card(version_in(artifacts), spec, Provenance("d" * 64, license, weights_uri, warm_restarts))
 
 
 def front_matter(text: str) -> Any:
@@ -52,17 +52,17 @@ def block(text: str, language: str) -> str:
     return found[2]
 
 
-@given(licence=TEXT)
-def test_a_licence_survives_the_way_from_card_to_card(workshop_once: Workshop, licence: str) -> None:
-    base_card = f"---\n{yaml.safe_dump({'license': licence}, allow_unicode=True)}---\n# Base\n"
-    assert licence_of(base_card) == licence
-    if licence != UNKNOWN_LICENCE:
-        assert front_matter(card(workshop_once, licence=licence))["license"] == licence
+@given(license=TEXT)
+def test_a_license_survives_the_way_from_card_to_card(artifacts_of_module: ModelArtifacts, license: str) -> None:
+    base_card = f"---\n{yaml.safe_dump({'license': license}, allow_unicode=True)}---\n# Base\n"
+    assert license_of(base_card) == license
+    if license != UNKNOWN_LICENSE:
+        assert front_matter(card(artifacts_of_module, license=license))["license"] == license
 
 
 @pytest.fixture(scope="module")
-def workshop_once(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
-    return Workshop(tmp_path_factory.mktemp("workshop"))
+def artifacts_of_module(tmp_path_factory: pytest.TempPathFactory) -> ModelArtifacts:
+    return ModelArtifacts(tmp_path_factory.mktemp("artifacts"))
 
 
 @pytest.mark.parametrize(
@@ -71,38 +71,41 @@ def workshop_once(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
         "", "# Base\n", "---\ntags: [x]\n---\n", "---\nlicense: [a, b]\n---\n", "---\nlicense: {\n---\n",
         "---\n- license\n---\n", "Text\n---\nlicense: mit\n---\n", "---\nlicense: mit\n",
     ],
-    ids=["empty", "none", "no licence", "a list", "broken", "no mapping", "not in front", "not closed"],
+    ids=["empty", "none", "no license", "a list", "broken", "no mapping", "not in front", "not closed"],
 )  # fmt: skip
-def test_a_card_that_names_no_licence_gives_none(workshop: Workshop, base_card: str) -> None:
-    assert licence_of(base_card) == UNKNOWN_LICENCE
-    text = card(workshop, licence=licence_of(base_card))
+def test_a_card_that_names_no_license_gives_none(artifacts: ModelArtifacts, base_card: str) -> None:
+    assert license_of(base_card) == UNKNOWN_LICENSE
+    text = card(artifacts, license=license_of(base_card))
     assert "license" not in front_matter(text)
     assert "unknown: the base model's card names none" in text
 
 
-def test_what_is_not_on_the_hub_is_not_linked_there(workshop: Workshop) -> None:
+def test_what_is_not_on_the_hub_is_not_linked_there(artifacts: ModelArtifacts) -> None:
     recipe = {
         "model": {"id": "models/tiny/3"},
         "dataset": {"id": "s3://bucket/data", "validation_fraction": 0.1},
     }
-    assert set(front_matter(card(workshop, recipe=recipe))) == {"library_name", "pipeline_tag", "tags"}
+    assert set(front_matter(card(artifacts, recipe=recipe))) == {"library_name", "pipeline_tag", "tags"}
 
 
-def test_the_recipe_in_the_card_is_the_recipe(workshop: Workshop) -> None:
+def test_the_recipe_in_the_card_is_the_recipe(artifacts: ModelArtifacts) -> None:
     template = "{% for m in messages %}\n|{{ m }}|\n{% endfor %}"
     recipe = {
         "description": 'Grüße: | `x` "y" #z',
         "dataset": {"id": "tests/chats", "validation_fraction": 0.1, "chat_template": template},
         "training": {"learning_rate": 1e-5},
     }
-    text = card(workshop, recipe=recipe)
-    assert Recipe.model_validate(yaml.safe_load(block(text, "yaml"))) == workshop.run(recipe=recipe).read_spec().recipe
+    text = card(artifacts, recipe=recipe)
+    assert (
+        Recipe.model_validate(yaml.safe_load(block(text, "yaml")))
+        == artifacts.new_run(recipe=recipe).read_spec().recipe
+    )
 
 
-def test_changed_values_keep_to_their_cell(workshop: Workshop) -> None:
+def test_changed_values_keep_to_their_cell(artifacts: ModelArtifacts) -> None:
     template = "{% for m in messages %}\n| `{{ m }}` |\n{% endfor %}" + "x " * 200
     recipe = {"dataset": {"id": "tests/chats", "validation_fraction": 0.1, "chat_template": template}}
-    text = card(workshop, recipe=recipe, changed=("dataset.chat_template", "training.learning_rate"))
+    text = card(artifacts, recipe=recipe, changed=("dataset.chat_template", "training.learning_rate"))
     (row,) = [line for line in text.splitlines() if line.startswith("| changed for this run |")]
     assert len(re.findall(r"(?<!\\)\|", row)) == 3
     assert row.count("`") == 4
@@ -111,8 +114,8 @@ def test_changed_values_keep_to_their_cell(workshop: Workshop) -> None:
 
 
 @pytest.mark.parametrize("folder", ["/data/models/m", '/data/my "models"/it\'s', "/data/$HOME/ä b"])
-def test_a_local_folder_is_quoted_for_python_and_for_the_shell(workshop: Workshop, folder: str) -> None:
-    text = card(workshop, weights_uri=f"file://{folder}")
+def test_a_local_folder_is_quoted_for_python_and_for_the_shell(artifacts: ModelArtifacts, folder: str) -> None:
+    text = card(artifacts, weights_uri=f"file://{folder}")
     assignment = ast.parse(block(text, "python")).body[1]
     assert isinstance(assignment, ast.Assign)
     assert ast.literal_eval(assignment.value) == folder
@@ -121,16 +124,16 @@ def test_a_local_folder_is_quoted_for_python_and_for_the_shell(workshop: Worksho
     assert "aws" not in text
 
 
-def test_a_bucket_is_copied_first(workshop: Workshop) -> None:
-    text = card(workshop, weights_uri="s3://bucket/a prefix/m")
+def test_a_bucket_is_copied_first(artifacts: ModelArtifacts) -> None:
+    text = card(artifacts, weights_uri="s3://bucket/a prefix/m")
     (line,) = [line for line in text.splitlines() if "aws s3 sync" in line]
     assert shlex.split(line.split("`")[1]) == ["aws", "s3", "sync", "s3://bucket/a prefix/m", "model"]
     assert 'folder = "model"' in block(text, "python")
 
 
-def test_it_tells_of_a_training_that_went_on_without_its_optimizer_s_state(workshop: Workshop) -> None:
-    rows = [line for line in card(workshop, warm_restarts=2).splitlines() if line.startswith("| interrupted |")]
+def test_it_tells_of_a_training_that_went_on_without_its_optimizer_s_state(artifacts: ModelArtifacts) -> None:
+    rows = [line for line in card(artifacts, warm_restarts=2).splitlines() if line.startswith("| interrupted |")]
     assert rows == [
         "| interrupted | 2 times: by a warm restart the training went on, and the optimizer's moments began anew |"
     ]
-    assert "interrupted" not in card(workshop)
+    assert "interrupted" not in card(artifacts)

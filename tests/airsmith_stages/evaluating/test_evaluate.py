@@ -17,33 +17,24 @@ from airsmith.artifacts.read import Artifact
 from airsmith.contracts.errors import AirsmithError, ErrorKind
 from airsmith.contracts.run import Run
 from airsmith_stages.data.token_shards import read_rows
-from airsmith_stages.evaluating import answering, judging, scoring
-from airsmith_stages.evaluating.answering import answer, answer_alone
+from airsmith_stages.evaluating import evaluation, generation, scoring
 from airsmith_stages.evaluating.batches import longest_first
-from airsmith_stages.evaluating.judging import is_exact
+from airsmith_stages.evaluating.evaluation import is_exact
+from airsmith_stages.evaluating.generation import generate_greedy, generate_unbatched
 from airsmith_stages.evaluating.scoring import score
-from airsmith_stages.frame import run_stage
-from models.workshop import (
-    Workshop,
-    assert_refused,
-    assert_whole,
-    command,
-    exchanges,
-    load,
-    moments,
-    output_of,
-    remove,
-    save_base,
-    tokenizer,
-)
+from airsmith_stages.stage_runner import run_stage
+from tests.support.model_artifacts import ModelArtifacts, assert_no_output, run_command
+from tests.support.power_cuts import runs_cut_off
+from tests.support.stage_runs import assert_store_is_consistent, output_of, remove_folder
+from tests.support.tiny_models import load_model, questions_and_answers, save_tiny_llama, tokenizer
 
 BASE, TUNED = "base", "tuned"
 
 
 @pytest.fixture
-def models(workshop: Workshop) -> dict[str, Artifact]:
+def models(artifacts: ModelArtifacts) -> dict[str, Artifact]:
     """Two models, as the stages that make them publish them."""
-    base, other = workshop.base(BASE), workshop.base(TUNED, seed=8)
+    base, other = artifacts.base_model(BASE), artifacts.base_model(TUNED, seed=8)
     return {"mirror_model": base, "merge": other}
 
 
@@ -69,11 +60,11 @@ def prompts_of(tokens: Artifact) -> list[dict[str, Any]]:
 
 
 def test_the_real_command_keeps_figures_answers_and_fixed_prompts(
-    workshop: Workshop, models: dict[str, Artifact]
+    artifacts: ModelArtifacts, models: dict[str, Artifact]
 ) -> None:
-    tokens = workshop.tokens(asked=exchanges(40))
-    run = workshop.run(tokenize=tokens, **models)
-    said = command("evaluate", run)
+    tokens = artifacts.tokens(pairs=questions_and_answers(40))
+    run = artifacts.new_run(tokenize=tokens, **models)
+    said = run_command("evaluate", run)
     assert "tuned: loss" in said
     assert "%|" not in said, "a progress bar"
     artifact = output_of(run, "evaluate")
@@ -96,14 +87,14 @@ def test_the_real_command_keeps_figures_answers_and_fixed_prompts(
     }
 
 
-def test_loss_and_accuracy_are_those_of_each_row_alone(workshop: Workshop, models: dict[str, Artifact]) -> None:
-    tokens = workshop.tokens(asked=exchanges(11))
-    run = workshop.run(tokenize=tokens, recipe={"evaluate": {"max_examples": 9, "max_new_tokens": 1}}, **models)
+def test_loss_and_accuracy_are_those_of_each_row_alone(artifacts: ModelArtifacts, models: dict[str, Artifact]) -> None:
+    tokens = artifacts.tokens(pairs=questions_and_answers(11))
+    run = artifacts.new_run(tokenize=tokens, recipe={"evaluate": {"max_examples": 9, "max_new_tokens": 1}}, **models)
     run_stage("evaluate", run)
     figures, _, _ = evaluated(run)
-    rows = read_rows(tokens.download(workshop.folder / "read"), "validation")
+    rows = read_rows(tokens.download(artifacts.folder / "read"), "validation")
     for who in (BASE, TUNED):
-        model, losses, hits = load(workshop.folder / who), [], []
+        model, losses, hits = load_model(artifacts.folder / who), [], []
         for begin, end in zip(rows.offsets[:9], rows.offsets[1:10], strict=True):
             row = torch.tensor(rows.tokens[begin:end].astype("int64"))
             learnt = torch.tensor(rows.loss_mask[begin:end]).bool()[1:]
@@ -115,14 +106,14 @@ def test_loss_and_accuracy_are_those_of_each_row_alone(workshop: Workshop, model
         assert figures[who]["token_accuracy"] == pytest.approx(sum(hits) / len(hits))
 
 
-def test_an_answer_counts_where_it_is_the_expected_one(workshop: Workshop, models: dict[str, Artifact]) -> None:
+def test_an_answer_counts_where_it_is_the_expected_one(artifacts: ModelArtifacts, models: dict[str, Artifact]) -> None:
     """What the models say is told to them as the expected answer: of the tuned one thrice, of the base once."""
-    asked = exchanges(6)
-    first = workshop.run(tokenize=workshop.tokens("asked", asked), **models)
+    asked = questions_and_answers(6)
+    first = artifacts.new_run(tokenize=artifacts.tokens("asked", asked), **models)
     run_stage("evaluate", first)
     _, answers, _ = evaluated(first)
     said = [(question, answers[index][BASE if index == 3 else TUNED]) for index, (question, _) in enumerate(asked[:4])]
-    second = workshop.run(tokenize=workshop.tokens("answered", [*said, *asked[4:]]), **models)
+    second = artifacts.new_run(tokenize=artifacts.tokens("answered", [*said, *asked[4:]]), **models)
     run_stage("evaluate", second)
     figures, answers, _ = evaluated(second)
     assert (figures[TUNED]["exact_match"], figures[BASE]["exact_match"]) == (3 / 6, 1 / 6)
@@ -139,15 +130,15 @@ def test_only_white_space_around_an_answer_is_forgiven(given: str, exact: bool) 
 
 @pytest.mark.parametrize(("most_new", "kept"), [(5, 5), (48, 32)])
 def test_fixed_prompts_are_answered_as_if_nothing_else_was_asked(
-    workshop: Workshop, models: dict[str, Artifact], most_new: int, kept: int
+    artifacts: ModelArtifacts, models: dict[str, Artifact], most_new: int, kept: int
 ) -> None:
     recipe = {"evaluate": {"max_examples": 2, "max_new_tokens": most_new}}
-    run = workshop.run(tokenize=workshop.tokens(asked=exchanges(36)), recipe=recipe, **models)
+    run = artifacts.new_run(tokenize=artifacts.tokens(pairs=questions_and_answers(36)), recipe=recipe, **models)
     run_stage("evaluate", run)
     _, answers, fixed = evaluated(run)
     assert (len(answers), len(fixed)) == (2, 32)
     for who in (BASE, TUNED):
-        model = load(workshop.folder / who)
+        model = load_model(artifacts.folder / who)
         for line in fixed[::5]:
             assert line[f"{who}_token_ids"] == greedy(model, line["prompt_token_ids"], kept)
         assert max(len(line[f"{who}_token_ids"]) for line in fixed) == kept
@@ -155,10 +146,10 @@ def test_fixed_prompts_are_answered_as_if_nothing_else_was_asked(
 
 
 def test_all_examples_are_answered_where_the_recipe_sets_no_bound(
-    workshop: Workshop, models: dict[str, Artifact]
+    artifacts: ModelArtifacts, models: dict[str, Artifact]
 ) -> None:
     recipe = {"evaluate": {"max_examples": None, "max_new_tokens": 1}}
-    run = workshop.run(tokenize=workshop.tokens(asked=exchanges(35)), recipe=recipe, **models)
+    run = artifacts.new_run(tokenize=artifacts.tokens(pairs=questions_and_answers(35)), recipe=recipe, **models)
     run_stage("evaluate", run)
     figures, answers, fixed = evaluated(run)
     assert (figures["examples"], len(answers), len(fixed)) == (35, 35, 32)
@@ -167,8 +158,8 @@ def test_all_examples_are_answered_where_the_recipe_sets_no_bound(
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("model")
-    save_base(folder, max_position_embeddings=64)
-    return load(folder)
+    save_tiny_llama(folder, max_position_embeddings=64)
+    return load_model(folder)
 
 
 def texts(lengths: list[int]) -> list[list[int]]:
@@ -179,21 +170,23 @@ def texts(lengths: list[int]) -> list[list[int]]:
 def test_answers_depend_on_no_neighbour(model: Any, batch_prompts: int) -> None:
     """Not on its padding, and not on the room that a long one leaves: 60 of the model's 64 positions."""
     prompts = texts([4, 60, 9, 17, 5, 5, 30, 1, 63])
-    answers = answer(model, prompts, max_new_tokens=8, pad_token_id=0, batch_prompts=batch_prompts)
+    answers = generate_greedy(model, prompts, max_new_tokens=8, pad_token_id=0, batch_prompts=batch_prompts)
     assert answers == [greedy(model, prompt, min(8, 64 - len(prompt))) for prompt in prompts]
 
 
 def test_a_prompt_that_leaves_no_room_gets_no_answer(model: Any) -> None:
-    assert [len(tokens) for tokens in answer(model, texts([64, 70, 10]), max_new_tokens=8, pad_token_id=0)] == [0, 0, 8]
+    assert [
+        len(tokens) for tokens in generate_greedy(model, texts([64, 70, 10]), max_new_tokens=8, pad_token_id=0)
+    ] == [0, 0, 8]
 
 
 def test_an_answer_ends_with_the_token_that_ends_a_turn(model: Any) -> None:
     prompts = texts([6, 11, 13])
-    unending = answer(model, prompts, max_new_tokens=8, pad_token_id=0)
+    unending = generate_greedy(model, prompts, max_new_tokens=8, pad_token_id=0)
     before, stop = model.generation_config.eos_token_id, unending[1][2]
     model.generation_config.eos_token_id = [before, stop]
     try:
-        answers = answer(model, prompts, max_new_tokens=8, pad_token_id=0)
+        answers = generate_greedy(model, prompts, max_new_tokens=8, pad_token_id=0)
     finally:
         model.generation_config.eos_token_id = before
     assert answers[1] == unending[1][: unending[1].index(stop) + 1]
@@ -202,60 +195,60 @@ def test_an_answer_ends_with_the_token_that_ends_a_turn(model: Any) -> None:
 
 def test_what_only_holds_in_a_batch_is_answered_again(model: Any) -> None:
     prompts = texts([6, 11])
-    right = answer(model, prompts, max_new_tokens=8, pad_token_id=0)
+    right = generate_greedy(model, prompts, max_new_tokens=8, pad_token_id=0)
     batched = [[*right[0], 9, 9], [*right[1][:3], right[1][3] + 1, *right[1][4:]]]
-    assert answer_alone(model, prompts, batched, max_new_tokens=8, pad_token_id=0) == right
+    assert generate_unbatched(model, prompts, batched, max_new_tokens=8, pad_token_id=0) == right
 
 
 def test_a_models_penalties_are_kept_as_a_server_keeps_them(model: Any) -> None:
     prompts = texts([6, 11, 13])
-    plain = answer(model, prompts, max_new_tokens=12, pad_token_id=0)
+    plain = generate_greedy(model, prompts, max_new_tokens=12, pad_token_id=0)
     model.generation_config.update(repetition_penalty=3.0, do_sample=True, temperature=1.5, top_k=5)
     try:
-        penalised = answer(model, prompts, max_new_tokens=12, pad_token_id=0)
-        assert penalised == answer(model, prompts, max_new_tokens=12, pad_token_id=0)
+        penalised = generate_greedy(model, prompts, max_new_tokens=12, pad_token_id=0)
+        assert penalised == generate_greedy(model, prompts, max_new_tokens=12, pad_token_id=0)
     finally:
         model.generation_config.update(repetition_penalty=None, do_sample=False, temperature=None, top_k=None)
     assert penalised != plain
 
 
-@given(
-    lengths=st.lists(st.integers(0, 300), max_size=60), most_rows=st.integers(1, 9), most_tokens=st.integers(1, 1000)
-)
-def test_no_batch_is_larger_than_memory_is_meant_to_hold(lengths: list[int], most_rows: int, most_tokens: int) -> None:
-    batches = list(longest_first(lengths, most_rows, most_tokens))
+@given(lengths=st.lists(st.integers(0, 300), max_size=60), max_rows=st.integers(1, 9), max_tokens=st.integers(1, 1000))
+def test_no_batch_is_larger_than_memory_is_meant_to_hold(lengths: list[int], max_rows: int, max_tokens: int) -> None:
+    batches = list(longest_first(lengths, max_rows, max_tokens))
     assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
     for batch in batches:
-        assert len(batch) <= most_rows
-        assert len(batch) == 1 or len(batch) * max(lengths[index] for index in batch) <= most_tokens
+        assert len(batch) <= max_rows
+        assert len(batch) == 1 or len(batch) * max(lengths[index] for index in batch) <= max_tokens
     widths = [max(lengths[index] for index in batch) for batch in batches]
     assert widths == sorted(widths, reverse=True)
 
 
 def test_batches_are_cut_by_what_their_logits_and_caches_take(
-    workshop: Workshop, model: Any, monkeypatch: pytest.MonkeyPatch
+    artifacts: ModelArtifacts, model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The largest batch that the model sees, however many rows there are."""
     seen: list[torch.Size] = []
     hook = model.register_forward_pre_hook(lambda _, __, named: seen.append(named["input_ids"].shape), with_kwargs=True)
-    rows = read_rows(workshop.tokens(asked=exchanges(30)).download(workshop.folder / "read"), "validation")
+    rows = read_rows(
+        artifacts.tokens(pairs=questions_and_answers(30)).download(artifacts.folder / "read"), "validation"
+    )
     monkeypatch.setattr(scoring, "BATCH_LOGITS", 100 * len(tokenizer()))
-    monkeypatch.setattr(answering, "BATCH_TOKENS", 60)
+    monkeypatch.setattr(generation, "BATCH_TOKENS", 60)
     try:
         score(model, rows, 0, None)
         assert 1 < max(rows * width for rows, width in seen) <= 100
         seen.clear()
-        answer(model, texts([12] * 20), max_new_tokens=8, pad_token_id=0)
+        generate_greedy(model, texts([12] * 20), max_new_tokens=8, pad_token_id=0)
         assert {shape[0] for shape in seen} == {3, 2}
     finally:
-        hook.remove()
+        hook.remove_folder()
 
 
 def test_only_one_model_is_in_memory_at_a_time(
-    workshop: Workshop, models: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch
+    artifacts: ModelArtifacts, models: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded: list[weakref.ref[Any]] = []
-    right = judging._load
+    right = evaluation._load
 
     def watched(*arguments: Any) -> Any:
         gc.collect()
@@ -264,40 +257,40 @@ def test_only_one_model_is_in_memory_at_a_time(
         loaded.append(weakref.ref(model))
         return model
 
-    monkeypatch.setattr(judging, "_load", watched)
-    run_stage("evaluate", workshop.run(tokenize=workshop.tokens(), **models))
+    monkeypatch.setattr(evaluation, "_load", watched)
+    run_stage("evaluate", artifacts.new_run(tokenize=artifacts.tokens(), **models))
     assert len(loaded) == 2
 
 
-def test_a_model_that_computes_nothing_finite_is_refused(workshop: Workshop) -> None:
-    base = workshop.base(BASE)
-    broken = load(workshop.folder / BASE)
+def test_a_model_that_computes_nothing_finite_is_refused(artifacts: ModelArtifacts) -> None:
+    base = artifacts.base_model(BASE)
+    broken = load_model(artifacts.folder / BASE)
     broken.lm_head.weight.data[5, 5] = float("nan")
-    broken.save_pretrained(workshop.folder / BASE)
-    merged = workshop.publish("model", TUNED, workshop.folder / BASE)
-    run = workshop.run(tokenize=workshop.tokens(), mirror_model=base, merge=merged)
+    broken.save_pretrained(artifacts.folder / BASE)
+    merged = artifacts.publish("model", TUNED, artifacts.folder / BASE)
+    run = artifacts.new_run(tokenize=artifacts.tokens(), mirror_model=base, merge=merged)
     with pytest.raises(AirsmithError, match="loss on the validation split is nan") as refused:
         run_stage("evaluate", run)
     assert refused.value.kind is ErrorKind.NON_FINITE_LOSS
-    assert_refused(refused.value, run, "evaluate", "evaluation")
+    assert_no_output(refused.value, run, "evaluate", "evaluation")
 
 
-def test_a_split_without_a_whole_question_is_refused(workshop: Workshop, models: dict[str, Artifact]) -> None:
+def test_a_split_without_a_whole_question_is_refused(artifacts: ModelArtifacts, models: dict[str, Artifact]) -> None:
     """Every example was longer than a row: there are rows, cut off, but nothing to ask."""
-    whole = workshop.tokens("whole").download(workshop.folder / "cut")
+    whole = artifacts.tokens("whole").download(artifacts.folder / "cut")
     (whole / "validation_prompts.jsonl").write_text("")
-    run = workshop.run(tokenize=workshop.publish("tokens", "cut", Path(whole)), **models)
+    run = artifacts.new_run(tokenize=artifacts.publish("tokens", "cut", Path(whole)), **models)
     with pytest.raises(AirsmithError, match=r"fits into dataset\.max_length 256 as a whole") as refused:
         run_stage("evaluate", run)
     assert refused.value.kind is ErrorKind.BAD_DATA
-    assert_refused(refused.value, run, "evaluate", "evaluation")
+    assert_no_output(refused.value, run, "evaluate", "evaluation")
 
 
 def test_a_power_cut_at_any_moment_leaves_no_manifest_without_content(
-    workshop: Workshop, models: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch
+    artifacts: ModelArtifacts, models: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tokens = workshop.tokens(asked=exchanges(2))
-    judged = judging.judge
+    tokens = artifacts.tokens(pairs=questions_and_answers(2))
+    judged = evaluation.evaluate_model
     known: dict[str, Any] = {}
 
     def judged_once(who: str, *arguments: Any) -> Any:
@@ -305,15 +298,15 @@ def test_a_power_cut_at_any_moment_leaves_no_manifest_without_content(
             known[who] = judged(who, *arguments)
         return known[who]
 
-    monkeypatch.setattr(judging, "judge", judged_once)
+    monkeypatch.setattr(evaluation, "evaluate_model", judged_once)
 
     def start() -> Run:
-        remove(workshop.store, "artifacts/evaluation")
-        return workshop.run(tokenize=tokens, **models)
+        remove_folder(artifacts.store, "artifacts/evaluation")
+        return artifacts.new_run(tokenize=tokens, **models)
 
     seen = set()
-    for run in moments("evaluate", start, monkeypatch):
-        assert_whole(workshop.store)
-        files = [info.path.rpartition("/")[2] for info in workshop.store.list("artifacts/evaluation")]
+    for run in runs_cut_off("evaluate", start, monkeypatch):
+        assert_store_is_consistent(artifacts.store)
+        files = [info.path.rpartition("/")[2] for info in artifacts.store.list("artifacts/evaluation")]
         seen.add((bool(files), "manifest.json" in files, run.pointer("evaluate") is not None))
     assert seen == {(False, False, False), (True, False, False), (True, True, False), (True, True, True)}

@@ -1,16 +1,19 @@
-"""Tiny models of several families, adapters that peft makes for them, and what peft merges them to."""
+"""Tiny models of several families, peft's adapters of them, and merging of both."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
+
+from airsmith_stages.merging.model import MergeReport, merge_model
+from airsmith_stages.weights.readers import FolderReader
 
 SHAPE = {
     "vocab_size": 96, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -30,8 +33,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def save_base(folder: Path, family: str, dtype: torch.dtype = torch.bfloat16, **config: Any) -> None:
-    """A random model in several files."""
+def save_model(folder: Path, family: str, dtype: torch.dtype = torch.bfloat16, **config: Any) -> None:
+    """Save a model with random weights in several files."""
     settings: PretrainedConfig = AutoConfig.for_model(family, **{**SHAPE, **FAMILIES[family], **config})
     torch.manual_seed(3)
     model = AutoModelForCausalLM.from_config(settings).to(dtype)
@@ -40,8 +43,8 @@ def save_base(folder: Path, family: str, dtype: torch.dtype = torch.bfloat16, **
     model.save_pretrained(folder, max_shard_size="20KB")
 
 
-def save_adapter(base: Path, folder: Path, **lora: Any) -> None:
-    """An adapter with random weights, float32 as training holds it."""
+def save_peft_adapter(base: Path, folder: Path, **lora: Any) -> None:
+    """Save an adapter with random weights in float32, as training holds it."""
     config = LoraConfig(**{"task_type": "CAUSAL_LM", "r": 4, "lora_alpha": 8, "init_lora_weights": False, **lora})
     torch.manual_seed(5)
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(base, dtype="auto"), config)
@@ -51,19 +54,24 @@ def save_adapter(base: Path, folder: Path, **lora: Any) -> None:
     model.save_pretrained(folder)
 
 
-def save_expected(base: Path, adapter: Path, folder: Path, dtype: str = "auto") -> None:
-    """What peft and transformers make of them."""
+def save_merged_by_peft(base: Path, adapter: Path, folder: Path, dtype: str = "auto") -> None:
+    """Merge base and adapter with peft and save the result with transformers."""
     loaded = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=dtype), adapter)
     loaded.merge_and_unload().save_pretrained(folder)
     shutil.copy(base / "config.json", folder / "base-config.json")
 
 
 def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a folder's files."""
+    """Load all tensors of a folder's files."""
     return {name: tensor for file in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(file).items()}
 
 
-def names_of(adapter: Path) -> list[str]:
-    """Names of an adapter's tensors."""
-    with safe_open(adapter / "adapter_model.safetensors", framework="pt") as file:
-        return list(file.keys())
+def merge_folders(base: Path, adapter: Path, output: Path, *, dtype: str = "auto") -> MergeReport:
+    """Merge folders into a new folder of many small files."""
+    output.mkdir()
+
+    def write(name: str, pieces: Iterable[bytes | memoryview], size_bytes: int) -> None:
+        with (output / name).open("wb") as file:
+            assert sum(file.write(piece) for piece in pieces) == size_bytes
+
+    return merge_model(FolderReader(base), FolderReader(adapter), write, dtype=dtype, max_shard_bytes=30_000)

@@ -1,7 +1,7 @@
-"""The stages' command in processes forked from one that has its libraries loaded: the real thing, started at once.
+"""The `airsmith-stage` command in processes forked from one that has already imported its libraries.
 
-A request may ask that the process gets a signal right before a call into some package: every moment is reached by
-counting, none by sleeping.
+A request may send the process a signal right before a call into a package, so that a test reaches a moment by counting
+calls and not by sleeping.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ PRELOADED = (
 
 
 @dataclass(frozen=True)
-class Trap:
+class SignalAtCall:
     """A signal right before a call into a package.
 
-    :param package: part of the path of the files whose calls count; a generator that goes on counts as called.
-    :param call: which of them.
+    :param call: the number of the call, from 1.
+    :param package: part of the path of the files whose calls count; resuming a generator counts as a call.
     """
 
     call: int
@@ -46,27 +46,27 @@ class Trap:
 
 
 @dataclass(frozen=True)
-class Ended:
-    """How a command has ended.
+class CommandResult:
+    """The result of a command.
 
-    :param code: as in `subprocess`: negative for a signal.
-    :param calls: calls into the trap's package, where it went through them all.
+    :param returncode: as in `subprocess`: negative for a signal.
+    :param calls: the calls into the counted package, if the command ran to its end.
     """
 
-    code: int
+    returncode: int
     stderr: str
     calls: int = 0
 
     @property
     def error(self) -> AirsmithError:
-        """The error that its last line tells."""
-        assert self.code == 1, self.stderr
+        """The error in the last line of the log."""
+        assert self.returncode == 1, self.stderr
         error = AirsmithError.from_json_line(self.stderr.splitlines()[-1])
         assert error is not None, self.stderr
         return error
 
 
-class Zygote:
+class StageForkServer:
     """Forks a process for each command."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
@@ -74,44 +74,43 @@ class Zygote:
 
     @classmethod
     @contextmanager
-    def started(cls) -> Iterator[Zygote]:
-        """Start it; ended with the block."""
-        path = [str(Path(__file__).parent), *sys.path]
+    def start(cls) -> Iterator[StageForkServer]:
+        """Start the server; it exits with the block."""
         with subprocess.Popen(
             [sys.executable, __file__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path))},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         ) as process:
             yield cls(process)
             assert process.stdin is not None
             process.stdin.close()
 
-    def __call__(
+    def run(
         self,
         arguments: Sequence[str],
         folder: Path,
         *,
         environment: dict[str, str] | None = None,
-        trap: Trap | None = None,
-        largest_file_bytes: int | None = None,
+        signal_at: SignalAtCall | None = None,
+        max_file_bytes: int | None = None,
         user: int | None = None,
         hub_waits: bool = True,
-    ) -> Ended:
-        """Run a command to its end.
+    ) -> CommandResult:
+        """Run a command and wait for it.
 
-        :param folder: for its log, and its working directory.
-        :param largest_file_bytes: what the process may write into one file.
-        :param user: effective user id.
-        :param hub_waits: whether the Hub's own client waits between its tries, 23 s in all.
+        :param folder: where the log goes.
+        :param max_file_bytes: the largest file that the process may write.
+        :param user: effective user ID.
+        :param hub_waits: whether the Hub's client waits between its attempts, 23 s in all.
         """
         request = {
             "arguments": list(arguments),
             "folder": str(folder),
             "environment": environment or {},
-            "trap": asdict(trap) if trap else None,
-            "largest_file_bytes": largest_file_bytes,
+            "signal_at": asdict(signal_at) if signal_at else None,
+            "max_file_bytes": max_file_bytes,
             "user": user,
             "hub_waits": hub_waits,
         }
@@ -120,7 +119,7 @@ class Zygote:
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         answer = json.loads(self._process.stdout.readline())
-        return Ended(answer["code"], (folder / "stderr").read_text(), answer["calls"])
+        return CommandResult(answer["returncode"], (folder / "stderr").read_text(), answer["calls"])
 
 
 def _serve() -> None:
@@ -134,8 +133,8 @@ def _serve() -> None:
         process = os.fork()
         if process == 0:
             os._exit(_run(request, folder))
-        code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-        print(json.dumps({"code": code, "calls": int((folder / "calls").read_text())}), flush=True)
+        returncode = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+        print(json.dumps({"returncode": returncode, "calls": int((folder / "calls").read_text())}), flush=True)
 
 
 def _run(request: dict[str, Any], folder: Path) -> int:
@@ -144,32 +143,32 @@ def _run(request: dict[str, Any], folder: Path) -> int:
 
     from airsmith_stages.cli import main
 
-    # A developer's own token reaches no test.
+    # No test may use a developer's own token.
     os.environ.update({"HF_TOKEN_PATH": "/nonexistent", **request["environment"]})
-    importlib.reload(constants)  # The Hub's address is read when this module is loaded.
+    importlib.reload(constants)  # The module reads the Hub's address at import.
     with (folder / "stderr").open("wb") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
     sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
-    if request["largest_file_bytes"] is not None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (request["largest_file_bytes"],) * 2)
+    if request["max_file_bytes"] is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (request["max_file_bytes"],) * 2)
     if request["user"] is not None:
         os.seteuid(request["user"])
     if not request["hub_waits"]:
         _http.time = SimpleNamespace(**{**vars(_http.time), "sleep": lambda seconds: None})
-    if request["trap"] is None:
+    if request["signal_at"] is None:
         return main(request["arguments"])
-    return _run_trapped(Trap(**request["trap"]), request["arguments"], folder / "calls")
+    return _run_with_signal(SignalAtCall(**request["signal_at"]), request["arguments"], folder / "calls")
 
 
-def _run_trapped(trap: Trap, arguments: list[str], counted: Path) -> int:
+def _run_with_signal(signal_at: SignalAtCall, arguments: list[str], count_file: Path) -> int:
     from airsmith_stages.cli import main
 
     calls = itertools.count(1)
 
     def watch(frame: FrameType, event: str, argument: object) -> None:
-        if event == "call" and trap.package in frame.f_code.co_filename and next(calls) == trap.call:
-            os.kill(os.getpid(), trap.signum)
+        if event == "call" and signal_at.package in frame.f_code.co_filename and next(calls) == signal_at.call:
+            os.kill(os.getpid(), signal_at.signum)
 
     threading.setprofile(watch)
     sys.setprofile(watch)
@@ -177,7 +176,7 @@ def _run_trapped(trap: Trap, arguments: list[str], counted: Path) -> int:
         return main(arguments)
     finally:
         sys.setprofile(None)
-        counted.write_text(str(next(calls) - 1))
+        count_file.write_text(str(next(calls) - 1))
 
 
 if __name__ == "__main__":

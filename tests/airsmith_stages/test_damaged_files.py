@@ -1,7 +1,7 @@
-"""Damaged files are refused by their names and never with another exception; nothing in them runs.
+"""Damaged files are refused by name, with no other exception, and no code in them runs.
 
-A twentieth of the inputs, drawn anew each time; AIRSMITH_TEST_LONG=1 takes all, and writes `results.json`. A failure
-names its seed, and AIRSMITH_TEST_SEED repeats it.
+Each run draws a twentieth of the inputs; AIRSMITH_TEST_LONG=1 takes all of them and writes `damaged_files.json`. A
+failure prints its seed, and AIRSMITH_TEST_SEED repeats it.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from airsmith_stages.consolidating.optimum_neuron import ADAPTER_SHARDS, read_op
 from airsmith_stages.consolidating.replicas import spread_of
 from airsmith_stages.merging.model import merge_model
 from airsmith_stages.weights.model import open_weights
-from airsmith_stages.weights.source import FolderSource
-from malformed import damage
-from malformed.processes import save_processes
+from airsmith_stages.weights.readers import FolderReader
+from tests.support import file_damage
+from tests.support.neuron_shards import save_neuron_shards
 
 ALL_INPUTS = 6750
 IS_LONG = os.environ.get("AIRSMITH_TEST_LONG") == "1"
-ALWAYS_BAD = (damage.canary, damage.truncated, damage.adapter, damage.adapter_config)
-NEVER_HARMLESS = (*ALWAYS_BAD, damage.lost, damage.process_lost, damage.process_canary)
+ALWAYS_BAD = (file_damage.canary, file_damage.truncated, file_damage.adapter, file_damage.adapter_config)
+NEVER_HARMLESS = (*ALWAYS_BAD, file_damage.lost, file_damage.process_lost, file_damage.process_canary)
 AT_ODDS = re.compile(r"\.distcp|elements are there|holds no tensor")
 """What is said where a `.metadata` that can be read is not that of the files beside it."""
-RESULTS = Path(__file__).with_name("results.json")
+RESULTS = Path(__file__).with_name("damaged_files.json")
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
         rows = {name: torch.randn(4, 8) for name in names}
         file = folder / f"shard-{number:05d}-model-00001-of-00001.safetensors"
         save_file(rows, file, {"DCP_SHARDING_INFO": json.dumps(places), "DCP_VERSION": "1.0", "format": "pt"})
-    save_processes(folder / "adapter_shards")
+    save_neuron_shards(folder / "adapter_shards")
     return folder
 
 
@@ -82,19 +82,19 @@ def counted() -> Iterator[Counter[str]]:
 
 
 def merged(folder: Path, write: WriteFile) -> None:
-    merge_model(FolderSource(folder), FolderSource(folder), write)
+    merge_model(FolderReader(folder), FolderReader(folder), write)
 
 
 def consolidated(folder: Path, write: WriteFile) -> None:
-    consolidate(read_dcp(FolderSource(folder)), write)
+    consolidate(read_dcp(FolderReader(folder)), write)
 
 
 def consolidated_shards(folder: Path, write: WriteFile) -> None:
-    consolidate(read_hugging_face(FolderSource(folder), ranks=2), write)
+    consolidate(read_hugging_face(FolderReader(folder), ranks=2), write)
 
 
 def consolidated_processes(folder: Path, write: WriteFile) -> None:
-    checkpoint = read_optimum_neuron(FolderSource(folder), folder=ADAPTER_SHARDS, tensor=4, pipeline=1)
+    checkpoint = read_optimum_neuron(FolderReader(folder), folder=ADAPTER_SHARDS, tp_size=4, pp_size=1)
     consolidate(checkpoint, write)
     spread_of(checkpoint)
 
@@ -117,11 +117,11 @@ def reference_refuses(folder: Path) -> bool:
 @pytest.mark.parametrize(
     ("kinds", "read"),
     [
-        (damage.MODEL, merged),
-        (damage.ADAPTER, merged),
-        (damage.CHECKPOINT, consolidated),
-        (damage.SHARDS, consolidated_shards),
-        (damage.PROCESSES, consolidated_processes),
+        (file_damage.MODEL, merged),
+        (file_damage.ADAPTER, merged),
+        (file_damage.CHECKPOINT, consolidated),
+        (file_damage.SHARDS, consolidated_shards),
+        (file_damage.PROCESSES, consolidated_processes),
     ],
     ids=["model", "adapter", "checkpoint", "shards", "processes"],
 )
@@ -129,7 +129,7 @@ def test_damaged_files_are_refused_by_their_names(
     good: Path,
     tmp_path: Path,
     counted: Counter[str],
-    kinds: tuple[damage.Damage, ...],
+    kinds: tuple[file_damage.Damage, ...],
     read: Callable[[Path, WriteFile], None],
 ) -> None:
     read(good, drained)
@@ -147,7 +147,7 @@ def test_damaged_files_are_refused_by_their_names(
         counted[f"{kind.__name__}: {'harmless' if refusal is None else 'refused'}"] += 1
         if refusal is None:
             assert kind not in NEVER_HARMLESS, f"seed {number}"
-            assert not (kinds is damage.MODEL and reference_refuses(folder)), f"seed {number}"
+            assert not (kinds is file_damage.MODEL and reference_refuses(folder)), f"seed {number}"
         else:
             assert named in refusal.message or AT_ODDS.search(refusal.message), f"seed {number}: {refusal}"
             assert not begun, f"seed {number}: {begun} had been begun"
@@ -172,6 +172,6 @@ def refused(read: Callable[[Path, WriteFile], None], folder: Path, begun: list[s
 
 
 def test_what_is_not_damaged_is_read(good: Path) -> None:
-    open_weights(FolderSource(good))
+    open_weights(FolderReader(good))
     for read in (merged, consolidated, consolidated_shards):
         read(good, drained)

@@ -21,9 +21,11 @@ from airsmith.contracts.run import Run
 from airsmith.registry import Deployment, read_endpoint, share_endpoint, swap_endpoint
 from airsmith.serving.local import deploy, stop_endpoint
 from airsmith.settings import LocalSettings, Settings
-from airsmith_stages.frame import run_stage
 from airsmith_stages.smoke_test import SmokeReport, compare
-from models.workshop import Workshop, assert_refused, command, done, exchanges, output_of, tokenizer
+from airsmith_stages.stage_runner import run_stage
+from tests.support.model_artifacts import ModelArtifacts, assert_no_output, run_command
+from tests.support.stage_runs import output_of, point_to
+from tests.support.tiny_models import questions_and_answers, tokenizer
 
 
 def text(*numbers: int) -> str:
@@ -109,21 +111,21 @@ def serving(served: Served) -> Iterator[Served]:
 
 
 @pytest.fixture
-def deployed(workshop: Workshop) -> Callable[..., Run]:
+def deployed(artifacts: ModelArtifacts) -> Callable[..., Run]:
     """A run whose endpoint is at this address."""
     merged = None
 
     def run(address: str, prompts: list[dict[str, Any]] = PROMPTS, deployment: str = "d-1") -> Run:
         nonlocal merged
         if merged is None:
-            workshop.base("merged")
-            merged = workshop.publish("model", "merged", workshop.folder / "merged")
+            artifacts.base_model("merged")
+            merged = artifacts.publish("model", "merged", artifacts.folder / "merged")
         record = Deployment(
             engine="vllm", address=address, model_name="tiny", model_uri=merged.folder, deployment=deployment
         )
-        swap_endpoint(workshop.store, "tiny", record)
-        run = workshop.run(evaluate=workshop.evaluation(f"e-{workshop.runs}", prompts))
-        done(run, "deploy", Output("endpoint", "d-1", "endpoints/tiny.json", True))
+        swap_endpoint(artifacts.store, "tiny", record)
+        run = artifacts.new_run(evaluate=artifacts.evaluation(f"e-{artifacts.runs}", prompts))
+        point_to(run, "deploy", Output("endpoint", "d-1", "endpoints/tiny.json", True))
         return run
 
     return run
@@ -132,23 +134,25 @@ def deployed(workshop: Workshop) -> Callable[..., Run]:
 def refused(run: Run, says: str) -> AirsmithError:
     with pytest.raises(AirsmithError, match=says) as refusal:
         run_stage("smoke_test", run)
-    assert_refused(refusal.value, run, "smoke_test", "smoke_report")
+    assert_no_output(refusal.value, run, "smoke_test", "smoke_report")
     return refusal.value
 
 
-def test_the_real_command_tells_the_tuned_model_from_its_base_on_a_real_server(workshop: Workshop) -> None:
+def test_the_real_command_tells_the_tuned_model_from_its_base_on_a_real_server(artifacts: ModelArtifacts) -> None:
     """`transformers serve`, deployed as a run deploys it, once with either model."""
-    base, _ = workshop.base("base"), workshop.base("tuned", seed=8)
-    models = {who: workshop.publish("model", f"merged-{who}", workshop.folder / who) for who in ("base", "tuned")}
+    base, _ = artifacts.base_model("base"), artifacts.base_model("tuned", seed=8)
+    models = {who: artifacts.publish("model", f"merged-{who}", artifacts.folder / who) for who in ("base", "tuned")}
     settings = Settings(
-        store=workshop.store.uri,
+        store=artifacts.store.uri,
         hub_endpoint="http://127.0.0.1:9",
-        local=LocalSettings(stages_python=sys.executable, state_dir=workshop.folder / "state"),
+        local=LocalSettings(stages_python=sys.executable, state_dir=artifacts.folder / "state"),
     )
-    evaluated = workshop.run(mirror_model=base, tokenize=workshop.tokens(asked=exchanges(12)), merge=models["tuned"])
+    evaluated = artifacts.new_run(
+        mirror_model=base, tokenize=artifacts.tokens(pairs=questions_and_answers(12)), merge=models["tuned"]
+    )
     run_stage("evaluate", evaluated)
     runs = {
-        who: workshop.run(
+        who: artifacts.new_run(
             merge=models[who],
             evaluate=output_of(evaluated, "evaluate"),
             recipe={"name": who, "serve": {"engine": "transformers"}},
@@ -160,10 +164,10 @@ def test_the_real_command_tells_the_tuned_model_from_its_base_on_a_real_server(w
             list(pool.map(lambda run: deploy(run, settings), runs.values()))
         error = refused(runs["base"], "does not serve the tuned model")
         assert "12 of 12 answers are the base model's" in error.message
-        command("smoke_test", runs["tuned"])
+        run_command("smoke_test", runs["tuned"])
     finally:
         for who in runs:
-            stop_endpoint(workshop.store, who)
+            stop_endpoint(artifacts.store, who)
     report = json.loads(output_of(runs["tuned"], "smoke_test").read("smoke.json"))
     assert report == {"prompts": 12, "agreement": 1.0, "differing_prompts": 12, "unlike_base": 12}
 
@@ -233,21 +237,21 @@ def test_an_endpoint_that_another_run_has_taken_is_refused(deployed: Callable[..
 
 
 def test_a_version_that_has_a_share_is_asked_where_it_answers_alone(
-    deployed: Callable[..., Run], workshop: Workshop
+    deployed: Callable[..., Run], artifacts: ModelArtifacts
 ) -> None:
     with serving(Served(TUNED)) as served, serving(Served(BASE)) as other:
         run = deployed(other.address, deployment="d-0")
-        stable = read_endpoint(workshop.store, "tiny")
+        stable = read_endpoint(artifacts.store, "tiny")
         assert stable is not None
         candidate = stable.served.model_copy(update={"address": served.address, "deployment": "d-1"})
-        share_endpoint(workshop.store, "tiny", candidate, 25)
+        share_endpoint(artifacts.store, "tiny", candidate, 25)
         run_stage("smoke_test", run)
 
 
 def test_a_server_that_takes_over_is_proved_again(deployed: Callable[..., Run]) -> None:
     with serving(Served(BASE)) as served:
         run = deployed(served.address)
-        done(run, "deploy", Output("endpoint", "taken-over", "endpoints/tiny.json", True, {"deployment": "d-1"}))
+        point_to(run, "deploy", Output("endpoint", "taken-over", "endpoints/tiny.json", True, {"deployment": "d-1"}))
         refused(run, "the base model's")
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints that torch's own processes save, one, two and four of them: `python saving.py FOLDER`."""
+"""Checkpoints that one, two and four ranks of torch save: `python -m tests.support.torch_checkpoints FOLDER`."""
 
 from __future__ import annotations
 
@@ -16,30 +16,34 @@ from torch.distributed.checkpoint.state_dict import get_model_state_dict
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import Shard, distribute_tensor, init_device_mesh
 
-CUT = {"columns": 1, "experts": 1, "vector": 0}
+SHARDED_DIMENSIONS = {"columns": 1, "experts": 1, "vector": 0}
 
 
 def main(folder: Path) -> None:
-    """Save with each number of processes, and the same tensors whole."""
+    """Save the same tensors unsharded and with each world size."""
     folder.mkdir(exist_ok=True)
     whole = {f"module.{name}": tensor for name, tensor in new_module().state_dict().items()} | new_tensors()
     save_file(whole, folder / "whole.safetensors")
-    for ranks in (1, 2, 4):
-        torch.multiprocessing.start_processes(rank, (ranks, folder / str(ranks)), ranks, start_method="fork")
+    for world_size in (1, 2, 4):
+        torch.multiprocessing.start_processes(
+            save_rank, (world_size, folder / str(world_size)), world_size, start_method="fork"
+        )
 
 
-def rank(number: int, ranks: int, folder: Path) -> None:
-    """One process: a module that FSDP2 has sharded, and tensors cut in other dimensions."""
-    os.environ.update(RANK=str(number), WORLD_SIZE=str(ranks))
+def save_rank(rank: int, world_size: int, folder: Path) -> None:
+    """Save one rank's part of a module that FSDP2 shards and of tensors that are sharded in other dimensions."""
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world_size))
     folder.mkdir(exist_ok=True)
-    store = dist.FileStore(f"{folder}.rendezvous", ranks)
-    dist.init_process_group("gloo", store=store, rank=number, world_size=ranks)
-    mesh = init_device_mesh("cpu", (ranks,))
+    store = dist.FileStore(f"{folder}.rendezvous", world_size)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
+    mesh = init_device_mesh("cpu", (world_size,))
     module = new_module()
     fully_shard(module, mesh=mesh)
     state = {f"module.{name}": tensor for name, tensor in get_model_state_dict(module).items()} | new_tensors()
-    state |= {name: distribute_tensor(state[name], mesh, [Shard(dimension)]) for name, dimension in CUT.items()}
-    if ranks == 4:
+    state |= {
+        name: distribute_tensor(state[name], mesh, [Shard(dimension)]) for name, dimension in SHARDED_DIMENSIONS.items()
+    }
+    if world_size == 4:
         grid = init_device_mesh("cpu", (2, 2))
         state["grid"] = distribute_tensor(state["grid"], grid, [Shard(0), Shard(1)])
 
@@ -47,7 +51,7 @@ def rank(number: int, ranks: int, folder: Path) -> None:
     del state["nothing"]
     writer = HuggingFaceStorageWriter(str(folder / "hugging_face"), save_distributed=True)
     dcp.save(state, storage_writer=writer)
-    state = {name: tensor for name, tensor in state.items() if name in CUT}
+    state = {name: tensor for name, tensor in state.items() if name in SHARDED_DIMENSIONS}
     parts = {name: part for part, name in enumerate(state, start=1)}
     writer = HuggingFaceStorageWriter(str(folder / "parts"), parts, save_distributed=True)
     dcp.save(state, storage_writer=writer)
@@ -56,13 +60,13 @@ def rank(number: int, ranks: int, folder: Path) -> None:
 
 
 def new_module() -> nn.Module:
-    """A small module in bfloat16, with rows that four processes cannot share evenly."""
+    """Make a small bfloat16 module whose rows four ranks cannot share evenly."""
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(6, 10), nn.Linear(10, 7, bias=False)).bfloat16()
 
 
 def new_tensors() -> dict[str, torch.Tensor]:
-    """Tensors of other types and numbers of dimensions."""
+    """Make tensors of other types and numbers of dimensions."""
     torch.manual_seed(1)
     return {
         "columns": torch.randn(3, 8).half(),

@@ -14,8 +14,11 @@ from airsmith.contracts.errors import AirsmithError
 from airsmith.contracts.run import Run
 from airsmith.contracts.stages import ArtifactType
 from airsmith.registry import get_champion, get_version, list_versions
-from airsmith_stages.frame import run_stage
-from models.workshop import Workshop, command, distance, load, logits, moments, output_of, remove
+from airsmith_stages.stage_runner import run_stage
+from tests.support.model_artifacts import ModelArtifacts, run_command
+from tests.support.power_cuts import runs_cut_off
+from tests.support.stage_runs import output_of, remove_folder
+from tests.support.tiny_models import load_model, logits, relative_distance
 
 NUMBERS = {
     "exact_match_base": 0.02,
@@ -28,12 +31,12 @@ NUMBERS = {
 
 
 @pytest.fixture
-def upstream(workshop: Workshop) -> dict[str, Artifact]:
+def upstream(artifacts: ModelArtifacts) -> dict[str, Artifact]:
     """What a version points to, but for the evaluation."""
-    base = workshop.base(files={"README.md": "---\nlicense: apache-2.0\ntags: [x]\n---\n# Base\n"})
-    adapter = workshop.adapter(base)
-    merged = workshop.publish(ArtifactType.MODEL, "merged", workshop.folder / "base")
-    return {"mirror_model": base, "tokenize": workshop.tokens(), "train": adapter, "merge": merged}
+    base = artifacts.base_model(files={"README.md": "---\nlicense: apache-2.0\ntags: [x]\n---\n# Base\n"})
+    adapter = artifacts.adapter(base)
+    merged = artifacts.publish(ArtifactType.MODEL, "merged", artifacts.folder / "base")
+    return {"mirror_model": base, "tokenize": artifacts.tokens(), "train": adapter, "merge": merged}
 
 
 def card_of(run: Run) -> str:
@@ -42,9 +45,11 @@ def card_of(run: Run) -> str:
     return run.store.read(f"{pointer.location}/README.md").decode()
 
 
-def test_the_real_command_registers_a_version_with_its_card(workshop: Workshop, upstream: dict[str, Artifact]) -> None:
-    run = workshop.run(evaluate=workshop.evaluation(**NUMBERS), recipe={"description": "Says less."}, **upstream)
-    command("register", run)
+def test_the_real_command_registers_a_version_with_its_card(
+    artifacts: ModelArtifacts, upstream: dict[str, Artifact]
+) -> None:
+    run = artifacts.new_run(evaluate=artifacts.evaluation(**NUMBERS), recipe={"description": "Says less."}, **upstream)
+    run_command("register", run)
     pointer = run.pointer("register")
     assert pointer is not None
     assert (pointer.type, pointer.location) == ("model_version", "models/tiny/1")
@@ -86,31 +91,31 @@ def test_the_real_command_registers_a_version_with_its_card(workshop: Workshop, 
     }
 
 
-def test_the_card_tells_how_to_load_the_model(workshop: Workshop, upstream: dict[str, Artifact]) -> None:
-    run = workshop.run(evaluate=workshop.evaluation(**NUMBERS), **upstream)
+def test_the_card_tells_how_to_load_the_model(artifacts: ModelArtifacts, upstream: dict[str, Artifact]) -> None:
+    run = artifacts.new_run(evaluate=artifacts.evaluation(**NUMBERS), **upstream)
     run_stage("register", run)
     lines = re.search(r"```python\n(.*?)```", card_of(run), re.DOTALL)
     assert lines is not None
     names: dict[str, Any] = {}
     exec(lines[1], names)
-    assert distance(logits(load(workshop.folder / "base")), logits(names["model"].eval())) == 0
+    assert relative_distance(logits(load_model(artifacts.folder / "base")), logits(names["model"].eval())) == 0
     assert names["tokenizer"].chat_template
 
 
-def test_what_is_registered_already_keeps_its_number(workshop: Workshop, upstream: dict[str, Artifact]) -> None:
-    evaluation = workshop.evaluation(**NUMBERS)
-    first = run_stage("register", workshop.run(evaluate=evaluation, **upstream))
-    again = run_stage("register", workshop.run(evaluate=evaluation, **upstream))
-    other = run_stage("register", workshop.run(evaluate=workshop.evaluation("other", **NUMBERS), **upstream))
+def test_what_is_registered_already_keeps_its_number(artifacts: ModelArtifacts, upstream: dict[str, Artifact]) -> None:
+    evaluation = artifacts.evaluation(**NUMBERS)
+    first = run_stage("register", artifacts.new_run(evaluate=evaluation, **upstream))
+    again = run_stage("register", artifacts.new_run(evaluate=evaluation, **upstream))
+    other = run_stage("register", artifacts.new_run(evaluate=artifacts.evaluation("other", **NUMBERS), **upstream))
     assert (first.cached, again.cached, other.cached) == (False, True, False)
     assert (again.location, again.metrics, again.properties) == (first.location, first.metrics, first.properties)
     assert other.location == "models/tiny/2"
 
 
 def test_registrations_at_the_same_time_get_numbers_of_their_own(
-    workshop: Workshop, upstream: dict[str, Artifact]
+    artifacts: ModelArtifacts, upstream: dict[str, Artifact]
 ) -> None:
-    runs = [workshop.run(evaluate=workshop.evaluation(f"e{n}", loss_tuned=n), **upstream) for n in range(6)]
+    runs = [artifacts.new_run(evaluate=artifacts.evaluation(f"e{n}", loss_tuned=n), **upstream) for n in range(6)]
     with ThreadPoolExecutor(6) as pool:
         pointers = list(pool.map(lambda run: run_stage("register", run), runs))
     assert sorted(pointer.location for pointer in pointers) == [f"models/tiny/{n}" for n in range(1, 7)]
@@ -121,15 +126,15 @@ def test_registrations_at_the_same_time_get_numbers_of_their_own(
 
 
 def test_the_same_result_registered_at_the_same_time_is_one_version(
-    workshop: Workshop, upstream: dict[str, Artifact]
+    artifacts: ModelArtifacts, upstream: dict[str, Artifact]
 ) -> None:
-    evaluation = workshop.evaluation(**NUMBERS)
-    runs = [workshop.run(evaluate=evaluation, **upstream) for _ in range(6)]
+    evaluation = artifacts.evaluation(**NUMBERS)
+    runs = [artifacts.new_run(evaluate=evaluation, **upstream) for _ in range(6)]
     with ThreadPoolExecutor(6) as pool:
         assert {pointer.location for pointer in pool.map(lambda run: run_stage("register", run), runs)} == {
             "models/tiny/1"
         }
-    assert len(list_versions(workshop.store, "tiny")) == 1
+    assert len(list_versions(artifacts.store, "tiny")) == 1
 
 
 @pytest.mark.parametrize(
@@ -140,15 +145,15 @@ def test_the_same_result_registered_at_the_same_time_is_one_version(
     ids=["better", "as good", "larger loss", "fewer right", "no loss", "no exact match"],
 )  # fmt: skip
 def test_a_version_becomes_champion_where_it_is_worse_in_nothing(
-    workshop: Workshop, upstream: dict[str, Artifact], exact_match: float | None, loss: float, champion: int
+    artifacts: ModelArtifacts, upstream: dict[str, Artifact], exact_match: float | None, loss: float, champion: int
 ) -> None:
-    first = workshop.evaluation("first", exact_match_tuned=0.98, loss_tuned=0.5)
-    run_stage("register", workshop.run(evaluate=first, **upstream))
+    first = artifacts.evaluation("first", exact_match_tuned=0.98, loss_tuned=0.5)
+    run_stage("register", artifacts.new_run(evaluate=first, **upstream))
     metrics = {"loss_tuned": loss, **({} if exact_match is None else {"exact_match_tuned": exact_match})}
     if loss != loss:
         del metrics["loss_tuned"]
-    run_stage("register", workshop.run(evaluate=workshop.evaluation("second", **metrics), **upstream))
-    found = get_champion(workshop.store, "tiny")
+    run_stage("register", artifacts.new_run(evaluate=artifacts.evaluation("second", **metrics), **upstream))
+    found = get_champion(artifacts.store, "tiny")
     assert found is not None
     assert found.version == champion
     if champion == 2:
@@ -156,34 +161,34 @@ def test_a_version_becomes_champion_where_it_is_worse_in_nothing(
         assert [(event.version, event.reason) for event in found.history] == [(1, "the first version")]
 
 
-def test_a_fully_trained_model_has_no_adapter(workshop: Workshop, upstream: dict[str, Artifact]) -> None:
+def test_a_fully_trained_model_has_no_adapter(artifacts: ModelArtifacts, upstream: dict[str, Artifact]) -> None:
     del upstream["train"]
     recipe = {"method": {"name": "full"}, "name": "whole"}
-    run = workshop.run(evaluate=workshop.evaluation(), train=upstream["merge"], recipe=recipe, **upstream)
+    run = artifacts.new_run(evaluate=artifacts.evaluation(), train=upstream["merge"], recipe=recipe, **upstream)
     run_stage("register", run)
     version = get_version(run.store, "whole", 1)
     assert (version.adapter, version.model) == (None, "artifacts/model/merged")
     assert "| method | full |" in card_of(run)
 
 
-def test_an_upstream_stage_that_has_not_run_is_named(workshop: Workshop, upstream: dict[str, Artifact]) -> None:
-    run = workshop.run(**upstream)
+def test_an_upstream_stage_that_has_not_run_is_named(artifacts: ModelArtifacts, upstream: dict[str, Artifact]) -> None:
+    run = artifacts.new_run(**upstream)
     with pytest.raises(AirsmithError, match="needs the output of evaluate"):
         run_stage("register", run)
     assert not list(run.store.list("models"))
 
 
 def test_a_power_cut_at_any_moment_leaves_nothing_that_the_next_try_does_not_complete(
-    workshop: Workshop, upstream: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch
+    artifacts: ModelArtifacts, upstream: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    evaluation = workshop.evaluation(**NUMBERS)
+    evaluation = artifacts.evaluation(**NUMBERS)
 
     def start() -> Run:
-        remove(workshop.store, "models")
-        return workshop.run(evaluate=evaluation, **upstream)
+        remove_folder(artifacts.store, "models")
+        return artifacts.new_run(evaluate=evaluation, **upstream)
 
     seen = set()
-    for run in moments("register", start, monkeypatch):
+    for run in runs_cut_off("register", start, monkeypatch):
         versions, champion = list_versions(run.store, "tiny"), get_champion(run.store, "tiny")
         card = run.store.exists("models/tiny/1/README.md")
         pointed = run.pointer("register") is not None

@@ -1,4 +1,4 @@
-"""An adapter in the parts of four processes, as optimum-neuron lays it out: plain files, and files with references."""
+"""The shards of an adapter as four processes of optimum-neuron save them, in plain files and in xser files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from xser import save_xser
+
+from tests.support.torch_xla_files import save_xser
 
 RANKS = 4
 MODULE = "base_model.model.model.layers.0"
@@ -21,16 +22,16 @@ SHAPES = {
     "mlp.gate_up_proj.lora_A.weight": (2, 8),
     "mlp.gate_up_proj.lora_B.weight": (6, 2),
 }
-"""Of each rank's tensors: 8 query heads and 2 key-value heads, of two rows each."""
-CUT_IN = {"lora_B.weight_q": 0, "lora_B.weight_k": 0, "lora_B.weight_v": 0, "o_proj.lora_A.weight": 1,
+"""The shapes of each rank's tensors: 8 query heads and 2 key-value heads, of two rows each."""
+SHARDED_DIMENSIONS = {"lora_B.weight_q": 0, "lora_B.weight_k": 0, "lora_B.weight_v": 0, "o_proj.lora_A.weight": 1,
           "gate_up_proj.lora_B.weight": 0}  # fmt: skip
 
 
-def save_processes(folder: Path) -> None:
-    """Write them; of the four the last two keep their tensors in files of their own."""
+def save_neuron_shards(folder: Path) -> None:
+    """Save the shards; the last two ranks use xser, with each tensor in a separate file."""
     (folder / "model").mkdir(parents=True)
     (folder / "done").write_text("1")
-    (folder / "mp_metadata_pp_rank_0.json").write_text(json.dumps(metadata()))
+    (folder / "mp_metadata_pp_rank_0.json").write_text(json.dumps(_metadata()))
     for rank in range(RANKS):
         state = {f"{MODULE}.{name}": torch.randn(shape) for name, shape in SHAPES.items()}
         path = folder / f"model/dp_rank_00_tp_rank_{rank:02d}_pp_rank_00.pt"
@@ -40,15 +41,14 @@ def save_processes(folder: Path) -> None:
             save_xser(state, path)
 
 
-def metadata() -> dict[str, Any]:
-    """What the library says of it."""
+def _metadata() -> dict[str, Any]:
     parameters: dict[str, Any] = {}
     for name in SHAPES:
-        dimension = next((dimension for end, dimension in CUT_IN.items() if name.endswith(end)), None)
-        cut = {"partition_dim": dimension, "partition_stride": 1, "num_partitions": RANKS}
-        is_cut = dimension is not None
+        dimension = next((dimension for end, dimension in SHARDED_DIMENSIONS.items() if name.endswith(end)), None)
+        sharding = {"partition_dim": dimension, "partition_stride": 1, "num_partitions": RANKS}
+        is_sharded = dimension is not None
         full_name = f"{MODULE}.{name}".replace("lora_A.", "lora_A.default.").replace("lora_B.", "lora_B.default.")
-        parameters[full_name] = {"tensor_model_parallel": is_cut, **(cut if is_cut else {})}
+        parameters[full_name] = {"tensor_model_parallel": is_sharded, **(sharding if is_sharded else {})}
     fused = {
         "fused_linear_name": "gate_up_proj", "linear_names": ["gate_proj", "up_proj"], "bias": False, "fuse_axis": 0,
         "original_dims": [12, 12], "tp_size": RANKS, "peft_type": "lora",
