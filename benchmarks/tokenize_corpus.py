@@ -98,10 +98,10 @@ def _paragraphs(source: str) -> Iterator[str]:
             yield part.strip()[:400]
 
 
-def _first(texts: Iterator[str] | list[str], most_bytes: int) -> Iterator[str]:
+def _first(texts: Iterator[str] | list[str], max_bytes: int) -> Iterator[str]:
     taken = 0
     for text in texts:
-        if taken >= most_bytes:
+        if taken >= max_bytes:
             return
         taken += len(text)
         if text:

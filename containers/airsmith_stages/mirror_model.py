@@ -76,9 +76,7 @@ def _refuse_missing_shards(files: list[SourceFile], model: ModelSource) -> None:
         return
     weight_map = _read_json(index, model).get("weight_map")
     if not isinstance(weight_map, dict):
-        raise AirsmithError(
-            ErrorKind.BAD_DATA, f"{INDEX} of {model.id} has no weight_map.", "Choose another revision."
-        )
+        raise AirsmithError(ErrorKind.BAD_DATA, f"{INDEX} of {model.id} has no weight_map.", "Choose another revision.")
     missing = sorted({str(shard) for shard in weight_map.values()} - names)
     if missing:
         raise AirsmithError(

@@ -107,11 +107,11 @@ def _copy(file: SourceFile, known: ReusableFiles, output: ArtifactWriter, stop: 
 
 def _is_transient(failure: BaseException) -> bool:
     """Whether a new attempt can succeed: network and store errors, and interruptions of this process."""
-    return failure.kind in _TRANSIENT_KINDS if isinstance(failure, AirsmithError) else not isinstance(failure, Exception)
+    return (
+        failure.kind in _TRANSIENT_KINDS if isinstance(failure, AirsmithError) else not isinstance(failure, Exception)
+    )
 
 
 def _refuse_empty(source: Source, files: list[SourceFile]) -> None:
     if not files:
-        raise AirsmithError(
-            ErrorKind.BAD_DATA, f"{source.id} has no files to copy.", "Check the id and the revision."
-        )
+        raise AirsmithError(ErrorKind.BAD_DATA, f"{source.id} has no files to copy.", "Check the id and the revision.")
