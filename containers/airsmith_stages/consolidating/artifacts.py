@@ -40,7 +40,7 @@ def consolidate_artifact(
 ) -> Consolidated:
     """Consolidate a published checkpoint into an artifact that the caller publishes.
 
-    Chunks are read in the order of the tensors, not of the files, so a second, concurrent read checks the files' hashes.
+    Chunks are read in the order of the tensors, not of the files, so a concurrent second read checks the hashes.
 
     :param read: reader of the checkpoint's format, such as `read_dcp`.
     :param file: name of the single file to write; None for the standard files of a model.

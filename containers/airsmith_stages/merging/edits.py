@@ -134,7 +134,7 @@ def _product(adapter: Adapter, module: str, parts: Mapping[str, str], is_embeddi
 
 
 def _is_transposed(target: Target, out: int, inner: int, default: bool) -> bool:
-    """Whether a layer's weight is in × out; the config's `fan_in_fan_out` is its last layer's, so a shape takes priority."""
+    """Whether a layer's weight is in × out. The shape takes priority: the config's flag is only that of its last layer."""
     if target.is_transposed is not None:
         return target.is_transposed
     return default if inner == out else target.shape == (inner, out)
@@ -226,6 +226,6 @@ def _pair(module: str, parts: Mapping[str, str], kind: str) -> tuple[str, str]:
 def _check(name: str, found: tuple[int, ...], expected: tuple[int, ...]) -> None:
     if found != expected:
         raise verification_failed(
-            f"Adapter tensor {name} is for a parameter of shape {list(expected)}, but the base's has shape {list(found)}",
+            f"Adapter tensor {name} is for shape {list(expected)}, but the base's parameter has shape {list(found)}",
             _OWN_BASE,
         )

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class FileReader(Protocol):
-    """Reads files by explicit ranges: a failed read of a memory-mapped file on a remote path kills the process (SIGBUS)."""
+    """Reads files by explicit ranges: a failed read of a memory-mapped remote file kills the process with a signal."""
 
     def sizes(self) -> dict[str, int]:
         """Size in bytes of every file."""
