@@ -62,6 +62,6 @@ def check_compatible(inputs: TrainingInputs, model: PreTrainedModel) -> None:
         if positions is not None and longest > positions:
             raise AirsmithError(
                 ErrorKind.BAD_RECIPE,
-                f"The {name} split contains a row of {longest} tokens, but the model supports only {positions} positions.",
+                f"The {name} split has a row of {longest} tokens, but the model supports only {positions} positions.",
                 f"Lower dataset.max_length to {positions}.",
             )
