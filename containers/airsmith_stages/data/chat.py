@@ -142,8 +142,8 @@ class ExampleEncoder:
             if not answered.startswith(prompt) or not whole.startswith(answered.rstrip()):
                 raise AirsmithError(
                     ErrorKind.BAD_DATA,
-                    f"The chat template renders {example.place} differently with and without an answer, so it is unknown "
-                    "where the answer begins.",
+                    f"The chat template renders {example.place} differently with and without an answer, so it is "
+                    "unknown where the answer begins.",
                     "Set dataset.chat_template to a template with {% generation %} markers.",
                 )
             spans.append((len(prompt), len(answered.rstrip())))

@@ -11,8 +11,9 @@ def pack(lengths: Sequence[int], max_length: int, seed: int) -> list[list[int]]:
     """Rows of sample indices whose total length fits `max_length`; every sample is in exactly one row.
 
     Each step takes the longest sample that fits. If no sample would fit after it, two samples that fill the row exactly
-    are preferred: best-fit decreasing, which considers one sample at a time, leaves several times as much space empty
-    if few samples are short. Rows are returned in a seeded order, because they are built from long samples to short ones.
+    are preferred: best-fit decreasing, which considers one sample at a time, leaves several times as much
+    space empty if few samples are short. Rows are returned in a seeded order, because they are built from long samples
+    to short ones.
     """
     left = _UnpackedSamples(lengths, max_length)
     rows: list[list[int]] = []

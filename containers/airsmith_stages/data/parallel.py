@@ -35,8 +35,8 @@ def map_in_order(work: Callable[[T], R], items: Iterable[T], processes: int) -> 
     """Yield the results in order while worker processes compute the next ones.
 
     The processes are forks: they share the function's data, and only items and results are sent. Few results are
-    pending at any time. An exception of the function is raised at its item's position. The processes exit when the iterator is
-    closed or this process exits, even if it is killed.
+    pending at any time. An exception of the function is raised at its item's position. The processes exit when the
+    iterator is closed or this process exits, even if it is killed.
 
     :raises AirsmithError: `out_of_memory` if one of the processes is killed.
     """

@@ -134,7 +134,7 @@ def _product(adapter: Adapter, module: str, parts: Mapping[str, str], is_embeddi
 
 
 def _is_transposed(target: Target, out: int, inner: int, default: bool) -> bool:
-    """Whether a layer's weight is in × out. The shape takes priority: the config's flag is only that of its last layer."""
+    """Whether a layer's weight is in × out. The shape takes priority: the config's flag is that of its last layer."""
     if target.is_transposed is not None:
         return target.is_transposed
     return default if inner == out else target.shape == (inner, out)
