@@ -37,15 +37,15 @@ ALL_INPUTS = 6750
 IS_LONG = os.environ.get("AIRSMITH_TEST_LONG") == "1"
 ALWAYS_BAD = (file_damage.canary, file_damage.truncated, file_damage.adapter, file_damage.adapter_config)
 NEVER_HARMLESS = (*ALWAYS_BAD, file_damage.lost, file_damage.process_lost, file_damage.process_canary)
-AT_ODDS = re.compile(r"\.distcp|elements are there|holds no tensor")
-"""What is said where a `.metadata` that can be read is not that of the files beside it."""
+INCONSISTENT = re.compile(r"\.distcp|elements: a chunk is missing|contains no tensor")
+"""Messages about a readable `.metadata` that does not match the files beside it."""
 RESULTS = Path(__file__).with_name("damaged_files.json")
 
 
 @pytest.fixture(scope="module")
-def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model in shards with its config, an adapter of it, and a checkpoint."""
-    folder = tmp_path_factory.mktemp("good")
+def intact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sharded model with its config, an adapter, and a checkpoint in each format."""
+    folder = tmp_path_factory.mktemp("intact")
     names = [f"model.layers.{layer}.self_attn.q_proj.weight" for layer in range(4)]
     for number, name in enumerate(names, start=1):
         save_file({name: torch.randn(8, 8)}, folder / f"model-{number:05d}-of-00004.safetensors", {"format": "pt"})
@@ -74,7 +74,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def counted() -> Iterator[Counter[str]]:
+def outcomes_counted() -> Iterator[Counter[str]]:
     outcomes: Counter[str] = Counter()
     yield outcomes
     if IS_LONG:
@@ -99,12 +99,12 @@ def consolidated_processes(folder: Path, write: WriteFile) -> None:
     spread_of(checkpoint)
 
 
-def drained(name: str, pieces: Iterable[bytes | memoryview], size_bytes: int) -> None:
+def check_size(name: str, pieces: Iterable[bytes | memoryview], size_bytes: int) -> None:
     assert sum(len(piece) for piece in pieces) == size_bytes
 
 
-def reference_refuses(folder: Path) -> bool:
-    """Whether the format's own library would not read the weights either."""
+def is_refused_by_safetensors(folder: Path) -> bool:
+    """Return whether the safetensors library refuses the weights as well."""
     try:
         for file in folder.glob("model-*.safetensors"):
             with safe_open(file, framework="pt") as opened:
@@ -125,14 +125,14 @@ def reference_refuses(folder: Path) -> bool:
     ],
     ids=["model", "adapter", "checkpoint", "shards", "processes"],
 )
-def test_damaged_files_are_refused_by_their_names(
-    good: Path,
+def test_damaged_files_are_refused_by_name(
+    intact: Path,
     tmp_path: Path,
-    counted: Counter[str],
+    outcomes_counted: Counter[str],
     kinds: tuple[file_damage.Damage, ...],
     read: Callable[[Path, WriteFile], None],
 ) -> None:
-    read(good, drained)
+    read(intact, check_size)
     first = int(os.environ.get("AIRSMITH_TEST_SEED") or random.SystemRandom().randrange(1 << 32))
     inputs = 1 if os.environ.get("AIRSMITH_TEST_SEED") else ALL_INPUTS // 5 // (1 if IS_LONG else 20)
     print(f"seeds {first} to {first + inputs - 1}")
@@ -140,38 +140,40 @@ def test_damaged_files_are_refused_by_their_names(
         seed = random.Random(number)
         kind = seed.choice(kinds)
         folder = tmp_path / str(number)
-        shutil.copytree(good, folder)
+        shutil.copytree(intact, folder)
         named = kind(seed, folder)
-        begun: list[str] = []
-        refusal = refused(read, folder, begun, f"seed {number}: {kind.__name__}")
-        counted[f"{kind.__name__}: {'harmless' if refusal is None else 'refused'}"] += 1
+        written: list[str] = []
+        refusal = refused(read, folder, written, f"seed {number}: {kind.__name__}")
+        outcomes_counted[f"{kind.__name__}: {'harmless' if refusal is None else 'refused'}"] += 1
         if refusal is None:
             assert kind not in NEVER_HARMLESS, f"seed {number}"
-            assert not (kinds is file_damage.MODEL and reference_refuses(folder)), f"seed {number}"
+            assert not (kinds is file_damage.MODEL and is_refused_by_safetensors(folder)), f"seed {number}"
         else:
-            assert named in refusal.message or AT_ODDS.search(refusal.message), f"seed {number}: {refusal}"
-            assert not begun, f"seed {number}: {begun} had been begun"
+            assert named in refusal.message or INCONSISTENT.search(refusal.message), f"seed {number}: {refusal}"
+            assert not written, f"seed {number}: {written} had been written"
         assert not (tmp_path / "ran").exists(), f"seed {number}: the canary ran"
         shutil.rmtree(folder)
 
 
-def refused(read: Callable[[Path, WriteFile], None], folder: Path, begun: list[str], what: str) -> AirsmithError | None:
-    """The refusal, where there is one; any other exception fails the test."""
+def refused(
+    read: Callable[[Path, WriteFile], None], folder: Path, written: list[str], what: str
+) -> AirsmithError | None:
+    """Return the refusal, if any; another exception fails the test."""
 
     def write(name: str, pieces: Iterable[bytes | memoryview], size_bytes: int) -> None:
-        begun.append(name)
-        drained(name, pieces, size_bytes)
+        written.append(name)
+        check_size(name, pieces, size_bytes)
 
     try:
         read(folder, write)
     except AirsmithError as refusal:
         return refusal
     except Exception as failure:
-        raise AssertionError(f"{what} ends as {failure!r}") from failure
+        raise AssertionError(f"{what} raises {failure!r}") from failure
     return None
 
 
-def test_what_is_not_damaged_is_read(good: Path) -> None:
-    open_weights(FolderReader(good))
+def test_intact_files_are_accepted(intact: Path) -> None:
+    open_weights(FolderReader(intact))
     for read in (merged, consolidated, consolidated_shards):
-        read(good, drained)
+        read(intact, check_size)

@@ -1,4 +1,4 @@
-"""The dataset's files arrive whole, without anything that could run."""
+"""The stage copies all files of a dataset except executable ones."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from airsmith.contracts.errors import ErrorKind
 from demo.hub.faults import CutConnection, WrongByte
 from demo.hub.server import serve
 from tests.support.data_stages import DATASET_ID, DataStages, assert_refused
-from tests.support.datasets import write_files
+from tests.support.dataset_files import write_files
 from tests.support.stage_runs import contents, output_of
 
 ROWS = b'{"messages": []}\n' * 100
 DATASET = {"README.md": b"# Data\n", "data/train.jsonl": ROWS, "data/validation.jsonl": ROWS[:17]}
 
 
-def test_the_real_command_copies_the_pinned_commit_though_the_connection_breaks(data_stages: DataStages) -> None:
+def test_the_command_copies_the_pinned_commit_over_a_broken_connection(data_stages: DataStages) -> None:
     commit = data_stages.publish_to_hub("dataset", DATASET_ID, DATASET)
     data_stages.publish_to_hub("dataset", DATASET_ID, {"train.jsonl": b"newer"})
     run = data_stages.new_run(dataset={"revision": commit})
@@ -33,7 +33,7 @@ def test_the_real_command_copies_the_pinned_commit_though_the_connection_breaks(
     assert artifact.manifest.metrics == {"size_bytes": sum(map(len, DATASET.values()))}
 
 
-def test_a_new_commit_moves_only_the_files_that_have_changed(data_stages: DataStages) -> None:
+def test_only_changed_files_of_a_new_commit_are_downloaded(data_stages: DataStages) -> None:
     first = {"README.md": b"# Data\n", "a.parquet": b"PAR1 a", "b.parquet": b"PAR1 b", "validation.jsonl": ROWS}
     second = {**first, "b.parquet": b"PAR1 B", "c.jsonl": ROWS[:34]}
     requests: list[list[str]] = []
@@ -47,7 +47,7 @@ def test_a_new_commit_moves_only_the_files_that_have_changed(data_stages: DataSt
     assert [len(each) for each in requests] == [4, 2]
 
 
-def test_what_could_run_stays_where_it_is(data_stages: DataStages) -> None:
+def test_executable_files_are_not_copied(data_stages: DataStages) -> None:
     loader = {"data.py": b"raise SystemExit", "cache/rows.pkl": b"", "rows.pickle": b"", "rows.pt": b""}
     commit = data_stages.publish_to_hub("dataset", DATASET_ID, {**DATASET, **loader, ".gitattributes": b""})
     run = data_stages.new_run(dataset={"revision": commit})
@@ -60,7 +60,7 @@ def test_what_could_run_stays_where_it_is(data_stages: DataStages) -> None:
 @pytest.mark.parametrize(
     ("files", "fault", "gated", "kind", "words"),
     [
-        pytest.param({"load.py": b"1"}, (), False, ErrorKind.BAD_DATA, "no files", id="nothing but code"),
+        pytest.param({"load.py": b"1"}, (), False, ErrorKind.BAD_DATA, "no files", id="only code"),
         pytest.param(
             DATASET,
             (WrongByte("/_storage/*", times=9),),
@@ -72,7 +72,7 @@ def test_what_could_run_stays_where_it_is(data_stages: DataStages) -> None:
         pytest.param(DATASET, (), True, ErrorKind.ACCESS_DENIED, "secrets.hf_token", id="gated"),
     ],
 )
-def test_nothing_is_published_of_a_dataset_that_does_not_arrive(
+def test_a_dataset_that_fails_to_copy_is_not_published(
     data_stages: DataStages,
     files: dict[str, bytes],
     fault: tuple[WrongByte, ...],
@@ -87,7 +87,7 @@ def test_nothing_is_published_of_a_dataset_that_does_not_arrive(
     assert_refused(result, run, "mirror_dataset", kind, words)
 
 
-def test_one_that_does_not_exist_is_named_with_the_field(data_stages: DataStages) -> None:
+def test_a_missing_dataset_is_reported_with_its_recipe_field(data_stages: DataStages) -> None:
     run = data_stages.new_run()
     with serve(data_stages.hub_root) as hub:
         result = data_stages.run_command("mirror_dataset", run, environment={"HF_ENDPOINT": hub.url})

@@ -1,4 +1,4 @@
-"""The base model arrives whole, as announced and harmless, or not at all."""
+"""The stage publishes a complete, verified base model without executable files, or nothing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from demo.hub.faults import CutConnection, Refuse, WrongByte
 from demo.hub.repository import add_user
 from demo.hub.server import serve
 from tests.support.data_stages import MODEL_ID, DataStages, assert_refused
-from tests.support.datasets import write_files
+from tests.support.dataset_files import write_files
 from tests.support.stage_runs import assert_store_is_consistent, contents, output_of
 
 WEIGHTS = bytes(range(256)) * 12_000
@@ -36,7 +36,7 @@ TOKEN = "hf_a-very-secret-token"
 
 
 def mirrored(data_stages: DataStages, *faults: Any, token: str | None = None, **conditions: Any) -> Callable[..., Any]:
-    """Mirror a model from a Hub with faults; what comes back takes the recipe's `model`."""
+    """Return a function that mirrors a model from a faulty Hub; it takes fields of the recipe's `model`."""
 
     def mirror(**model: Any) -> tuple[Run, Any, list[str]]:
         run = data_stages.new_run(model=model)
@@ -48,7 +48,7 @@ def mirrored(data_stages: DataStages, *faults: Any, token: str | None = None, **
     return mirror
 
 
-def test_the_real_command_copies_the_pinned_commit_and_keeps_secrets(data_stages: DataStages) -> None:
+def test_the_command_copies_the_pinned_commit_and_logs_no_secret(data_stages: DataStages) -> None:
     add_user(data_stages.hub_root, "reader", TOKEN)
     commit = data_stages.publish_to_hub("model", MODEL_ID, MODEL, gated=True, readers=["reader"])
     data_stages.publish_to_hub("model", MODEL_ID, {"model.safetensors": b"a newer one"}, gated=True, readers=["reader"])
@@ -70,7 +70,7 @@ def test_the_real_command_copies_the_pinned_commit_and_keeps_secrets(data_stages
         assert secret.encode() not in written
 
 
-def test_a_second_run_uses_what_is_there_and_asks_the_hub_nothing(data_stages: DataStages) -> None:
+def test_a_second_run_reuses_the_artifact_without_requests_to_the_hub(data_stages: DataStages) -> None:
     commit = data_stages.publish_to_hub("model", MODEL_ID, MODEL)
     first, result, _ = mirrored(data_stages)(revision=commit)
     assert result.returncode == 0
@@ -80,7 +80,7 @@ def test_a_second_run_uses_what_is_there_and_asks_the_hub_nothing(data_stages: D
     assert second.statuses()["mirror_model"].state == "cached"
 
 
-def test_weights_alone_leave_the_tokenizers_digest_as_it_is(data_stages: DataStages) -> None:
+def test_the_tokenizer_digest_does_not_depend_on_the_weights(data_stages: DataStages) -> None:
     digests = []
     for changes in ({}, {"model.safetensors": b"tuned"}, {"tokenizer_config.json": b'{"eos_token": "x"}'}):
         run, _, _ = mirrored(data_stages)(revision=data_stages.publish_to_hub("model", MODEL_ID, {**MODEL, **changes}))
@@ -88,8 +88,8 @@ def test_weights_alone_leave_the_tokenizers_digest_as_it_is(data_stages: DataSta
     assert digests[0] == digests[1] != digests[2]
 
 
-class TestWhatIsLeftOut:
-    def test_globs_pickles_and_code(self, data_stages: DataStages) -> None:
+class TestExcludedFiles:
+    def test_excluded_globs_pickles_and_code_are_not_copied(self, data_stages: DataStages) -> None:
         extra = {
             "pytorch_model.bin": b"",
             "onnx/model.onnx": b"",
@@ -103,7 +103,7 @@ class TestWhatIsLeftOut:
         assert contents(output_of(run, "mirror_model")) == MODEL
         assert not any(name in request for request in requests for name in extra)
 
-    def test_code_comes_along_where_it_is_trusted(self, data_stages: DataStages) -> None:
+    def test_trusted_code_is_copied(self, data_stages: DataStages) -> None:
         code = {"config.json": b'{"auto_map": {"AutoModel": "modeling.Model"}}', "modeling.py": b"raise SystemExit"}
         commit = data_stages.publish_to_hub("model", MODEL_ID, {**MODEL, **code})
         run, result, _ = mirrored(data_stages)(revision=commit, trust_remote_code=True)
@@ -128,7 +128,7 @@ class TestRefused:
             pytest.param({"model.safetensors.index.json": b'{"weight_map": null}'}, "weight_map", id="broken index"),
         ],
     )  # fmt: skip
-    def test_a_model_that_could_not_be_trained(self, data_stages: DataStages, change: Any, words: str) -> None:
+    def test_a_model_that_cannot_be_trained(self, data_stages: DataStages, change: Any, words: str) -> None:
         files = {name: content for name, content in {**MODEL, **change}.items() if content is not None}
         commit = data_stages.publish_to_hub("model", MODEL_ID, files)
         run, result, _ = mirrored(data_stages)(revision=commit)
@@ -144,7 +144,7 @@ class TestRefused:
             ("hf_unknown-token", "tests/open", ErrorKind.ACCESS_DENIED, ["tests/open", "token", "401"]),
         ],
     )
-    def test_a_repository_that_may_not_be_read(
+    def test_a_repository_without_read_access(
         self, data_stages: DataStages, token: str | None, repo_id: str, kind: ErrorKind, words: list[str]
     ) -> None:
         add_user(data_stages.hub_root, "stranger", TOKEN)
@@ -156,12 +156,12 @@ class TestRefused:
         assert_refused(result, run, "mirror_model", kind, *words)
         assert token is None or token not in result.stderr
 
-    def test_a_revision_that_is_gone(self, data_stages: DataStages) -> None:
+    def test_a_missing_revision(self, data_stages: DataStages) -> None:
         data_stages.publish_to_hub("model", MODEL_ID, MODEL)
         run, result, _ = mirrored(data_stages)(revision="f" * 40)
         assert_refused(result, run, "mirror_model", ErrorKind.NOT_FOUND, MODEL_ID, "f" * 40, "model.revision")
 
-    def test_a_hub_that_does_not_answer(self, data_stages: DataStages) -> None:
+    def test_an_unreachable_hub(self, data_stages: DataStages) -> None:
         run = data_stages.new_run()
         result = data_stages.run_command(
             "mirror_model", run, environment={"HF_ENDPOINT": "http://127.0.0.1:9"}, hub_waits=False
@@ -170,7 +170,7 @@ class TestRefused:
 
 
 class TestFaults:
-    def test_busy_and_broken_connections_are_asked_again_for_the_rest(self, data_stages: DataStages) -> None:
+    def test_downloads_resume_after_errors_and_broken_connections(self, data_stages: DataStages) -> None:
         commit = data_stages.publish_to_hub("model", MODEL_ID, MODEL)
         run, result, requests = mirrored(
             data_stages,
@@ -185,7 +185,7 @@ class TestFaults:
         assert "at byte 0;" not in next(line for line in result.stderr.splitlines() if "model.safetensors" in line)
 
     @pytest.mark.parametrize("status", [429, 500])
-    def test_a_busy_listing_is_asked_for_again(self, data_stages: DataStages, status: int) -> None:
+    def test_a_failed_listing_is_requested_again(self, data_stages: DataStages, status: int) -> None:
         commit = data_stages.publish_to_hub("model", MODEL_ID, MODEL)
         run, result, _ = mirrored(data_stages, Refuse("/api/*", times=1, status=status, retry_after_seconds=0))(
             revision=commit
@@ -200,7 +200,7 @@ class TestFaults:
         name = "model.safetensors" if path == "/_storage/*" else path.rpartition("/")[2]
         assert_refused(result, run, "mirror_model", ErrorKind.VERIFICATION_FAILED, name, "run again")
 
-    def test_a_server_that_sends_nothing_is_given_up(self, data_stages: DataStages) -> None:
+    def test_attempts_without_data_are_limited(self, data_stages: DataStages) -> None:
         commit = data_stages.publish_to_hub("model", MODEL_ID, MODEL)
         run, result, requests = mirrored(
             data_stages, Refuse("/_storage/*", times=99, status=500, retry_after_seconds=0)
@@ -208,7 +208,7 @@ class TestFaults:
         assert_refused(result, run, "mirror_model", ErrorKind.HUB_UNAVAILABLE, "model.safetensors", "HTTP 500")
         assert len([request for request in requests if "_storage" in request]) == 6
 
-    def test_the_first_failure_ends_a_copy_that_waits(self, data_stages: DataStages) -> None:
+    def test_a_failure_stops_copies_that_are_pausing(self, data_stages: DataStages) -> None:
         commit = data_stages.publish_to_hub("model", MODEL_ID, MODEL)
         run, result, _ = mirrored(
             data_stages,
@@ -226,10 +226,10 @@ SHARDED = {
 }
 
 
-class TestKnownContent:
-    """What the store has already is not fetched again, where a hash has proven it."""
+class TestExistingContent:
+    """Content that the store already holds with the same hash is not downloaded again."""
 
-    def test_a_new_commit_moves_only_what_has_changed(self, data_stages: DataStages) -> None:
+    def test_only_changed_files_of_a_new_commit_are_downloaded(self, data_stages: DataStages) -> None:
         first = data_stages.publish_to_hub("model", MODEL_ID, SHARDED)
         _, result, _ = mirrored(data_stages)(revision=first)
         assert result.returncode == 0, result.stderr
@@ -238,12 +238,12 @@ class TestKnownContent:
         run, result, requests = mirrored(data_stages)(revision=data_stages.publish_to_hub("model", MODEL_ID, newer))
         assert result.returncode == 0, result.stderr
         assert contents(output_of(run, "mirror_model")) == newer
-        moved = {request.rpartition("/")[2] for request in requests if "/api/" not in request}
-        # A configuration is looked at before anything is copied.
-        assert moved == {"model-1.safetensors", "tokenizer.json", "config.json"}
+        downloaded = {request.rpartition("/")[2] for request in requests if "/api/" not in request}
+        # The configuration is checked before files are copied.
+        assert downloaded == {"model-1.safetensors", "tokenizer.json", "config.json"}
         assert_store_is_consistent(data_stages.store)
 
-    def test_what_is_damaged_or_gone_is_fetched_after_all(self, data_stages: DataStages) -> None:
+    def test_damaged_or_missing_content_is_downloaded_again(self, data_stages: DataStages) -> None:
         run, _, _ = mirrored(data_stages)(revision=data_stages.publish_to_hub("model", MODEL_ID, SHARDED))
         artifact = output_of(run, "mirror_model")
         kept = Path(data_stages.store.uri.removeprefix("file://"))
@@ -258,7 +258,7 @@ class TestKnownContent:
         run, result, _ = mirrored(data_stages)(revision=data_stages.publish_to_hub("model", MODEL_ID, newest))
         assert contents(output_of(run, "mirror_model")) == newest
 
-    def test_an_attempt_that_was_broken_off_is_gone_on_with(self, data_stages: DataStages) -> None:
+    def test_a_failed_attempt_is_resumed(self, data_stages: DataStages) -> None:
         commit = data_stages.publish_to_hub("model", MODEL_ID, SHARDED)
         dead = Refuse("/_storage/*/model-2.safetensors", times=99, status=500, retry_after_seconds=1)
         run, result, _ = mirrored(data_stages, dead)(revision=commit)
@@ -274,17 +274,17 @@ class TestKnownContent:
         attempts = {info.path.split("/")[3] for info in data_stages.store.list(artifact.folder)}
         assert attempts == {"manifest.json", artifact.manifest.content_root}
 
-    def test_a_wrong_byte_leaves_nothing_to_go_on_with(self, data_stages: DataStages) -> None:
+    def test_a_wrong_byte_leaves_no_partial_content(self, data_stages: DataStages) -> None:
         commit = data_stages.publish_to_hub("model", MODEL_ID, SHARDED)
         wrong = WrongByte("/_storage/*/model-2.safetensors", times=9, offset=5)
         run, result, _ = mirrored(data_stages, wrong)(revision=commit)
         assert_refused(result, run, "mirror_model", ErrorKind.VERIFICATION_FAILED, "model-2.safetensors")
 
 
-def test_memory_holds_ranges_of_a_file_and_never_the_file(data_stages: DataStages) -> None:
+def test_memory_use_does_not_depend_on_the_file_size(data_stages: DataStages) -> None:
     commit = data_stages.publish_to_hub("model", MODEL_ID, {"config.json": b"{}", WEIGHTS_FILE: bytes(400 * 2**20)})
     run = data_stages.new_run(model={"revision": commit})
-    # Not ru_maxrss, which is never below that of the process that started this one.
+    # ru_maxrss would be at least that of the parent process.
     program = (
         "import pathlib, sys\n"
         "from airsmith_stages.cli import main\n"
@@ -317,19 +317,19 @@ class TestStoreSource:
         result = data_stages.run_command("mirror_model", run)
         assert_refused(result, run, "mirror_model", ErrorKind.BAD_DATA, source, "has changed")
 
-    def test_a_folder_that_is_not_there_is_refused(self, data_stages: DataStages, tmp_path: Path) -> None:
+    def test_a_missing_folder_is_refused(self, data_stages: DataStages, tmp_path: Path) -> None:
         run = data_stages.new_run(model={"id": f"file://{tmp_path}/nowhere", "revision": "listing-0"})
         result = data_stages.run_command("mirror_model", run)
         assert_refused(result, run, "mirror_model", ErrorKind.NOT_FOUND, f"{tmp_path}/nowhere", "URI")
 
 
-def test_a_registered_model_needs_no_copy_and_an_unknown_one_is_named(data_stages: DataStages) -> None:
+def test_an_unknown_registered_model_is_reported(data_stages: DataStages) -> None:
     run = data_stages.new_run(model={"id": "models/tickets/3"})
     result = data_stages.run_command("mirror_model", run)
     assert_refused(result, run, "mirror_model", ErrorKind.NOT_FOUND, "tickets", "3")
 
 
-def test_a_shard_index_that_fits_is_accepted(data_stages: DataStages) -> None:
+def test_a_matching_shard_index_is_accepted(data_stages: DataStages) -> None:
     index = {"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}
     files = {
         "one.safetensors": b"1",

@@ -1,4 +1,4 @@
-"""The card is Markdown and YAML that others can read, whatever stands in recipe, paths and other people's cards."""
+"""The model card is valid Markdown and YAML, whatever the recipe, the paths and the base model's card contain."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def block(text: str, language: str) -> str:
 
 
 @given(license=TEXT)
-def test_a_license_survives_the_way_from_card_to_card(artifacts_of_module: ModelArtifacts, license: str) -> None:
+def test_a_license_is_copied_from_card_to_card(artifacts_of_module: ModelArtifacts, license: str) -> None:
     base_card = f"---\n{yaml.safe_dump({'license': license}, allow_unicode=True)}---\n# Base\n"
     assert license_of(base_card) == license
     if license != UNKNOWN_LICENSE:
@@ -62,7 +62,7 @@ def test_a_license_survives_the_way_from_card_to_card(artifacts_of_module: Model
 
 @pytest.fixture(scope="module")
 def artifacts_of_module(tmp_path_factory: pytest.TempPathFactory) -> ModelArtifacts:
-    return ModelArtifacts(tmp_path_factory.mktemp("artifacts"))
+    return ModelArtifacts(tmp_path_factory.mktemp("model-card"))
 
 
 @pytest.mark.parametrize(
@@ -73,14 +73,14 @@ def artifacts_of_module(tmp_path_factory: pytest.TempPathFactory) -> ModelArtifa
     ],
     ids=["empty", "none", "no license", "a list", "broken", "no mapping", "not in front", "not closed"],
 )  # fmt: skip
-def test_a_card_that_names_no_license_gives_none(artifacts: ModelArtifacts, base_card: str) -> None:
+def test_a_card_without_a_license_gives_an_unknown_license(artifacts: ModelArtifacts, base_card: str) -> None:
     assert license_of(base_card) == UNKNOWN_LICENSE
     text = card(artifacts, license=license_of(base_card))
     assert "license" not in front_matter(text)
     assert "unknown: the base model's card names none" in text
 
 
-def test_what_is_not_on_the_hub_is_not_linked_there(artifacts: ModelArtifacts) -> None:
+def test_the_card_does_not_link_sources_outside_the_hub(artifacts: ModelArtifacts) -> None:
     recipe = {
         "model": {"id": "models/tiny/3"},
         "dataset": {"id": "s3://bucket/data", "validation_fraction": 0.1},
@@ -88,7 +88,7 @@ def test_what_is_not_on_the_hub_is_not_linked_there(artifacts: ModelArtifacts) -
     assert set(front_matter(card(artifacts, recipe=recipe))) == {"library_name", "pipeline_tag", "tags"}
 
 
-def test_the_recipe_in_the_card_is_the_recipe(artifacts: ModelArtifacts) -> None:
+def test_the_card_contains_the_complete_recipe(artifacts: ModelArtifacts) -> None:
     template = "{% for m in messages %}\n|{{ m }}|\n{% endfor %}"
     recipe = {
         "description": 'Grüße: | `x` "y" #z',
@@ -102,7 +102,7 @@ def test_the_recipe_in_the_card_is_the_recipe(artifacts: ModelArtifacts) -> None
     )
 
 
-def test_changed_values_keep_to_their_cell(artifacts: ModelArtifacts) -> None:
+def test_changed_values_stay_in_their_table_cell(artifacts: ModelArtifacts) -> None:
     template = "{% for m in messages %}\n| `{{ m }}` |\n{% endfor %}" + "x " * 200
     recipe = {"dataset": {"id": "tests/chats", "validation_fraction": 0.1, "chat_template": template}}
     text = card(artifacts, recipe=recipe, changed=("dataset.chat_template", "training.learning_rate"))
@@ -114,7 +114,7 @@ def test_changed_values_keep_to_their_cell(artifacts: ModelArtifacts) -> None:
 
 
 @pytest.mark.parametrize("folder", ["/data/models/m", '/data/my "models"/it\'s', "/data/$HOME/ä b"])
-def test_a_local_folder_is_quoted_for_python_and_for_the_shell(artifacts: ModelArtifacts, folder: str) -> None:
+def test_a_local_folder_is_quoted_for_python_and_the_shell(artifacts: ModelArtifacts, folder: str) -> None:
     text = card(artifacts, weights_uri=f"file://{folder}")
     assignment = ast.parse(block(text, "python")).body[1]
     assert isinstance(assignment, ast.Assign)
@@ -124,16 +124,14 @@ def test_a_local_folder_is_quoted_for_python_and_for_the_shell(artifacts: ModelA
     assert "aws" not in text
 
 
-def test_a_bucket_is_copied_first(artifacts: ModelArtifacts) -> None:
+def test_a_bucket_is_downloaded_first(artifacts: ModelArtifacts) -> None:
     text = card(artifacts, weights_uri="s3://bucket/a prefix/m")
     (line,) = [line for line in text.splitlines() if "aws s3 sync" in line]
     assert shlex.split(line.split("`")[1]) == ["aws", "s3", "sync", "s3://bucket/a prefix/m", "model"]
     assert 'folder = "model"' in block(text, "python")
 
 
-def test_it_tells_of_a_training_that_went_on_without_its_optimizer_s_state(artifacts: ModelArtifacts) -> None:
+def test_the_card_reports_warm_restarts(artifacts: ModelArtifacts) -> None:
     rows = [line for line in card(artifacts, warm_restarts=2).splitlines() if line.startswith("| interrupted |")]
-    assert rows == [
-        "| interrupted | 2 times: by a warm restart the training went on, and the optimizer's moments began anew |"
-    ]
+    assert rows == ["| interrupted | 2 times: training resumed by a warm restart, which resets the optimizer's state |"]
     assert "interrupted" not in card(artifacts)

@@ -1,4 +1,4 @@
-"""A registered version says where it came from, has a number of its own, and is champion only if worse in nothing."""
+"""A registered version has provenance and a unique number, and becomes champion only if it is worse in no metric."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NUMBERS = {
 
 @pytest.fixture
 def upstream(artifacts: ModelArtifacts) -> dict[str, Artifact]:
-    """What a version points to, but for the evaluation."""
+    """The artifacts of a version, except the evaluation."""
     base = artifacts.base_model(files={"README.md": "---\nlicense: apache-2.0\ntags: [x]\n---\n# Base\n"})
     adapter = artifacts.adapter(base)
     merged = artifacts.publish(ArtifactType.MODEL, "merged", artifacts.folder / "base")
@@ -45,7 +45,7 @@ def card_of(run: Run) -> str:
     return run.store.read(f"{pointer.location}/README.md").decode()
 
 
-def test_the_real_command_registers_a_version_with_its_card(
+def test_the_command_registers_a_version_with_a_model_card(
     artifacts: ModelArtifacts, upstream: dict[str, Artifact]
 ) -> None:
     run = artifacts.new_run(evaluate=artifacts.evaluation(**NUMBERS), recipe={"description": "Says less."}, **upstream)
@@ -64,7 +64,7 @@ def test_the_real_command_registers_a_version_with_its_card(
     assert version.evaluation == "artifacts/evaluation/evaluation"
     assert version.metrics == NUMBERS
     card = card_of(run)
-    for told in (
+    for expected in (
         "# tiny 1\n",
         "Says less.",
         f"`tests/tiny-llama` at `{'a' * 40}`",
@@ -74,12 +74,12 @@ def test_the_real_command_registers_a_version_with_its_card(
         f"digest `{run.read_spec().recipe_digest[:12]}`",
         "airsmith 0",
         "apache-2.0",
-        "On 200 held-out examples",
+        "Metrics on 200 held-out examples",
         "| exact match | 0.02 | 0.98 |",
         "| loss | 6.4 | 0.01235 |",
         "| token accuracy | – | – |",
     ):
-        assert told in card, told
+        assert expected in card, expected
     front_matter = yaml.safe_load(card.split("---\n")[1])
     assert front_matter == {
         "license": "apache-2.0",
@@ -91,7 +91,7 @@ def test_the_real_command_registers_a_version_with_its_card(
     }
 
 
-def test_the_card_tells_how_to_load_the_model(artifacts: ModelArtifacts, upstream: dict[str, Artifact]) -> None:
+def test_the_card_shows_how_to_load_the_model(artifacts: ModelArtifacts, upstream: dict[str, Artifact]) -> None:
     run = artifacts.new_run(evaluate=artifacts.evaluation(**NUMBERS), **upstream)
     run_stage("register", run)
     lines = re.search(r"```python\n(.*?)```", card_of(run), re.DOTALL)
@@ -102,7 +102,7 @@ def test_the_card_tells_how_to_load_the_model(artifacts: ModelArtifacts, upstrea
     assert names["tokenizer"].chat_template
 
 
-def test_what_is_registered_already_keeps_its_number(artifacts: ModelArtifacts, upstream: dict[str, Artifact]) -> None:
+def test_a_registered_result_keeps_its_number(artifacts: ModelArtifacts, upstream: dict[str, Artifact]) -> None:
     evaluation = artifacts.evaluation(**NUMBERS)
     first = run_stage("register", artifacts.new_run(evaluate=evaluation, **upstream))
     again = run_stage("register", artifacts.new_run(evaluate=evaluation, **upstream))
@@ -112,7 +112,7 @@ def test_what_is_registered_already_keeps_its_number(artifacts: ModelArtifacts, 
     assert other.location == "models/tiny/2"
 
 
-def test_registrations_at_the_same_time_get_numbers_of_their_own(
+def test_concurrent_registrations_get_distinct_numbers(
     artifacts: ModelArtifacts, upstream: dict[str, Artifact]
 ) -> None:
     runs = [artifacts.new_run(evaluate=artifacts.evaluation(f"e{n}", loss_tuned=n), **upstream) for n in range(6)]
@@ -125,7 +125,7 @@ def test_registrations_at_the_same_time_get_numbers_of_their_own(
         assert f"# tiny {number}\n" in card_of(run)
 
 
-def test_the_same_result_registered_at_the_same_time_is_one_version(
+def test_concurrent_registrations_of_one_result_are_one_version(
     artifacts: ModelArtifacts, upstream: dict[str, Artifact]
 ) -> None:
     evaluation = artifacts.evaluation(**NUMBERS)
@@ -144,7 +144,7 @@ def test_the_same_result_registered_at_the_same_time_is_one_version(
     ],
     ids=["better", "as good", "larger loss", "fewer right", "no loss", "no exact match"],
 )  # fmt: skip
-def test_a_version_becomes_champion_where_it_is_worse_in_nothing(
+def test_a_version_becomes_champion_if_it_is_worse_in_no_metric(
     artifacts: ModelArtifacts, upstream: dict[str, Artifact], exact_match: float | None, loss: float, champion: int
 ) -> None:
     first = artifacts.evaluation("first", exact_match_tuned=0.98, loss_tuned=0.5)
@@ -171,14 +171,14 @@ def test_a_fully_trained_model_has_no_adapter(artifacts: ModelArtifacts, upstrea
     assert "| method | full |" in card_of(run)
 
 
-def test_an_upstream_stage_that_has_not_run_is_named(artifacts: ModelArtifacts, upstream: dict[str, Artifact]) -> None:
+def test_a_missing_upstream_output_is_named(artifacts: ModelArtifacts, upstream: dict[str, Artifact]) -> None:
     run = artifacts.new_run(**upstream)
     with pytest.raises(AirsmithError, match="needs the output of evaluate"):
         run_stage("register", run)
     assert not list(run.store.list("models"))
 
 
-def test_a_power_cut_at_any_moment_leaves_nothing_that_the_next_try_does_not_complete(
+def test_the_next_attempt_completes_what_a_power_cut_left(
     artifacts: ModelArtifacts, upstream: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     evaluation = artifacts.evaluation(**NUMBERS)

@@ -1,7 +1,8 @@
-"""The smoke test passes where the tuned model is served, and nowhere else."""
+"""The smoke test passes only if the endpoint serves the tuned model."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -29,12 +30,12 @@ from tests.support.tiny_models import questions_and_answers, tokenizer
 
 
 def text(*numbers: int) -> str:
-    """Letters of one token each, whatever stands beside them."""
+    """Make a text of letters that are always one token each."""
     return "".join("QRUVWXYZ"[number] for number in numbers)
 
 
 def ids(said: str) -> list[int]:
-    """What a model generates that says this, its end included."""
+    """Return the tokens of an answer, including the end token."""
     return [*tokenizer()(said)["input_ids"], tokenizer().eos_token_id]
 
 
@@ -53,10 +54,10 @@ PROMPTS = [
 
 
 @dataclass
-class Served:
-    """A server of OpenAI's protocol that gives fixed answers.
+class FakeServer:
+    """A server of OpenAI's protocol with fixed answers.
 
-    :ivar raw: whole answers by path, in place of the right ones: status and body.
+    :ivar raw: status and body by path; replaces the correct response.
     """
 
     answers: list[str]
@@ -73,8 +74,8 @@ class Served:
             return 200, ""
         if path == "/v1/models":
             return 200, json.dumps({"data": [{"id": name} for name in self.models]})
-        asked = body["messages"][0]["content"] if "messages" in body else body["prompt"]
-        number = next(n for n in range(len(PROMPTS)) if f"Question {n}" in asked)
+        question = body["messages"][0]["content"] if "messages" in body else body["prompt"]
+        number = next(n for n in range(len(PROMPTS)) if f"Question {n}" in question)
         generated = ids(self.answers[number])[: body["max_tokens"]]
         said = tokenizer().decode(generated, skip_special_tokens=True)
         choice = {"message": {"content": said}} if path == "/v1/chat/completions" else {"text": said}
@@ -82,7 +83,7 @@ class Served:
 
 
 @contextmanager
-def serving(served: Served) -> Iterator[Served]:
+def serving(served: FakeServer) -> Iterator[FakeServer]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.reply(None)
@@ -112,8 +113,8 @@ def serving(served: Served) -> Iterator[Served]:
 
 @pytest.fixture
 def deployed(artifacts: ModelArtifacts) -> Callable[..., Run]:
-    """A run whose endpoint is at this address."""
-    merged = None
+    """Creates a run whose endpoint has the given address."""
+    merged, numbers = None, itertools.count()
 
     def run(address: str, prompts: list[dict[str, Any]] = PROMPTS, deployment: str = "d-1") -> Run:
         nonlocal merged
@@ -124,7 +125,7 @@ def deployed(artifacts: ModelArtifacts) -> Callable[..., Run]:
             engine="vllm", address=address, model_name="tiny", model_uri=merged.folder, deployment=deployment
         )
         swap_endpoint(artifacts.store, "tiny", record)
-        run = artifacts.new_run(evaluate=artifacts.evaluation(f"e-{artifacts.runs}", prompts))
+        run = artifacts.new_run(evaluate=artifacts.evaluation(f"evaluation-{next(numbers)}", prompts))
         point_to(run, "deploy", Output("endpoint", "d-1", "endpoints/tiny.json", True))
         return run
 
@@ -138,10 +139,10 @@ def refused(run: Run, says: str) -> AirsmithError:
     return refusal.value
 
 
-def test_the_real_command_tells_the_tuned_model_from_its_base_on_a_real_server(artifacts: ModelArtifacts) -> None:
-    """`transformers serve`, deployed as a run deploys it, once with either model."""
+def test_the_command_distinguishes_the_tuned_model_from_its_base(artifacts: ModelArtifacts) -> None:
+    """Deploys either model with `transformers serve`, as a run does."""
     base, _ = artifacts.base_model("base"), artifacts.base_model("tuned", seed=8)
-    models = {who: artifacts.publish("model", f"merged-{who}", artifacts.folder / who) for who in ("base", "tuned")}
+    models = {role: artifacts.publish("model", f"merged-{role}", artifacts.folder / role) for role in ("base", "tuned")}
     settings = Settings(
         store=artifacts.store.uri,
         hub_endpoint="http://127.0.0.1:9",
@@ -152,12 +153,12 @@ def test_the_real_command_tells_the_tuned_model_from_its_base_on_a_real_server(a
     )
     run_stage("evaluate", evaluated)
     runs = {
-        who: artifacts.new_run(
-            merge=models[who],
+        role: artifacts.new_run(
+            merge=models[role],
             evaluate=output_of(evaluated, "evaluate"),
-            recipe={"name": who, "serve": {"engine": "transformers"}},
+            recipe={"name": role, "serve": {"engine": "transformers"}},
         )
-        for who in ("base", "tuned")
+        for role in ("base", "tuned")
     }
     try:
         with ThreadPoolExecutor(2) as pool:
@@ -166,14 +167,14 @@ def test_the_real_command_tells_the_tuned_model_from_its_base_on_a_real_server(a
         assert "12 of 12 answers are the base model's" in error.message
         run_command("smoke_test", runs["tuned"])
     finally:
-        for who in runs:
-            stop_endpoint(artifacts.store, who)
+        for role in runs:
+            stop_endpoint(artifacts.store, role)
     report = json.loads(output_of(runs["tuned"], "smoke_test").read("smoke.json"))
     assert report == {"prompts": 12, "agreement": 1.0, "differing_prompts": 12, "unlike_base": 12}
 
 
 def test_it_imports_neither_torch_nor_transformers(deployed: Callable[..., Run]) -> None:
-    with serving(Served(TUNED)) as served:
+    with serving(FakeServer(TUNED)) as served:
         run = deployed(served.address)
         code = (
             "import sys; from airsmith_stages.cli import main; "
@@ -184,10 +185,10 @@ def test_it_imports_neither_torch_nor_transformers(deployed: Callable[..., Run])
     assert (ended.returncode, ended.stdout) == (0, "[]\n"), ended.stderr
 
 
-def test_only_what_is_compared_is_asked_for(deployed: Callable[..., Run]) -> None:
-    """16 tokens at most, fewer where both answers are shorter; greedily; plain prompts are sent as they are."""
+def test_only_the_compared_tokens_are_requested(deployed: Callable[..., Run]) -> None:
+    """At most 16 tokens, fewer if both answers are shorter, by greedy decoding; plain prompts are sent unchanged."""
     long = [{**PROMPTS[0], "base_token_ids": ids(text(*[3] * 30))}, {**PROMPTS[1], "messages": None}]
-    with serving(Served(TUNED, models=["tiny"])) as served:
+    with serving(FakeServer(TUNED, models=["tiny"])) as served:
         run_stage("smoke_test", deployed(served.address, long))
     (chat_path, chat), (path, plain) = served.requests[2:]
     assert (chat_path, path) == ("/v1/chat/completions", "/v1/completions")
@@ -199,47 +200,45 @@ def test_only_what_is_compared_is_asked_for(deployed: Callable[..., Run]) -> Non
 @pytest.mark.parametrize(
     ("served", "says"),
     [
-        (Served(BASE), "does not serve the tuned model: 8 of 8 answers are the base model's"),
-        (Served([*TUNED[:7], BASE[7]]), "1 of 8 answers are the base model's"),
-        (Served(["!!!"] * 8), r"only 0\.0% of the tokens are the tuned model's"),
-        (Served(TUNED, models=["other", "more"]), "it serves other, more, not tiny"),
-        (Served([f"{said}!" for said in TUNED]), "of the tokens are the tuned model's"),
-        (Served([""] * 8), r"only 0\.0% of the tokens"),
-        (Served(TUNED, raw={"/health": (503, "loading")}), "does not answer: /health gave HTTP 503: loading"),
-        (Served(TUNED, raw={"/v1/models": (404, "")}), "/v1/models gave HTTP 404"),
-        (Served(TUNED, raw={"/v1/models": (200, "<html>")}), "/v1/models gave no answer of OpenAI's protocol: <html>"),
-        (Served(TUNED, raw={"/v1/models": (200, "[]")}), "/v1/models gave no answer of OpenAI's protocol"),
-        (Served(TUNED, raw={"/v1/chat/completions": (200, '{"choices": []}')}), "gave no answer of OpenAI's protocol"),
-        (Served(TUNED, raw={"/v1/chat/completions": (400, "no such model")}), "HTTP 400: no such model"),
+        (FakeServer(BASE), "does not serve the tuned model: 8 of 8 answers are the base model's"),
+        (FakeServer([*TUNED[:7], BASE[7]]), "1 of 8 answers are the base model's"),
+        (FakeServer(["!!!"] * 8), r"only 0\.0% of the tokens are the tuned model's"),
+        (FakeServer(TUNED, models=["other", "more"]), "it serves other, more, not tiny"),
+        (FakeServer([f"{said}!" for said in TUNED]), "of the tokens are the tuned model's"),
+        (FakeServer([""] * 8), r"only 0\.0% of the tokens"),
+        (FakeServer(TUNED, raw={"/health": (503, "loading")}), "does not answer: /health returned HTTP 503: loading"),
+        (FakeServer(TUNED, raw={"/v1/models": (404, "")}), "/v1/models returned HTTP 404"),
+        (FakeServer(TUNED, raw={"/v1/models": (200, "<html>")}), "the response of /v1/models does not follow OpenAI's protocol: <html>"),
+        (FakeServer(TUNED, raw={"/v1/models": (200, "[]")}), "the response of /v1/models does not follow OpenAI's protocol"),
+        (FakeServer(TUNED, raw={"/v1/chat/completions": (200, '{"choices": []}')}), "does not follow OpenAI's protocol"),
+        (FakeServer(TUNED, raw={"/v1/chat/completions": (400, "no such model")}), "HTTP 400: no such model"),
     ],
     ids=[
-        "the base", "the base once", "another", "other names", "does not stop", "silence", "not healthy", "no list",
-        "a web page", "not the protocol", "no choice", "refused",
+        "base model", "base model once", "another model", "other names", "does not stop", "empty answers", "unhealthy",
+        "no models", "a web page", "another protocol", "no choice", "error status",
     ],
 )  # fmt: skip
-def test_what_is_not_the_tuned_model_is_refused(deployed: Callable[..., Run], served: Served, says: str) -> None:
+def test_any_other_model_or_answer_is_refused(deployed: Callable[..., Run], served: FakeServer, says: str) -> None:
     with serving(served):
         error = refused(deployed(served.address), says)
     assert error.kind is ErrorKind.VERIFICATION_FAILED
     assert "Endpoint tiny" in error.message
 
 
-def test_an_endpoint_that_is_not_there_is_refused(deployed: Callable[..., Run]) -> None:
-    with serving(Served(TUNED)) as served:
+def test_an_unreachable_endpoint_is_refused(deployed: Callable[..., Run]) -> None:
+    with serving(FakeServer(TUNED)) as served:
         pass
     error = refused(deployed(served.address), f"Endpoint tiny at {served.address} does not answer: .*refused")
     assert error.hint == "Clear deploy so that it is started again."
 
 
-def test_an_endpoint_that_another_run_has_taken_is_refused(deployed: Callable[..., Run]) -> None:
-    with serving(Served(TUNED)) as served:
+def test_an_endpoint_that_another_run_replaced_is_refused(deployed: Callable[..., Run]) -> None:
+    with serving(FakeServer(TUNED)) as served:
         assert refused(deployed(served.address, deployment="d-2"), "deployed").kind is ErrorKind.NOT_FOUND
 
 
-def test_a_version_that_has_a_share_is_asked_where_it_answers_alone(
-    deployed: Callable[..., Run], artifacts: ModelArtifacts
-) -> None:
-    with serving(Served(TUNED)) as served, serving(Served(BASE)) as other:
+def test_a_canary_is_tested_at_its_own_address(deployed: Callable[..., Run], artifacts: ModelArtifacts) -> None:
+    with serving(FakeServer(TUNED)) as served, serving(FakeServer(BASE)) as other:
         run = deployed(other.address, deployment="d-0")
         stable = read_endpoint(artifacts.store, "tiny")
         assert stable is not None
@@ -248,22 +247,22 @@ def test_a_version_that_has_a_share_is_asked_where_it_answers_alone(
         run_stage("smoke_test", run)
 
 
-def test_a_server_that_takes_over_is_proved_again(deployed: Callable[..., Run]) -> None:
-    with serving(Served(BASE)) as served:
+def test_a_reused_server_is_tested_again(deployed: Callable[..., Run]) -> None:
+    with serving(FakeServer(BASE)) as served:
         run = deployed(served.address)
         point_to(run, "deploy", Output("endpoint", "taken-over", "endpoints/tiny.json", True, {"deployment": "d-1"}))
         refused(run, "the base model's")
 
 
-def test_models_that_answer_alike_prove_nothing(deployed: Callable[..., Run]) -> None:
+def test_models_with_equal_answers_are_refused(deployed: Callable[..., Run]) -> None:
     same = [{**prompt, "base_token_ids": prompt["tuned_token_ids"]} for prompt in PROMPTS]
-    with serving(Served(TUNED)) as served:
-        refused(deployed(served.address, same), "alike, so nothing can be proved")
+    with serving(FakeServer(TUNED)) as served:
+        refused(deployed(served.address, same), "so they cannot be distinguished")
 
 
-def test_prompts_that_neither_model_could_answer_are_left_out(deployed: Callable[..., Run]) -> None:
+def test_prompts_without_answers_are_skipped(deployed: Callable[..., Run]) -> None:
     full = {**PROMPTS[0], "base_token_ids": [], "tuned_token_ids": []}
-    with serving(Served(TUNED)) as served:
+    with serving(FakeServer(TUNED)) as served:
         run = deployed(served.address, [full, *PROMPTS[1:]])
         run_stage("smoke_test", run)
     assert json.loads(output_of(run, "smoke_test").read("smoke.json"))["prompts"] == 7
@@ -273,39 +272,42 @@ class TestAgreement:
     """Of the first 16 tokens, those up to and including the first difference count."""
 
     def report(self, pairs: Mapping[str, str], base: str = text(3, 3)) -> SmokeReport:
-        """:param pairs: what is served, by what was evaluated."""
+        """Compare answers.
+
+        :param pairs: served answers by evaluated answers.
+        """
         prompts = [{"tuned_token_ids": ids(tuned), "base_token_ids": ids(base)} for tuned in pairs]
         return compare(prompts, list(pairs.values()), tokenizer().backend_tokenizer)
 
     def test_all_agree(self) -> None:
         assert self.report({text(1, 2): text(1, 2), text(4): text(4)}) == SmokeReport(2, 1.0, 2, 2)
 
-    def test_nothing_counts_behind_a_difference(self) -> None:
+    def test_nothing_after_the_first_difference_counts(self) -> None:
         assert self.report({text(1, 2, 4, 5, 6, 7): text(1, 2, 0, 5, 6, 7)}).agreement == 2 / 3
 
-    def test_an_answer_that_ends_early_or_late_differs_once(self) -> None:
+    def test_a_shorter_or_longer_answer_differs_in_one_token(self) -> None:
         assert self.report({text(1, 2, 4): text(1, 2)}).agreement == 2 / 3
         assert self.report({text(1, 2): text(1, 2, 4)}).agreement == 2 / 3
 
-    def test_one_early_branch_in_many_answers_is_forgiven(self) -> None:
+    def test_one_early_difference_in_many_answers_passes(self) -> None:
         long = [text(*[(n + m) % 8 for m in range(16)]) for n in range(8)]
         served = {said: said for said in long} | {long[3]: long[3][:-4] + text(3, 3)}
         assert 0.95 < self.report(served).agreement < 1
 
-    def test_only_sixteen_tokens_count(self) -> None:
+    def test_only_the_first_sixteen_tokens_count(self) -> None:
         begin = text(*[4, 5] * 8)
         assert self.report({f"{begin} {text(1, 2)}": begin}).agreement == 1
 
-    def test_models_that_part_after_sixteen_tokens_count_as_alike(self) -> None:
+    def test_models_that_differ_after_sixteen_tokens_count_as_equal(self) -> None:
         begin = text(*[4, 5] * 8)
         report = self.report({f"{begin} {text(1)}": begin}, base=f"{begin} {text(2)}")
         assert (report.differing_prompts, report.unlike_base) == (0, 0)
 
-    def test_white_space_around_an_answer_does_not_count(self) -> None:
+    def test_surrounding_white_space_is_ignored(self) -> None:
         assert self.report({f" {text(1, 2)}\n": text(1, 2)}).agreement == 1
 
-    def test_tokens_that_a_text_would_not_have_are_no_difference(self) -> None:
-        """A model may spell a word in pieces; the server's text does not show it."""
+    def test_another_tokenization_of_the_same_text_is_no_difference(self) -> None:
+        """A model may generate a word in several tokens, which the server's text does not show."""
         pieces = [token for letter in "kettle" for token in tokenizer()(letter)["input_ids"]]
         assert len(pieces) > len(tokenizer()("kettle")["input_ids"])
         prompts = [{"tuned_token_ids": pieces, "base_token_ids": ids("cat")}]

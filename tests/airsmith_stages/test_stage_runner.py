@@ -30,7 +30,7 @@ from demo.hub.faults import Refuse
 from demo.hub.server import Hub, serve
 from tests.support import chat_tokenizers
 from tests.support.data_stages import DATASET_ID, MODEL_ID, DataStages, assert_refused
-from tests.support.datasets import chats, read_files, write_files
+from tests.support.dataset_files import chats, read_files, write_files
 from tests.support.stage_commands import SignalAtCall
 from tests.support.stage_runs import assert_store_is_consistent, contents, output_of
 

@@ -25,7 +25,7 @@ from demo.hub.server import serve
 from tests.support import chat_tokenizers
 from tests.support.chat_tokenizers import CHATML, CHATML_UNMARKED
 from tests.support.data_stages import DATASET_ID, MODEL_ID, DataStages, assert_refused
-from tests.support.datasets import chat, chats, jsonl, read_files
+from tests.support.dataset_files import chat, chats, jsonl, read_files
 from tests.support.stage_runs import contents, output_of
 
 EXCHANGES = [(f"The kettle {number} is cold. 🦊", f'{{"team": "{number % 3}"}}') for number in range(12)]

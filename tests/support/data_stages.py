@@ -13,7 +13,7 @@ from airsmith.contracts.errors import ErrorKind
 from airsmith.contracts.run import Run
 from airsmith.contracts.stages import STAGES, TOKENIZER
 from airsmith.recipe import Recipe
-from tests.support.datasets import Files, write_files
+from tests.support.dataset_files import Files, write_files
 from tests.support.stage_commands import CommandResult, StageForkServer
 from tests.support.stage_runs import point_to, write_run
 

@@ -77,7 +77,7 @@ class StageForkServer:
     def start(cls) -> Iterator[StageForkServer]:
         """Start the server; it exits with the block."""
         with subprocess.Popen(
-            [sys.executable, __file__],
+            [sys.executable, "-m", __name__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

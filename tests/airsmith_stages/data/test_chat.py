@@ -19,7 +19,7 @@ from airsmith_stages.data.chat import EncodedExample, ExampleEncoder, _first_tok
 from airsmith_stages.data.examples import Example
 from tests.support import chat_tokenizers
 from tests.support.chat_tokenizers import CHATML, CHATML_UNMARKED, PLAIN
-from tests.support.datasets import chat
+from tests.support.dataset_files import chat
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
 """Any text at all."""
@@ -210,16 +210,16 @@ class TestRefused:
         assert "where the answer begins" in refusal(chatml, template, *chat("a", "b")).message
 
     @pytest.mark.parametrize(
-        ("template", "learnt"),
+        ("template", "masked"),
         [
             ("{{ 'x' }}{% generation %}{% endgeneration %}{{ eos_token }}", "no token"),
             ("{% generation %}{{ messages[0]['content'] + eos_token }}{% endgeneration %}", "every token"),
         ],
     )
-    def test_a_mask_of_zeros_or_of_ones(self, chatml: Any, template: str, learnt: str) -> None:
+    def test_a_mask_of_zeros_or_of_ones(self, chatml: Any, template: str, masked: str) -> None:
         template = template.replace("{% endgeneration %}{{ eos_token }}", "{% endgeneration %}{{ 'y' }}")
         error = refusal(chatml, template, *chat("a", "b"))
-        assert f"row 0 of 'train' {learnt}" in error.message
+        assert f"row 0 of 'train', {masked}" in error.message
 
     def test_a_conversation_without_a_template(self, chatml: Any) -> None:
         error = refusal(chatml, None, *chat("a", "b"))

@@ -17,7 +17,7 @@ from airsmith.recipe.operation import BackendName
 from airsmith_stages.devices import cpu, get_device, neuron_native
 
 
-def test_an_unknown_backend_is_refused_with_those_there_are() -> None:
+def test_an_unknown_backend_is_refused_with_a_list_of_the_known() -> None:
     with pytest.raises(AirsmithError, match="'tpu'") as refused:
         get_device("tpu")
     assert refused.value.kind is ErrorKind.BAD_RECIPE
@@ -37,7 +37,7 @@ def recipe_of(precision: str, method: str = "lora") -> Recipe:
 
 
 @pytest.mark.parametrize("backend", ["cpu", "cuda", "rocm", "neuron_native"])
-def test_every_precision_of_the_backend_has_arguments_that_transformers_knows(backend: str) -> None:
+def test_every_precision_has_arguments_that_transformers_supports(backend: str) -> None:
     known = {field.name for field in fields(TrainingArguments)}
     for precision in get_backend(backend).precisions:
         arguments = get_device(backend).training_arguments(recipe_of(precision))
@@ -47,7 +47,7 @@ def test_every_precision_of_the_backend_has_arguments_that_transformers_knows(ba
         assert arguments.get("use_cpu", False) is (backend == "cpu")
 
 
-def test_only_cuda_quantizes_and_only_for_qlora() -> None:
+def test_only_cuda_quantizes_the_base_and_only_for_qlora() -> None:
     for backend in ("cpu", "cuda", "rocm", "neuron_xla", "neuron_native"):
         assert get_device(backend).loading_arguments(recipe_of("bfloat16")) == {}
     loading = get_device("cuda").loading_arguments(recipe_of("bfloat16", "qlora"))
@@ -59,20 +59,20 @@ def test_only_cuda_quantizes_and_only_for_qlora() -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 @pytest.mark.parametrize("backend", ["cuda", "rocm"])
-def test_a_node_without_a_gpu_is_told_so(backend: str) -> None:
+def test_a_node_without_a_gpu_is_refused(backend: str) -> None:
     with pytest.raises(AirsmithError, match="has no GPU: torch sees 0") as refused:
         get_device(backend).prepare()
     assert refused.value.kind is ErrorKind.DEVICE_ERROR
 
 
-def test_a_node_without_a_neuron_core_is_told_so() -> None:
+def test_a_node_without_a_neuron_core_is_refused() -> None:
     with pytest.raises(AirsmithError, match="has no NeuronCore: torch sees 0") as refused:
         get_device("neuron_native").prepare()
     assert refused.value.kind is ErrorKind.DEVICE_ERROR
 
 
-def test_an_image_without_what_drives_neuron_is_told_so() -> None:
-    with pytest.raises(AirsmithError, match=r"torch_xla, .* is not installed where") as refused:
+def test_an_image_without_torch_xla_is_refused() -> None:
+    with pytest.raises(AirsmithError, match=r"torch_xla, .* is not installed in") as refused:
         get_device("neuron_xla").prepare()
     assert refused.value.kind is ErrorKind.DEVICE_ERROR
 
@@ -83,7 +83,7 @@ def test_each_accelerator_names_the_module_that_trains_on_it() -> None:
     assert set(own.values()) == {"airsmith_stages.training.stage"}
 
 
-def test_on_the_cpu_neuron_s_own_code_takes_nothing_of_a_device() -> None:
+def test_native_neuron_on_a_cpu_uses_no_device() -> None:
     on_cpu = replace(neuron_native.DEVICE, torch_device="cpu")
     on_cpu.prepare()
     assert on_cpu.training_arguments(recipe_of("float32"))["use_cpu"]
@@ -94,7 +94,7 @@ def test_on_the_cpu_neuron_s_own_code_takes_nothing_of_a_device() -> None:
 @pytest.mark.parametrize(
     ("limit", "cores"), [("max 100000", 8), ("150000 100000", 2), ("50000 100000", 1), ("nonsense", 8), (None, 8)]
 )
-def test_a_container_takes_no_more_cores_than_its_limit(
+def test_the_thread_count_respects_the_cpu_limit_of_the_container(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str | None, cores: int
 ) -> None:
     monkeypatch.setattr(cpu, "CGROUP_CPU_LIMIT", tmp_path / "cpu.max")

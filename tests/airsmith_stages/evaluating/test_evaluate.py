@@ -1,4 +1,4 @@
-"""Both models are judged on the same held-out examples, and how they are batched changes nothing."""
+"""Base and tuned model are evaluated on the same held-out examples, and batching does not change the result."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ BASE, TUNED = "base", "tuned"
 
 @pytest.fixture
 def models(artifacts: ModelArtifacts) -> dict[str, Artifact]:
-    """Two models, as the stages that make them publish them."""
+    """The base and the tuned model."""
     base, other = artifacts.base_model(BASE), artifacts.base_model(TUNED, seed=8)
     return {"mirror_model": base, "merge": other}
 
@@ -46,7 +46,7 @@ def evaluated(run: Run) -> tuple[dict[str, Any], list[dict[str, Any]], list[dict
 
 @torch.inference_mode()
 def greedy(model: Any, prompt: list[int], most: int) -> list[int]:
-    """The most likely tokens one by one, without cache, batch or padding."""
+    """Generate greedily without cache, batch or padding."""
     tokens = list(prompt)
     while len(tokens) - len(prompt) < most:
         tokens.append(int(model(torch.tensor([tokens]), use_cache=False).logits[0, -1].argmax()))
@@ -59,7 +59,7 @@ def prompts_of(tokens: Artifact) -> list[dict[str, Any]]:
     return [json.loads(line) for line in tokens.read("validation_prompts.jsonl").splitlines()]
 
 
-def test_the_real_command_keeps_figures_answers_and_fixed_prompts(
+def test_the_command_publishes_metrics_answers_and_fixed_prompts(
     artifacts: ModelArtifacts, models: dict[str, Artifact]
 ) -> None:
     tokens = artifacts.tokens(pairs=questions_and_answers(40))
@@ -70,44 +70,52 @@ def test_the_real_command_keeps_figures_answers_and_fixed_prompts(
     artifact = output_of(run, "evaluate")
     assert artifact.type == "evaluation"
     assert artifact.manifest.inputs == {"mirror_model": BASE, "merge": TUNED, "tokenize": "tokens"}
-    figures, answers, fixed = evaluated(run)
-    assert (figures["examples"], len(answers), len(fixed)) == (6, 6, 32)
+    metrics_by_model, answers, fixed = evaluated(run)
+    assert (metrics_by_model["examples"], len(answers), len(fixed)) == (6, 6, 32)
     for index, (line, prompt) in enumerate(zip(fixed, prompts_of(tokens), strict=False)):
         assert {name: line[name] for name in ("messages", "prompt", "prompt_token_ids")} == {
             name: prompt[name] for name in ("messages", "prompt", "prompt_token_ids")
         }
-        for who in (BASE, TUNED) if index < 6 else ():
-            said = tokenizer().decode(line[f"{who}_token_ids"], skip_special_tokens=True)
-            assert (answers[index]["expected"], answers[index][who]) == (prompt["answer"], said)
+        for model_name in (BASE, TUNED) if index < 6 else ():
+            said = tokenizer().decode(line[f"{model_name}_token_ids"], skip_special_tokens=True)
+            assert (answers[index]["expected"], answers[index][model_name]) == (prompt["answer"], said)
     pointer = run.pointer("evaluate")
     assert pointer is not None
     assert pointer.metrics == {
         "examples": 6,
-        **{f"{name}_{who}": figures[who][name] for who in (BASE, TUNED) for name in figures[who]},
+        **{
+            f"{name}_{model_name}": metrics_by_model[model_name][name]
+            for model_name in (BASE, TUNED)
+            for name in metrics_by_model[model_name]
+        },
     }
 
 
-def test_loss_and_accuracy_are_those_of_each_row_alone(artifacts: ModelArtifacts, models: dict[str, Artifact]) -> None:
+def test_loss_and_accuracy_equal_those_of_each_row_alone(
+    artifacts: ModelArtifacts, models: dict[str, Artifact]
+) -> None:
     tokens = artifacts.tokens(pairs=questions_and_answers(11))
     run = artifacts.new_run(tokenize=tokens, recipe={"evaluate": {"max_examples": 9, "max_new_tokens": 1}}, **models)
     run_stage("evaluate", run)
-    figures, _, _ = evaluated(run)
+    metrics_by_model, _, _ = evaluated(run)
     rows = read_rows(tokens.download(artifacts.folder / "read"), "validation")
-    for who in (BASE, TUNED):
-        model, losses, hits = load_model(artifacts.folder / who), [], []
+    for model_name in (BASE, TUNED):
+        model, losses, hits = load_model(artifacts.folder / model_name), [], []
         for begin, end in zip(rows.offsets[:9], rows.offsets[1:10], strict=True):
             row = torch.tensor(rows.tokens[begin:end].astype("int64"))
-            learnt = torch.tensor(rows.loss_mask[begin:end]).bool()[1:]
+            has_label = torch.tensor(rows.loss_mask[begin:end]).bool()[1:]
             with torch.inference_mode():
                 scores = model(row[None]).logits[0, :-1].log_softmax(-1)
-            losses += (-scores.gather(1, row[1:, None])[:, 0])[learnt].tolist()
-            hits += (scores.argmax(-1) == row[1:])[learnt].tolist()
-        assert figures[who]["loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-5)
-        assert figures[who]["token_accuracy"] == pytest.approx(sum(hits) / len(hits))
+            losses += (-scores.gather(1, row[1:, None])[:, 0])[has_label].tolist()
+            hits += (scores.argmax(-1) == row[1:])[has_label].tolist()
+        assert metrics_by_model[model_name]["loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+        assert metrics_by_model[model_name]["token_accuracy"] == pytest.approx(sum(hits) / len(hits))
 
 
-def test_an_answer_counts_where_it_is_the_expected_one(artifacts: ModelArtifacts, models: dict[str, Artifact]) -> None:
-    """What the models say is told to them as the expected answer: of the tuned one thrice, of the base once."""
+def test_an_answer_is_correct_if_it_equals_the_expected_one(
+    artifacts: ModelArtifacts, models: dict[str, Artifact]
+) -> None:
+    """The expected answers are three of the tuned model's own and one of the base model's."""
     asked = questions_and_answers(6)
     first = artifacts.new_run(tokenize=artifacts.tokens("asked", asked), **models)
     run_stage("evaluate", first)
@@ -115,8 +123,8 @@ def test_an_answer_counts_where_it_is_the_expected_one(artifacts: ModelArtifacts
     said = [(question, answers[index][BASE if index == 3 else TUNED]) for index, (question, _) in enumerate(asked[:4])]
     second = artifacts.new_run(tokenize=artifacts.tokens("answered", [*said, *asked[4:]]), **models)
     run_stage("evaluate", second)
-    figures, answers, _ = evaluated(second)
-    assert (figures[TUNED]["exact_match"], figures[BASE]["exact_match"]) == (3 / 6, 1 / 6)
+    metrics_by_model, answers, _ = evaluated(second)
+    assert (metrics_by_model[TUNED]["exact_match"], metrics_by_model[BASE]["exact_match"]) == (3 / 6, 1 / 6)
     assert [line["tuned_correct"] for line in answers] == [True, True, True, False, False, False]
     assert [line["base_correct"] for line in answers] == [False, False, False, True, False, False]
 
@@ -124,12 +132,12 @@ def test_an_answer_counts_where_it_is_the_expected_one(artifacts: ModelArtifacts
 @pytest.mark.parametrize(
     ("given", "exact"), [("Yes.", True), (" Yes.\n", True), ("yes.", False), ("Yes. No.", False), ("", False)]
 )
-def test_only_white_space_around_an_answer_is_forgiven(given: str, exact: bool) -> None:
+def test_only_surrounding_white_space_is_ignored(given: str, exact: bool) -> None:
     assert is_exact(given, "Yes.") is exact
 
 
 @pytest.mark.parametrize(("most_new", "kept"), [(5, 5), (48, 32)])
-def test_fixed_prompts_are_answered_as_if_nothing_else_was_asked(
+def test_answers_to_fixed_prompts_equal_those_without_batching(
     artifacts: ModelArtifacts, models: dict[str, Artifact], most_new: int, kept: int
 ) -> None:
     recipe = {"evaluate": {"max_examples": 2, "max_new_tokens": most_new}}
@@ -137,22 +145,22 @@ def test_fixed_prompts_are_answered_as_if_nothing_else_was_asked(
     run_stage("evaluate", run)
     _, answers, fixed = evaluated(run)
     assert (len(answers), len(fixed)) == (2, 32)
-    for who in (BASE, TUNED):
-        model = load_model(artifacts.folder / who)
+    for model_name in (BASE, TUNED):
+        model = load_model(artifacts.folder / model_name)
         for line in fixed[::5]:
-            assert line[f"{who}_token_ids"] == greedy(model, line["prompt_token_ids"], kept)
-        assert max(len(line[f"{who}_token_ids"]) for line in fixed) == kept
+            assert line[f"{model_name}_token_ids"] == greedy(model, line["prompt_token_ids"], kept)
+        assert max(len(line[f"{model_name}_token_ids"]) for line in fixed) == kept
     assert any(line["base_token_ids"] != line["tuned_token_ids"] for line in fixed)
 
 
-def test_all_examples_are_answered_where_the_recipe_sets_no_bound(
+def test_all_examples_are_evaluated_if_the_recipe_sets_no_limit(
     artifacts: ModelArtifacts, models: dict[str, Artifact]
 ) -> None:
     recipe = {"evaluate": {"max_examples": None, "max_new_tokens": 1}}
     run = artifacts.new_run(tokenize=artifacts.tokens(pairs=questions_and_answers(35)), recipe=recipe, **models)
     run_stage("evaluate", run)
-    figures, answers, fixed = evaluated(run)
-    assert (figures["examples"], len(answers), len(fixed)) == (35, 35, 32)
+    metrics_by_model, answers, fixed = evaluated(run)
+    assert (metrics_by_model["examples"], len(answers), len(fixed)) == (35, 35, 32)
 
 
 @pytest.fixture(scope="module")
@@ -167,20 +175,20 @@ def texts(lengths: list[int]) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("batch_prompts", [1, 3, 64])
-def test_answers_depend_on_no_neighbour(model: Any, batch_prompts: int) -> None:
-    """Not on its padding, and not on the room that a long one leaves: 60 of the model's 64 positions."""
+def test_answers_do_not_depend_on_the_batch(model: Any, batch_prompts: int) -> None:
+    """Neither padding nor a prompt that takes 60 of the model's 64 positions changes another answer."""
     prompts = texts([4, 60, 9, 17, 5, 5, 30, 1, 63])
     answers = generate_greedy(model, prompts, max_new_tokens=8, pad_token_id=0, batch_prompts=batch_prompts)
     assert answers == [greedy(model, prompt, min(8, 64 - len(prompt))) for prompt in prompts]
 
 
-def test_a_prompt_that_leaves_no_room_gets_no_answer(model: Any) -> None:
+def test_a_prompt_that_fills_the_context_gets_no_answer(model: Any) -> None:
     assert [
         len(tokens) for tokens in generate_greedy(model, texts([64, 70, 10]), max_new_tokens=8, pad_token_id=0)
     ] == [0, 0, 8]
 
 
-def test_an_answer_ends_with_the_token_that_ends_a_turn(model: Any) -> None:
+def test_an_answer_ends_with_an_end_token(model: Any) -> None:
     prompts = texts([6, 11, 13])
     unending = generate_greedy(model, prompts, max_new_tokens=8, pad_token_id=0)
     before, stop = model.generation_config.eos_token_id, unending[1][2]
@@ -193,27 +201,27 @@ def test_an_answer_ends_with_the_token_that_ends_a_turn(model: Any) -> None:
     assert all(tokens[-1] == stop or len(tokens) == 8 for tokens in answers)
 
 
-def test_what_only_holds_in_a_batch_is_answered_again(model: Any) -> None:
+def test_an_answer_that_differs_without_batching_is_replaced(model: Any) -> None:
     prompts = texts([6, 11])
     right = generate_greedy(model, prompts, max_new_tokens=8, pad_token_id=0)
     batched = [[*right[0], 9, 9], [*right[1][:3], right[1][3] + 1, *right[1][4:]]]
     assert generate_unbatched(model, prompts, batched, max_new_tokens=8, pad_token_id=0) == right
 
 
-def test_a_models_penalties_are_kept_as_a_server_keeps_them(model: Any) -> None:
+def test_penalties_of_the_generation_config_apply_and_sampling_does_not(model: Any) -> None:
     prompts = texts([6, 11, 13])
     plain = generate_greedy(model, prompts, max_new_tokens=12, pad_token_id=0)
     model.generation_config.update(repetition_penalty=3.0, do_sample=True, temperature=1.5, top_k=5)
     try:
-        penalised = generate_greedy(model, prompts, max_new_tokens=12, pad_token_id=0)
-        assert penalised == generate_greedy(model, prompts, max_new_tokens=12, pad_token_id=0)
+        penalized = generate_greedy(model, prompts, max_new_tokens=12, pad_token_id=0)
+        assert penalized == generate_greedy(model, prompts, max_new_tokens=12, pad_token_id=0)
     finally:
         model.generation_config.update(repetition_penalty=None, do_sample=False, temperature=None, top_k=None)
-    assert penalised != plain
+    assert penalized != plain
 
 
 @given(lengths=st.lists(st.integers(0, 300), max_size=60), max_rows=st.integers(1, 9), max_tokens=st.integers(1, 1000))
-def test_no_batch_is_larger_than_memory_is_meant_to_hold(lengths: list[int], max_rows: int, max_tokens: int) -> None:
+def test_no_batch_exceeds_the_limits_of_rows_and_tokens(lengths: list[int], max_rows: int, max_tokens: int) -> None:
     batches = list(longest_first(lengths, max_rows, max_tokens))
     assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
     for batch in batches:
@@ -223,10 +231,10 @@ def test_no_batch_is_larger_than_memory_is_meant_to_hold(lengths: list[int], max
     assert widths == sorted(widths, reverse=True)
 
 
-def test_batches_are_cut_by_what_their_logits_and_caches_take(
+def test_batch_sizes_are_limited_by_logits_and_caches(
     artifacts: ModelArtifacts, model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The largest batch that the model sees, however many rows there are."""
+    """The limits hold for any number of rows."""
     seen: list[torch.Size] = []
     hook = model.register_forward_pre_hook(lambda _, __, named: seen.append(named["input_ids"].shape), with_kwargs=True)
     rows = read_rows(
@@ -262,7 +270,7 @@ def test_only_one_model_is_in_memory_at_a_time(
     assert len(loaded) == 2
 
 
-def test_a_model_that_computes_nothing_finite_is_refused(artifacts: ModelArtifacts) -> None:
+def test_a_model_with_a_non_finite_loss_is_refused(artifacts: ModelArtifacts) -> None:
     base = artifacts.base_model(BASE)
     broken = load_model(artifacts.folder / BASE)
     broken.lm_head.weight.data[5, 5] = float("nan")
@@ -275,8 +283,8 @@ def test_a_model_that_computes_nothing_finite_is_refused(artifacts: ModelArtifac
     assert_no_output(refused.value, run, "evaluate", "evaluation")
 
 
-def test_a_split_without_a_whole_question_is_refused(artifacts: ModelArtifacts, models: dict[str, Artifact]) -> None:
-    """Every example was longer than a row: there are rows, cut off, but nothing to ask."""
+def test_a_split_without_a_complete_example_is_refused(artifacts: ModelArtifacts, models: dict[str, Artifact]) -> None:
+    """Every example is truncated, so that there are rows but no prompts."""
     whole = artifacts.tokens("whole").download(artifacts.folder / "cut")
     (whole / "validation_prompts.jsonl").write_text("")
     run = artifacts.new_run(tokenize=artifacts.publish("tokens", "cut", Path(whole)), **models)
@@ -286,17 +294,17 @@ def test_a_split_without_a_whole_question_is_refused(artifacts: ModelArtifacts, 
     assert_no_output(refused.value, run, "evaluate", "evaluation")
 
 
-def test_a_power_cut_at_any_moment_leaves_no_manifest_without_content(
+def test_a_power_cut_never_leaves_a_manifest_without_content(
     artifacts: ModelArtifacts, models: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tokens = artifacts.tokens(pairs=questions_and_answers(2))
     judged = evaluation.evaluate_model
     known: dict[str, Any] = {}
 
-    def judged_once(who: str, *arguments: Any) -> Any:
-        if who not in known:
-            known[who] = judged(who, *arguments)
-        return known[who]
+    def judged_once(model_name: str, *arguments: Any) -> Any:
+        if model_name not in known:
+            known[model_name] = judged(model_name, *arguments)
+        return known[model_name]
 
     monkeypatch.setattr(evaluation, "evaluate_model", judged_once)
 

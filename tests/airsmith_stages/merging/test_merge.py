@@ -1,4 +1,4 @@
-"""The merged model is the base with its adapter, whole and servable, or there is none."""
+"""The merge stage publishes a complete model that can be served, or nothing."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from tests.support.tiny_models import load_model, load_with_adapter, logits, rel
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 
-def test_the_real_command_makes_a_model_that_its_folder_alone_serves(artifacts: ModelArtifacts) -> None:
+def test_the_command_writes_a_model_that_its_folder_alone_can_serve(artifacts: ModelArtifacts) -> None:
     base = artifacts.base_model()
     adapter = artifacts.adapter(base)
     run = artifacts.new_run(mirror_model=base, train=adapter)
-    said = run_command("merge", run)
-    assert "|" not in said, "a progress bar"
+    output = run_command("merge", run)
+    assert "|" not in output, "a progress bar"
     artifact = output_of(run, "merge")
     assert (artifact.type, artifact.manifest.inputs) == ("model", {"mirror_model": "base", "train": "adapter"})
     assert set(artifact.names()) == {
@@ -71,13 +71,13 @@ def without(part: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
 @pytest.mark.parametrize(
     ("damage", "lora", "says"),
     [
-        (rename("layers.1.", "layers.7."), {}, r"layers\.7\..* fits nowhere in the base \(7 such edits\)"),
-        (rename("base_model.model.", "base_model.modle."), {}, "fits nowhere in the base"),
+        (rename("layers.1.", "layers.7."), {}, r"layers\.7\..* matches no parameter of the base \(7 such edits\)"),
+        (rename("base_model.model.", "base_model.modle."), {}, "matches no parameter of the base"),
         (without("layers.1.mlp.up_proj.lora_B"), {}, r"lacks .*layers\.1\.mlp\.up_proj\.lora_B"),
         (without("layers."), {}, "changes nothing"),
-        (fill("lora_B", 0.0), {}, "zero: it changes nothing"),
+        (fill("lora_B", 0.0), {}, "zero, so it changes nothing"),
         (fill("lora_A", 0.0), {}, "changed no tensor of the base"),
-        (dict, {"init_lora_weights": True}, "zero: it changes nothing"),
+        (dict, {"init_lora_weights": True}, "zero, so it changes nothing"),
         (dict, {"init_lora_weights": True, "modules_to_save": ["lm_head"]}, "changed no tensor of the base"),
         (fill("layers.0.mlp.up_proj.lora_A", float("nan")), {}, r"layers\.0\.mlp\.up_proj\.lora_A.* NaN or Inf"),
         (fill("layers.0.mlp.up_proj.lora_B", float("inf")), {}, r"layers\.0\.mlp\.up_proj\.lora_B.* NaN or Inf"),
@@ -88,7 +88,7 @@ def without(part: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
         "untrained head", "nan", "inf", "overflow",
     ],
 )  # fmt: skip
-def test_an_adapter_that_is_not_used_whole_is_refused(
+def test_an_adapter_that_does_not_apply_completely_is_refused(
     artifacts: ModelArtifacts, damage: Callable[[dict[str, Any]], dict[str, Any]], lora: dict[str, Any], says: str
 ) -> None:
     base = artifacts.base_model()
@@ -105,7 +105,7 @@ def test_an_adapter_that_is_not_used_whole_is_refused(
     assert_no_output(refused.value, run, "merge", ArtifactType.MODEL)
 
 
-def test_an_adapter_of_another_base_is_refused_though_it_fits(artifacts: ModelArtifacts) -> None:
+def test_an_adapter_of_another_base_is_refused_even_if_it_fits(artifacts: ModelArtifacts) -> None:
     base, other = artifacts.base_model(), artifacts.base_model("other", seed=8)
     run = artifacts.new_run(mirror_model=other, train=artifacts.adapter(base))
     with pytest.raises(AirsmithError, match="trained on base base, but this run's base is other") as refused:
@@ -127,15 +127,15 @@ def test_full_training_needs_no_merge(artifacts: ModelArtifacts) -> None:
     ]
 
 
-class TestTheFolder:
-    """What lies beside the merged weights."""
+class TestFolder:
+    """The other files of the merged model."""
 
     def merged(self, artifacts: ModelArtifacts, base: Artifact, **recipe: Any) -> Path:
         run = artifacts.new_run(mirror_model=base, train=artifacts.adapter(base), recipe=recipe)
         run_stage("merge", run)
         return output_of(run, "merge").download(artifacts.folder / "merged")
 
-    def test_the_recipes_chat_template_takes_the_place_of_every_other(self, artifacts: ModelArtifacts) -> None:
+    def test_the_recipe_s_chat_template_replaces_every_other(self, artifacts: ModelArtifacts) -> None:
         config = json.loads(save_tokenizer_config(artifacts))
         base = artifacts.base_model(
             files={"tokenizer_config.json": json.dumps({**config, "chat_template": "{{ 'old' }}"})}
@@ -148,8 +148,8 @@ class TestTheFolder:
         chat = [{"role": "user", "content": "Hi"}]
         assert AutoTokenizer.from_pretrained(folder).apply_chat_template(chat, tokenize=False) == "user: Hi<|im_end|>\n"
 
-    def test_generation_stops_where_the_model_has_learnt_to(self, artifacts: ModelArtifacts) -> None:
-        """A base model's own config often names only the end of a text."""
+    def test_generation_stops_at_the_end_tokens_of_the_training(self, artifacts: ModelArtifacts) -> None:
+        """The config of a base model often contains only the end-of-text token."""
         base = artifacts.base_model(
             files={"generation_config.json": json.dumps({"eos_token_id": 0, "temperature": 0.7})}
         )
@@ -159,7 +159,7 @@ class TestTheFolder:
         assert config.eos_token_id == [0, tokenizer.convert_tokens_to_ids("<|im_end|>")]
         assert config.temperature == 0.7
 
-    def test_all_else_of_the_base_goes_along_but_its_card(self, artifacts: ModelArtifacts) -> None:
+    def test_all_other_files_of_the_base_except_its_card_are_copied(self, artifacts: ModelArtifacts) -> None:
         files = {"README.md": "# Base", ".gitattributes": "", "special.json": "{}", "LICENSE": "Do as you like."}
         folder = self.merged(artifacts, artifacts.base_model(files=files))
         assert (folder / "LICENSE").read_text() == "Do as you like."
@@ -167,7 +167,7 @@ class TestTheFolder:
         assert not (folder / "README.md").exists()
         assert not (folder / ".gitattributes").exists()
 
-    def test_another_user_may_read_every_file(self, artifacts: ModelArtifacts) -> None:
+    def test_every_file_is_readable_by_other_users(self, artifacts: ModelArtifacts) -> None:
         base = artifacts.base_model()
         run = artifacts.new_run(mirror_model=base, train=artifacts.adapter(base))
         run_stage("merge", run)
@@ -181,7 +181,7 @@ def save_tokenizer_config(artifacts: ModelArtifacts) -> str:
     return (artifacts.folder / "for-its-tokenizer/tokenizer_config.json").read_text()
 
 
-def test_a_power_cut_at_any_moment_leaves_no_manifest_without_content(
+def test_a_power_cut_never_leaves_a_manifest_without_content(
     artifacts: ModelArtifacts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = artifacts.base_model()
@@ -202,7 +202,7 @@ def test_a_power_cut_at_any_moment_leaves_no_manifest_without_content(
     assert run_stage("merge", remains).cached
 
 
-def test_what_a_power_cut_left_does_not_stop_the_next_try(
+def test_the_remains_of_a_power_cut_do_not_stop_the_next_attempt(
     artifacts: ModelArtifacts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = artifacts.base_model()

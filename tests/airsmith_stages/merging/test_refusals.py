@@ -1,4 +1,4 @@
-"""What cannot be merged rightly is refused by its name."""
+"""Adapters and bases that cannot be merged correctly are refused by name."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def refusal(sound: Path, tmp_path: Path) -> Callable[..., AirsmithError]:
-    """Merges an adapter with other tensors, or another config, into the base."""
+    """Merges an adapter with changed tensors or config and returns the error."""
 
     def refusal(
         change: Callable[[dict[str, Any]], object] = id, base: Path | None = None, **config: Any
@@ -51,20 +51,20 @@ def refusal(sound: Path, tmp_path: Path) -> Callable[..., AirsmithError]:
     ("change", "says"),
     [
         (lambda t: t.update({"base_model.model.model.layers.9.up_proj.lora_A.weight": torch.ones(4, 32)}), "lacks"),
-        (lambda t: t.update({"base_model.model.head.weight": torch.ones(4, 32)}), "head.weight fits nowhere"),
-        (lambda t: t.update({"model.layers.0.extra": torch.ones(4)}), "layers.0.extra fits nowhere in the base"),
+        (lambda t: t.update({"base_model.model.head.weight": torch.ones(4, 32)}), "head.weight matches no parameter"),
+        (lambda t: t.update({"model.layers.0.extra": torch.ones(4)}), "layers.0.extra matches no parameter of the base"),
         (lambda t: t.pop(f"{Q_PROJ}.lora_A.weight"), "lacks model.layers.0.self_attn.q_proj.lora_A"),
-        (lambda t: t.update({f"{Q_PROJ}.lora_A.weight": torch.ones(4, 16)}), r"\[32, 16\].*the base's has \[32, 32\]"),
+        (lambda t: t.update({f"{Q_PROJ}.lora_A.weight": torch.ones(4, 16)}), r"\[32, 16\].*the base's parameter has shape \[32, 32\]"),
         (lambda t: t.update({f"{Q_PROJ}.lora_B.weight": torch.ones(32, 8)}), "q_proj.lora_B"),
-        (lambda t: t[f"{Q_PROJ}.lora_A.weight"].fill_(float("nan")), "q_proj.lora_A.weight holds NaN"),
-        (lambda t: t[f"{Q_PROJ}.lora_B.weight"].fill_(float("inf")), "q_proj.lora_B.weight holds NaN"),
-        (lambda t: [t[f"{Q_PROJ}.lora_{part}.weight"].fill_(1e30) for part in "AB"], "merged .*q_proj.* holds NaN"),
+        (lambda t: t[f"{Q_PROJ}.lora_A.weight"].fill_(float("nan")), "q_proj.lora_A.weight contains NaN"),
+        (lambda t: t[f"{Q_PROJ}.lora_B.weight"].fill_(float("inf")), "q_proj.lora_B.weight contains NaN"),
+        (lambda t: [t[f"{Q_PROJ}.lora_{part}.weight"].fill_(1e30) for part in "AB"], "merged .*q_proj.* contains NaN"),
         (lambda t: [tensor.zero_() for name, tensor in t.items() if "lora_B" in name], "it changes nothing"),
         (lambda t: [tensor.zero_() for name, tensor in t.items() if "lora_A" in name], "changed no tensor"),
         (lambda t: t.update({f"{Q_PROJ}.weight": torch.ones(32, 16)}), "for a parameter of shape"),
     ],
 )  # fmt: skip
-def test_an_adapter_that_is_not_used_whole(
+def test_an_adapter_that_does_not_apply_completely(
     refusal: Callable[..., AirsmithError], change: Callable[[dict[str, Any]], object], says: str
 ) -> None:
     error = refusal(change)
@@ -76,7 +76,7 @@ def test_an_adapter_that_is_not_used_whole(
 @pytest.mark.parametrize(
     ("config", "says"),
     [
-        ({"peft_type": "IA3"}, "of type IA3"),
+        ({"peft_type": "IA3"}, "peft_type IA3"),
         ({"layer_replication": [[0, 1]]}, "layer_replication"),
         ({"use_qalora": True}, "use_qalora"),
     ],
@@ -85,7 +85,7 @@ def test_an_adapter_of_another_method(refusal: Callable[..., AirsmithError], con
     assert says in refusal(**config).message
 
 
-def test_a_target_that_two_names_mean(refusal: Callable[..., AirsmithError]) -> None:
+def test_two_names_for_the_same_target(refusal: Callable[..., AirsmithError]) -> None:
     def change(tensors: dict[str, Any]) -> None:
         for part in ("lora_A", "lora_B"):
             name = f"{Q_PROJ}.{part}.weight"
@@ -102,7 +102,7 @@ def test_a_quantized_base(refusal: Callable[..., AirsmithError], tmp_path: Path)
     assert "quantized (fp8)" in refusal(base=base).message
 
 
-def test_a_base_that_changes_while_it_is_read(sound: Path, tmp_path: Path) -> None:
+def test_a_base_that_changes_during_reading(sound: Path, tmp_path: Path) -> None:
     from airsmith_stages.merging.model import merge_model
     from airsmith_stages.weights.readers import FolderReader
 

@@ -1,4 +1,4 @@
-"""hf_xet's buffers stay within a share of what the process may use."""
+"""The buffers of hf_xet are limited to a fraction of the process's memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ GIBIBYTE = 2**30
 
 
 @pytest.mark.parametrize("memory", [GIBIBYTE, 64 * GIBIBYTE])
-def test_all_buffers_stay_within_a_quarter(memory: int) -> None:
+def test_every_buffer_is_limited_to_a_quarter_of_the_memory(memory: int) -> None:
     config = XetConfig().with_config(buffer_limits(memory))
     XetSession(config)
     for key, value in config.items():
@@ -23,7 +23,7 @@ def test_all_buffers_stay_within_a_quarter(memory: int) -> None:
 
 
 @pytest.mark.parametrize(("text", "expected"), [("1073741824\n", GIBIBYTE), ("max\n", None), (None, None)])
-def test_the_cgroups_limit_counts(tmp_path: Path, text: str | None, expected: int | None) -> None:
+def test_the_memory_limit_of_the_cgroup_applies(tmp_path: Path, text: str | None, expected: int | None) -> None:
     limit = tmp_path / "memory.max"
     if text is not None:
         limit.write_text(text)

@@ -1,4 +1,4 @@
-"""The history where people's own tools look for it: TensorBoard's file, MLflow's run; and who is deaf harms nothing."""
+"""The history in TensorBoard's event file and in MLflow; a failure to log it does not stop the training."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.support.training_runs import (
 
 
 def events(run: Run) -> dict[str, list[tuple[int, float]]]:
-    """The scalars of a run's event file, by tag: TFRecords of a length, its checksum, an event, its checksum."""
+    """Read the scalars of a run's event file, by tag. A TFRecord is a length, its checksum, an event, its checksum."""
     from tensorboardX.proto.event_pb2 import Event
 
     content, found = run.read(EVENTS_FILE), {}
@@ -39,7 +39,7 @@ def events(run: Run) -> dict[str, list[tuple[int, float]]]:
     return found
 
 
-def test_tensorboard_has_every_row_also_of_a_training_that_was_killed(
+def test_tensorboard_has_every_row_of_a_killed_and_resumed_training(
     trainings: TrainingRuns, train: TrainCommand
 ) -> None:
     run = trainings.staggered_run()
@@ -88,7 +88,7 @@ def test_mlflow_has_one_run_of_several_attempts(
     assert sorted(logged) == [(row["step"], row["loss"]) for row in history_of(run) if "loss" in row]
 
 
-def test_a_server_that_does_not_answer_harms_nothing(
+def test_an_unreachable_server_does_not_stop_the_training(
     trainings: TrainingRuns,
     rows: list[list[list[int]]],
     monkeypatch: pytest.MonkeyPatch,
@@ -98,4 +98,4 @@ def test_a_server_that_does_not_answer_harms_nothing(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     run = trainings.new_run(tokens=trainings.tokens("rows", rows), **{**SHORT_TRAINING, "eval_steps": None})
     assert run_stage("train", run).metrics["steps"] == 12
-    assert "MLflow does not take the training's metrics" in caplog.text
+    assert "MLflow does not accept the training's metrics" in caplog.text

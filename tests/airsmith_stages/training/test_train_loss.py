@@ -1,4 +1,4 @@
-"""The loss is the one of the recipe's examples, whatever the batches, the padding and the packing."""
+"""The loss depends on the examples alone, not on batch size, padding or packing."""
 
 from __future__ import annotations
 
@@ -33,22 +33,22 @@ def assert_same_weights(one: Run, other: Run, tolerance: float) -> None:
         torch.testing.assert_close(first[name], second[name], atol=tolerance, rtol=0)
 
 
-def test_one_row_eight_times_is_eight_rows_once(trainings: TrainingRuns) -> None:
+def test_gradient_accumulation_equals_a_larger_batch(trainings: TrainingRuns) -> None:
     tokens = trainings.tokens("rows", counting_rows(20, lambda row: 4 + (row * 5) % 13))
     runs = [
-        # Two recipes that differ in nothing that counts, so that the second is not the first's cached result.
+        # The recipes differ only in their batches, so that the second run does not reuse the first's result.
         trainings.new_run(tokens=tokens, batch=BatchPlan(
             per_device_train_batch_size=rows, gradient_accumulation_steps=8 // rows, data_parallel_size=1
         ), max_steps=8, total_train_batch_size=8, max_per_device_train_batch_size=rows, **EVERY_STEP)
         for rows in (1, 8)
     ]  # fmt: skip
     losses = [losses_of(run) for run in runs]
-    # 20 rows: every third step is an epoch's last, of 4 rows.
+    # With 20 rows, every third step is the last of an epoch, with 4 rows.
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
     assert_same_weights(*runs, tolerance=1e-5)
 
 
-def test_what_fills_a_row_up_does_not_count(trainings: TrainingRuns, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_padding_does_not_affect_the_loss(trainings: TrainingRuns, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = counting_rows(12, lambda row: 4 + (row * 5) % 13)
     run = trainings.new_run(tokens=trainings.tokens("zeros", rows), max_steps=4, **EVERY_STEP)
     with_zeros = losses_of(run)
@@ -58,7 +58,7 @@ def test_what_fills_a_row_up_does_not_count(trainings: TrainingRuns, monkeypatch
     assert trained_tensors(other) == trained_tensors(run)
 
 
-def test_isolated_samples_of_a_row_do_not_see_each_other(trainings: TrainingRuns) -> None:
+def test_isolated_samples_of_a_row_do_not_attend_to_each_other(trainings: TrainingRuns) -> None:
     samples = [row[0] for row in counting_rows(6, lambda row: 5 + row)]
     packed = [[samples[0], samples[3], samples[5]], [samples[1], samples[2], samples[4]]]
     alone = trainings.new_run(
@@ -83,7 +83,7 @@ def test_isolated_samples_of_a_row_do_not_see_each_other(trainings: TrainingRuns
     assert losses_of(across)[0] != pytest.approx(losses[0], abs=1e-5)
 
 
-def test_a_row_of_max_length_arrives_whole(trainings: TrainingRuns, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_of_max_length_is_not_truncated(trainings: TrainingRuns, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [*counting_rows(3), [[2 + step % 60 for step in range(64)]]]
     seen = []
 
@@ -100,8 +100,8 @@ def test_a_row_of_max_length_arrives_whole(trainings: TrainingRuns, monkeypatch:
         assert seen.count(row[0]) == 3
 
 
-def test_validation_loss_is_the_mean_over_labels(trainings: TrainingRuns) -> None:
-    """Rows of very different lengths: a mean over batches or rows would differ."""
+def test_the_validation_loss_is_the_mean_over_labels(trainings: TrainingRuns) -> None:
+    """The lengths of the rows differ so much that a mean over batches or rows would differ."""
     validation = counting_rows(5, lambda row: 4 + row * 12)
     tokens = trainings.tokens("rows", counting_rows(8), validation=validation)
     run = trainings.new_run(tokens=tokens, max_steps=4, total_train_batch_size=2, max_per_device_train_batch_size=2,
@@ -125,17 +125,17 @@ def test_losses_equal_those_of_plain_transformers_and_peft(trainings: TrainingRu
     assert losses_of(run) == pytest.approx(plain_losses(trainings, run, [row[0] for row in rows]), abs=1e-6)
 
 
-def test_a_warmup_by_its_steps_is_that_by_their_share(trainings: TrainingRuns) -> None:
+def test_warmup_steps_equal_the_same_warmup_ratio(trainings: TrainingRuns) -> None:
     tokens = trainings.tokens("rows", counting_rows(40, lambda row: 4 + row % 9))
-    by_share, by_steps, without = (
+    by_ratio, by_steps, without = (
         losses_of(trainings.new_run(tokens=tokens, max_steps=8, **EVERY_STEP, **warmup))
         for warmup in ({"warmup_ratio": 0.5}, {"warmup_ratio": None, "warmup_steps": 4}, {})
     )
-    assert by_steps == by_share != without
+    assert by_steps == by_ratio != without
 
 
 def plain_losses(trainings: TrainingRuns, run: Run, rows: list[list[int]]) -> list[float]:
-    """The same training as one writes it with transformers and peft alone."""
+    """Train with transformers and peft alone."""
     import numpy as np
     from peft import LoraConfig, get_peft_model
     from transformers import LlamaForCausalLM, Trainer, TrainingArguments, set_seed

@@ -1,4 +1,4 @@
-"""What trains on a Neuron device of torch's own is the code that trains on every other: on the CPU, the same losses."""
+"""The native Neuron backend trains with the code of all other backends: on a CPU, its losses are the same."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BACKENDS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-5), ("bfloat16", 5e-3)])
-def test_losses_are_those_of_a_cpu(
+def test_losses_equal_those_of_the_cpu_backend(
     trainings: TrainingRuns, monkeypatch: pytest.MonkeyPatch, precision: str, tolerance: float
 ) -> None:
     on_cpu = replace(neuron_native.DEVICE, torch_device="cpu", process_group_backend="gloo")
@@ -47,7 +47,7 @@ def test_losses_are_those_of_a_cpu(
 
 
 def losses_of(run: Run) -> list[float]:
-    """Train as one process that torchrun has started does; of several cores each would be one."""
+    """Train as a single rank that torchrun started; on a device, each NeuronCore is a rank."""
     run_worker("train", run)
     trained = open_artifact(run.store, look_up_output(run, run.read_spec(), "train").location)
     assert trained is not None

@@ -1,4 +1,4 @@
-"""Several nodes that train together: each has a launcher, and finds the first node by torchrun's variables."""
+"""Training on several nodes: each runs a launcher, which finds the first node by torchrun's variables."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LONG = {**TRAINING, "max_steps": 45, "save_steps": 5, "eval_steps": 20}
 
 @pytest.fixture
 def new_trainings(tmp_path: Path) -> Callable[[], TrainingRuns]:
-    """Makes benches, each with a store of its own."""
+    """Creates `TrainingRuns`, each with its own store."""
     made: list[Path] = []
 
     def make() -> TrainingRuns:
@@ -49,13 +49,13 @@ def run_on(trainings: TrainingRuns, nodes: int, **training: object) -> Run:
 
 
 def start(run: Run, nodes: int = 2) -> list[subprocess.Popen[str]]:
-    """The launchers by node; the first leads."""
+    """Start the launchers, in the order of the nodes."""
     with socket.create_server(("127.0.0.1", 0)) as free:
-        where = {"PET_MASTER_ADDR": "127.0.0.1", "PET_MASTER_PORT": str(free.getsockname()[1])}
+        rendezvous = {"PET_MASTER_ADDR": "127.0.0.1", "PET_MASTER_PORT": str(free.getsockname()[1])}
     return [
         subprocess.Popen(
             [*TRAIN_COMMAND, run.uri],
-            env={**os.environ, **where, "PET_NODE_RANK": str(rank)},
+            env={**os.environ, **rendezvous, "PET_NODE_RANK": str(rank)},
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -64,12 +64,12 @@ def start(run: Run, nodes: int = 2) -> list[subprocess.Popen[str]]:
 
 
 def errors_of(launchers: list[subprocess.Popen[str]]) -> list[AirsmithError | None]:
-    """What each launcher ended with, as its last line says."""
+    """Wait for the launchers and return the errors in their last lines."""
     logs = [launcher.communicate(timeout=DEADLINE_SECONDS)[1] for launcher in launchers]
     return [AirsmithError.from_json_line(log.splitlines()[-1]) for log in logs]
 
 
-def test_two_nodes_have_the_losses_of_one_and_the_first_alone_keeps_the_record(
+def test_two_nodes_have_the_losses_of_one_and_only_the_first_publishes(
     new_trainings: Callable[[], TrainingRuns],
 ) -> None:
     alone, together = run_on(new_trainings(), 1), run_on(new_trainings(), 2)
@@ -85,7 +85,7 @@ def test_two_nodes_have_the_losses_of_one_and_the_first_alone_keeps_the_record(
     assert together.statuses()["train"].state == "done"
 
 
-def test_a_lost_node_is_told_by_the_first_and_the_next_attempt_equals_an_uninterrupted_one(
+def test_a_lost_node_is_reported_and_the_next_attempt_equals_uninterrupted(
     new_trainings: Callable[[], TrainingRuns],
 ) -> None:
     trainings = new_trainings()
@@ -109,7 +109,7 @@ def test_a_lost_node_is_told_by_the_first_and_the_next_attempt_equals_an_uninter
     )
 
 
-def test_nodes_that_are_told_to_stop_publish_one_checkpoint_together(new_trainings: Callable[[], TrainingRuns]) -> None:
+def test_sigterm_on_all_nodes_publishes_one_checkpoint(new_trainings: Callable[[], TrainingRuns]) -> None:
     trainings = new_trainings()
     run = run_on(trainings, 2, **LONG)
     launchers = start(run)

@@ -1,4 +1,4 @@
-"""Several processes that train together do what one does alone, and can be stopped and resumed in any number."""
+"""Training gives the same result with any world size, and resumes with another one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.stage_runs import output_of
 from tests.support.training_runs import TRAIN_COMMAND, TrainingRuns, checkpoint_steps, counting_rows, history_of
 
 FULL = {"name": "full"}
-# Rows that divide neither by a step nor by two processes: an epoch's last step has an empty batch.
+# The rows divide neither by the batch size nor by two ranks: an epoch's last step has an empty batch.
 TRAINING = {
     "max_steps": 11,
     "total_train_batch_size": 4,
@@ -35,7 +35,7 @@ LONG = {**TRAINING, "max_steps": 45, "save_steps": 5, "eval_steps": 20}
 
 @pytest.fixture(scope="module")
 def new_trainings(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], TrainingRuns]:
-    """Makes benches, each with a store of its own."""
+    """Creates `TrainingRuns`, each with its own store."""
 
     def make() -> TrainingRuns:
         folder = tmp_path_factory.mktemp("trainings")
@@ -60,14 +60,14 @@ def train(run: Run) -> str:
 
 @pytest.fixture(scope="module", params=[None, FULL], ids=["lora", "full"])
 def alone_and_together(request: pytest.FixtureRequest, new_trainings: Callable[[], TrainingRuns]) -> tuple[Run, Run]:
-    """The same training by one process and by two."""
+    """The same training with one rank and with two."""
     runs = run_on(new_trainings(), 1, request.param), run_on(new_trainings(), 2, request.param)
     for run in runs:
         train(run)
     return runs
 
 
-def test_two_processes_have_the_losses_of_one(alone_and_together: tuple[Run, Run]) -> None:
+def test_two_ranks_have_the_losses_of_one(alone_and_together: tuple[Run, Run]) -> None:
     one, two = (history_of(run) for run in alone_and_together)
     assert [row["step"] for row in two] == [row["step"] for row in one]
     for alone, together in zip(one, two, strict=True):
@@ -75,7 +75,7 @@ def test_two_processes_have_the_losses_of_one(alone_and_together: tuple[Run, Run
             assert together[name] == pytest.approx(alone[name], abs=1e-5), (name, alone["step"])
 
 
-def test_what_the_processes_of_a_full_training_hold_is_consolidated_to_the_model_of_one(
+def test_shards_of_full_training_are_consolidated_to_the_model_of_one_rank(
     new_trainings: Callable[[], TrainingRuns], tmp_path: Path
 ) -> None:
     from safetensors.torch import load_file
@@ -115,7 +115,7 @@ def test_what_the_processes_of_a_full_training_hold_is_consolidated_to_the_model
 
 
 @pytest.mark.parametrize("method", [None, FULL], ids=["lora", "full"])
-def test_one_of_two_killed_and_both_resumed_equals_uninterrupted(
+def test_a_killed_rank_and_a_resumed_training_equal_uninterrupted(
     new_trainings: Callable[[], TrainingRuns], method: dict[str, Any] | None
 ) -> None:
     trainings = new_trainings()
@@ -139,7 +139,7 @@ def test_one_of_two_killed_and_both_resumed_equals_uninterrupted(
 
 @pytest.mark.parametrize("method", [None, FULL], ids=["lora", "full"])
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
-def test_a_checkpoint_of_some_processes_is_resumed_by_others(
+def test_a_checkpoint_is_resumed_with_another_world_size(
     new_trainings: Callable[[], TrainingRuns], method: dict[str, Any] | None, before: int, after: int
 ) -> None:
     trainings = new_trainings()
@@ -160,7 +160,7 @@ def test_a_checkpoint_of_some_processes_is_resumed_by_others(
             assert resumed[name] == pytest.approx(uninterrupted[name], abs=1e-5), (name, resumed["step"])
 
 
-def test_what_one_process_fails_with_is_told_once(new_trainings: Callable[[], TrainingRuns]) -> None:
+def test_the_error_of_a_rank_is_reported_once(new_trainings: Callable[[], TrainingRuns]) -> None:
     trainings = new_trainings()
     tokens = trainings.tokens("long", counting_rows(4, lengths=lambda row: 80))
     run = trainings.new_run(tokens=tokens, recipe={"backend": {"devices": 2}}, **TRAINING)
@@ -170,7 +170,7 @@ def test_what_one_process_fails_with_is_told_once(new_trainings: Callable[[], Tr
     assert run.statuses()["train"].error == error.message
 
 
-def test_processes_end_with_the_launcher(new_trainings: Callable[[], TrainingRuns]) -> None:
+def test_ranks_exit_with_the_launcher(new_trainings: Callable[[], TrainingRuns]) -> None:
     trainings = new_trainings()
     launcher = start(run_on(trainings, 2, **{**LONG, "max_steps": 10_000}))
     wait_for(lambda: len(checkpoint_steps(trainings.store)) > 0, launcher)
@@ -185,7 +185,7 @@ def start(run: Run) -> subprocess.Popen[str]:
 
 
 def processes_of(launcher: subprocess.Popen[str]) -> list[int]:
-    """The training's processes by rank."""
+    """Return the PIDs of the ranks, in order."""
     children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
     environments = {int(child): Path(f"/proc/{child}/environ").read_bytes().split(b"\0") for child in children}
     ranks = {
@@ -208,7 +208,7 @@ def error_of(launcher: subprocess.Popen[str]) -> AirsmithError:
 
 
 def tensors_of(run: Run) -> dict[tuple[str, str], bytes]:
-    """What a finished run has trained, by file and name, bit by bit."""
+    """Read the bytes of all trained tensors, by file and name."""
     from safetensors.numpy import load
 
     artifact = output_of(run, "train")

@@ -1,4 +1,4 @@
-"""A training that was stopped at any moment ends with the weights and the history of one that was not."""
+"""A training that is stopped at any moment and resumed has the weights and history of an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.support.training_runs import (
 )
 
 
-def test_two_trainings_in_two_processes_give_the_same_bits(
+def test_the_same_training_in_two_processes_gives_the_same_bits(
     trainings: TrainingRuns, train: TrainCommand, uninterrupted: Any
 ) -> None:
     run = trainings.staggered_run()
@@ -55,7 +55,7 @@ def test_killed_and_resumed_equals_uninterrupted(
     assert (trained_tensors(run), history_of(run)) == uninterrupted
 
 
-def test_killed_before_the_output_is_published_trains_no_step_again(
+def test_a_kill_before_publishing_repeats_no_step(
     trainings: TrainingRuns, train: TrainCommand, uninterrupted: Any
 ) -> None:
     run = trainings.staggered_run()
@@ -71,14 +71,14 @@ def test_killed_before_the_output_is_published_trains_no_step_again(
     ("function", "call", "step"),
     [
         ("training_step", 19, 11),
-        # The only batch of step 10, after which a validation is due.
+        # The only batch of step 10, which a validation follows.
         ("training_step", 18, 10),
-        # Four steps take 16 rows, a validation 5: this row is one of the second validation's, at step 4.
+        # Four steps read 16 rows, a validation 5: this row belongs to the second validation, at step 4.
         ("__getitem__", 16 + 5 + 3, 4),
     ],
     ids=["in a step", "before a validation", "in a validation"],
 )
-def test_told_to_stop_it_publishes_a_checkpoint_and_goes_on_from_there(
+def test_sigterm_publishes_a_checkpoint_from_which_training_resumes(
     trainings: TrainingRuns,
     train: TrainCommand,
     uninterrupted: Any,
@@ -102,7 +102,7 @@ def test_told_to_stop_it_publishes_a_checkpoint_and_goes_on_from_there(
     assert (trained_tensors(run), history_of(run)) == uninterrupted
 
 
-def test_told_to_stop_while_it_loads_it_ends_at_once(trainings: TrainingRuns, train: TrainCommand) -> None:
+def test_sigterm_during_loading_stops_the_training_at_once(trainings: TrainingRuns, train: TrainCommand) -> None:
     run = trainings.staggered_run()
     code, log = train(run, ("stream", 1, signal.SIGTERM))
     assert code == 1
@@ -113,7 +113,7 @@ def test_told_to_stop_while_it_loads_it_ends_at_once(trainings: TrainingRuns, tr
 
 
 @pytest.mark.parametrize("damage", ["flipped byte", "truncated", "file removed", "manifest removed", "manifest cut"])
-def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(
+def test_a_damaged_checkpoint_falls_back_to_the_previous_one(
     trainings: TrainingRuns, uninterrupted: Any, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = trainings.staggered_run()
@@ -133,12 +133,12 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(
         trainings.store.write(target, content[: len(content) // 2])
     caplog.set_level("INFO", "airsmith")
     run_stage("train", run)
-    assert "Going on from the checkpoint of step 8" in caplog.text
-    assert ("Passing over checkpoint 12" in caplog.text) == (damage != "manifest removed")
+    assert "Resuming from the checkpoint of step 8" in caplog.text
+    assert ("Skipping checkpoint 12" in caplog.text) == (damage != "manifest removed")
     assert (trained_tensors(run), history_of(run)) == uninterrupted
 
 
-def test_paused_at_steps_and_gone_on_equals_uninterrupted(trainings: TrainingRuns, uninterrupted: Any) -> None:
+def test_paused_and_resumed_equals_uninterrupted(trainings: TrainingRuns, uninterrupted: Any) -> None:
     run = trainings.staggered_run()
     spec = run.read_spec()
     for stop in (6, 14):
@@ -151,9 +151,7 @@ def test_paused_at_steps_and_gone_on_equals_uninterrupted(trainings: TrainingRun
     assert (trained_tensors(run), history_of(run)) == uninterrupted
 
 
-def test_a_training_that_went_further_does_not_serve_an_earlier_pause(
-    trainings: TrainingRuns, uninterrupted: Any
-) -> None:
+def test_a_longer_training_is_not_reused_for_an_earlier_pause(trainings: TrainingRuns, uninterrupted: Any) -> None:
     run = trainings.staggered_run()
     run_stage("train", run)
     run.write_spec(run.read_spec().model_copy(update={"stop_at_step": 6}))
@@ -183,8 +181,8 @@ def nan_weight_at(call: int) -> Iterator[None]:
         ResumableTrainer.training_step = original  # type: ignore[method-assign]
 
 
-def test_the_real_command_killed_then_told_to_stop_then_finished(trainings: TrainingRuns) -> None:
-    """Three processes of the command itself, ended from outside while they train."""
+def test_the_command_is_killed_then_stopped_then_completes(trainings: TrainingRuns) -> None:
+    """Two of three processes receive a signal while they train."""
     training = {
         **STAGGERED_TRAINING,
         "max_steps": 160,

@@ -1,4 +1,4 @@
-"""What training changes, what it leaves alone, and what it publishes."""
+"""What training changes, what it keeps, and what it publishes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.training_runs import TrainingRuns
 
 
 def test_lora_learns_and_publishes_an_adapter(trainings: TrainingRuns, rows: list[list[list[int]]]) -> None:
-    # Weights as large as those of a trained model, so that there is something to adapt.
+    # Weights as large as those of a trained model, so that the adapter has an effect.
     base = trainings.base_model("large", initializer_range=0.3)
     run = trainings.new_run(tokens=trainings.tokens("rows", rows), base=base, max_steps=60, learning_rate=0.05)
     pointer = run_stage("train", run)
@@ -38,7 +38,7 @@ def test_lora_learns_and_publishes_an_adapter(trainings: TrainingRuns, rows: lis
     assert pointer.properties["end_tokens"] == "[1]"
     metrics = pointer.metrics
     assert metrics["steps"] == 60
-    # 18 rows, 4 a step: 12 epochs of 5 steps.
+    # 18 rows in batches of 4: 12 epochs of 5 steps.
     assert metrics["tokens"] == 12 * sum(len(row[0]) for row in rows)
     assert metrics["eval_loss"] == min(row["eval_loss"] for row in run.metrics() if "eval_loss" in row)
     assert metrics["train_loss"] == losses[-1]
@@ -50,7 +50,7 @@ def test_lora_learns_and_publishes_an_adapter(trainings: TrainingRuns, rows: lis
     assert not list(trainings.folder.glob("airsmith-train-*"))
 
 
-def test_a_second_run_reuses_the_result(trainings: TrainingRuns, rows: list[list[list[int]]]) -> None:
+def test_a_second_run_reuses_the_output(trainings: TrainingRuns, rows: list[list[list[int]]]) -> None:
     tokens = trainings.tokens("rows", rows)
     first = run_stage("train", trainings.new_run(tokens=tokens))
     second = run_stage("train", trainings.new_run(tokens=tokens, logging_steps=5, save_total_limit=1))
@@ -59,7 +59,7 @@ def test_a_second_run_reuses_the_result(trainings: TrainingRuns, rows: list[list
 
 
 def train_module(trainings: TrainingRuns, run: Any, monkeypatch: pytest.MonkeyPatch) -> TrainableModel:
-    """Train a run and return the model as it was when its result was checked."""
+    """Train a run and return the model that was passed to the final check."""
     seen: list[TrainableModel] = []
 
     def spy(model: TrainableModel, optimizer: Any) -> None:
@@ -81,7 +81,7 @@ def train_module(trainings: TrainingRuns, run: Any, monkeypatch: pytest.MonkeyPa
     ],
     ids=["all linear", "two modules", "dora", "modules to save"],
 )
-def test_every_trainable_parameter_moves_and_every_frozen_one_stays(
+def test_trainable_parameters_change_and_frozen_ones_do_not(
     trainings: TrainingRuns, rows: list[list[list[int]]], monkeypatch: pytest.MonkeyPatch, method: dict[str, Any]
 ) -> None:
     run = trainings.new_run(tokens=trainings.tokens("rows", rows), method=method)
@@ -97,7 +97,7 @@ def test_every_trainable_parameter_moves_and_every_frozen_one_stays(
         assert torch.equal(next(frozen[n] for n in (plain, layered, original) if n in frozen), tensor), name
 
 
-def test_the_method_reaches_peft_field_by_field(trainings: TrainingRuns, rows: list[list[list[int]]]) -> None:
+def test_every_field_of_the_method_reaches_peft(trainings: TrainingRuns, rows: list[list[list[int]]]) -> None:
     method = {
         "r": 3, "lora_alpha": 5.5, "lora_dropout": 0.25, "target_modules": ["v_proj", "q_proj"],
         "rank_pattern": {"q_proj": 2}, "alpha_pattern": {"layers.1.self_attn.v_proj": 7}, "use_rslora": True,
@@ -123,7 +123,7 @@ def test_the_method_reaches_peft_field_by_field(trainings: TrainingRuns, rows: l
         ({"rank_pattern": {"embed": 2}}, "method.rank_pattern has 'embed'"),
     ],
 )
-def test_names_that_the_model_does_not_have_are_refused(
+def test_unknown_module_names_are_refused(
     trainings: TrainingRuns, rows: list[list[list[int]]], method: dict[str, Any], field: str
 ) -> None:
     with pytest.raises(AirsmithError) as refused:
@@ -133,7 +133,7 @@ def test_names_that_the_model_does_not_have_are_refused(
     assert "down_proj, gate_proj, k_proj, lm_head, o_proj, q_proj, up_proj, v_proj" in refused.value.hint
 
 
-def test_full_training_publishes_a_whole_model_in_the_base_dtype(
+def test_full_training_publishes_a_complete_model_in_the_base_dtype(
     trainings: TrainingRuns, rows: list[list[list[int]]]
 ) -> None:
     base = trainings.base_model("bf16", dtype="bfloat16", tie_word_embeddings=True)
@@ -152,7 +152,7 @@ def test_full_training_publishes_a_whole_model_in_the_base_dtype(
 
 
 @pytest.mark.parametrize(("precision", "frozen"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
-def test_what_is_trained_is_held_in_float32(trainings: TrainingRuns, precision: str, frozen: torch.dtype) -> None:
+def test_trained_parameters_are_held_in_float32(trainings: TrainingRuns, precision: str, frozen: torch.dtype) -> None:
     trainings.base_model("bf16", dtype="bfloat16")
     recipe = recipe_with(training={"precision": precision}, method={"modules_to_save": ["lm_head"]})
     model = load_model(trainings.folder / "base-bf16", recipe, get_device("cpu"))
@@ -161,7 +161,7 @@ def test_what_is_trained_is_held_in_float32(trainings: TrainingRuns, precision: 
 
 
 @pytest.mark.parametrize("recipe", [{}, {"method": {"name": "full"}}], ids=["lora", "full"])
-def test_bfloat16_and_recomputed_activations_train_as_well(
+def test_bfloat16_and_gradient_checkpointing_train_alike(
     trainings: TrainingRuns, rows: list[list[list[int]]], recipe: Mapping[str, Any]
 ) -> None:
     base, tokens = trainings.base_model("bf16", dtype="bfloat16"), trainings.tokens("rows", rows)
@@ -176,11 +176,11 @@ def test_bfloat16_and_recomputed_activations_train_as_well(
 @pytest.mark.parametrize(
     ("base", "kind", "message"),
     [
-        ({"vocab_size": 40}, ErrorKind.BAD_DATA, "embeds only 40"),
+        ({"vocab_size": 40}, ErrorKind.BAD_DATA, "only 40 embeddings"),
         ({"max_position_embeddings": 8}, ErrorKind.BAD_RECIPE, "only 8 positions"),
     ],
 )
-def test_rows_that_the_model_cannot_take_are_refused(
+def test_rows_that_do_not_fit_the_model_are_refused(
     trainings: TrainingRuns, rows: list[list[list[int]]], base: dict[str, Any], kind: ErrorKind, message: str
 ) -> None:
     run = trainings.new_run(tokens=trainings.tokens("rows", rows), base=trainings.base_model("small", **base))
@@ -189,10 +189,10 @@ def test_rows_that_the_model_cannot_take_are_refused(
     assert refused.value.kind is kind
 
 
-def test_a_training_that_changes_nothing_is_not_published(trainings: TrainingRuns, rows: list[list[list[int]]]) -> None:
-    """The only step is the first of the warm-up, whose learning rate is 0."""
+def test_a_training_without_effect_is_not_published(trainings: TrainingRuns, rows: list[list[list[int]]]) -> None:
+    """The only step is the first of the warmup, whose learning rate is 0."""
     run = trainings.new_run(tokens=trainings.tokens("rows", rows), max_steps=1, warmup_ratio=0.5)
-    with pytest.raises(AirsmithError, match=r"left 28 of 28 trained tensors as they were") as refused:
+    with pytest.raises(AirsmithError, match=r"did not change 28 of 28 trained tensors") as refused:
         run_stage("train", run)
     assert refused.value.kind is ErrorKind.VERIFICATION_FAILED
     assert "warmup_ratio" in refused.value.hint
