@@ -121,7 +121,7 @@ def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
 
 
 def verification_failed(what: str, hint: str) -> AirsmithError:
-    """What a merge is verification_failed with."""
+    """The error of a merge that fails verification."""
     return AirsmithError(ErrorKind.VERIFICATION_FAILED, f"{what}.", hint)
 
 

@@ -1,8 +1,8 @@
-"""Where a model's files keep the parameters that it has in memory: some are renamed, and some are in placements.
+"""Map a model's parameters in memory to the tensors of its files, which may be renamed or split.
 
-transformers loads tensors under other names than the files have, and puts the experts of a layer into one parameter
-(`transformers/conversion_mapping.py`); adapters know the names in memory. What is here is the part of that table that
-models for text need.
+transformers renames tensors on load, and joins the experts of a layer into one parameter
+(`transformers/conversion_mapping.py`); adapters use the names in memory. This module holds the part of that table that
+text models need.
 """
 
 from __future__ import annotations
