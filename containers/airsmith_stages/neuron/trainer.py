@@ -231,8 +231,8 @@ def _check_finite(logs: Mapping[str, float], step: int) -> None:
             raise AirsmithError(
                 ErrorKind.NON_FINITE_LOSS,
                 f"The {what} is {logs[name]} at step {step}, or was so since the previous logged step.",
-                "Lower training.learning_rate or raise training.warmup_ratio; if training.precision is not float32, set "
-                "it to float32.",
+                "Lower training.learning_rate or raise training.warmup_ratio; if training.precision is not float32, "
+                "set it to float32.",
             )
 
 

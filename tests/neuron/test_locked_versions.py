@@ -1,4 +1,4 @@
-"""The lock that Neuron's image is made from: what it overrides are Airsmith's own bounds, and nobody else's."""
+"""The lock of Neuron's image overrides only the version bounds of Airsmith."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OVERRIDDEN = {
 
 
 def unmet() -> set[tuple[str, str]]:
-    """Who asks for what and does not get it, extras aside."""
+    """Pairs of a distribution and a requirement that the environment does not meet, without extras."""
     installed = {canonicalize_name(found.name): found for found in importlib.metadata.distributions()}
     missing = set()
     for name, distribution in installed.items():
@@ -30,18 +30,18 @@ def unmet() -> set[tuple[str, str]]:
     return missing
 
 
-def test_nobody_but_airsmith_gets_another_version_than_it_asks_for():
+def test_only_requirements_of_airsmith_are_overridden():
     assert unmet() == OVERRIDDEN
 
 
 @pytest.mark.parametrize(
     "module", ["datasets", "matplotlib.pyplot", "mlflow", "tensorboardX", "trl", "airsmith_stages.train"]
 )
-def test_what_a_training_imports_can_be_imported(module: str):
+def test_the_imports_of_a_training_succeed(module: str):
     importlib.import_module(module)
 
 
-def test_it_is_what_optimum_neuron_s_training_is_pinned_to():
+def test_the_versions_are_those_that_optimum_neuron_pins_for_training():
     metadata = importlib.metadata.distribution("optimum-neuron")
     pinned = [Requirement(line) for line in metadata.requires or ()]
     training = {
