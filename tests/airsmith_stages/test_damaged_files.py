@@ -35,8 +35,8 @@ from tests.support.neuron_shards import save_neuron_shards
 
 ALL_INPUTS = 6750
 IS_LONG = os.environ.get("AIRSMITH_TEST_LONG") == "1"
-ALWAYS_BAD = (file_damage.canary, file_damage.truncated, file_damage.adapter, file_damage.adapter_config)
-NEVER_HARMLESS = (*ALWAYS_BAD, file_damage.lost, file_damage.process_lost, file_damage.process_canary)
+ALWAYS_BAD = (file_damage.canary, file_damage.truncated_shard, file_damage.adapter, file_damage.adapter_config)
+NEVER_HARMLESS = (*ALWAYS_BAD, file_damage.missing_file, file_damage.missing_rank_file, file_damage.rank_canary)
 INCONSISTENT = re.compile(r"\.distcp|elements: a chunk is missing|contains no tensor")
 """Messages about a readable `.metadata` that does not match the files beside it."""
 RESULTS = Path(__file__).with_name("damaged_files.json")
@@ -121,7 +121,7 @@ def is_refused_by_safetensors(folder: Path) -> bool:
         (file_damage.ADAPTER, merged),
         (file_damage.CHECKPOINT, consolidated),
         (file_damage.SHARDS, consolidated_shards),
-        (file_damage.PROCESSES, consolidated_processes),
+        (file_damage.RANKS, consolidated_processes),
     ],
     ids=["model", "adapter", "checkpoint", "shards", "processes"],
 )

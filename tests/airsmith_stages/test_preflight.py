@@ -57,7 +57,7 @@ def test_a_mirrored_source_is_not_requested(data_stages: DataStages, hub: Hub, p
     mirrored = data_stages.run_command(
         "mirror_dataset", data_stages.new_run(**published), environment={"HF_ENDPOINT": hub.url}
     )
-    assert mirrored.code == 0, mirrored.stderr
+    assert mirrored.returncode == 0, mirrored.stderr
     hub.requests.clear()
     run_preflight(data_stages.new_run(**published))
     assert hub.requests

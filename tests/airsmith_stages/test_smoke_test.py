@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,35 +22,25 @@ from airsmith.contracts.run import Run
 from airsmith.registry import Deployment, read_endpoint, share_endpoint, swap_endpoint
 from airsmith.serving.local import deploy, stop_endpoint
 from airsmith.settings import LocalSettings, Settings
-from airsmith_stages.smoke_test import SmokeReport, compare
 from airsmith_stages.stage_runner import run_stage
 from tests.support.model_artifacts import ModelArtifacts, assert_no_output, run_command
 from tests.support.stage_runs import output_of, point_to
-from tests.support.tiny_models import questions_and_answers, tokenizer
+from tests.support.tiny_models import answer_token_ids, letters, questions_and_answers, tokenizer
 
-
-def text(*numbers: int) -> str:
-    """Make a text of letters that are always one token each."""
-    return "".join("QRUVWXYZ"[number] for number in numbers)
-
-
-def ids(said: str) -> list[int]:
-    """Return the tokens of an answer, including the end token."""
-    return [*tokenizer()(said)["input_ids"], tokenizer().eos_token_id]
-
-
-TUNED = [text(n % 8, (n + 1) % 8, (n + 2) % 8) for n in range(8)]
-BASE = [text(7 - n % 8, 3, 3, 3, 3, 3) for n in range(8)]
+TUNED = [letters(n % 8, (n + 1) % 8, (n + 2) % 8) for n in range(8)]
+BASE = [letters(7 - n % 8, 3, 3, 3, 3, 3) for n in range(8)]
 PROMPTS = [
     {
         "messages": [{"role": "user", "content": f"Question {n}"}],
         "prompt": f"<|im_start|>user\nQuestion {n}<|im_end|>\n<|im_start|>assistant\n",
         "prompt_token_ids": [1, 2, 3],
-        "base_token_ids": ids(base),
-        "tuned_token_ids": ids(tuned),
+        "base_token_ids": answer_token_ids(base),
+        "tuned_token_ids": answer_token_ids(tuned),
     }
     for n, (tuned, base) in enumerate(zip(TUNED, BASE, strict=True))
 ]
+
+NOT_OPENAI = "does not follow OpenAI's protocol"
 
 
 @dataclass
@@ -76,7 +66,7 @@ class FakeServer:
             return 200, json.dumps({"data": [{"id": name} for name in self.models]})
         question = body["messages"][0]["content"] if "messages" in body else body["prompt"]
         number = next(n for n in range(len(PROMPTS)) if f"Question {n}" in question)
-        generated = ids(self.answers[number])[: body["max_tokens"]]
+        generated = answer_token_ids(self.answers[number])[: body["max_tokens"]]
         said = tokenizer().decode(generated, skip_special_tokens=True)
         choice = {"message": {"content": said}} if path == "/v1/chat/completions" else {"text": said}
         return 200, json.dumps({"choices": [choice]})
@@ -187,7 +177,7 @@ def test_it_imports_neither_torch_nor_transformers(deployed: Callable[..., Run])
 
 def test_only_the_compared_tokens_are_requested(deployed: Callable[..., Run]) -> None:
     """At most 16 tokens, fewer if both answers are shorter, by greedy decoding; plain prompts are sent unchanged."""
-    long = [{**PROMPTS[0], "base_token_ids": ids(text(*[3] * 30))}, {**PROMPTS[1], "messages": None}]
+    long = [{**PROMPTS[0], "base_token_ids": answer_token_ids(letters(*[3] * 30))}, {**PROMPTS[1], "messages": None}]
     with serving(FakeServer(TUNED, models=["tiny"])) as served:
         run_stage("smoke_test", deployed(served.address, long))
     (chat_path, chat), (path, plain) = served.requests[2:]
@@ -208,9 +198,9 @@ def test_only_the_compared_tokens_are_requested(deployed: Callable[..., Run]) ->
         (FakeServer([""] * 8), r"only 0\.0% of the tokens"),
         (FakeServer(TUNED, raw={"/health": (503, "loading")}), "does not answer: /health returned HTTP 503: loading"),
         (FakeServer(TUNED, raw={"/v1/models": (404, "")}), "/v1/models returned HTTP 404"),
-        (FakeServer(TUNED, raw={"/v1/models": (200, "<html>")}), "the response of /v1/models does not follow OpenAI's protocol: <html>"),
-        (FakeServer(TUNED, raw={"/v1/models": (200, "[]")}), "the response of /v1/models does not follow OpenAI's protocol"),
-        (FakeServer(TUNED, raw={"/v1/chat/completions": (200, '{"choices": []}')}), "does not follow OpenAI's protocol"),
+        (FakeServer(TUNED, raw={"/v1/models": (200, "<html>")}), f"/v1/models {NOT_OPENAI}: <html>"),
+        (FakeServer(TUNED, raw={"/v1/models": (200, "[]")}), f"/v1/models {NOT_OPENAI}"),
+        (FakeServer(TUNED, raw={"/v1/chat/completions": (200, '{"choices": []}')}), NOT_OPENAI),
         (FakeServer(TUNED, raw={"/v1/chat/completions": (400, "no such model")}), "HTTP 400: no such model"),
     ],
     ids=[
@@ -266,49 +256,3 @@ def test_prompts_without_answers_are_skipped(deployed: Callable[..., Run]) -> No
         run = deployed(served.address, [full, *PROMPTS[1:]])
         run_stage("smoke_test", run)
     assert json.loads(output_of(run, "smoke_test").read("smoke.json"))["prompts"] == 7
-
-
-class TestAgreement:
-    """Of the first 16 tokens, those up to and including the first difference count."""
-
-    def report(self, pairs: Mapping[str, str], base: str = text(3, 3)) -> SmokeReport:
-        """Compare answers.
-
-        :param pairs: served answers by evaluated answers.
-        """
-        prompts = [{"tuned_token_ids": ids(tuned), "base_token_ids": ids(base)} for tuned in pairs]
-        return compare(prompts, list(pairs.values()), tokenizer().backend_tokenizer)
-
-    def test_all_agree(self) -> None:
-        assert self.report({text(1, 2): text(1, 2), text(4): text(4)}) == SmokeReport(2, 1.0, 2, 2)
-
-    def test_nothing_after_the_first_difference_counts(self) -> None:
-        assert self.report({text(1, 2, 4, 5, 6, 7): text(1, 2, 0, 5, 6, 7)}).agreement == 2 / 3
-
-    def test_a_shorter_or_longer_answer_differs_in_one_token(self) -> None:
-        assert self.report({text(1, 2, 4): text(1, 2)}).agreement == 2 / 3
-        assert self.report({text(1, 2): text(1, 2, 4)}).agreement == 2 / 3
-
-    def test_one_early_difference_in_many_answers_passes(self) -> None:
-        long = [text(*[(n + m) % 8 for m in range(16)]) for n in range(8)]
-        served = {said: said for said in long} | {long[3]: long[3][:-4] + text(3, 3)}
-        assert 0.95 < self.report(served).agreement < 1
-
-    def test_only_the_first_sixteen_tokens_count(self) -> None:
-        begin = text(*[4, 5] * 8)
-        assert self.report({f"{begin} {text(1, 2)}": begin}).agreement == 1
-
-    def test_models_that_differ_after_sixteen_tokens_count_as_equal(self) -> None:
-        begin = text(*[4, 5] * 8)
-        report = self.report({f"{begin} {text(1)}": begin}, base=f"{begin} {text(2)}")
-        assert (report.differing_prompts, report.unlike_base) == (0, 0)
-
-    def test_surrounding_white_space_is_ignored(self) -> None:
-        assert self.report({f" {text(1, 2)}\n": text(1, 2)}).agreement == 1
-
-    def test_another_tokenization_of_the_same_text_is_no_difference(self) -> None:
-        """A model may generate a word in several tokens, which the server's text does not show."""
-        pieces = [token for letter in "kettle" for token in tokenizer()(letter)["input_ids"]]
-        assert len(pieces) > len(tokenizer()("kettle")["input_ids"])
-        prompts = [{"tuned_token_ids": pieces, "base_token_ids": ids("cat")}]
-        assert compare(prompts, ["kettle"], tokenizer().backend_tokenizer).agreement == 1

@@ -1,4 +1,4 @@
-"""The stage as a whole: what it publishes, what it refuses, and that it does the same thing twice."""
+"""The tokenize stage: its output, its errors, and its determinism."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def tokenizer() -> Any:
 
 @pytest.fixture(scope="session")
 def model(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """All files of a base model that say how text becomes tokens."""
+    """The files of a base model that tokenization needs."""
     folder = tmp_path_factory.mktemp("tokenizer")
     tokenizer.save_pretrained(folder)
     return {"config.json": b'{"model_type": "llama"}', **read_files(folder)}
@@ -49,7 +49,7 @@ def model(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 
 @pytest.fixture
 def tokenize(data_stages: DataStages, model: dict[str, bytes]) -> Tokenize:
-    """Run the stage on files, with the recipe's `dataset`."""
+    """Runs the stage on files, with fields of the recipe's `dataset`."""
 
     def run_command(
         files: dict[str, bytes] = DATASET, base: dict[str, bytes] | None = None, **dataset: Any
@@ -73,7 +73,7 @@ def index_of(artifact: Artifact) -> Any:
 
 
 def texts(tokenizer: Any, artifact: Artifact, folder: Path, split: str = "train") -> list[str]:
-    """The rows, decoded."""
+    """Decode the rows."""
     rows = read_rows(artifact.download(folder / "tokens"), split)
     return [
         tokenizer.decode(rows.tokens[start:end]) for start, end in zip(rows.offsets[:-1], rows.offsets[1:], strict=True)
@@ -84,7 +84,7 @@ def rendered(exchange: tuple[str, str]) -> str:
     return f"<|im_start|>user\n{exchange[0]}<|im_end|>\n<|im_start|>assistant\n{exchange[1]}<|im_end|>\n"
 
 
-def test_the_real_commands_turn_a_model_and_a_dataset_of_the_hub_into_tokens(
+def test_the_commands_tokenize_a_dataset_of_the_hub(
     data_stages: DataStages, tiny_llama: Callable[[], Path], tokenizer: Any, tmp_path: Path
 ) -> None:
     model = data_stages.publish_to_hub("model", MODEL_ID, read_files(tiny_llama()))
@@ -110,7 +110,7 @@ class TestOutput:
         assert texts(tokenizer, artifact, tmp_path) == [rendered(exchange) for exchange in EXCHANGES]
         assert texts(tokenizer, artifact, tmp_path, "validation") == [rendered(("Where is my bill?", "billing"))]
 
-    def test_the_index_says_what_the_shards_hold(self, tokenize: Tokenize, tokenizer: Any) -> None:
+    def test_the_index_describes_the_shards(self, tokenize: Tokenize, tokenizer: Any) -> None:
         artifact = tokenized(tokenize())
         index = index_of(artifact)
         shard = load(artifact.read(index["splits"]["train"]["shards"][0]["name"]))
@@ -127,7 +127,7 @@ class TestOutput:
         assert index["report"]["fill"] == round(train["tokens"] / (train["rows"] * 64), 4)
         assert artifact.manifest.metrics["train_loss_tokens"] == train["loss_tokens"]
 
-    def test_the_tokens_that_the_model_learns_to_stop_at_are_declared(
+    def test_the_end_tokens_of_the_training_are_a_property(
         self, tokenize: Tokenize, model: dict[str, bytes], tokenizer: Any
     ) -> None:
         assert json.loads(tokenized(tokenize()).manifest.properties[END_TOKENS]) == [tokenizer.eos_token_id]
@@ -137,14 +137,14 @@ class TestOutput:
         expected = [tokenizer.eos_token_id, tokenizer.pad_token_id]
         assert json.loads(other.manifest.properties[END_TOKENS]) == expected
 
-    def test_the_sample_shows_what_is_learnt(self, tokenize: Tokenize) -> None:
+    def test_the_sample_marks_the_tokens_with_loss(self, tokenize: Tokenize) -> None:
         files = {**DATASET, "train.jsonl": chats([("🦊?", "🦊!", "And\\n?", "x")])}
         assert tokenized(tokenize(files)).read("sample.txt").decode() == (
             "<|im_start|>user\n🦊?<|im_end|>\n<|im_start|>assistant\n⟦🦊!<|im_end|>⟧\n"
             "<|im_start|>user\nAnd\\n?<|im_end|>\n<|im_start|>assistant\n⟦x<|im_end|>⟧\n\n"
         )
 
-    def test_validation_prompts_end_where_an_answer_begins(self, tokenize: Tokenize, tokenizer: Any) -> None:
+    def test_validation_prompts_end_at_the_start_of_the_answer(self, tokenize: Tokenize, tokenizer: Any) -> None:
         files = {**DATASET, "validation.jsonl": chats([("a", "b", "c", "d"), ("long " * 50, "x")])}
         (line,) = tokenized(tokenize(files)).read("validation_prompts.jsonl").decode().splitlines()
         prompt = json.loads(line)
@@ -159,12 +159,12 @@ class TestOutput:
         assert first.folder != second.folder
         assert contents(first) == contents(second)
 
-    def test_so_they_are_in_however_many_processes(
+    def test_any_number_of_processes_gives_the_same_bytes(
         self, data_stages: DataStages, model: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(stage, "MIN_PARALLEL_ROWS", 0)
         monkeypatch.setattr(token_shards, "WINDOW_TOKENS", 200)
-        made = []
+        outputs = []
         for processes, batch_rows in ((1, 256), (2, 2), (3, 1)):
             monkeypatch.setattr(stage, "process_count", lambda count=processes: count)
             monkeypatch.setattr(examples, "BATCH_ROWS", batch_rows)
@@ -172,15 +172,15 @@ class TestOutput:
             data_stages.publish_output(run, "mirror_model", model)
             data_stages.publish_output(run, "mirror_dataset", DATASET)
             run_stage("tokenize", run)
-            made.append(contents(output_of(run, "tokenize")))
-        assert made[0] == made[1] == made[2]
-        assert {"train-00001.safetensors", "validation-00000.safetensors"} <= made[0].keys()
+            outputs.append(contents(output_of(run, "tokenize")))
+        assert outputs[0] == outputs[1] == outputs[2]
+        assert {"train-00001.safetensors", "validation-00000.safetensors"} <= outputs[0].keys()
 
-    def test_with_and_without_markers_the_masks_are_the_same(self, tokenize: Tokenize) -> None:
+    def test_masks_are_the_same_with_and_without_generation_markers(self, tokenize: Tokenize) -> None:
         marked, unmarked = (tokenized(tokenize(chat_template=template)) for template in (CHATML, CHATML_UNMARKED))
         assert marked.read("train-00000.safetensors") == unmarked.read("train-00000.safetensors")
 
-    def test_the_recipes_template_is_used_though_the_tokenizer_has_one(
+    def test_the_recipe_s_template_replaces_the_tokenizer_s(
         self, tokenize: Tokenize, tokenizer: Any, tmp_path: Path
     ) -> None:
         artifact = tokenized(tokenize(chat_template=CHATML.replace("<|im_start|>", "<|im_start|>the ")))
@@ -208,7 +208,7 @@ class TestOutput:
 
 class TestPacking:
     @pytest.mark.parametrize("packing", ["isolated", "across_samples"])
-    def test_every_example_arrives_and_positions_can_restart(
+    def test_every_example_is_kept_with_its_offsets(
         self, tokenize: Tokenize, tokenizer: Any, tmp_path: Path, packing: str
     ) -> None:
         artifact = tokenized(tokenize(packing=packing, max_length=128))
@@ -225,7 +225,7 @@ class TestPacking:
         assert index["packing"] == packing
         assert index["splits"]["train"]["examples"] == len(EXCHANGES)
 
-    def test_validation_rows_stay_alone(self, tokenize: Tokenize) -> None:
+    def test_validation_rows_are_not_packed(self, tokenize: Tokenize) -> None:
         index = index_of(tokenized(tokenize(packing="isolated", validation_fraction=0.5, max_length=512)))
         assert index["splits"]["train"]["rows"] == 1
         assert index["splits"]["validation"]["rows"] == 6
@@ -236,7 +236,7 @@ TOO_LONG = {**DATASET, "train.jsonl": chats([("a", "b"), ("a", "long " * 60)])}
 
 class TestOverflow:
     @pytest.mark.parametrize(("overflow", "rows"), [("drop", 1), ("truncate", 2)])
-    def test_what_is_lost_is_logged_and_reported(self, tokenize: Tokenize, overflow: str, rows: int) -> None:
+    def test_dropped_tokens_are_logged_and_reported(self, tokenize: Tokenize, overflow: str, rows: int) -> None:
         run, result = tokenize(TOO_LONG, overflow=overflow)
         index = index_of(tokenized((run, result)))
         report = index["report"]["train"]
@@ -246,13 +246,13 @@ class TestOverflow:
         warning = f"1 of 2 examples of 'train' are longer than dataset.max_length 64 (overflow: {overflow})"
         assert f"WARNING: {warning}: {report['dropped_tokens']} tokens dropped" in result.stderr
 
-    def test_split_loses_nothing(self, tokenize: Tokenize, tokenizer: Any, tmp_path: Path) -> None:
+    def test_the_policy_split_drops_no_token(self, tokenize: Tokenize, tokenizer: Any, tmp_path: Path) -> None:
         artifact = tokenized(tokenize(TOO_LONG, overflow="split"))
         assert index_of(artifact)["report"]["train"]["dropped_tokens"] == 0
         assert "".join(texts(tokenizer, artifact, tmp_path)) == rendered(("a", "b")) + rendered(("a", "long " * 60))
 
     @pytest.mark.parametrize("split", ["train", "validation"])
-    def test_a_split_of_which_nothing_fits_is_refused(self, tokenize: Tokenize, split: str) -> None:
+    def test_a_split_in_which_no_example_fits_is_refused(self, tokenize: Tokenize, split: str) -> None:
         run, result = tokenize({**DATASET, f"{split}.jsonl": chats([("a", "long " * 60)])})
         assert_refused(result, run, "tokenize", ErrorKind.BAD_DATA, repr(split), "max_length 64", "overflow")
 
@@ -261,11 +261,11 @@ LEAKING = {**DATASET, "validation.jsonl": chats([EXCHANGES[0], ("THE kettle 1, i
 
 
 class TestLeakage:
-    def test_it_is_refused_with_the_numbers(self, tokenize: Tokenize) -> None:
+    def test_leakage_above_the_limit_is_refused_with_its_numbers(self, tokenize: Tokenize) -> None:
         run, result = tokenize(LEAKING)
         assert_refused(result, run, "tokenize", ErrorKind.BAD_DATA, "2 of 3", "(1 to the letter)", "0.667")
 
-    def test_up_to_the_bound_it_is_reported(self, tokenize: Tokenize) -> None:
+    def test_leakage_up_to_the_limit_is_reported(self, tokenize: Tokenize) -> None:
         artifact = tokenized(tokenize(LEAKING, max_leakage_fraction=0.667))
         assert index_of(artifact)["report"]["leakage"] == {"validation": 3, "exact": 1, "normalized": 2}
         assert artifact.manifest.metrics["leaked_examples"] == 2
@@ -295,12 +295,12 @@ class TestRefused:
             pytest.param(jsonl([{"text": "a"}]), "'messages' text dataset.columns", id="unknown column"),
         ],
     )
-    def test_bad_data_is_named(self, tokenize: Tokenize, train: bytes, words: str) -> None:
+    def test_bad_data_is_refused_with_its_location(self, tokenize: Tokenize, train: bytes, words: str) -> None:
         validation = train if b'"text"' in train else DATASET["validation.jsonl"]
         run, result = tokenize({"train.jsonl": train, "validation.jsonl": validation})
         assert_refused(result, run, "tokenize", ErrorKind.BAD_DATA, DATASET_ID, *words.split())
 
-    def test_a_split_that_is_not_there(self, tokenize: Tokenize) -> None:
+    def test_a_missing_split(self, tokenize: Tokenize) -> None:
         run, result = tokenize(validation_split="test")
         assert_refused(result, run, "tokenize", ErrorKind.BAD_DATA, DATASET_ID, "'test'", "train", "validation")
 

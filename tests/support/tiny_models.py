@@ -27,6 +27,16 @@ def questions_and_answers(count: int) -> list[tuple[str, str]]:
     return [(f"{QUESTIONS[n % 4]} {n}", f"{ANSWERS[n % 4]} {n}") for n in range(count)]
 
 
+def letters(*numbers: int) -> str:
+    """Make a text of letters that are always one token each."""
+    return "".join("QRUVWXYZ"[number] for number in numbers)
+
+
+def answer_token_ids(text: str) -> list[int]:
+    """Tokenize an answer and append the end token."""
+    return [*tokenizer()(text)["input_ids"], tokenizer().eos_token_id]
+
+
 def save_tiny_llama(folder: Path, *, seed: int = 7, dtype: torch.dtype = torch.float32, **config: Any) -> None:
     """Save a model whose weights are large enough for the logits of tokens to differ clearly."""
     shape = {
@@ -75,3 +85,14 @@ def logits(model: Any, text: str = "Where did the kettle go at noon, and is the 
 def relative_distance(one: torch.Tensor, other: torch.Tensor) -> float:
     """Compute the relative L2 distance."""
     return float((one - other).norm() / one.norm())
+
+
+@torch.inference_mode()
+def greedy_tokens(model: Any, prompt: list[int], max_new_tokens: int) -> list[int]:
+    """Generate token by token, without cache, batch or padding."""
+    tokens = list(prompt)
+    while len(tokens) - len(prompt) < max_new_tokens:
+        tokens.append(int(model(torch.tensor([tokens]), use_cache=False).logits[0, -1].argmax()))
+        if tokens[-1] == tokenizer().eos_token_id:
+            break
+    return tokens[len(prompt) :]

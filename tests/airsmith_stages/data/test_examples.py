@@ -113,9 +113,9 @@ class TestBrokenFiles:
         ("name", "content", "words"),
         [
             pytest.param("train.jsonl", GOOD + b'{"messages": [\n', ["line 4", "not valid JSON"], id="broken JSON"),
-            pytest.param("train.jsonl", GOOD + b'{"messages": "\xff"}\n', ["line 4", "not valid UTF-8"], id="broken UTF-8"),
+            pytest.param("train.jsonl", GOOD + b'{"messages": "\xff"}\n', ["line 4", "not valid UTF-8"], id="UTF-8"),
             pytest.param("train.jsonl", b"\xff\n" + GOOD, ["line 1", "not valid UTF-8"], id="broken from the start"),
-            pytest.param("train.jsonl", GOOD + b"[1]\n", ["line 4", "no JSON object"], id="a list"),
+            pytest.param("train.jsonl", GOOD + b"[1]\n", ["line 4", "not a JSON object"], id="a list"),
             pytest.param("train.jsonl", HALF_A_CHARACTER, ["line 2", "surrogate"], id="half a character"),
             pytest.param("train.jsonl", b"", ["is empty"], id="empty"),
             pytest.param("sub/train.csv", b"messages\n\xff\n", ["line 2", "not valid UTF-8"], id="CSV"),
@@ -128,7 +128,7 @@ class TestBrokenFiles:
 
     def test_invalid_utf8_that_the_reader_accepts_is_found(self, tmp_path: Path) -> None:
         row = json.dumps({"messages": chat("X", "b")}).encode().replace(b"X", b"\xe9t\xe9")
-        assert "train.jsonl line 4 is no UTF-8" in refusal(
+        assert "train.jsonl line 4 is not valid UTF-8" in refusal(
             tmp_path, {"train.jsonl": GOOD + row + b"\n", "validation.jsonl": GOOD}
         )
 

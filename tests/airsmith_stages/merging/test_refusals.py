@@ -52,16 +52,22 @@ def refusal(sound: Path, tmp_path: Path) -> Callable[..., AirsmithError]:
     [
         (lambda t: t.update({"base_model.model.model.layers.9.up_proj.lora_A.weight": torch.ones(4, 32)}), "lacks"),
         (lambda t: t.update({"base_model.model.head.weight": torch.ones(4, 32)}), "head.weight matches no parameter"),
-        (lambda t: t.update({"model.layers.0.extra": torch.ones(4)}), "layers.0.extra matches no parameter of the base"),
+        (
+            lambda t: t.update({"model.layers.0.extra": torch.ones(4)}),
+            "layers.0.extra matches no parameter of the base",
+        ),
         (lambda t: t.pop(f"{Q_PROJ}.lora_A.weight"), "lacks model.layers.0.self_attn.q_proj.lora_A"),
-        (lambda t: t.update({f"{Q_PROJ}.lora_A.weight": torch.ones(4, 16)}), r"\[32, 16\].*the base's parameter has shape \[32, 32\]"),
+        (
+            lambda t: t.update({f"{Q_PROJ}.lora_A.weight": torch.ones(4, 16)}),
+            r"\[32, 16\].*the base's parameter has shape \[32, 32\]",
+        ),
         (lambda t: t.update({f"{Q_PROJ}.lora_B.weight": torch.ones(32, 8)}), "q_proj.lora_B"),
         (lambda t: t[f"{Q_PROJ}.lora_A.weight"].fill_(float("nan")), "q_proj.lora_A.weight contains NaN"),
         (lambda t: t[f"{Q_PROJ}.lora_B.weight"].fill_(float("inf")), "q_proj.lora_B.weight contains NaN"),
         (lambda t: [t[f"{Q_PROJ}.lora_{part}.weight"].fill_(1e30) for part in "AB"], "merged .*q_proj.* contains NaN"),
         (lambda t: [tensor.zero_() for name, tensor in t.items() if "lora_B" in name], "it changes nothing"),
         (lambda t: [tensor.zero_() for name, tensor in t.items() if "lora_A" in name], "changed no tensor"),
-        (lambda t: t.update({f"{Q_PROJ}.weight": torch.ones(32, 16)}), "for a parameter of shape"),
+        (lambda t: t.update({f"{Q_PROJ}.weight": torch.ones(32, 16)}), r"is for shape \[16\]"),
     ],
 )  # fmt: skip
 def test_an_adapter_that_does_not_apply_completely(
