@@ -57,13 +57,13 @@ def _with_trl(data: DatasetDict, tokenizer: PreTrainedTokenizerBase, max_length:
 def _with_datasets(data: DatasetDict, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dataset:
     """The usual code: a batched map, then TRL's packing."""
 
-    def tokenised(batch: dict[str, Any]) -> dict[str, Any]:
+    def tokenized(batch: dict[str, Any]) -> dict[str, Any]:
         encoded = tokenizer.apply_chat_template(
             batch["messages"], return_dict=True, return_assistant_tokens_mask=True, add_generation_prompt=False
         )
         return {"input_ids": encoded["input_ids"], "assistant_masks": encoded["assistant_masks"]}
 
-    rows = data.map(tokenised, batched=True, num_proc=PROCESSES, remove_columns=["messages"])
+    rows = data.map(tokenized, batched=True, num_proc=PROCESSES, remove_columns=["messages"])
     return pack_dataset(rows["train"], max_length, "bfd", {"num_proc": PROCESSES})
 
 

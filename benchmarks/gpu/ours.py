@@ -19,7 +19,7 @@ from airsmith_stages.devices import get_device
 from airsmith_stages.training.arguments import training_arguments
 from airsmith_stages.training.checkpoints import Checkpoints, CheckpointUploader
 from airsmith_stages.training.distributed import SINGLE_PROCESS
-from airsmith_stages.training.flops import Arithmetic, count_flops_per_token
+from airsmith_stages.training.flops import TrainingFlops, count_flops_per_token
 from airsmith_stages.training.inputs import TrainingInputs
 from airsmith_stages.training.interruption import Interruption
 from airsmith_stages.training.lora import add_lora
@@ -46,7 +46,7 @@ def trainer_of(
         chunk_loss(base)
     inputs = _inputs(rows, case)
     store = Store.open(f"file://{folder}/store")
-    arithmetic = Arithmetic(
+    training_flops = TrainingFlops(
         count_flops_per_token(module, base, inputs.train.sample_lengths()),
         device.peak_flops_per_second(spec.recipe.training.precision),
     )
@@ -58,7 +58,7 @@ def trainer_of(
         snapshots=WholeSnapshots(module, SINGLE_PROCESS),
         is_sharded=False,
         stop_at_step=None,
-        arithmetic=arithmetic,
+        training_flops=training_flops,
         peak_memory_bytes=device.peak_memory_bytes,
     )
     arguments = training_arguments(spec, device, folder / "trainer")
