@@ -15,6 +15,7 @@ from airsmith.artifacts.store import Store
 from airsmith.contracts.run import Run
 from airsmith.registry import ModelVersionDraft, register_version, share_endpoint, swap_endpoint
 from tests.support.janitor import only_alive, paths_under, tidy
+from tests.support.recipes import pinned_recipe
 from tests.support.registry import new_revision
 from tests.support.runs import (
     finish_stages,
