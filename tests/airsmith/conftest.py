@@ -1,4 +1,4 @@
-"""An Airflow home of its own, empty stores of every kind, and a resolved run."""
+"""Airflow's home in a temporary folder, empty stores of every kind, a resolved run, and a host of endpoints."""
 
 from __future__ import annotations
 

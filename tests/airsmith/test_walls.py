@@ -197,7 +197,7 @@ def test_only_the_pickle_reader_reads_pickles():
 
 
 def pickle_reads(module: Module) -> Iterator[int]:
-    """Lines with a `torch.load` that trusts its file or stands outside of `train`, or a `numpy.load` of objects."""
+    """Lines with a `torch.load` outside `train` or with pickles allowed, or a `numpy.load` with pickles allowed."""
     folders = ("training/", "neuron/")
     in_train = module.path.startswith(tuple(f"containers/airsmith_stages/{folder}" for folder in folders))
     for node in ast.walk(module.tree):

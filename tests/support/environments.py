@@ -1,4 +1,4 @@
-"""Stand-ins for the stages' virtual environment: its interpreter, and the metadata of what is installed in it."""
+"""Stand-ins for the stages' virtual environment: an interpreter, and the metadata of installed distributions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from airsmith.settings import LocalSettings, Settings
 
 
 def write_interpreter(path: Path, code: str) -> Path:
-    """An executable that runs this Python code, whatever its arguments are."""
+    """Write an executable that ignores its arguments and runs this Python code."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"#!{sys.executable}\n{textwrap.dedent(code)}")
     path.chmod(0o755)
@@ -19,7 +19,7 @@ def write_interpreter(path: Path, code: str) -> Path:
 
 
 def write_distributions(venv: Path, *names: str, version: str = "1.0") -> None:
-    """Write the metadata of installed distributions, and nothing that could be imported."""
+    """Write the metadata of installed distributions, without importable code."""
     for name in names:
         metadata = venv / "lib" / "python3.11" / "site-packages" / f"{name}-{version}.dist-info" / "METADATA"
         metadata.parent.mkdir(parents=True)

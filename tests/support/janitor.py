@@ -1,4 +1,4 @@
-"""Calls of the janitor, and what it must keep."""
+"""The janitor's work on a store, and the objects that remain."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from airsmith.recipe import Recipe
 def recipe_content(**sections: Any) -> dict[str, Any]:
     """The smallest valid recipe as a mapping.
 
-    :param sections: replace the sections of the same name.
+    :param sections: override the sections of the same name.
     """
     smallest = {"name": "tickets", "model": {"id": "a/b"}, "dataset": {"id": "c/d", "validation_fraction": 0.1}}
     return {**smallest, **sections}

@@ -45,7 +45,7 @@ def test_the_kinds_given_by_delete_are_removed(configured_store: Store, advance_
 
 
 def test_an_unfinished_run_counts_as_alive(configured_store: Store, advance_clock: Callable[..., None]) -> None:
-    new_run(configured_store, "begun")
+    new_run(configured_store, "started")
     advance_clock(days=29)
     assert CliRunner().invoke(app, ["janitor"]).exit_code == 0
 

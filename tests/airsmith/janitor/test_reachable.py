@@ -1,4 +1,4 @@
-"""Whatever a store holds, exactly what no version, endpoint or live run refers to is removed."""
+"""The janitor removes exactly the objects that no version, endpoint or live run refers to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is unused is found, and removed on request; what is in use is kept."""
+"""Unused objects are found, and removed on request; objects in use are kept."""
 
 from __future__ import annotations
 
@@ -213,18 +213,18 @@ def test_nothing_is_removed_if_a_record_is_unreadable(store: Store, advance_cloc
 
 
 def test_unknown_objects_are_kept(store: Store, advance_clock: AdvanceClock) -> None:
-    theirs = [
+    unknown = [
         "artifacts/readme",
         "artifacts/tokens/x",
         "artifacts/tokens/aa/notes.txt",
         "checkpoints/k/5/notes",
         "else/x",
     ]
-    for path in theirs:
-        store.write(path, b"theirs")
+    for path in unknown:
+        store.write(path, b"unknown")
     advance_clock(days=1000)
     tidy(store)
-    assert all(store.exists(path) for path in theirs)
+    assert all(store.exists(path) for path in unknown)
 
 
 def test_the_number_of_requests_does_not_grow_with_the_objects(
@@ -263,7 +263,7 @@ def test_a_run_is_finished_if_airflow_reports_all_its_tasks_as_finished(store: S
 
 
 def test_without_airflow_an_incomplete_run_is_alive_for_30_days(store: Store) -> None:
-    run = new_run(store, "begun")
+    run = new_run(store, "started")
     finish_stages(run, "mirror_model")
     (folder,) = folders_of(store, [run])
     known = [KnownRun(folder, run.read_spec())]

@@ -65,7 +65,7 @@ def test_a_young_upload_and_its_folder_are_kept(s3_store: Store, client: Any, ad
 
 def test_an_upload_outside_the_store_is_ignored(s3_store: Store, client: Any, advance_clock: AdvanceClock) -> None:
     start_upload(client, Store.open(f"{s3_store.uri}-of-others"), "artifacts/model/aa/attempt=1/weights")
-    start_upload(client, s3_store, "elsewhere/of/ours/x")
+    start_upload(client, s3_store, "elsewhere/x")
     advance_clock(days=100)
     assert not tidy(s3_store)["uploads"].found
 

@@ -114,7 +114,7 @@ def test_a_version_can_be_deployed_to_another_endpoint(local_host: LocalHost):
 
 @pytest.mark.parametrize(
     ("fields", "message"),
-    [({"model": "tiny", "version": 7}, "no version 7"), ({"model": "nobody"}, "There is no model nobody")],
+    [({"model": "tiny", "version": 7}, "no version 7"), ({"model": "missing"}, "There is no model missing")],
 )
 def test_an_unregistered_model_or_version_is_refused(local_host: LocalHost, fields: dict[str, Any], message: str):
     register(local_host, "m1")

@@ -220,8 +220,8 @@ def test_only_stages_that_access_the_hub_have_the_token(
 
 def test_a_stage_runs_in_its_own_session(run: Run, stages_that: StagesThat):
     settings = stages_that("import os; print(os.getsid(0), os.getpgid(0), os.getpid())")
-    message: list[str] = []
+    lines: list[str] = []
     with stage_process(STAGE, run, run.read_spec(), settings) as process:
-        process.follow(lambda level, line: message.append(line))
-    session, group, pid = (int(number) for number in message[0].split())
+        process.follow(lambda level, line: lines.append(line))
+    session, group, pid = (int(number) for number in lines[0].split())
     assert session == group == pid != os.getsid(0)

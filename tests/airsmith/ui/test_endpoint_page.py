@@ -69,7 +69,7 @@ def test_values_of_the_endpoint_are_escaped(store: Store, read_page: Callable[..
     assert "<script>" not in read_page("triage")
 
 
-@pytest.mark.parametrize("name", ["nobody", "No%20Name"])
+@pytest.mark.parametrize("name", ["missing", "No%20Name"])
 def test_a_missing_endpoint_is_a_404(store: Store, read_page: Callable[..., str], name: str):
     swap_endpoint(store, "triage", revision(1))
     assert "ndpoint" in read_page(name, 404)
