@@ -24,7 +24,7 @@ def run_s3_server(folder: Path) -> Iterator[tuple[int, str]]:
         with s3_server(folder) as port:
             yield port, "MinIO"
         return
-    from tests.airsmith.store_fixtures import S3Server
+    from tests.support.stores import S3Server
 
     server = S3Server()
     try:

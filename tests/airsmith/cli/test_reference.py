@@ -1,8 +1,6 @@
-"""Schema and reference pages are those of the models."""
+"""The schema and the reference pages match the models."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import pytest
 
@@ -11,25 +9,26 @@ from airsmith.recipe import Recipe
 from airsmith.recipe.schema import SCHEMA_FILE, recipe_schema, schema_text
 from airsmith.recipe.validate import valid_keys
 from airsmith.settings import Settings
+from tests.support.repository import REPOSITORY
 
-DOCS = Path(__file__).parents[3] / "docs"
+DOCS = REPOSITORY / "docs"
 STALE = "stale: run `make docs`"
 
 
-def test_the_shipped_schema_is_the_models() -> None:
+def test_the_schema_file_is_up_to_date() -> None:
     assert SCHEMA_FILE.read_text(encoding="utf-8") == schema_text(), STALE
 
 
 @pytest.mark.parametrize(("page", "text"), [("recipe.md", recipe_page()), ("settings.md", settings_page())])
-def test_a_reference_page_is_the_models(page: str, text: str) -> None:
+def test_a_reference_page_is_up_to_date(page: str, text: str) -> None:
     assert (DOCS / page).read_text(encoding="utf-8") == text, STALE
 
 
-def test_every_key_stands_in_the_reference() -> None:
+def test_every_key_is_in_the_reference() -> None:
     for model, page in ((Recipe, recipe_page()), (Settings, settings_page())):
         for key in valid_keys(model):
             assert f"`{key}" in page
 
 
-def test_a_file_needs_no_name() -> None:
+def test_the_schema_requires_only_model_and_dataset() -> None:
     assert recipe_schema()["required"] == ["model", "dataset"]

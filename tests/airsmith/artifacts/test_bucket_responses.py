@@ -1,4 +1,4 @@
-"""What a store on S3 makes of what servers answer, or do not."""
+"""How a store on S3 handles error responses, timeouts and corrupt content."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from s3_faults import Answer, Faults, error_answer, every_request
 from werkzeug.wrappers import Request, Response
 
 from airsmith.artifacts.store import MEBIBYTE, Store
 from airsmith.errors import AirsmithError, ErrorKind
+from tests.support.s3_faults import Faults, Respond, any_request, error_response
 
 
 @pytest.fixture
@@ -35,9 +35,11 @@ def store(s3_uri: str) -> Store:
     ],
 )
 @pytest.mark.usefixtures("short_deadline")
-def test_an_error_answer_gets_its_kind(s3_uri: str, s3_server: Any, status: int, code: str, kind: ErrorKind) -> None:
+def test_an_error_response_maps_to_its_kind(
+    s3_uri: str, s3_server: Any, status: int, code: str, kind: ErrorKind
+) -> None:
     store = Store.open(s3_uri)
-    s3_server.fault = Faults(every_request, lambda real: error_answer(status, code))
+    s3_server.fault = Faults(any_request, lambda real: error_response(status, code))
     calls = {
         "write": lambda: store.write("a/b", b"1"),
         "create": lambda: store.create("a/b", b"1"),
@@ -60,7 +62,7 @@ def error_of(call: Callable[[], object]) -> AirsmithError | None:
     return None
 
 
-def test_a_missing_bucket_is_not_taken_for_an_empty_one(s3_uri: str, s3_server: Any) -> None:
+def test_a_missing_bucket_is_an_error_in_every_call(s3_uri: str, s3_server: Any) -> None:
     store = Store.open("s3://no-such-bucket/prefix")
     for call in (
         lambda: store.find("a"),
@@ -78,11 +80,11 @@ def test_a_missing_bucket_is_not_taken_for_an_empty_one(s3_uri: str, s3_server: 
 
 
 @pytest.mark.usefixtures("short_deadline")
-def test_an_endpoint_that_nobody_listens_on_is_named(s3_environment: Callable[[str], None]) -> None:
+def test_a_refused_connection_names_the_endpoint(use_s3: Callable[[str], None]) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         endpoint = f"http://127.0.0.1:{unused.getsockname()[1]}"
-        s3_environment(endpoint)
+        use_s3(endpoint)
         with pytest.raises(AirsmithError, match="Connection refused") as failure:
             Store.open("s3://bucket/prefix").read("a")
     assert failure.value.kind is ErrorKind.STORE_UNAVAILABLE
@@ -91,16 +93,16 @@ def test_an_endpoint_that_nobody_listens_on_is_named(s3_environment: Callable[[s
 
 
 @pytest.mark.usefixtures("short_deadline")
-def test_a_server_that_does_not_answer_is_given_up(s3_environment: Callable[[str], None]) -> None:
+def test_a_server_that_does_not_respond_times_out(use_s3: Callable[[str], None]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        s3_environment(f"http://127.0.0.1:{silent.getsockname()[1]}")
+        use_s3(f"http://127.0.0.1:{silent.getsockname()[1]}")
         with pytest.raises(AirsmithError, match="did not answer in time") as failure:
             Store.open("s3://bucket").create("a", b"1")
     assert failure.value.kind is ErrorKind.STORE_UNAVAILABLE
 
 
 @pytest.mark.usefixtures("short_deadline")
-def test_missing_credentials_are_named(monkeypatch: pytest.MonkeyPatch, s3_uri: str) -> None:
+def test_missing_credentials_are_reported(monkeypatch: pytest.MonkeyPatch, s3_uri: str) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_METADATA_ENDPOINT", "http://127.0.0.1:1")
@@ -110,14 +112,14 @@ def test_missing_credentials_are_named(monkeypatch: pytest.MonkeyPatch, s3_uri: 
     assert "AWS_ACCESS_KEY_ID" in failure.value.hint
 
 
-def test_opening_asks_nothing_of_the_network(s3_uri: str, s3_server: Any) -> None:
-    faults = s3_server.fault = Faults(every_request, lambda real: error_answer(500, "InternalError"))
+def test_opening_a_store_sends_no_request(s3_uri: str, s3_server: Any) -> None:
+    faults = s3_server.fault = Faults(any_request, lambda real: error_response(500, "InternalError"))
     Store.open(s3_uri)
     assert faults.requests == []
 
 
 @pytest.mark.parametrize("status", [500, 503, 429])
-def test_a_short_outage_goes_unnoticed(store: Store, s3_server: Any, status: int) -> None:
+def test_a_short_outage_is_retried(store: Store, s3_server: Any, status: int) -> None:
     for call in (
         lambda: store.write("a", b"1"),
         lambda: store.create("b", b"1"),
@@ -126,34 +128,34 @@ def test_a_short_outage_goes_unnoticed(store: Store, s3_server: Any, status: int
         lambda: list(store.list("")),
         lambda: store.delete("a"),
     ):
-        s3_server.fault = Faults(every_request, lambda real: error_answer(status, "SlowDown"), times=2)
+        s3_server.fault = Faults(any_request, lambda real: error_response(status, "SlowDown"), times=2)
         call()
 
 
-def spoilt_reads(bodies: list[bytes], tag: str) -> Callable[[Request, Answer], Response]:
-    """Answer each GET with the next body, the last one for ever."""
+def corrupt_reads(bodies: list[bytes], tag: str) -> Callable[[Request, Respond], Response]:
+    """Respond to each GET with the next body, and repeat the last one."""
 
-    def answer(request: Request, real: Answer) -> Response:
+    def respond(request: Request, real: Respond) -> Response:
         if request.method != "GET":
             return real()
         return Response(bodies.pop(0) if len(bodies) > 1 else bodies[0], headers={"ETag": f'"{tag}"'})
 
-    return answer
+    return respond
 
 
-def test_a_read_that_differs_from_its_etag_is_made_again(store: Store, s3_server: Any) -> None:
-    s3_server.fault = spoilt_reads([b"nanifest", b"manifest"], hashlib.md5(b"manifest").hexdigest())
+def test_a_read_that_differs_from_its_etag_is_retried(store: Store, s3_server: Any) -> None:
+    s3_server.fault = corrupt_reads([b"nanifest", b"manifest"], hashlib.md5(b"manifest").hexdigest())
     assert store.read("a") == b"manifest"
 
 
-def test_an_etag_that_is_no_hash_of_the_content_is_borne(store: Store, s3_server: Any) -> None:
-    """As where a key of KMS encrypts."""
-    s3_server.fault = spoilt_reads([b"manifest"], "0" * 32)
+def test_an_etag_that_is_not_a_content_hash_is_accepted(store: Store, s3_server: Any) -> None:
+    """S3 returns such an ETag if KMS encrypts the object."""
+    s3_server.fault = corrupt_reads([b"manifest"], "0" * 32)
     assert store.read("a") == b"manifest"
 
 
-def test_what_arrives_otherwise_each_time_is_refused(store: Store, s3_server: Any) -> None:
-    s3_server.fault = spoilt_reads([bytes([number]) for number in range(9)], "0" * 32)
+def test_content_that_differs_on_every_read_is_refused(store: Store, s3_server: Any) -> None:
+    s3_server.fault = corrupt_reads([bytes([number]) for number in range(9)], "0" * 32)
     with pytest.raises(AirsmithError, match="otherwise each time") as failure:
         store.read("a")
     assert failure.value.kind is ErrorKind.VERIFICATION_FAILED

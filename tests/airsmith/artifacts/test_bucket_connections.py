@@ -1,4 +1,4 @@
-"""A store on S3 behind a line that breaks midway."""
+"""Uploads and downloads on S3 survive proxied connections."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class CuttingProxy:
     """A TCP proxy that cuts the first connections after some bytes.
 
     :param cuts: how many connections are cut.
-    :param up_bytes: bytes from the client after which one is cut; or None.
-    :param down_bytes: bytes from the server after which one is cut; or None.
+    :param up_bytes: bytes from the client after which a connection is cut.
+    :param down_bytes: bytes from the server after which a connection is cut.
     """
 
     def __init__(self, upstream: str, cuts: int, up_bytes: int | None = None, down_bytes: int | None = None) -> None:
         self.cuts, self.up_bytes, self.down_bytes = cuts, up_bytes, down_bytes
-        self.was_cut = 0
+        self.cut_connections = 0
         host, _, port = upstream.removeprefix("http://").partition(":")
         self._upstream = (host, int(port))
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -69,62 +69,62 @@ class CuttingProxy:
 
     def _may_cut(self) -> bool:
         with self._lock:
-            if self.was_cut >= self.cuts:
+            if self.cut_connections >= self.cuts:
                 return False
-            self.was_cut += 1
+            self.cut_connections += 1
             return True
 
 
 @pytest.fixture
-def through_a_proxy(
-    s3_uri: str, s3_server: Any, s3_environment: Callable[[str], None]
+def open_through_proxy(
+    s3_uri: str, s3_server: Any, use_s3: Callable[[str], None]
 ) -> Iterator[Callable[..., tuple[Store, CuttingProxy]]]:
     proxies: list[CuttingProxy] = []
 
-    def open_through(**limits: int) -> tuple[Store, CuttingProxy]:
+    def open_store(**limits: int) -> tuple[Store, CuttingProxy]:
         proxies.append(CuttingProxy(s3_server.endpoint, **limits))
-        s3_environment(proxies[-1].endpoint)
+        use_s3(proxies[-1].endpoint)
         return Store.open(s3_uri), proxies[-1]
 
-    yield open_through
+    yield open_store
     for proxy in proxies:
         proxy.stop()
 
 
-ALWAYS = 10**9
+UNLIMITED = 10**9
 CONTENT = [hashlib.sha256(str(n).encode()).digest() * (MEBIBYTE // 32) for n in range(20)]
 
 
-def test_a_download_goes_on_where_the_line_broke(store: Store, through_a_proxy: Any) -> None:
+def test_a_download_resumes_after_a_broken_connection(store: Store, open_through_proxy: Any) -> None:
     store.upload("a", CONTENT)
-    broken, proxy = through_a_proxy(cuts=3, down_bytes=4 * MEBIBYTE)
-    assert b"".join(broken.stream("a", chunk_bytes=MEBIBYTE)) == b"".join(CONTENT)
-    assert proxy.was_cut == 3
+    proxied, proxy = open_through_proxy(cuts=3, down_bytes=4 * MEBIBYTE)
+    assert b"".join(proxied.stream("a", chunk_bytes=MEBIBYTE)) == b"".join(CONTENT)
+    assert proxy.cut_connections == 3
 
 
-def test_an_upload_sends_again_what_was_lost(store: Store, through_a_proxy: Any) -> None:
-    broken, proxy = through_a_proxy(cuts=2, up_bytes=2 * MEBIBYTE)
-    assert broken.upload("a", CONTENT) == 20 * MEBIBYTE
-    assert proxy.was_cut == 2
+def test_an_upload_resends_what_was_lost(store: Store, open_through_proxy: Any) -> None:
+    proxied, proxy = open_through_proxy(cuts=2, up_bytes=2 * MEBIBYTE)
+    assert proxied.upload("a", CONTENT) == 20 * MEBIBYTE
+    assert proxy.cut_connections == 2
     assert store.read("a") == b"".join(CONTENT)
 
 
 @pytest.mark.parametrize("size", [1, 20], ids=["one request", "parts"])
-def test_an_upload_over_a_line_that_always_breaks_leaves_nothing(
-    store: Store, short_deadline: None, through_a_proxy: Any, size: int
+def test_an_upload_whose_connections_all_break_leaves_nothing(
+    store: Store, short_deadline: None, open_through_proxy: Any, size: int
 ) -> None:
-    broken, proxy = through_a_proxy(cuts=ALWAYS, up_bytes=MEBIBYTE // 2)
+    proxied, proxy = open_through_proxy(cuts=UNLIMITED, up_bytes=MEBIBYTE // 2)
     with pytest.raises(AirsmithError, match=proxy.endpoint) as failure:
-        broken.upload("a", CONTENT[:size])
+        proxied.upload("a", CONTENT[:size])
     assert failure.value.kind is ErrorKind.STORE_UNAVAILABLE
     assert list(store.list("")) == []
 
 
-def test_a_download_over_a_line_that_always_breaks_fails(
-    store: Store, short_deadline: None, through_a_proxy: Any
+def test_a_download_whose_connections_all_break_fails(
+    store: Store, short_deadline: None, open_through_proxy: Any
 ) -> None:
     store.upload("a", CONTENT)
-    broken, proxy = through_a_proxy(cuts=ALWAYS, down_bytes=1000)
+    proxied, proxy = open_through_proxy(cuts=UNLIMITED, down_bytes=1000)
     with pytest.raises(AirsmithError, match=proxy.endpoint) as failure:
-        broken.read("a")
+        proxied.read("a")
     assert failure.value.kind is ErrorKind.STORE_UNAVAILABLE

@@ -1,46 +1,37 @@
-"""The repository itself: nothing in it belongs to one machine, and its locks hold on all."""
+"""The repository names no machine and no package index, and its lock files are complete."""
 
 from __future__ import annotations
 
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).parents[2]
+from tests.support.repository import REPOSITORY, committed_files
+
 LOCKS = sorted((REPOSITORY / "containers").glob("*/*.lock"))
 
-HOME_OF_SOMEBODY = re.compile(r"(?<![\w.$}~:/-])/(home|root|work|Users)/\w")
+ABSOLUTE_HOME = re.compile(r"(?<![\w.$}~:/-])/(home|root|work|Users)/\w")
 PACKAGE_INDEX = re.compile(
     r"pypi\.org|pythonhosted\.org|download\.pytorch\.org|registry\.npmjs|--(extra-)?index-url|--find-links \S"
 )
 
 
-def committed_files() -> list[Path]:
-    if not (REPOSITORY / ".git").exists():
-        pytest.skip("this is no git checkout")
-    listed = subprocess.run(
-        ["git", "ls-files", "-z"], cwd=REPOSITORY, capture_output=True, text=True, check=True
-    ).stdout
-    return [path for name in listed.split("\0") if name and (path := REPOSITORY / name).is_file()]
-
-
-def test_no_file_names_a_folder_of_one_machine_or_a_package_index():
-    against = []
-    for path in committed_files():
-        if path == Path(__file__):  # which holds the patterns
+def test_no_file_names_a_home_folder_or_a_package_index():
+    violations = []
+    for path in map(REPOSITORY.joinpath, committed_files()):
+        if path == Path(__file__):  # it has the patterns
             continue
         try:
             text = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError:  # a picture
+        except UnicodeDecodeError:  # an image
             continue
-        against += [
+        violations += [
             f"{path.relative_to(REPOSITORY)}: {found.group()}"
-            for pattern in (HOME_OF_SOMEBODY, PACKAGE_INDEX)
+            for pattern in (ABSOLUTE_HOME, PACKAGE_INDEX)
             for found in pattern.finditer(text)
         ]
-    assert not against
+    assert not violations
 
 
 def pins(lock: Path) -> list[str]:
@@ -50,7 +41,7 @@ def pins(lock: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: f"{lock.parent.name}-{lock.stem}")
-def test_a_lock_pins_every_package_with_hashes_and_torch_or_cuda_for_cuda_alone(lock: Path):
+def test_a_lock_pins_hashes_and_only_cuda_locks_pin_torch_or_cuda(lock: Path):
     assert pins(lock)
     assert not [pin for pin in pins(lock) if not re.match(r"[\w.-]+==.* --hash=sha256:", pin)]
     if not lock.parent.name.endswith("-cuda"):
@@ -58,6 +49,6 @@ def test_a_lock_pins_every_package_with_hashes_and_torch_or_cuda_for_cuda_alone(
 
 
 @pytest.mark.parametrize("image", ["airflow", "train-cpu"])
-def test_an_image_gets_what_was_tested(image: str):
+def test_the_lock_of_an_image_is_part_of_the_tested_lock(image: str):
     folder = REPOSITORY / "containers" / image
     assert set(pins(folder / "requirements.lock")) < set(pins(folder / "requirements-dev.lock"))
