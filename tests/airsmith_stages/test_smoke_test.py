@@ -221,7 +221,7 @@ def test_an_unreachable_endpoint_is_refused(deployed: Callable[..., Run]) -> Non
     with serving(FakeServer(TUNED)) as served:
         pass
     error = refused(deployed(served.address), f"Endpoint tiny at {served.address} does not answer: .*refused")
-    assert error.hint == "Clear deploy so that it is started again."
+    assert error.hint == "Clear deploy to start the server again."
 
 
 def test_an_endpoint_that_another_run_replaced_is_refused(deployed: Callable[..., Run]) -> None:

@@ -213,7 +213,7 @@ class TestRefused:
     def test_a_file_with_other_content(self, copy: Callable[[str], Path]) -> None:
         file = copy("4/dcp") / "__0_0.distcp"
         file.write_bytes(bytes(len(file.read_bytes())))
-        assert "__0_0.distcp cannot be read" in refusal(lambda: read_dcp(FolderReader(file.parent)))
+        assert "__0_0.distcp is not a readable torch file" in refusal(lambda: read_dcp(FolderReader(file.parent)))
 
     def test_a_checkpoint_without_tensors(self, saved: Path) -> None:
         message = refusal(partial(read_dcp, FolderReader(saved / "4/dcp"), prefix="optimizer."))
