@@ -120,9 +120,9 @@ class TestRefused:
             pytest.param({"config.json": b'{"auto_map": {}}'}, "config.json auto_map trust_remote_code", id="auto_map"),
             pytest.param({"tokenizer_config.json": b'{"auto_map": {}}'}, "tokenizer_config.json auto_map",
                          id="auto_map of the tokenizer"),
-            pytest.param({"config.json": b"{"}, "config.json JSON", id="config is no JSON"),
+            pytest.param({"config.json": b"{"}, "config.json JSON", id="invalid config JSON"),
             pytest.param({"model.safetensors.index.json": b'{"weight_map": {"a": "../up.safetensors"}}'},
-                         "../up.safetensors not there", id="missing shard"),
+                         "../up.safetensors does not exist", id="missing shard"),
             pytest.param({"model.safetensors.index.json": b'{"weight_map": null}'}, "weight_map", id="broken index"),
         ],
     )  # fmt: skip
