@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from airsmith.artifacts.listing import listing_digest
 from airsmith.contracts.run import Run
 from airsmith.contracts.stages import TOKENIZER
 from airsmith.errors import ErrorKind
@@ -19,7 +18,6 @@ from demo.hub.faults import CutConnection, Refuse, WrongByte
 from demo.hub.repository import add_user
 from demo.hub.server import serve
 from tests.support.data_stages import MODEL_ID, DataStages, assert_refused
-from tests.support.dataset_files import write_files
 from tests.support.stage_runs import assert_store_is_consistent, contents, output_of
 
 WEIGHTS = bytes(range(256)) * 12_000
@@ -122,9 +120,9 @@ class TestRefused:
             pytest.param({"config.json": b'{"auto_map": {}}'}, "config.json auto_map trust_remote_code", id="auto_map"),
             pytest.param({"tokenizer_config.json": b'{"auto_map": {}}'}, "tokenizer_config.json auto_map",
                          id="auto_map of the tokenizer"),
-            pytest.param({"config.json": b"{"}, "config.json JSON", id="config is no JSON"),
+            pytest.param({"config.json": b"{"}, "config.json JSON", id="invalid config JSON"),
             pytest.param({"model.safetensors.index.json": b'{"weight_map": {"a": "../up.safetensors"}}'},
-                         "../up.safetensors not there", id="missing shard"),
+                         "../up.safetensors does not exist", id="missing shard"),
             pytest.param({"model.safetensors.index.json": b'{"weight_map": null}'}, "weight_map", id="broken index"),
         ],
     )  # fmt: skip
@@ -298,29 +296,6 @@ def test_memory_use_does_not_depend_on_the_file_size(data_stages: DataStages) ->
     assert result.returncode == 0, result.stderr
     peak = next(line for line in result.stdout.splitlines() if line.startswith("VmHWM"))
     assert int(peak.split()[1]) < 256 * 1024
-
-
-class TestStoreSource:
-    @pytest.fixture
-    def source(self, tmp_path: Path) -> str:
-        return f"file://{write_files(tmp_path / 'source', MODEL)}"
-
-    def test_a_folder_is_copied(self, data_stages: DataStages, source: str) -> None:
-        run = data_stages.new_run(model={"id": source, "revision": listing_digest(source)})
-        result = data_stages.run_command("mirror_model", run)
-        assert result.returncode == 0, result.stderr
-        assert contents(output_of(run, "mirror_model")) == MODEL
-
-    def test_a_folder_that_has_changed_is_refused(self, data_stages: DataStages, source: str, tmp_path: Path) -> None:
-        run = data_stages.new_run(model={"id": source, "revision": listing_digest(source)})
-        (tmp_path / "source/config.json").write_text("{}")
-        result = data_stages.run_command("mirror_model", run)
-        assert_refused(result, run, "mirror_model", ErrorKind.BAD_DATA, source, "has changed")
-
-    def test_a_missing_folder_is_refused(self, data_stages: DataStages, tmp_path: Path) -> None:
-        run = data_stages.new_run(model={"id": f"file://{tmp_path}/nowhere", "revision": "listing-0"})
-        result = data_stages.run_command("mirror_model", run)
-        assert_refused(result, run, "mirror_model", ErrorKind.NOT_FOUND, f"{tmp_path}/nowhere", "URI")
 
 
 def test_an_unknown_registered_model_is_reported(data_stages: DataStages) -> None:

@@ -34,7 +34,7 @@ def test_a_shorter_or_longer_answer_differs_in_one_token() -> None:
 
 def test_one_early_difference_in_many_answers_passes() -> None:
     long = [letters(*[(n + m) % 8 for m in range(16)]) for n in range(8)]
-    served = {said: said for said in long} | {long[3]: long[3][:-4] + letters(3, 3)}
+    served = {answer: answer for answer in long} | {long[3]: long[3][:-4] + letters(3, 3)}
     assert 0.95 < report(served).agreement < 1
 
 

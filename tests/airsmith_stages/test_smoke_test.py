@@ -67,8 +67,8 @@ class FakeServer:
         question = body["messages"][0]["content"] if "messages" in body else body["prompt"]
         number = next(n for n in range(len(PROMPTS)) if f"Question {n}" in question)
         generated = answer_token_ids(self.answers[number])[: body["max_tokens"]]
-        said = tokenizer().decode(generated, skip_special_tokens=True)
-        choice = {"message": {"content": said}} if path == "/v1/chat/completions" else {"text": said}
+        answer = tokenizer().decode(generated, skip_special_tokens=True)
+        choice = {"message": {"content": answer}} if path == "/v1/chat/completions" else {"text": answer}
         return 200, json.dumps({"choices": [choice]})
 
 
@@ -122,8 +122,8 @@ def deployed(artifacts: ModelArtifacts) -> Callable[..., Run]:
     return run
 
 
-def refused(run: Run, says: str) -> AirsmithError:
-    with pytest.raises(AirsmithError, match=says) as refusal:
+def refused(run: Run, expected_message: str) -> AirsmithError:
+    with pytest.raises(AirsmithError, match=expected_message) as refusal:
         run_stage("smoke_test", run)
     assert_no_output(refusal.value, run, "smoke_test", "smoke_report")
     return refusal.value
@@ -188,13 +188,13 @@ def test_only_the_compared_tokens_are_requested(deployed: Callable[..., Run]) ->
 
 
 @pytest.mark.parametrize(
-    ("served", "says"),
+    ("served", "expected_message"),
     [
         (FakeServer(BASE), "does not serve the tuned model: 8 of 8 answers are the base model's"),
         (FakeServer([*TUNED[:7], BASE[7]]), "1 of 8 answers are the base model's"),
         (FakeServer(["!!!"] * 8), r"only 0\.0% of the tokens are the tuned model's"),
         (FakeServer(TUNED, models=["other", "more"]), "it serves other, more, not tiny"),
-        (FakeServer([f"{said}!" for said in TUNED]), "of the tokens are the tuned model's"),
+        (FakeServer([f"{answer}!" for answer in TUNED]), "of the tokens are the tuned model's"),
         (FakeServer([""] * 8), r"only 0\.0% of the tokens"),
         (FakeServer(TUNED, raw={"/health": (503, "loading")}), "does not answer: /health returned HTTP 503: loading"),
         (FakeServer(TUNED, raw={"/v1/models": (404, "")}), "/v1/models returned HTTP 404"),
@@ -208,9 +208,11 @@ def test_only_the_compared_tokens_are_requested(deployed: Callable[..., Run]) ->
         "no models", "a web page", "another protocol", "no choice", "error status",
     ],
 )  # fmt: skip
-def test_any_other_model_or_answer_is_refused(deployed: Callable[..., Run], served: FakeServer, says: str) -> None:
+def test_any_other_model_or_answer_is_refused(
+    deployed: Callable[..., Run], served: FakeServer, expected_message: str
+) -> None:
     with serving(served):
-        error = refused(deployed(served.address), says)
+        error = refused(deployed(served.address), expected_message)
     assert error.kind is ErrorKind.VERIFICATION_FAILED
     assert "Endpoint tiny" in error.message
 
@@ -219,7 +221,7 @@ def test_an_unreachable_endpoint_is_refused(deployed: Callable[..., Run]) -> Non
     with serving(FakeServer(TUNED)) as served:
         pass
     error = refused(deployed(served.address), f"Endpoint tiny at {served.address} does not answer: .*refused")
-    assert error.hint == "Clear deploy so that it is started again."
+    assert error.hint == "Clear deploy to start the server again."
 
 
 def test_an_endpoint_that_another_run_replaced_is_refused(deployed: Callable[..., Run]) -> None:

@@ -59,7 +59,7 @@ def folder_for_all_users() -> Iterator[Path]:
 class TestFullDisk:
     @pytest.mark.parametrize("stage", DATA_STAGES)
     def test_a_store_with_a_file_size_limit(self, data_stages: DataStages, ready_run: ReadyRun, stage: str) -> None:
-        """Equals a full disk, and needs no permission to mount one."""
+        """The limit has the effect of a full disk, without the permission to mount one."""
         run = ready_run(stage)
         with data_stages.serve_hub(stage) as hub:
             result = data_stages.run_command(stage, run, environment={"HF_ENDPOINT": hub.url}, max_file_bytes=8_000)

@@ -263,7 +263,7 @@ LEAKING = {**DATASET, "validation.jsonl": chats([EXCHANGES[0], ("THE kettle 1, i
 class TestLeakage:
     def test_leakage_above_the_limit_is_refused_with_its_numbers(self, tokenize: Tokenize) -> None:
         run, result = tokenize(LEAKING)
-        assert_refused(result, run, "tokenize", ErrorKind.BAD_DATA, "2 of 3", "(1 to the letter)", "0.667")
+        assert_refused(result, run, "tokenize", ErrorKind.BAD_DATA, "2 of 3", "(1 exactly)", "0.667")
 
     def test_leakage_up_to_the_limit_is_reported(self, tokenize: Tokenize) -> None:
         artifact = tokenized(tokenize(LEAKING, max_leakage_fraction=0.667))

@@ -94,7 +94,7 @@ def test_o_proj_columns_return_to_their_heads_without_lora_on_queries(
     whole = torch.randn(4, 32, generator=torch.Generator().manual_seed(7))
     init_process_group()
     for place in split.ranks():
-        with parallel_state.playing(*vars(place).values()):
+        with parallel_state.simulated_rank(*vars(place).values()):
             config = LoraConfig(r=4, target_modules=["o_proj"], task_type="CAUSAL_LM")
             adapted = get_peft_model(load_model(base, split), config)
             own = GQAQKVColumnParallelLinearSpec.create_query_or_output_projection_local_weight_from_regular_weight(

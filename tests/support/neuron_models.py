@@ -110,7 +110,7 @@ def shard_model(model: Path, folder: Path, split: Split) -> Path:
     """
     init_process_group()
     for place in split.ranks():
-        with parallel_state.playing(*vars(place).values()):
+        with parallel_state.simulated_rank(*vars(place).values()):
             load_model(model, split).save_pretrained(folder, is_main_process=True)
     return folder
 
@@ -122,7 +122,7 @@ def shard_adapter(model: Path, adapter: Path, folder: Path, split: Split) -> Pat
     """
     init_process_group()
     for place in split.ranks():
-        with parallel_state.playing(*vars(place).values()):
+        with parallel_state.simulated_rank(*vars(place).values()):
             adapted = NeuronPeftModelForCausalLM.from_pretrained(load_model(model, split), adapter, is_trainable=True)
             _fill_fused_heads(adapted, adapter)
             adapted.save_pretrained(folder)

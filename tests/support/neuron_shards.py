@@ -23,8 +23,13 @@ SHAPES = {
     "mlp.gate_up_proj.lora_B.weight": (6, 2),
 }
 """The shapes of each rank's tensors: 8 query heads and 2 key-value heads, of two rows each."""
-SHARDED_DIMENSIONS = {"lora_B.weight_q": 0, "lora_B.weight_k": 0, "lora_B.weight_v": 0, "o_proj.lora_A.weight": 1,
-          "gate_up_proj.lora_B.weight": 0}  # fmt: skip
+SHARDED_DIMENSIONS = {
+    "lora_B.weight_q": 0,
+    "lora_B.weight_k": 0,
+    "lora_B.weight_v": 0,
+    "o_proj.lora_A.weight": 1,
+    "gate_up_proj.lora_B.weight": 0,
+}
 
 
 def save_neuron_shards(folder: Path) -> None:

@@ -159,28 +159,28 @@ class TestRefused:
     def test_a_missing_shard(self, copy: Callable[[str], Path], number: int) -> None:
         folder = copy("4/hugging_face")
         (folder / f"shard-{number:05d}-model-00001-of-00001.safetensors").unlink()
-        said = refusal(lambda: read_hugging_face(FolderReader(folder), ranks=4))
-        assert said == f"The checkpoint lacks the file of process {number} of 4."
+        message = refusal(lambda: read_hugging_face(FolderReader(folder), ranks=4))
+        assert message == f"The checkpoint lacks the file of process {number} of 4."
 
     def test_a_missing_part_of_a_shard(self, copy: Callable[[str], Path]) -> None:
         folder = copy("4/parts")
         (folder / "shard-00004-model-00002-of-00003.safetensors").unlink()
-        said = refusal(lambda: read_hugging_face(FolderReader(folder), ranks=4))
-        assert said == "The checkpoint lacks part 2 of the file of process 4 of 4."
+        message = refusal(lambda: read_hugging_face(FolderReader(folder), ranks=4))
+        assert message == "The checkpoint lacks part 2 of the file of process 4 of 4."
 
     def test_more_shards_than_ranks(self, saved: Path) -> None:
-        said = refusal(lambda: read_hugging_face(FolderReader(saved / "4/hugging_face"), ranks=2))
-        assert said == "shard-00004-model-00001-of-00001.safetensors belongs to none of the 2 processes."
+        message = refusal(lambda: read_hugging_face(FolderReader(saved / "4/hugging_face"), ranks=2))
+        assert message == "shard-00004-model-00001-of-00001.safetensors belongs to none of the 2 processes."
 
     def test_a_shard_without_its_offsets(self, copy: Callable[[str], Path]) -> None:
         file = copy("4/hugging_face") / "shard-00003-model-00001-of-00001.safetensors"
         file.write_bytes(file.read_bytes().replace(b"DCP_SHARDING_INFO", b"dcp_sharding_info"))
-        said = refusal(lambda: read_hugging_face(FolderReader(file.parent), ranks=4))
-        assert said == f"{file.name} has no valid offsets for its chunks."
+        message = refusal(lambda: read_hugging_face(FolderReader(file.parent), ranks=4))
+        assert message == f"{file.name} has no valid offsets for its chunks."
 
     def test_a_folder_without_shards(self, tmp_path: Path) -> None:
-        said = refusal(lambda: read_hugging_face(FolderReader(tmp_path), ranks=4))
-        assert said == "The checkpoint lacks the file of process 1 of 4."
+        message = refusal(lambda: read_hugging_face(FolderReader(tmp_path), ranks=4))
+        assert message == "The checkpoint lacks the file of process 1 of 4."
 
     def test_metadata_with_a_wrong_dtype(self, copy: Callable[[str], Path]) -> None:
         file = copy("4/dcp") / METADATA
@@ -213,14 +213,14 @@ class TestRefused:
     def test_a_file_with_other_content(self, copy: Callable[[str], Path]) -> None:
         file = copy("4/dcp") / "__0_0.distcp"
         file.write_bytes(bytes(len(file.read_bytes())))
-        assert "__0_0.distcp cannot be read" in refusal(lambda: read_dcp(FolderReader(file.parent)))
+        assert "__0_0.distcp is not a readable torch file" in refusal(lambda: read_dcp(FolderReader(file.parent)))
 
     def test_a_checkpoint_without_tensors(self, saved: Path) -> None:
-        said = refusal(partial(read_dcp, FolderReader(saved / "4/dcp"), prefix="optimizer."))
-        assert said == "The checkpoint contains no tensor."
+        message = refusal(partial(read_dcp, FolderReader(saved / "4/dcp"), prefix="optimizer."))
+        assert message == "The checkpoint contains no tensor."
 
     @pytest.mark.parametrize(
-        ("change", "says"),
+        ("change", "expected_message"),
         [
             (lambda chunks: chunks[:-1], "a chunk is missing"),
             (lambda chunks: [*chunks, chunks[0]], "overlap"),
@@ -232,12 +232,12 @@ class TestRefused:
         ids=["hole", "twice", "outside", "no file", "truncated", "dimensions"],
     )
     def test_chunks_that_do_not_make_up_the_tensor(
-        self, tmp_path: Path, change: Callable[[list[Chunk]], list[Chunk]], says: str
+        self, tmp_path: Path, change: Callable[[list[Chunk]], list[Chunk]], expected_message: str
     ) -> None:
         (tmp_path / "rows").write_bytes(bytes(100))
         chunks = [Chunk((0, 0), (4, 3), "rows", 0), Chunk((4, 0), (4, 3), "rows", 48)]
         tensor = ShardedTensor("F32", (8, 3), tuple(change(chunks)))
-        assert says in refusal(lambda: ShardedCheckpoint(FolderReader(tmp_path), {"w": tensor}))
+        assert expected_message in refusal(lambda: ShardedCheckpoint(FolderReader(tmp_path), {"w": tensor}))
 
     def test_dtypes_that_differ_between_ranks(self, copy: Callable[[str], Path]) -> None:
         file = copy("4/hugging_face") / "shard-00002-model-00001-of-00001.safetensors"

@@ -1,4 +1,4 @@
-"""Several processes: the order of the inputs, errors in their turn, and nobody left behind."""
+"""`map_in_order` keeps the order of results and errors, and leaves no worker behind."""
 
 from __future__ import annotations
 

@@ -48,9 +48,9 @@ def test_the_command_publishes_metrics_answers_and_fixed_prompts(
 ) -> None:
     tokens = artifacts.tokens(pairs=questions_and_answers(40))
     run = artifacts.new_run(tokenize=tokens, **models)
-    said = run_command("evaluate", run)
-    assert "tuned: loss" in said
-    assert "%|" not in said, "a progress bar"
+    log = run_command("evaluate", run)
+    assert "tuned: loss" in log
+    assert "%|" not in log, "a progress bar"
     artifact = output_of(run, "evaluate")
     assert artifact.type == "evaluation"
     assert artifact.manifest.inputs == {"mirror_model": BASE, "merge": TUNED, "tokenize": "tokens"}
@@ -61,8 +61,8 @@ def test_the_command_publishes_metrics_answers_and_fixed_prompts(
             name: prompt[name] for name in ("messages", "prompt", "prompt_token_ids")
         }
         for model_name in (BASE, TUNED) if index < 6 else ():
-            said = tokenizer().decode(line[f"{model_name}_token_ids"], skip_special_tokens=True)
-            assert (answers[index]["expected"], answers[index][model_name]) == (prompt["answer"], said)
+            answer = tokenizer().decode(line[f"{model_name}_token_ids"], skip_special_tokens=True)
+            assert (answers[index]["expected"], answers[index][model_name]) == (prompt["answer"], answer)
     pointer = run.pointer("evaluate")
     assert pointer is not None
     assert pointer.metrics == {
@@ -100,12 +100,14 @@ def test_an_answer_is_correct_if_it_equals_the_expected_one(
     artifacts: ModelArtifacts, models: dict[str, Artifact]
 ) -> None:
     """The expected answers are three of the tuned model's own and one of the base model's."""
-    asked = questions_and_answers(6)
-    first = artifacts.new_run(tokenize=artifacts.tokens("asked", asked), **models)
+    pairs = questions_and_answers(6)
+    first = artifacts.new_run(tokenize=artifacts.tokens("questions", pairs), **models)
     run_stage("evaluate", first)
     _, answers, _ = evaluated(first)
-    said = [(question, answers[index][BASE if index == 3 else TUNED]) for index, (question, _) in enumerate(asked[:4])]
-    second = artifacts.new_run(tokenize=artifacts.tokens("answered", [*said, *asked[4:]]), **models)
+    answered = [
+        (question, answers[index][BASE if index == 3 else TUNED]) for index, (question, _) in enumerate(pairs[:4])
+    ]
+    second = artifacts.new_run(tokenize=artifacts.tokens("answered", [*answered, *pairs[4:]]), **models)
     run_stage("evaluate", second)
     metrics_by_model, answers, _ = evaluated(second)
     assert (metrics_by_model[TUNED]["exact_match"], metrics_by_model[BASE]["exact_match"]) == (3 / 6, 1 / 6)

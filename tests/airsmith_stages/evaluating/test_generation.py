@@ -104,4 +104,4 @@ def test_batch_sizes_are_limited_by_logits_and_caches(
         generate_greedy(model, texts([12] * 20), max_new_tokens=8, pad_token_id=0)
         assert {shape[0] for shape in seen} == {3, 2}
     finally:
-        hook.remove_folder()
+        hook.remove()

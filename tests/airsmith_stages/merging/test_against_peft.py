@@ -173,5 +173,5 @@ def test_neither_torch_nor_peft_is_imported() -> None:
     heavy = {"torch", "peft", "transformers", "safetensors"}
     code = f"import sys, airsmith_stages.merge; print(sorted({heavy} & set(sys.modules)))"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    said = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert said.stdout.strip() == "[]"
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"

@@ -69,7 +69,7 @@ def without(part: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    ("damage", "lora", "says"),
+    ("damage", "lora", "expected_message"),
     [
         (rename("layers.1.", "layers.7."), {}, r"layers\.7\..* matches no parameter of the base \(7 such edits\)"),
         (rename("base_model.model.", "base_model.modle."), {}, "matches no parameter of the base"),
@@ -89,7 +89,10 @@ def without(part: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
     ],
 )  # fmt: skip
 def test_an_adapter_that_does_not_apply_completely_is_refused(
-    artifacts: ModelArtifacts, damage: Callable[[dict[str, Any]], dict[str, Any]], lora: dict[str, Any], says: str
+    artifacts: ModelArtifacts,
+    damage: Callable[[dict[str, Any]], dict[str, Any]],
+    lora: dict[str, Any],
+    expected_message: str,
 ) -> None:
     base = artifacts.base_model()
     artifacts.adapter(base, "sound", **lora)
@@ -99,7 +102,7 @@ def test_an_adapter_that_does_not_apply_completely_is_refused(
     save_file(damage(load_file(artifacts.folder / "sound" / WEIGHTS)), broken / WEIGHTS)
     adapter = artifacts.publish_adapter("broken", broken, base)
     run = artifacts.new_run(mirror_model=base, train=adapter)
-    with pytest.raises(AirsmithError, match=says) as refused:
+    with pytest.raises(AirsmithError, match=expected_message) as refused:
         run_stage("merge", run)
     assert refused.value.kind is ErrorKind.VERIFICATION_FAILED
     assert_no_output(refused.value, run, "merge", ArtifactType.MODEL)

@@ -48,7 +48,7 @@ def refusal(sound: Path, tmp_path: Path) -> Callable[..., AirsmithError]:
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "expected_message"),
     [
         (lambda t: t.update({"base_model.model.model.layers.9.up_proj.lora_A.weight": torch.ones(4, 32)}), "lacks"),
         (lambda t: t.update({"base_model.model.head.weight": torch.ones(4, 32)}), "head.weight matches no parameter"),
@@ -71,24 +71,26 @@ def refusal(sound: Path, tmp_path: Path) -> Callable[..., AirsmithError]:
     ],
 )  # fmt: skip
 def test_an_adapter_that_does_not_apply_completely(
-    refusal: Callable[..., AirsmithError], change: Callable[[dict[str, Any]], object], says: str
+    refusal: Callable[..., AirsmithError], change: Callable[[dict[str, Any]], object], expected_message: str
 ) -> None:
     error = refusal(change)
     assert error.kind is ErrorKind.VERIFICATION_FAILED
     assert error.hint
-    assert re.search(says, error.message), error.message
+    assert re.search(expected_message, error.message), error.message
 
 
 @pytest.mark.parametrize(
-    ("config", "says"),
+    ("config", "expected_message"),
     [
         ({"peft_type": "IA3"}, "peft_type IA3"),
         ({"layer_replication": [[0, 1]]}, "layer_replication"),
         ({"use_qalora": True}, "use_qalora"),
     ],
 )
-def test_an_adapter_of_another_method(refusal: Callable[..., AirsmithError], config: dict[str, Any], says: str) -> None:
-    assert says in refusal(**config).message
+def test_an_adapter_of_another_method(
+    refusal: Callable[..., AirsmithError], config: dict[str, Any], expected_message: str
+) -> None:
+    assert expected_message in refusal(**config).message
 
 
 def test_two_names_for_the_same_target(refusal: Callable[..., AirsmithError]) -> None:

@@ -87,9 +87,9 @@ def test_a_batch_without_labels_has_zero_loss_and_gradients() -> None:
     ],
 )
 def test_transformations_of_the_logits_are_preserved(family: str, config: dict[str, Any], is_chunked: bool) -> None:
-    own, asked = model_of(family, **config), model_of(family, **config)
-    assert chunk_loss(asked) is is_chunked
-    torch.testing.assert_close(loss_and_gradients(asked)[0], loss_and_gradients(own)[0], rtol=1e-6, atol=0)
+    own, chunked = model_of(family, **config), model_of(family, **config)
+    assert chunk_loss(chunked) is is_chunked
+    torch.testing.assert_close(loss_and_gradients(chunked)[0], loss_and_gradients(own)[0], rtol=1e-6, atol=0)
 
 
 def test_in_bfloat16_the_loss_equals_the_model_s_within_precision() -> None:

@@ -72,7 +72,7 @@ def test_a_log_line_describes_the_progress(
         writer.update(state)
     line = (
         " 30% |######--------------| step 120/400, loss 0.5300, validation loss 0.6100, 21,035 tokens/s, MFU 41%, "
-        "0:01:35 to go"
+        "0:01:35 remaining"
     )
     assert describe(state) == line
     assert line in caplog.text

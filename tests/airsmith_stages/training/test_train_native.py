@@ -28,7 +28,7 @@ def test_losses_equal_those_of_the_cpu_backend(
     trainings: TrainingRuns, monkeypatch: pytest.MonkeyPatch, precision: str, tolerance: float
 ) -> None:
     on_cpu = replace(neuron_native.DEVICE, torch_device="cpu", process_group_backend="gloo")
-    monkeypatch.setattr(neuron_native, "ACCELERATOR", on_cpu)
+    monkeypatch.setattr(neuron_native, "DEVICE", on_cpu)
     tokens = trainings.tokens("rows", counting_rows(18))
     losses = {}
     for name, backend in BACKENDS.items():

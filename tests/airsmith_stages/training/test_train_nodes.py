@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from airsmith.artifacts.store import Store
 from airsmith.contracts.run import Run
 from airsmith.errors import AirsmithError, ErrorKind
 from airsmith_stages.stage_runner import run_stage
@@ -38,7 +37,7 @@ def new_trainings(tmp_path: Path) -> Callable[[], TrainingRuns]:
     def make() -> TrainingRuns:
         made.append(tmp_path / str(len(made)))
         made[-1].mkdir()
-        return TrainingRuns(Store.open(f"file://{made[-1]}/store"), made[-1])
+        return TrainingRuns(made[-1])
 
     return make
 

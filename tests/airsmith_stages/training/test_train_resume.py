@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import signal
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -21,6 +19,7 @@ from tests.support.training_runs import (
     checkpoint_steps,
     counting_rows,
     history_of,
+    nan_weight_at,
     trained_tensors,
     without_clock_columns,
 )
@@ -93,7 +92,7 @@ def test_sigterm_publishes_a_checkpoint_from_which_training_resumes(
     assert error is not None
     assert error.kind is ErrorKind.INTERRUPTED
     assert f"step {step} of 23" in error.message
-    assert "goes on from" in error.hint
+    assert "resumes from the checkpoint" in error.hint
     assert checkpoint_steps(trainings.store)[-1] == step
     assert run.statuses()["train"].state == "interrupted"
     code, log = train(run)
@@ -158,27 +157,6 @@ def test_a_longer_training_is_not_reused_for_an_earlier_pause(trainings: Trainin
     assert run_stage("train", run).metrics["steps"] == 6
     assert trained_tensors(run) != uninterrupted[0]
     assert history_of(run) == [row for row in uninterrupted[1] if row["step"] <= 6]
-
-
-@contextmanager
-def nan_weight_at(call: int) -> Iterator[None]:
-    """Let a weight become NaN at a call of the training step, as a broken computation would."""
-    from airsmith_stages.training.trainer import ResumableTrainer
-
-    original, calls = ResumableTrainer.training_step, 0
-
-    def poison(self: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == call:
-            next(parameter for parameter in model.parameters() if parameter.requires_grad).data[0, 0] = float("nan")
-        return original(self, model, *args, **kwargs)
-
-    ResumableTrainer.training_step = poison  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        ResumableTrainer.training_step = original  # type: ignore[method-assign]
 
 
 def test_the_command_is_killed_then_stopped_then_completes(trainings: TrainingRuns) -> None:
