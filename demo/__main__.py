@@ -75,7 +75,7 @@ def _start(recipe_name: str, console: Console) -> Servers:
     PATHS.state.mkdir(exist_ok=True)
     on_local_hub = (recipe.model.id, recipe.dataset.id) == (MODEL_ID, DATASET_ID)
     if on_local_hub:
-        console.print("Publishing the tiny model and the ticket dataset on the local Hub …")
+        console.print("Publishing the tiny model and the ticket dataset to the local Hub …")
         publish = [str(PATHS.stages_python), "-m", "demo.publish", "--root", str(PATHS.hub_root)]
         if subprocess.run(publish, cwd=PATHS.checkout).returncode:
             raise RuntimeError("Building the demo's model and dataset failed; see the output above.")
