@@ -31,6 +31,7 @@ def cluster_settings(*, backends: Mapping[str, Any] = {}, **kubernetes: Any) -> 
         {
             "runtime": "kubernetes",
             "store": "s3://bucket/prefix",
+            "hub_endpoint": "https://huggingface.co",
             "team": "nlp",
             "kubernetes": {**known, **kubernetes},
             "backends": backends,

@@ -24,7 +24,7 @@ from tests.support.registry import new_revision
 
 def revision(id: str) -> Deployment:
     process = ServerProcess(pid=4242, started_at=1.5, log="/tmp/server.log")
-    return new_revision(engine="transformers", version=3, revision=id, process=process)
+    return new_revision(engine="transformers", version=3, deployment=id, process=process)
 
 
 def test_an_endpoint_round_trips(store: Store):

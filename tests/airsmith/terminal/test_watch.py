@@ -22,6 +22,11 @@ from tests.support.runs import new_run
 NOW = datetime.now(timezone.utc)
 
 
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("airsmith.terminal.watch.POLL_SECONDS", 0.01)
+
+
 @pytest.fixture
 def run() -> Run:
     """A resolved run."""
