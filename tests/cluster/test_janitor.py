@@ -20,8 +20,8 @@ from test_one_pod_alive import end_of, is_training, pods_of, start_run, wait_for
 
 from airsmith.airflow.task_owner import this_airflow
 from airsmith.artifacts.uploads import open_uploads
-from airsmith.cluster.jobs import ENGINES
-from airsmith.cluster.jobs.client import Jobs
+from airsmith.cluster.jobs import JOB_KINDS
+from airsmith.cluster.jobs.client import JobClient
 from airsmith.cluster.labels import TaskOwner, pod_labels
 from airsmith.cluster.security import container_security, pod_security
 from airsmith.janitor import inventory, pods
@@ -168,10 +168,10 @@ def resting_server(name: str, store: str) -> dict[str, Any]:
 def test_a_job_goes_as_a_whole_and_the_pods_of_one_that_is_waited_for_stay(
     deployment: Deployment, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, job: str
 ) -> None:
-    if not is_installed(ENGINES[job].RESOURCE):
+    if not is_installed(JOB_KINDS[job].RESOURCE):
         pytest.skip(f"the cluster has no {job}")
     client = kubernetes.config.new_client_from_config(str(deployment.folder / "airflow.kubeconfig"))
-    jobs = Jobs(client, ENGINES[job], cluster.namespace)
+    jobs = JobClient(client, JOB_KINDS[job], cluster.namespace)
     made = {}
     for run_id in ("deleted", "waiting"):
         sleeper = sleeper_of(TaskOwner("here", "many", run_id, "train"), deployment, cluster)
@@ -188,7 +188,7 @@ def test_a_job_goes_as_a_whole_and_the_pods_of_one_that_is_waited_for_stay(
     orphan = (made["deleted"], "run deleted of many was deleted in Airflow")
     assert removed() == [orphan]
     wait_for(lambda: jobs.read(made["deleted"]) is None and not cluster.pods(made["deleted"]))
-    assert removed() == ([orphan] if ENGINES[job].COMPANION else [])
+    assert removed() == ([orphan] if JOB_KINDS[job].COMPANION else [])
     assert removed() == []
     assert jobs.read(made["waiting"]) is not None
     assert len(cluster.pods(made["waiting"])) == 2

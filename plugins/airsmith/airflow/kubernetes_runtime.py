@@ -62,7 +62,7 @@ def pod_options(settings: Settings, backend: str) -> dict[str, Any]:
 def job_options(recipe: Recipe, settings: Settings) -> dict[str, Any]:
     """What recipe and deployment decide about a training on several nodes."""
     return {
-        "engine": recipe.backend.job,
+        "job_kind": recipe.backend.job,
         "nodes": recipe.backend.nodes,
         "namespace": settings.kubernetes.namespace,
         "kubernetes_conn_id": settings.kubernetes.connection,

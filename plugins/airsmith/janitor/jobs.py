@@ -1,4 +1,4 @@
-"""Jobs of trainings on several nodes, of every engine that the cluster has."""
+"""Jobs of trainings on several nodes, of every job kind that the cluster has."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kubernetes.client import ApiClient, CustomObjectsApi
 from kubernetes.client import models as k8s
 from kubernetes.client.exceptions import ApiException
 
-from airsmith.cluster.jobs import ENGINES, Resource
+from airsmith.cluster.jobs import JOB_KINDS, Resource
 from airsmith.cluster.jobs.client import FOREGROUND
 from airsmith.cluster.jobs.job_kind import Object
 
@@ -27,14 +27,14 @@ class Job:
 def list_jobs(namespace: str, selector: str, client: ApiClient) -> Iterator[Job]:
     """The jobs with these labels, and what was made for a job that is gone.
 
-    :raises ApiException: where the cluster refuses; an engine that it does not have is none.
+    :raises ApiException: where the cluster refuses; a job kind that it does not have is none.
     """
-    for engine in ENGINES.values():
-        jobs = _list(engine.RESOURCE, namespace, selector, client)
+    for job_kind in JOB_KINDS.values():
+        jobs = _list(job_kind.RESOURCE, namespace, selector, client)
         yield from jobs
-        if engine.COMPANION is not None:
+        if job_kind.COMPANION is not None:
             needed = {job.metadata.name for job in jobs}
-            companions = _list(engine.COMPANION, namespace, selector, client)
+            companions = _list(job_kind.COMPANION, namespace, selector, client)
             yield from (companion for companion in companions if companion.metadata.name not in needed)
 
 

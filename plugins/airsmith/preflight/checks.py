@@ -16,7 +16,7 @@ from airsmith.cluster.stage_pod import stage_pod
 from airsmith.contracts.cache import stages_to_run
 from airsmith.contracts.run import Run
 from airsmith.errors.checks import check_all
-from airsmith.preflight.job_kind import refuse_missing_engine
+from airsmith.preflight.job_kind import check_job_kind
 from airsmith.preflight.placement import refuse_unplaceable
 from airsmith.preflight.probe import probe_pod, run_probe
 from airsmith.preflight.queue import refuse_missing_queue
@@ -47,7 +47,7 @@ def preflight(run: Run, settings: Settings, client: ApiClient, owner: TaskOwner 
         [
             *(partial(refuse_unadmitted, stage, pod, client) for stage, pod in pods.items()),
             partial(refuse_missing_queue, spec.recipe.backend, settings.kubernetes.namespace, client),
-            partial(refuse_missing_engine, spec.recipe.backend, client),
+            partial(check_job_kind, spec.recipe.backend, client),
             partial(_refuse_unplaceable, pods, settings, client),
             partial(run_probe, probe, settings, client),
         ]

@@ -6,22 +6,22 @@ from kubernetes.client import ApiClient
 from kubernetes.dynamic import DynamicClient
 from kubernetes.dynamic.exceptions import ResourceNotFoundError
 
-from airsmith.cluster.jobs import ENGINES, Resource
+from airsmith.cluster.jobs import JOB_KINDS, Resource
 from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.recipe.operation import Backend
 
 
-def refuse_missing_engine(backend: Backend, client: ApiClient) -> None:
+def check_job_kind(backend: Backend, client: ApiClient) -> None:
     """See that the API server knows the jobs of `backend.job`, where several nodes train.
 
-    :raises AirsmithError: `not_found`, naming the engines that are there.
+    :raises AirsmithError: `not_found`, naming the job kinds that are there.
     """
     if backend.nodes == 1:
         return
     cluster = DynamicClient(client)
-    there = [name for name, engine in ENGINES.items() if _is_served(engine.RESOURCE, cluster)]
+    there = [name for name, job_kind in JOB_KINDS.items() if _is_served(job_kind.RESOURCE, cluster)]
     if backend.job not in there:
-        kind = ENGINES[backend.job].RESOURCE.kind
+        kind = JOB_KINDS[backend.job].RESOURCE.kind
         raise AirsmithError(
             ErrorKind.NOT_FOUND,
             f"backend.nodes is {backend.nodes} and backend.job is {backend.job!r}, but the cluster knows no {kind}.",

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from airflow.sdk import DAG, Asset, BaseOperator, Param, TaskGroup
-from airflow.sdk.definitions.context import Context
 from airflow.sdk.definitions.param import ParamsDict
 
-from airsmith.airflow.connections import connection_password
-from airsmith.airflow.operators.base import typed_errors
+from airsmith.airflow.assets import dataset_asset, model_asset
+from airsmith.airflow.operators.resolve import BrokenRecipeOperator, ResolveOperator
 from airsmith.airflow.retry_policy import RetryByKind
 from airsmith.airflow.runtime import runtime_of
 from airsmith.contracts.spec import Plan, StagePlan
@@ -25,13 +24,11 @@ from airsmith.recipe import Recipe
 from airsmith.recipe.form import form_fields
 from airsmith.recipe.load import load_recipe
 from airsmith.recipe.recipe import ON_DATASET_UPDATE
-from airsmith.recipe.sources import source_kind
 from airsmith.settings import Settings, load_settings
 
 TrialTasks = Callable[[Recipe, Plan, Settings, DAG, TaskGroup], tuple[BaseOperator, BaseOperator]]
 """Makes tasks in a DAG's group, and returns the first and the last of them."""
 
-OVERRIDES = "overrides"
 RUN_URI = "{{ ti.xcom_pull(task_ids='resolve') }}"
 
 
@@ -100,71 +97,6 @@ def build_dag(recipe: Recipe, file: Path, settings: Settings, trials: TrialTasks
 def form_params(recipe: Recipe) -> dict[str, Param]:
     """The trigger form: every field that a person would vary between runs, the recipe's value as its default."""
     return {field.name: Param(field.default, **field.schema) for field in form_fields(recipe)}
-
-
-class ResolveOperator(BaseOperator):
-    """Decide the run: merge, check and pin the recipe, and write the spec that every stage reads.
-
-    :param recipe_file: path of the recipe.
-    :param is_sweep: whether the recipe's trials are run, and not the recipe as it is.
-    """
-
-    ui_color = "#fef7e0"
-
-    def __init__(self, *, recipe_file: str, is_sweep: bool = False, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.recipe_file = recipe_file
-        self.is_sweep = is_sweep
-
-    def execute(self, context: Context) -> str:
-        """Resolve the run.
-
-        :returns: URI of the run's folder, the only thing that travels between tasks.
-        :raises StageError: with the recipe's own message.
-        """
-        from airsmith.pipeline.resolve import RunRequest, resolve
-
-        form = dict(context["params"])
-        request = RunRequest(
-            dag_id=context["dag"].dag_id,
-            run_id=context["run_id"],
-            recipe_file=Path(self.recipe_file),
-            overrides=form.pop(OVERRIDES, None) or {},
-            form=form,
-            bundle_version=_bundle_version(context),
-            is_sweep=self.is_sweep,
-        )
-        with typed_errors(self.log):
-            run = resolve(request, load_settings(), connection_password)
-        self.log.info("This run's folder is %s", run.uri)
-        return run.uri
-
-
-class BrokenRecipeOperator(BaseOperator):
-    """The only task of a recipe that cannot be run: it fails with what is wrong.
-
-    :param kind: of the error.
-    """
-
-    ui_color = "#fce8e6"
-
-    def __init__(self, *, kind: str, message: str, hint: str, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.kind, self.message, self.hint = kind, message, hint
-
-    def execute(self, context: Context) -> None:
-        """Fail.
-
-        :raises StageError: always.
-        """
-        with typed_errors(self.log):
-            raise AirsmithError(ErrorKind(self.kind), self.message, self.hint)
-
-
-def _bundle_version(context: Context) -> str | None:
-    """Commit of the bundle that this run is pinned to; `dag.test()` knows no bundle."""
-    bundle = getattr(context["ti"], "bundle_instance", None)
-    return None if bundle is None else bundle.version
 
 
 def _dag_of_files(dag_id: str, files: list[Path], settings: Settings) -> DAG:
@@ -252,18 +184,6 @@ def retry_options(settings: Settings, backend: str) -> dict[str, Any]:
     if chosen.pool is not None:
         options["pool"] = chosen.pool
     return options
-
-
-def model_asset(recipe: Recipe, settings: Settings) -> Asset:
-    """The tuned model as Airflow shows it: a mirror of the registry that decides nothing."""
-    return Asset(name=f"model/{recipe.name}", uri=f"{settings.store.rstrip('/')}/models/{recipe.name}", group="model")
-
-
-def dataset_asset(recipe: Recipe) -> Asset:
-    """The dataset as Airflow shows it; updated from outside only."""
-    source = recipe.dataset.id
-    uri = source if source_kind(source) == "store" else f"hf://datasets/{source}"
-    return Asset(name=f"dataset/{source.split('://')[-1].strip('/')}", uri=uri, group="dataset")
 
 
 def _schedule(recipe: Recipe) -> str | list[Asset] | None:

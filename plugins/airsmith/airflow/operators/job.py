@@ -1,4 +1,4 @@
-"""The Kubernetes runtime's operator for a training on several nodes: a job of the recipe's engine."""
+"""The Kubernetes runtime's operator for a training on several nodes: a job of the recipe's job kind."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from airflow.sdk.exceptions import AirflowException
 from airsmith.airflow.operators.base import ReusableStage, fail, typed_errors
 from airsmith.airflow.task_owner import task_owner
 from airsmith.airflow.triggers.job import TrainingJobTrigger
-from airsmith.cluster.jobs import ENGINES, JobPhase
-from airsmith.cluster.jobs.client import Jobs, job_name
+from airsmith.cluster.jobs import JOB_KINDS, JobPhase
+from airsmith.cluster.jobs.client import JobClient, job_name
 from airsmith.cluster.jobs.job_kind import Object
 from airsmith.cluster.pod_failures import failure_of, has_ended, has_succeeded
 from airsmith.cluster.pod_logs import show_rest
@@ -37,7 +37,7 @@ class TrainingJobOperator(ReusableStage, BaseOperator):
 
     :param stage: name of the stage.
     :param run_uri: URI of the run's folder (templated).
-    :param engine: the recipe's `backend.job`.
+    :param job_kind: the recipe's `backend.job`.
     :param nodes: how many pods train.
     :param startup_timeout_seconds: longest time until all pods are at work.
     """
@@ -50,7 +50,7 @@ class TrainingJobOperator(ReusableStage, BaseOperator):
         *,
         stage: str,
         run_uri: str,
-        engine: str,
+        job_kind: str,
         nodes: int,
         namespace: str,
         kubernetes_conn_id: str | None,
@@ -60,7 +60,7 @@ class TrainingJobOperator(ReusableStage, BaseOperator):
         super().__init__(do_xcom_push=False, **kwargs)
         self.stage = stage
         self.run_uri = run_uri
-        self.engine = engine
+        self.job_kind = job_kind
         self.nodes = nodes
         self.namespace = namespace
         self.kubernetes_conn_id = kubernetes_conn_id
@@ -78,12 +78,12 @@ class TrainingJobOperator(ReusableStage, BaseOperator):
             if self.reuse_output(context, run, spec):
                 return
             job = self._start(name, run, spec, context)
-            if self._jobs.engine.state_of(job).phase is JobPhase.QUEUED:
+            if self._jobs.job_kind.state_of(job).phase is JobPhase.QUEUED:
                 self.log.info("%s %s waits for its turn, and holds no worker.", job["kind"], name)
         timeout = self.execution_timeout
         self.defer(
             trigger=TrainingJobTrigger(
-                engine=self.engine,
+                job_kind=self.job_kind,
                 name=name,
                 namespace=self.namespace,
                 kubernetes_conn_id=self.kubernetes_conn_id,
@@ -143,28 +143,28 @@ class TrainingJobOperator(ReusableStage, BaseOperator):
                 return made
 
     def _is_over(self, job: Object) -> bool:
-        return "deletionTimestamp" in job["metadata"] or self._jobs.engine.state_of(job).has_ended
+        return "deletionTimestamp" in job["metadata"] or self._jobs.job_kind.state_of(job).has_ended
 
     def _error(self, name: str, job: Object | None, event: dict[str, Any]) -> AirsmithError | None:
-        """Why the job has no output: what its pods and its engine say, now or before they went."""
+        """Why the job has no output: what its pods and its job kind say, now or before they went."""
         if event["outcome"] == "timeout" or (job is not None and self._has_succeeded(job)):
             return None
         told = [AirsmithError.from_json_line(event["error"])]
-        kind = self._jobs.engine.RESOURCE.kind
+        kind = self._jobs.job_kind.RESOURCE.kind
         if job is None:
             message = f"{kind} {name} vanished: somebody or the cluster deleted it."
             told.append(AirsmithError(ErrorKind.POD_MISSING, message, _GOES_ON))
         else:
             told += [
                 failure_of(self.stage, pod)
-                for pod in self._jobs.pods(self._jobs.engine.pods_selector(job))
+                for pod in self._jobs.pods(self._jobs.job_kind.pods_selector(job))
                 if has_ended(pod) and not has_succeeded(pod)
             ]
-            said = self._jobs.engine.state_of(job).message
+            said = self._jobs.job_kind.state_of(job).message
             told += [AirsmithError.from_json_line(line) for line in said.splitlines()]
             if event["outcome"] == "not_started":
                 message = f"Not all {self.nodes} pods of {kind} {name} have started in time."
-                told.append(AirsmithError(ErrorKind.UNSCHEDULABLE, message, "See their events and the engine's log."))
+                told.append(AirsmithError(ErrorKind.UNSCHEDULABLE, message, "See their events and the job kind's log."))
             else:
                 last = said.splitlines()[-1:] or ["nothing"]
                 message = f"{kind} {name} has failed, and no pod is left to say why. It says: {last[0].rstrip('.')}."
@@ -173,12 +173,12 @@ class TrainingJobOperator(ReusableStage, BaseOperator):
         return most_telling(errors[:-1]) or errors[-1]
 
     def _has_succeeded(self, job: Object) -> bool:
-        return self._jobs.engine.state_of(job).phase is JobPhase.SUCCEEDED
+        return self._jobs.job_kind.state_of(job).phase is JobPhase.SUCCEEDED
 
     def _show_rest_of_log(self, job: Object, event: dict[str, Any]) -> None:
-        for leader in self._jobs.pods(self._jobs.engine.leader_selector(job)):
+        for leader in self._jobs.pods(self._jobs.job_kind.leader_selector(job)):
             since = event["read_until"] if leader.metadata.uid == event["leader_uid"] else None
-            show_rest(leader, self._jobs.engine.CONTAINER, since, self._jobs.client, self.log)
+            show_rest(leader, self._jobs.job_kind.CONTAINER, since, self._jobs.client, self.log)
 
     def _show_last_word(self, run: Run) -> None:
         """Show what the leader has written down: its pod, and its log with it, may be gone."""
@@ -190,6 +190,6 @@ class TrainingJobOperator(ReusableStage, BaseOperator):
         return load_settings().kubernetes.termination_grace_seconds + self.startup_timeout_seconds
 
     @cached_property
-    def _jobs(self) -> Jobs:
+    def _jobs(self) -> JobClient:
         client = KubernetesHook(conn_id=self.kubernetes_conn_id).get_conn()
-        return Jobs(client, ENGINES[self.engine], self.namespace)
+        return JobClient(client, JOB_KINDS[self.job_kind], self.namespace)

@@ -17,7 +17,7 @@ from kubernetes.client import models as k8s
 from kubernetes_asyncio.client import ApiException, CoreV1Api, CustomObjectsApi
 
 from airsmith.airflow.triggers.pod import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, place_in_queue
-from airsmith.cluster.jobs import ENGINES, Engine, JobPhase
+from airsmith.cluster.jobs import JOB_KINDS, JobKind, JobPhase
 from airsmith.cluster.jobs.client import FOREGROUND
 from airsmith.cluster.jobs.job_kind import Object
 from airsmith.cluster.pod_failures import ending_of, failure_of, has_ended, has_succeeded, waiting_reason
@@ -38,7 +38,7 @@ class TrainingJobTrigger(BaseTrigger):
     The event holds `outcome` (`ended`, `missing`, `not_started`, `timeout`), what the pods' ends have said as the JSON
     line of an error, and how far the log was read. No timeout runs while a queue holds the job back.
 
-    :param engine: the recipe's `backend.job`.
+    :param job_kind: the recipe's `backend.job`.
     :param nodes: how many pods train.
     :param startup_seconds: longest time until all pods are at work.
     :param timeout_seconds: longest time from the pods' start to their end.
@@ -47,7 +47,7 @@ class TrainingJobTrigger(BaseTrigger):
     def __init__(
         self,
         *,
-        engine: str,
+        job_kind: str,
         name: str,
         namespace: str,
         kubernetes_conn_id: str | None,
@@ -57,7 +57,7 @@ class TrainingJobTrigger(BaseTrigger):
         timeout_seconds: float | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.engine_name = engine
+        self.job_kind_name = job_kind
         self.name = name
         self.namespace = namespace
         self.kubernetes_conn_id = kubernetes_conn_id
@@ -74,7 +74,7 @@ class TrainingJobTrigger(BaseTrigger):
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """How another triggerer makes the same trigger."""
         return f"{__name__}.{type(self).__qualname__}", {
-            "engine": self.engine_name,
+            "job_kind": self.job_kind_name,
             "name": self.name,
             "namespace": self.namespace,
             "kubernetes_conn_id": self.kubernetes_conn_id,
@@ -99,7 +99,7 @@ class TrainingJobTrigger(BaseTrigger):
 
     async def on_kill(self) -> None:
         """End the job when a person says so; a triggerer that restarts leaves it at work."""
-        resource = self._engine.RESOURCE
+        resource = self._job_kind.RESOURCE
         self.log.info("Deleting the %s %s.", resource.kind, self.name)
         place = (resource.group, resource.version, self.namespace, resource.plural)
         async with self._hook.get_conn() as client:
@@ -120,13 +120,13 @@ class TrainingJobTrigger(BaseTrigger):
                 job = await self._read_job()
                 if job is None:
                     return "missing"
-                state = self._engine.state_of(job)
+                state = self._job_kind.state_of(job)
                 if state.phase is JobPhase.QUEUED:
                     self._begin_anew()
                     line, begun, pause = await self._queued(job), self._turn_came, queued_pause
                     queued_pause = min(2 * queued_pause, LONGEST_PAUSE_SECONDS)
                 else:
-                    pods = await self._pods(self._engine.pods_selector(job))
+                    pods = await self._pods(self._job_kind.pods_selector(job))
                     begun = min([begun, *(pod.metadata.creation_timestamp for pod in pods)])
                     self._keep_in_mind(pods)
                     if state.has_ended:
@@ -144,7 +144,7 @@ class TrainingJobTrigger(BaseTrigger):
             await asyncio.sleep(pause)
 
     async def _read_job(self) -> Object | None:
-        resource = self._engine.RESOURCE
+        resource = self._job_kind.RESOURCE
         async with self._hook.get_conn() as client:
             try:
                 job: Object = await CustomObjectsApi(client).get_namespaced_custom_object(
@@ -165,7 +165,7 @@ class TrainingJobTrigger(BaseTrigger):
         metadata = job["metadata"]
         queue = (metadata.get("labels") or {}).get(QUEUE_LABEL)
         if queue is None:
-            return f"{self._engine.RESOURCE.kind} {self.name} is suspended."
+            return f"{self._job_kind.RESOURCE.kind} {self.name} is suspended."
         return await place_in_queue(self._hook, self.namespace, queue, metadata["uid"])
 
     def _begin_anew(self) -> None:
@@ -213,18 +213,18 @@ class TrainingJobTrigger(BaseTrigger):
         if _now() < self._next_log:
             return
         self._next_log = _now() + timedelta(seconds=LOG_SECONDS)
-        for leader in await self._pods(self._engine.leader_selector(job)):
+        for leader in await self._pods(self._job_kind.leader_selector(job)):
             if leader.status.phase != "Running":
                 continue
             if leader.metadata.uid != self._leader_uid:
                 self._leader_uid, self._read_until = leader.metadata.uid, None
             self._read_until = await self._pod_manager.fetch_container_logs_before_current_sec(
-                leader, container_name=self._engine.CONTAINER, since_time=self._read_until
+                leader, container_name=self._job_kind.CONTAINER, since_time=self._read_until
             )
 
     @cached_property
-    def _engine(self) -> Engine:
-        return ENGINES[self.engine_name]
+    def _job_kind(self) -> JobKind:
+        return JOB_KINDS[self.job_kind_name]
 
     @cached_property
     def _hook(self) -> AsyncKubernetesHook:

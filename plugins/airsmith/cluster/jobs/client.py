@@ -1,4 +1,4 @@
-"""Jobs of one engine in a namespace: made, read and removed. A job has the run's and the stage's name, as a pod has."""
+"""Jobs of one kind in a namespace: created, read and deleted. A job is named after its run and stage, as a pod is."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kubernetes.client import ApiClient, CoreV1Api, CustomObjectsApi
 from kubernetes.client import models as k8s
 from kubernetes.client.exceptions import ApiException
 
-from airsmith.cluster.jobs import Engine, Resource
+from airsmith.cluster.jobs import JobKind, Resource
 from airsmith.cluster.jobs.job_kind import LONGEST_JOB_NAME, Object
 from airsmith.cluster.labels import object_name
 from airsmith.cluster.pod_failures import not_created
@@ -37,17 +37,17 @@ def job_name(stage: str, run: Run, spec: RunSpec) -> str:
 
 
 @dataclass(frozen=True)
-class Jobs:
-    """The jobs of one engine in a namespace."""
+class JobClient:
+    """The jobs of one job kind in a namespace."""
 
     client: ApiClient
-    engine: Engine
+    job_kind: JobKind
     namespace: str
 
     def read(self, name: str) -> Object | None:
         """A job as it is now; None where there is none."""
         found: Object | None = self._unless_missing(
-            lambda: self._api.get_namespaced_custom_object(*self._place(self.engine.RESOURCE), name)
+            lambda: self._api.get_namespaced_custom_object(*self._place(self.job_kind.RESOURCE), name)
         )
         return found
 
@@ -58,12 +58,12 @@ class Jobs:
         :returns: None where another of that name is there.
         :raises AirsmithError: why the cluster takes none.
         """
-        companion = self.engine.render_companion(name, pod, nodes)
+        companion = self.job_kind.render_companion(name, pod, nodes)
         try:
             if companion is not None:
-                assert self.engine.COMPANION is not None
-                self._replace(self.engine.COMPANION, companion)
-            return self._create(self.engine.render(name, pod, nodes))
+                assert self.job_kind.COMPANION is not None
+                self._replace(self.job_kind.COMPANION, companion)
+            return self._create(self.job_kind.render(name, pod, nodes))
         except ApiException as refusal:
             if refusal.status == HTTPStatus.CONFLICT:
                 return None
@@ -74,18 +74,18 @@ class Jobs:
 
         :raises AirsmithError: `node_lost` where nobody can say whether its processes have ended.
         """
-        self._delete(self.engine.RESOURCE, name)
+        self._delete(self.job_kind.RESOURCE, name)
         deadline = time.monotonic() + longest_seconds
         while self.read(name) is not None:
             if time.monotonic() > deadline:
                 raise AirsmithError(
                     ErrorKind.NODE_LOST,
-                    f"The earlier {self.engine.RESOURCE.kind} {name} does not end: a node may be lost with it at work.",
+                    f"The earlier {self.job_kind.RESOURCE.kind} {name} is not deleted: a lost node may still run it.",
                     "Delete the node, or taint it node.kubernetes.io/out-of-service, once it is surely off.",
                 )
             time.sleep(POLL_SECONDS)
-        if self.engine.COMPANION is not None:
-            self._delete(self.engine.COMPANION, name)
+        if self.job_kind.COMPANION is not None:
+            self._delete(self.job_kind.COMPANION, name)
 
     def pods(self, selector: str) -> list[k8s.V1Pod]:
         """Pods with these labels."""
@@ -106,7 +106,7 @@ class Jobs:
         deadline = time.monotonic() + COMPANION_SECONDS
         while True:
             try:
-                job: Object = self._api.create_namespaced_custom_object(*self._place(self.engine.RESOURCE), content)
+                job: Object = self._api.create_namespaced_custom_object(*self._place(self.job_kind.RESOURCE), content)
                 return job
             except ApiException as refusal:
                 if not self._misses_companion(refusal) or time.monotonic() > deadline:
@@ -114,7 +114,7 @@ class Jobs:
             time.sleep(POLL_SECONDS)
 
     def _misses_companion(self, refusal: ApiException) -> bool:
-        companion, said = self.engine.COMPANION, str(refusal.body)
+        companion, said = self.job_kind.COMPANION, str(refusal.body)
         return companion is not None and companion.kind in said and "not found" in said
 
     def _replace(self, resource: Resource, content: Object) -> None:
@@ -133,12 +133,12 @@ class Jobs:
         )
 
     def _refused(self, stage: str, refusal: ApiException) -> AirsmithError:
-        kind = self.engine.RESOURCE.kind
+        kind = self.job_kind.RESOURCE.kind
         if refusal.status == HTTPStatus.NOT_FOUND:
             return AirsmithError(
                 ErrorKind.NOT_FOUND,
                 f"The cluster knows no {kind} in namespace {self.namespace}: what runs it is not installed.",
-                "Install it (docs/kubernetes.md names each engine's chart), or choose another backend.job.",
+                "Install it (docs/kubernetes.md names each job kind's chart), or choose another backend.job.",
             )
         return not_created(stage, refusal)
 

@@ -1,4 +1,4 @@
-"""What an engine's module says: how its jobs are written and read. Nothing here asks a cluster or knows Airflow."""
+"""What a job kind's module says: how its jobs are written and read. Nothing here asks a cluster or knows Airflow."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Object = Mapping[str, Any]
 """An object of the API server as JSON."""
 
 LONGEST_JOB_NAME = 40
-"""Engines add to a job's name what tells its pods apart; of a RayJob's they take 47 characters."""
+"""Job kinds add to a job's name what tells its pods apart; of a RayJob's they take 47 characters."""
 MASTER_PORT = 29500
 _KUEUE = "kueue.x-k8s.io/"
 
@@ -32,9 +32,9 @@ class JobPhase(str, Enum):
 
 @dataclass(frozen=True)
 class JobState:
-    """A job as its engine sees it.
+    """A job as its job kind sees it.
 
-    :param message: why it failed, in the engine's words.
+    :param message: why it failed, in the job kind's words.
     """
 
     phase: JobPhase
@@ -61,7 +61,7 @@ class Resource:
         return f"{self.group}/{self.version}"
 
 
-class Engine(Protocol):
+class JobKind(Protocol):
     """A module of this package.
 
     :ivar RESOURCE: of its jobs.

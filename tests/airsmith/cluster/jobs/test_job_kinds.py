@@ -12,7 +12,7 @@ import yaml
 from test_pods import DIGEST, SETTINGS, make_spec
 
 from airsmith.artifacts.store import Store
-from airsmith.cluster.jobs import ENGINES, JobPhase, JobState
+from airsmith.cluster.jobs import JOB_KINDS, JobPhase, JobState
 from airsmith.cluster.jobs.client import job_name
 from airsmith.cluster.jobs.job_kind import LONGEST_JOB_NAME
 from airsmith.cluster.stage_pod import stage_pod
@@ -24,7 +24,7 @@ GOLDEN = Path(__file__).parent / "golden"
 NODES = 3
 RUN = Run(Store.open("s3://bucket/prefix"), "runs/dag/run-0badcafe")
 
-each = pytest.mark.parametrize("job", sorted(ENGINES))
+each = pytest.mark.parametrize("job", sorted(JOB_KINDS))
 
 
 def with_ray(settings: Settings, environment: dict[str, str]) -> Settings:
@@ -43,7 +43,7 @@ def objects(job: str, **environment: str) -> list[dict[str, Any]]:
     spec = make_spec(backend=backend, training={"total_train_batch_size": 12})
     pod = stage_pod("train", RUN, spec, DIGEST, with_ray(SETTINGS, environment))
     name = job_name("train", RUN, spec)
-    engine = ENGINES[job]
+    engine = JOB_KINDS[job]
     rendered = [engine.render_companion(name, pod, NODES), engine.render(name, pod, NODES)]
     return [dict(each) for each in rendered if each is not None]
 
@@ -96,7 +96,7 @@ def test_ray_which_sets_threads_itself_is_told_those_of_the_deployment() -> None
 
 
 def test_every_engine_of_the_recipe_is_there_and_no_other() -> None:
-    assert set(ENGINES) == set(JobName.__args__)  # type: ignore[attr-defined]
+    assert set(JOB_KINDS) == set(JobName.__args__)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("name", ["a", "x" * 60, "a-" * 15 + "b"])
@@ -106,7 +106,7 @@ def test_a_job_s_name_leaves_room_for_what_engines_add(name: str) -> None:
 
 @each
 def test_a_new_job_is_at_work_and_a_suspended_one_is_queued(job: str) -> None:
-    state_of = ENGINES[job].state_of
+    state_of = JOB_KINDS[job].state_of
     assert state_of({"spec": {}}) == JobState(JobPhase.WORKING)
     assert state_of({"spec": {"suspend": True}, "status": {}}) == JobState(JobPhase.QUEUED)
 
@@ -139,4 +139,4 @@ def test_a_new_job_is_at_work_and_a_suspended_one_is_queued(job: str) -> None:
     ],
 )  # fmt: skip
 def test_how_far_a_job_is_is_read_from_its_status(job: str, status: dict[str, Any], state: JobState) -> None:
-    assert ENGINES[job].state_of({"spec": {}, "status": status}) == state
+    assert JOB_KINDS[job].state_of({"spec": {}, "status": status}) == state
