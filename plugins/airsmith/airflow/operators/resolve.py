@@ -1,4 +1,4 @@
-"""The first task of a run: it decides the run, or reports why the recipe cannot be run."""
+"""The first task of a run: it resolves the recipe, or reports why the recipe cannot be run."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ OVERRIDES = "overrides"
 
 
 class ResolveOperator(BaseOperator):
-    """Decide the run: merge, check and pin the recipe, and write the spec that every stage reads.
+    """Resolve the run: merge, check and pin the recipe, and write the spec that every stage reads.
 
     :param recipe_file: path of the recipe.
-    :param is_sweep: whether the recipe's trials are run, and not the recipe as it is.
+    :param is_sweep: whether to run the trials of the recipe's sweep.
     """
 
     ui_color = "#fef7e0"
@@ -34,8 +34,8 @@ class ResolveOperator(BaseOperator):
     def execute(self, context: Context) -> str:
         """Resolve the run.
 
-        :returns: URI of the run's folder, the only thing that travels between tasks.
-        :raises StageError: with the recipe's own message.
+        :returns: URI of the run's folder, the only value passed between tasks.
+        :raises StageError: if the recipe or the request is invalid.
         """
         from airsmith.pipeline.resolve import RunRequest, resolve
 
@@ -56,9 +56,9 @@ class ResolveOperator(BaseOperator):
 
 
 class BrokenRecipeOperator(BaseOperator):
-    """The only task of a recipe that cannot be run: it fails with what is wrong.
+    """The only task of a recipe that cannot be run: it fails with the recipe's error.
 
-    :param kind: of the error.
+    :param kind: kind of the error.
     """
 
     ui_color = "#fce8e6"
@@ -77,6 +77,6 @@ class BrokenRecipeOperator(BaseOperator):
 
 
 def _bundle_version(context: Context) -> str | None:
-    """Commit of the bundle that this run is pinned to; `dag.test()` knows no bundle."""
+    """Commit of the DAG bundle that this run is pinned to; None under `dag.test()`."""
     bundle = getattr(context["ti"], "bundle_instance", None)
     return None if bundle is None else bundle.version
