@@ -1,4 +1,4 @@
-"""Airflow assets: what Airflow shows of datasets and models. They mirror the registry and decide nothing."""
+"""Airflow assets of datasets and models. They mirror the registry for the UI and decide nothing."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from airsmith.settings import Settings
 
 
 def model_asset(recipe: Recipe, settings: Settings) -> Asset:
-    """The tuned model as Airflow shows it: a mirror of the registry that decides nothing."""
+    """The asset of the tuned model, updated when a version is registered."""
     return Asset(name=f"model/{recipe.name}", uri=f"{settings.store.rstrip('/')}/models/{recipe.name}", group="model")
 
 
 def dataset_asset(recipe: Recipe) -> Asset:
-    """The dataset as Airflow shows it; updated from outside only."""
+    """The asset of the dataset, updated only from outside."""
     source = recipe.dataset.id
     uri = source if source_kind(source) == "store" else f"hf://datasets/{source}"
     return Asset(name=f"dataset/{source.split('://')[-1].strip('/')}", uri=uri, group="dataset")

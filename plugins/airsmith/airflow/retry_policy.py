@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 from airflow.sdk import RetryDecision, RetryPolicy
 from airflow.sdk.definitions.context import Context
 
 from airsmith.errors import AirsmithError
 from airsmith.errors.retries import RETRIES, Retry
+from airsmith.settings import Settings
 
 MAX_DELAY = timedelta(minutes=10)
 
@@ -35,3 +37,18 @@ class RetryByKind(RetryPolicy):
             return RetryDecision.retry(timedelta(0), f"{exception.kind.value}: retrying at once")
         delay = min(self.first_delay * 2 ** min(try_number - 1, 16), MAX_DELAY)
         return RetryDecision.retry(delay, f"{exception.kind.value}: retrying in {delay.total_seconds():.0f} s")
+
+
+def retry_options(settings: Settings, backend: str) -> dict[str, Any]:
+    """Task arguments from the settings of a backend: retries, timeout, pool."""
+    chosen = settings.backend(backend)
+    options: dict[str, Any] = {
+        "retries": chosen.retries,
+        "retry_policy": RetryByKind(timedelta(seconds=chosen.retry_delay_seconds)),
+        "retry_delay": timedelta(seconds=chosen.retry_delay_seconds),
+    }
+    if chosen.timeout_seconds is not None:
+        options["execution_timeout"] = timedelta(seconds=chosen.timeout_seconds)
+    if chosen.pool is not None:
+        options["pool"] = chosen.pool
+    return options

@@ -9,7 +9,7 @@ from kubernetes.client import models as k8s
 from kubernetes.utils.quantity import parse_quantity
 
 from airsmith.backends.instances import instance_table
-from airsmith.preflight.placement import Wish, pool_may_take, refusal_by_nodes
+from airsmith.preflight.placement import PodNeeds, pool_may_take, why_no_node_fits
 
 GPU = "nvidia.com/gpu"
 TAINT = {"key": GPU, "effect": "NoSchedule"}
@@ -18,8 +18,8 @@ TOLERATION = k8s.V1Toleration(key=GPU, operator="Exists", effect="NoSchedule")
 
 def wish(
     requests: dict[str, str], selector: dict[str, str] | None = None, tolerations: tuple[k8s.V1Toleration, ...] = ()
-) -> Wish:
-    return Wish({name: parse_quantity(amount) for name, amount in requests.items()}, selector or {}, tolerations)
+) -> PodNeeds:
+    return PodNeeds({name: parse_quantity(amount) for name, amount in requests.items()}, selector or {}, tolerations)
 
 
 def node(
@@ -61,8 +61,8 @@ ACCELERATED = node({"cpu": "8", "memory": "64Gi", GPU: "4"}, {"zone": "b"}, (TAI
         (wish({GPU: "5"}, tolerations=(TOLERATION,)), "it asks for nvidia.com/gpu 5, of which node offers 0"),
     ],
 )
-def test_a_pod_is_refused_for_what_no_node_has(pod: Wish, refusal: str | None):
-    found = refusal_by_nodes(pod, [SMALL, ACCELERATED])
+def test_a_pod_is_refused_for_what_no_node_has(pod: PodNeeds, refusal: str | None):
+    found = why_no_node_fits(pod, [SMALL, ACCELERATED])
     assert (found or "").startswith(refusal or "")
     assert (found is None) == (refusal is None)
 
@@ -82,20 +82,20 @@ TRN1 = {"node.kubernetes.io/instance-type": "trn1.32xlarge"}
 def test_a_node_of_trainium_must_have_its_efa_as_well(offers: dict[str, str], refusal: str | None):
     pod = wish({"cpu": "120", EFA: "8", NEURON: "16"}, TRN1)
     assert pod.device == NEURON
-    assert refusal_by_nodes(pod, [node(offers, TRN1)]) == refusal
+    assert why_no_node_fits(pod, [node(offers, TRN1)]) == refusal
 
 
 def test_a_node_that_is_cordoned_or_ill_comes_back():
     cordoned = node({"cpu": "2"}, taints=({"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"},))
-    assert refusal_by_nodes(wish({"cpu": "1"}), [cordoned]) is None
-    assert refusal_by_nodes(wish({"cpu": "1"}), []) == "the cluster has none"
+    assert why_no_node_fits(wish({"cpu": "1"}), [cordoned]) is None
+    assert why_no_node_fits(wish({"cpu": "1"}), []) == "the cluster has none"
 
 
 TRAIN = wish({"cpu": "6", "memory": "64Gi", GPU: "8"}, tolerations=(TOLERATION,))
 P5 = {"node.kubernetes.io/instance-type": "p5.48xlarge"}
 FAMILY, CATEGORY = "karpenter.k8s.aws/instance-family", "karpenter.k8s.aws/instance-category"
 NAME = "karpenter.k8s.aws/instance-gpu-name"
-ON_P5 = Wish(TRAIN.requests, P5, TRAIN.tolerations)
+ON_P5 = PodNeeds(TRAIN.requests, P5, TRAIN.tolerations)
 
 
 @pytest.mark.parametrize(
@@ -123,5 +123,5 @@ ON_P5 = Wish(TRAIN.requests, P5, TRAIN.tolerations)
         (pool(("node.kubernetes.io/instance-type", "In", ["g5.xlarge"])), TRAIN, False),
     ],
 )
-def test_a_node_pool_is_asked_what_it_would_make(made: dict[str, Any], pod: Wish, takes: bool):
+def test_a_node_pool_is_asked_what_it_would_make(made: dict[str, Any], pod: PodNeeds, takes: bool):
     assert pool_may_take(made, pod, instance_table()) is takes

@@ -22,7 +22,7 @@ class KubernetesSmokeTestOperator(KubernetesStageOperator):
 
         :raises StageError: the subclass of the error's kind.
         """
-        from airsmith.serving.cluster.endpoint import settle
+        from airsmith.serving.cluster.endpoint import retire_old_revisions
 
         try:
             super().execute(context)
@@ -30,7 +30,7 @@ class KubernetesSmokeTestOperator(KubernetesStageOperator):
             self._roll_back()
             raise
         run = Run.open(self.run_uri)
-        settle(run.store, run.read_spec().recipe.endpoint_name, self.client.api_client)
+        retire_old_revisions(run.store, run.read_spec().recipe.endpoint_name, self.client.api_client)
 
     def _roll_back(self) -> None:
         """Roll back the revision that failed the test, unless another one was deployed since."""
@@ -40,7 +40,7 @@ class KubernetesSmokeTestOperator(KubernetesStageOperator):
         name, deployed = run.read_spec().recipe.endpoint_name, run.pointer("deploy")
         assert deployed is not None, "the stage has read this pointer"
         try:
-            roll_back(run.store, name, load_settings(), self.client.api_client, deployed.server)
+            roll_back(run.store, name, load_settings(), self.client.api_client, deployed.revision)
         except AirsmithError as error:
             self.log.error("Endpoint %s was not rolled back: %s", name, error)
 

@@ -119,7 +119,7 @@ class TrainingJobOperator(ReusableStage, BaseOperator):
             self.finish(context)
 
     def on_kill(self) -> None:
-        """Leave the job running: the worker may only be restarting. The triggerer deletes it if a user stops the task."""
+        """Leave the job running: the worker may only be restarting. The trigger deletes it if a user stops the task."""
         self.log.info("The job continues; the task's next try adopts it.")
 
     def remove_leftovers(self, run: Run, spec: RunSpec) -> None:
