@@ -16,7 +16,7 @@ from airsmith.contracts.pointers import StagePointer
 from airsmith.contracts.run import Run
 from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.registry import read_endpoint
-from airsmith.serving.chat import curl_line
+from airsmith.serving.chat import curl_command
 
 CURVE_FILE = "loss.png"
 CURVE_SIZE = (78, 16)  # columns and rows
@@ -149,7 +149,8 @@ def _print_endpoint(report: Report, console: Console) -> None:
     if endpoint is None:
         return
     console.print(
-        f"Chat endpoint {endpoint.name}: {endpoint.address}  (or: airsmith chat {endpoint.name})", soft_wrap=True
+        f"Chat endpoint {endpoint.name}: {endpoint.current.address}  (or: airsmith chat {endpoint.name})",
+        soft_wrap=True,
     )
     question = _prompt_text(report.answers[0]) if report.answers else "Hello!"
-    console.print(Text(curl_line(endpoint, question)), soft_wrap=True)
+    console.print(Text(curl_command(endpoint, question)), soft_wrap=True)

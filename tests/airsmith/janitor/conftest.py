@@ -31,4 +31,4 @@ def later(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let nobody wait for stages that these tests do not run."""
-    monkeypatch.setattr(reap, "SETTLING_SECONDS", 0.0)
+    monkeypatch.setattr(reap, "POINTER_GRACE_SECONDS", 0.0)

@@ -15,10 +15,10 @@ from workshop import served
 
 from airsmith.airflow.task_owner import this_airflow
 from airsmith.cluster.labels import PREFIX, TaskOwner, pod_labels
-from airsmith.janitor.endpoints import unused_servers
+from airsmith.janitor.endpoints import unused_deployments
 from airsmith.janitor.pods import find_orphans
-from airsmith.janitor.runs import ENDED_STATES
-from airsmith.registry import Deployment, Endpoint
+from airsmith.janitor.runs import FINISHED_STATES
+from airsmith.registry import Endpoint, Revision
 
 NOW = datetime(2026, 6, 1, tzinfo=timezone.utc)
 HERE = "https://airflow.example.com"
@@ -46,9 +46,9 @@ def test_a_pod_whose_run_was_deleted_is_an_orphan():
     assert orphans([pod("a")], {}) == {"a": "run r of dag was deleted in Airflow"}
 
 
-@given(st.none() | st.text(max_size=12) | st.sampled_from(sorted(ENDED_STATES)))
+@given(st.none() | st.text(max_size=12) | st.sampled_from(sorted(FINISHED_STATES)))
 def test_a_pod_is_an_orphan_when_its_task_has_ended_and_in_no_other_state(state: str | None):
-    assert bool(orphans([pod("a")], {"r": {"train": state}})) == (state in ENDED_STATES)
+    assert bool(orphans([pod("a")], {"r": {"train": state}})) == (state in FINISHED_STATES)
 
 
 def test_a_task_that_its_run_does_not_show_proves_nothing():
@@ -99,13 +99,13 @@ def test_many_runs_are_asked_for_in_parts():
     assert questions == [50, 50, 20]
 
 
-def server(endpoint: str, deployment: str, *, hours: float = 48, store: str = STORE) -> k8s.V1Deployment:
-    labels = pod_labels(endpoint=endpoint, deployment=deployment)
+def server(endpoint: str, revision: str, *, hours: float = 48, store: str = STORE) -> k8s.V1Deployment:
+    labels = pod_labels(endpoint=endpoint, revision=revision)
     container = k8s.V1Container(
         name="fetch", command=["python", "-m", "airsmith_stages.serving.fetch", store, "artifacts/m"]
     )
     return k8s.V1Deployment(
-        metadata=k8s.V1ObjectMeta(name=deployment, labels=labels, creation_timestamp=NOW - timedelta(hours=hours)),
+        metadata=k8s.V1ObjectMeta(name=revision, labels=labels, creation_timestamp=NOW - timedelta(hours=hours)),
         spec=k8s.V1DeploymentSpec(
             selector=k8s.V1LabelSelector(),
             template=k8s.V1PodTemplateSpec(spec=k8s.V1PodSpec(containers=[container])),
@@ -113,21 +113,21 @@ def server(endpoint: str, deployment: str, *, hours: float = 48, store: str = ST
     )
 
 
-def endpoint(name: str, current: str, *history: str, candidate: str | None = None) -> Endpoint:
-    def one(deployment: str) -> Deployment:
-        return served(name, "artifacts/model/m", deployment=deployment, namespace="n")
+def endpoint(name: str, current: str, *history: str, canary: str | None = None) -> Endpoint:
+    def one(revision: str) -> Revision:
+        return served(name, "artifacts/model/m", id=revision, namespace="n")
 
     return Endpoint(
-        **one(current).model_dump(),
         name=name,
+        current=one(current),
         history=tuple(map(one, history)),
-        candidate=None if candidate is None else one(candidate),
+        canary=None if canary is None else one(canary),
         updated_at=NOW,
     )
 
 
 def unused(servers: Sequence[k8s.V1Deployment], *endpoints: Endpoint) -> list[str]:
-    return [found.name for found in unused_servers(servers, endpoints, STORE, NOW, GRACE)]
+    return [found.name for found in unused_deployments(servers, endpoints, STORE, NOW, GRACE)]
 
 
 def test_a_server_that_no_endpoint_records_is_unused():
@@ -135,8 +135,8 @@ def test_a_server_that_no_endpoint_records_is_unused():
 
 
 def test_what_serves_what_shares_and_what_a_roll_back_would_wake_stay():
-    standing = [server("chat", name) for name in ("oldest", "before", "now", "candidate", "stray")]
-    record = endpoint("chat", "now", "oldest", "before", candidate="candidate")
+    standing = [server("chat", name) for name in ("oldest", "before", "now", "canary", "stray")]
+    record = endpoint("chat", "now", "oldest", "before", canary="canary")
     assert unused(standing, record) == ["oldest", "stray"]
 
 

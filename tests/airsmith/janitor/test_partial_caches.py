@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from workshop import alive, checkpoint, make, new_run, publish, tidy
+from workshop import active, checkpoint, make, new_run, publish, tidy
 
 from airsmith.artifacts.read import open_artifact
 from airsmith.artifacts.store import Store
@@ -46,7 +46,7 @@ def test_it_stays_while_its_run_is_at_work_as_do_checkpoints_before_the_graphs_a
     mine = [checkpoint(store, key_of(run, stage), 5) for stage in ("compile", "train")]
     nobodys = checkpoint(store, "f" * 64, 5)
     later(days=100)
-    assert [one.name for one in tidy(store, alive(run))["checkpoints"].removed] == [nobodys]
+    assert [one.name for one in tidy(store, active(run))["checkpoints"].deleted] == [nobodys]
     for folder in mine:
         assert open_artifact(store, folder) is not None
 
@@ -60,4 +60,4 @@ def test_it_goes_sooner_once_the_whole_cache_is_there(store: Store, later: Later
     later(days=6)
     assert not tidy(store)["checkpoints"].found
     later(days=8)
-    assert [one.name for one in tidy(store)["checkpoints"].removed] == [rest]
+    assert [one.name for one in tidy(store)["checkpoints"].deleted] == [rest]

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from workshop import (
-    alive,
+    active,
     artifact,
     checkpoint,
     half_published,
@@ -26,7 +26,7 @@ from workshop import (
 from airsmith.artifacts.read import open_artifact
 from airsmith.artifacts.store import Store
 from airsmith.contracts.run import Run
-from airsmith.registry import ModelVersionDraft, register_version, share_endpoint, swap_endpoint
+from airsmith.registry import ModelVersionDraft, record_canary, record_current, register_version
 
 KINDS = ("base_model", "tokens", "adapter", "model", "evaluation")
 MOST = 8
@@ -62,7 +62,7 @@ def test_what_is_reachable_stays_and_the_rest_goes(
         orphan = checkpoint(store, "nobody's", 5)
         whole = {folder: paths_under(store, folder) for folder in (*needed, *checkpoints.values())}
 
-        tidy(store, alive(*working))
+        tidy(store, active(*working))
 
         for folder, before in whole.items():
             left = paths_under(store, folder)
@@ -94,10 +94,10 @@ def serve(store: Store, folders: list[str], endpoints: list[Served]) -> set[int]
         name = f"endpoint-{number}"
         for model, adapter in served_before:
             adapters = {} if adapter is None else {"beside": folders[adapter]}
-            swap_endpoint(store, name, served(name, folders[model], adapters=adapters))
+            record_current(store, name, served(name, folders[model], adapters=adapters))
             found |= {model} | ({adapter} if adapter is not None else set())
         if candidate is not None:
-            share_endpoint(store, name, served(name, folders[candidate]), 20)
+            record_canary(store, name, served(name, folders[candidate]), 20)
             found.add(candidate)
     return found
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from workshop import (
-    alive,
+    active,
     artifact,
     checkpoint,
     half_published,
@@ -28,8 +28,8 @@ from airsmith.contracts.run import Run
 from airsmith.contracts.stages import STAGES
 from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.janitor.inventory import Folder, list_records
-from airsmith.janitor.runs import KnownRun, alive_by_the_store, alive_in_airflow
-from airsmith.registry import ModelVersionDraft, register_version, share_endpoint, swap_endpoint
+from airsmith.janitor.runs import KnownRun, active_in_airflow, active_in_store
+from airsmith.registry import ModelVersionDraft, record_canary, record_current, register_version
 
 Later = Callable[..., None]
 TRAINED = ("mirror_model", "mirror_dataset", "tokenize", "train")
@@ -45,7 +45,7 @@ def test_nothing_is_removed_that_it_is_not_told_to(store: Store, later: Later) -
     checkpoint(store, "key", 5)
     before = paths_under(store, "artifacts") | paths_under(store, "checkpoints")
     later(days=100)
-    sections = tidy(store, told=())
+    sections = tidy(store, kinds_to_delete=())
     assert {kind: len(section.found) for kind, section in sections.items()} == {
         "unfinished": 1, "uploads": 0, "checkpoints": 1, "caches": 1,
     }  # fmt: skip
@@ -56,7 +56,7 @@ def test_each_kind_is_told_apart(store: Store, later: Later) -> None:
     half_published(store, "artifacts/tokens/aa")
     artifact(store, "tokens", "bb")
     later(days=100)
-    tidy(store, told=("caches",))
+    tidy(store, kinds_to_delete=("caches",))
     assert is_there(store, "artifacts/tokens/aa")
     assert not is_there(store, "artifacts/tokens/bb")
 
@@ -73,7 +73,7 @@ def test_half_published_folders_go_after_the_grace(store: Store, later: Later) -
     half_published(store, "artifacts/tokens/aa")
     half_published(store, "checkpoints/key/5")
     later(hours=25)
-    (one, other) = tidy(store)["unfinished"].removed
+    (one, other) = tidy(store)["unfinished"].deleted
     assert (one.name, one.size_bytes) == ("artifacts/tokens/aa/attempt=lost", 8)
     assert other.name == "checkpoints/key/5/attempt=lost"
     assert not is_there(store, "artifacts")
@@ -84,7 +84,7 @@ def test_the_loser_of_a_race_goes_and_the_winner_stays(store: Store, later: Late
     folder = artifact(store, "tokens", "aa")
     lost = half_published(store, folder)
     later(hours=25)
-    tidy(store, told=("unfinished",))
+    tidy(store, kinds_to_delete=("unfinished",))
     assert not paths_under(store, folder) & set(lost)
     assert open_artifact(store, folder) is not None
 
@@ -96,8 +96,8 @@ def test_what_a_run_at_work_is_writing_stays_however_long_it_takes(store: Store,
     tokens = stage_digest(STAGES["tokenize"], spec, run.input_pointers(STAGES["tokenize"]))
     half_published(store, f"artifacts/tokens/{tokens}")
     later(days=100)
-    assert not tidy(store, alive(run))["unfinished"].found
-    assert tidy(store, alive())["unfinished"].removed
+    assert not tidy(store, active(run))["unfinished"].found
+    assert tidy(store, active())["unfinished"].deleted
 
 
 def test_what_a_run_at_work_has_made_will_reuse_and_goes_on_from_stays(store: Store, later: Later) -> None:
@@ -108,7 +108,7 @@ def test_what_a_run_at_work_has_made_will_reuse_and_goes_on_from_stays(store: St
     mine = checkpoint(store, key_of(run), 5)
     everything = paths_under(store, "artifacts")
     later(days=100)
-    assert not tidy(store, alive(run, again))["caches"].found
+    assert not tidy(store, active(run, again))["caches"].found
     assert paths_under(store, "artifacts") == everything
     assert open_artifact(store, mine) is not None
 
@@ -124,11 +124,11 @@ def test_what_versions_and_endpoints_point_to_stays(store: Store, later: Later) 
     unused = artifact(store, "tokens", "t1")
     draft = {"digest": "d", "model": model, "adapter": adapter, "base_model": base, "base": {}, "recipe_digest": "r"}
     register_version(store, "tickets", ModelVersionDraft.model_validate({**draft, "evaluation": evaluation}))
-    swap_endpoint(store, "tickets", served("tickets", previous, compiled=compiled))
-    swap_endpoint(store, "tickets", served("tickets", base, adapters={"beside": beside}))
-    share_endpoint(store, "tickets", served("tickets", candidate), 10)
+    record_current(store, "tickets", served("tickets", previous, compiled=compiled))
+    record_current(store, "tickets", served("tickets", base, adapters={"beside": beside}))
+    record_canary(store, "tickets", served("tickets", candidate), 10)
     later(days=1000)
-    assert [one.name for one in tidy(store)["caches"].removed] == [unused]
+    assert [one.name for one in tidy(store)["caches"].deleted] == [unused]
     for folder in (model, adapter, base, evaluation, previous, candidate, beside, compiled):
         assert open_artifact(store, folder) is not None
 
@@ -138,7 +138,7 @@ def test_an_artifact_stays_as_long_as_runs_use_it(store: Store, later: Later) ->
     later(days=29)
     assert not tidy(store)["caches"].found
     later(days=31)
-    assert len(tidy(store)["caches"].removed) == 2
+    assert len(tidy(store)["caches"].deleted) == 2
 
 
 def test_checkpoints_go_sooner_once_the_training_is_done(store: Store, later: Later) -> None:
@@ -149,11 +149,11 @@ def test_checkpoints_go_sooner_once_the_training_is_done(store: Store, later: La
     later(days=6)
     assert not tidy(store)["checkpoints"].found
     later(days=8)
-    assert [(one.name, one.reason.split(",")[0]) for one in tidy(store)["checkpoints"].removed] == [
+    assert [(one.name, one.reason.split(",")[0]) for one in tidy(store)["checkpoints"].deleted] == [
         (ended, "training done")
     ]
     later(days=31)
-    assert [one.name for one in tidy(store)["checkpoints"].removed] == [unfinished]
+    assert [one.name for one in tidy(store)["checkpoints"].deleted] == [unfinished]
 
 
 def test_a_run_that_begins_meanwhile_keeps_what_it_finds(
@@ -174,7 +174,7 @@ def test_a_run_that_begins_meanwhile_keeps_what_it_finds(
             begun[0].write_pointer(pointer)
 
     monkeypatch.setattr("airsmith.janitor.reap.time.sleep", begin)
-    removed = tidy(store, lambda runs, now: {run.path for run in begun}, told=("caches",))["caches"].removed
+    removed = tidy(store, lambda runs, now: {run.path for run in begun}, kinds_to_delete=("caches",))["caches"].deleted
     assert [one.name for one in removed] == [unused]
     for stage in TRAINED:
         pointer = begun[0].pointer(stage)
@@ -239,7 +239,7 @@ def test_requests_do_not_grow_with_the_objects(s3_uri: str, s3_server: Any, late
             return real()
 
         s3_server.fault = watched
-        tidy(store, told=())
+        tidy(store, kinds_to_delete=())
         s3_server.fault = None
         asked.append(len(requests))
     assert asked[0] == asked[1]
@@ -253,7 +253,7 @@ def test_a_run_is_over_when_airflow_says_so_of_each_of_its_tasks(store: Store) -
         "between": {"resolve": "success", "train": None},
         "waiting": {"resolve": "success", "train": "some_new_state"},
     }
-    find = alive_in_airflow(lambda dag_id, run_ids: {run: states[run] for run in run_ids if run in states})
+    find = active_in_airflow(lambda dag_id, run_ids: {run: states[run] for run in run_ids if run in states})
     assert find(known, datetime.now(timezone.utc)) == {runs[1].path, runs[2].path}
 
 
@@ -263,8 +263,8 @@ def test_without_airflow_a_run_that_lacks_an_output_counts_as_at_work_for_a_mont
     (folder,) = folders_of(store, [run])
     known = [KnownRun(folder, run.read_spec())]
     now = datetime.now(timezone.utc)
-    assert alive_by_the_store(known, now + timedelta(days=29)) == {run.path}
-    assert not alive_by_the_store(known, now + timedelta(days=31))
+    assert active_in_store(known, now + timedelta(days=29)) == {run.path}
+    assert not active_in_store(known, now + timedelta(days=31))
 
 
 def folders_of(store: Store, runs: list[Run]) -> list[Folder]:

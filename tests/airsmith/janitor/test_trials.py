@@ -9,7 +9,7 @@ from workshop import artifact, checkpoint, is_there, key_of, make, new_run, poin
 
 from airsmith.artifacts.store import Store
 from airsmith.contracts.run import Run
-from airsmith.janitor.runs import alive_in_airflow
+from airsmith.janitor.runs import active_in_airflow
 
 
 def trial_of(run: Run, name: str) -> Run:
@@ -40,8 +40,8 @@ def test_what_trials_need_stays_while_their_run_is_at_work(tmp_path: Path, later
     def ask(dag_id: str, run_ids: Sequence[str]) -> Mapping[str, Mapping[str, str | None]]:
         return {run_id: states[run_id] for run_id in run_ids if run_id in states}
 
-    tidy(store, alive_in_airflow(ask))
+    tidy(store, active_in_airflow(ask))
     assert all(is_there(store, folder) for folder in kept)
     states["sweep"] = {"train": "success"}
-    tidy(store, alive_in_airflow(ask))
+    tidy(store, active_in_airflow(ask))
     assert not any(is_there(store, folder) for folder in kept)

@@ -41,7 +41,7 @@ def test_an_abandoned_upload_is_told_with_its_bytes_and_aborted(s3_store: Store,
     (listed,) = open_uploads(s3_store).list()
     assert (listed.path, listed.id) == (f"{ATTEMPT}/weights", upload)
     later(hours=25)
-    (told,) = tidy(s3_store, told=())["uploads"].found
+    (told,) = tidy(s3_store, kinds_to_delete=())["uploads"].found
     assert (told.name, told.size_bytes) == (f"{ATTEMPT}/weights", 10 * MEBIBYTE)
     assert len(list(open_uploads(s3_store).list())) == 1
     tidy(s3_store)
@@ -95,7 +95,7 @@ def test_a_file_that_a_dead_writer_left_hidden_in_a_folder_goes(tmp_path: Any, l
         store.upload(f"{ATTEMPT}/weights", dies())
     assert isinstance(store.objects, Folder)
     later(hours=25)
-    (removed,) = tidy(store)["uploads"].removed
+    (removed,) = tidy(store)["uploads"].deleted
     assert removed.name == f"{ATTEMPT}/{STAGING_PREFIX}kept"
     assert not (tmp_path / "store" / "artifacts").exists()
 

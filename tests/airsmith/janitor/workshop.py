@@ -17,11 +17,11 @@ from airsmith.contracts.run import Run
 from airsmith.contracts.spec import RunSpec
 from airsmith.contracts.stages import STAGES, TOKENIZER
 from airsmith.janitor.report import Section
-from airsmith.janitor.runs import FindAlive, KnownRun
+from airsmith.janitor.runs import FindActive, KnownRun
 from airsmith.janitor.tidy import tidy_store
 from airsmith.pipeline.plan import make_plan
 from airsmith.recipe import Recipe
-from airsmith.registry import Deployment
+from airsmith.registry import Revision
 from airsmith.settings import JanitorSettings
 
 ALL = ("unfinished", "uploads", "checkpoints", "caches")
@@ -92,12 +92,12 @@ def point(run: Run, stage: str, location: str) -> None:
     )
 
 
-def served(name: str, model: str, **fields: Any) -> Deployment:
-    known = {"engine": "vllm", "address": "http://x", "model_name": name, "deployment": f"{name}-{model[-8:]}"}
-    return Deployment.model_validate({**known, "model_uri": model, **fields})
+def served(name: str, model: str, **fields: Any) -> Revision:
+    known = {"engine": "vllm", "address": "http://x", "model_name": name, "id": f"{name}-{model[-8:]}"}
+    return Revision.model_validate({**known, "model_uri": model, **fields})
 
 
-def alive(*runs: Run) -> FindAlive:
+def active(*runs: Run) -> FindActive:
     """Whoever knows the runs says that these are not over."""
     paths = {run.path for run in runs}
 
@@ -107,8 +107,10 @@ def alive(*runs: Run) -> FindAlive:
     return find
 
 
-def tidy(store: Store, find_alive: FindAlive | None = None, told: Collection[str] = ALL) -> dict[str, Section]:
-    sections = tidy_store(store, JanitorSettings(), find_alive or alive(), told)
+def tidy(
+    store: Store, find_active: FindActive | None = None, kinds_to_delete: Collection[str] = ALL
+) -> dict[str, Section]:
+    sections = tidy_store(store, JanitorSettings(), find_active or active(), kinds_to_delete)
     return {section.kind: section for section in sections}
 
 

@@ -96,15 +96,15 @@ def test_a_version_is_deployed_as_its_run_would(machine: Machine):
     assert run is not None
     endpoint = read_endpoint(machine.store, "tiny")
     assert endpoint is not None
-    assert (endpoint.version, endpoint.model_uri) == (1, "artifacts/model/m1")
-    assert httpx.get(f"{endpoint.address}/health").is_success
+    assert (endpoint.current.version, endpoint.current.model_uri) == (1, "artifacts/model/m1")
+    assert httpx.get(f"{endpoint.current.address}/health").is_success
     spec = run.read_spec()
     assert (spec.dag_id, spec.run_id) == ("endpoint", "manual")
     assert [stage.stage for stage in spec.plan.stages] == ["deploy", "smoke_test"]
     assert run.pointer("evaluate") == source.pointer("evaluate")
     deployed = run.pointer("deploy")
     assert deployed is not None
-    assert deployed.server == endpoint.deployment
+    assert deployed.revision == endpoint.current.id
     assert source.pointer("deploy") is None
 
 
@@ -115,7 +115,7 @@ def test_the_champion_is_deployed_where_no_version_is_named(machine: Machine):
     change(machine, "deploy", model="tiny")
     endpoint = read_endpoint(machine.store, "tiny")
     assert endpoint is not None
-    assert endpoint.version == 2
+    assert endpoint.current.version == 2
 
 
 def test_a_version_goes_to_another_endpoint_even_of_a_recipe_that_serves_nothing(machine: Machine):
@@ -128,7 +128,7 @@ def test_a_version_goes_to_another_endpoint_even_of_a_recipe_that_serves_nothing
     staging = read_endpoint(machine.store, "staging")
     assert staging is not None
     with pytest.raises(httpx.ConnectError):
-        httpx.get(f"{staging.address}/health")
+        httpx.get(f"{staging.current.address}/health")
 
 
 @pytest.mark.parametrize(

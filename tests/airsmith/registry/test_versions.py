@@ -65,12 +65,12 @@ def test_a_name_that_begins_with_anothers_is_another(store: Store):
 def test_a_version_that_is_not_there_is_named_with_those_that_are(store: Store):
     with pytest.raises(AirsmithError, match="has no version 1") as refused:
         get_version(store, "tiny", 1)
-    assert (refused.value.kind, refused.value.hint) == (ErrorKind.NOT_FOUND, "It has none yet.")
+    assert (refused.value.kind, refused.value.hint) == (ErrorKind.NOT_FOUND, "Existing versions: none.")
     register_version(store, "tiny", draft("d1"))
     register_version(store, "tiny", draft("d2"))
     with pytest.raises(AirsmithError) as refused:
         get_version(store, "tiny", 7)
-    assert refused.value.hint == "It has 1, 2."
+    assert refused.value.hint == "Existing versions: 1, 2."
 
 
 @pytest.mark.parametrize("name", ["", "Tiny", "-tiny", "../tiny", "a/b", "tiny\n", "a" * 64, "tiny model", "café"])

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from airsmith.recipe import Recipe
-from airsmith.serving.cluster.served import ServedAdapter, ServedModel
+from airsmith.serving.cluster.served_model import ServedAdapter, ServedModel
 from airsmith.settings import Image, Settings
 
 IMAGES = {
@@ -50,7 +50,7 @@ def served_model(*, adapters: tuple[ServedAdapter, ...] = (), **recipe: Any) -> 
     )
     return ServedModel(
         endpoint="triage",
-        deployment="0f1e2d3c-0000-4000-8000-000000000000",
+        revision="0f1e2d3c-0000-4000-8000-000000000000",
         artifact="artifacts/model/cccc",
         files="artifacts/model/cccc/attempt=1",
         dtype="bfloat16",

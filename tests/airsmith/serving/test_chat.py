@@ -15,8 +15,8 @@ from machine import Machine
 
 from airsmith.artifacts.store import Store
 from airsmith.errors import AirsmithError, ErrorKind
-from airsmith.registry import Deployment, Endpoint, swap_endpoint
-from airsmith.serving.chat import asking, curl_line, find_endpoint, reached, stream_answer
+from airsmith.registry import Endpoint, Revision, record_current
+from airsmith.serving.chat import curl_command, find_endpoint, reachable, select_model, stream_answer
 from airsmith.serving.local.endpoint import deploy, stop_all
 
 REPOSITORY = Path(__file__).parents[3]
@@ -28,8 +28,8 @@ HELLO = [{"role": "user", "content": "Tell me about the weather"}]
 
 
 def record(store: Store, name: str, address: str = "http://127.0.0.1:9") -> Endpoint:
-    deployment = Deployment(engine="vllm", address=address, model_name=name, model_uri="m", deployment="d")
-    return swap_endpoint(store, name, deployment)
+    revision = Revision(id="d", engine="vllm", address=address, model_name=name, model_uri="m")
+    return record_current(store, name, revision)
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +52,8 @@ def test_an_answer_is_streamed_piece_by_piece(served: Endpoint):
 
 
 def test_the_line_for_curl_asks_what_it_says(served: Endpoint):
-    words = shlex.split(curl_line(served, "What's up?\nGrüße"))
-    assert words[:3] == ["curl", "-s", f"{served.address}/v1/chat/completions"]
+    words = shlex.split(curl_command(served, "What's up?\nGrüße"))
+    assert words[:3] == ["curl", "-s", f"{served.current.address}/v1/chat/completions"]
     request = json.loads(words[words.index("-d") + 1])
     assert request["messages"] == [{"role": "user", "content": "What's up?\nGrüße"}]
     answer = subprocess.run(words, capture_output=True, text=True, check=True)
@@ -61,7 +61,7 @@ def test_the_line_for_curl_asks_what_it_says(served: Endpoint):
 
 
 def test_another_models_name_is_refused_by_the_server(served: Endpoint):
-    other = served.model_copy(update={"model_name": "other"})
+    other = served.with_current(model_name="other")
     with pytest.raises(AirsmithError, match=r"Endpoint tiny at .* does not answer"):
         list(stream_answer(other, HELLO, max_tokens=2))
 
@@ -104,11 +104,11 @@ def guarded() -> Iterator[str]:
 
 def locked(tmp_path: Path, address: str) -> Endpoint:
     """An endpoint that wants a key."""
-    deployment = Deployment(
-        engine="vllm", address=address, model_name="tiny", model_uri="m", deployment="d", namespace="ns",
+    revision = Revision(
+        id="d", engine="vllm", address=address, model_name="tiny", model_uri="m", namespace="ns",
         api_key="endpoints/API_KEY",
     )  # fmt: skip
-    return swap_endpoint(Store.open(f"file://{tmp_path}"), "tiny", deployment)
+    return record_current(Store.open(f"file://{tmp_path}"), "tiny", revision)
 
 
 def test_the_key_comes_from_the_variable_that_every_client_knows(
@@ -117,7 +117,7 @@ def test_the_key_comes_from_the_variable_that_every_client_knows(
     endpoint = locked(tmp_path, guarded)
     monkeypatch.setenv("OPENAI_API_KEY", "right")
     assert list(stream_answer(endpoint, HELLO, max_tokens=2)) == ["yes"]
-    answer = subprocess.run(["bash", "-c", curl_line(endpoint)], capture_output=True, text=True, check=True)
+    answer = subprocess.run(["bash", "-c", curl_command(endpoint)], capture_output=True, text=True, check=True)
     assert '"content": "yes"' in answer.stdout
 
 
@@ -150,20 +150,20 @@ def test_what_the_server_says_instead_of_an_answer_is_heard(
 def test_one_of_several_adapters_or_their_base_is_asked_by_name(tmp_path: Path):
     alone = record(Store.open(f"file://{tmp_path}"), "shore")
     several = alone.model_copy(update={"model_name": "tide", "adapters": {"tide": "t", "moon": "m"}})
-    assert asking(several, None) is several
+    assert select_model(several, None) is several
     for name in ("tide", "moon", "shore-base"):
-        assert asking(several, name).model_name == name
+        assert select_model(several, name).model_name == name
     with pytest.raises(AirsmithError, match="serves no model sun") as failed:
-        asking(several, "sun")
+        select_model(several, "sun")
     assert failed.value.hint == "It serves moon, shore-base, tide."
     with pytest.raises(AirsmithError) as failed:
-        asking(alone, "shore-base")
+        select_model(alone, "shore-base")
     assert failed.value.hint == "It serves shore."
 
 
 def test_an_endpoint_of_this_machine_is_reached_as_it_is(tmp_path: Path):
     endpoint = record(Store.open(f"file://{tmp_path}"), "tiny")
-    with reached(endpoint) as near:
+    with reachable(endpoint) as near:
         assert near is endpoint
 
 
@@ -171,7 +171,7 @@ def test_without_a_cluster_nobody_reaches_its_endpoints(tmp_path: Path, monkeypa
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "none"))
     endpoint = locked(tmp_path, "http://127.0.0.1:9")
-    with pytest.raises(AirsmithError, match="No cluster is configured") as failed, reached(endpoint):
+    with pytest.raises(AirsmithError, match="No cluster is configured") as failed, reachable(endpoint):
         pass
     assert "KUBECONFIG" in failed.value.hint
 

@@ -7,7 +7,7 @@ from machine import Machine
 
 from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.recipe.operation import Serve
-from airsmith.serving.engines import TRANSFORMERS, VLLM, Engine, ServeOptions, choose_engine
+from airsmith.serving.engines import TRANSFORMERS, VLLM, Engine, LocalOptions, choose_local_engine
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ from airsmith.serving.engines import TRANSFORMERS, VLLM, Engine, ServeOptions, c
 )
 def test_the_best_that_is_there_is_chosen(machine: Machine, installed: list[str], wanted: str, engine: Engine):
     machine.install(*installed)
-    assert choose_engine(Serve.model_validate({"engine": wanted}), machine.python) is engine
+    assert choose_local_engine(Serve.model_validate({"engine": wanted}), machine.python) is engine
 
 
 @pytest.mark.parametrize(
@@ -35,14 +35,14 @@ def test_the_best_that_is_there_is_chosen(machine: Machine, installed: list[str]
 )
 def test_what_is_not_there_is_refused(machine: Machine, serve: dict[str, str], says: str):
     with pytest.raises(AirsmithError, match=says) as refused:
-        choose_engine(Serve.model_validate(serve), machine.python)
+        choose_local_engine(Serve.model_validate(serve), machine.python)
     assert refused.value.kind is ErrorKind.BAD_RECIPE
     assert refused.value.hint
 
 
 @pytest.mark.parametrize("engine", [VLLM, TRANSFORMERS])
 def test_remote_code_runs_only_where_the_recipe_says_so(engine: Engine):
-    trusting, wary = (engine.arguments(ServeOptions("tiny", "127.0.0.1", 8, trust)) for trust in (True, False))
+    trusting, wary = (engine.local_arguments(LocalOptions("tiny", "127.0.0.1", 8, trust)) for trust in (True, False))
     assert trusting == [*wary, "--trust-remote-code"]
     assert wary[wary.index("--host") + 1] == "127.0.0.1"
     assert wary[wary.index("--port") + 1] == "8"

@@ -18,7 +18,7 @@ from airsmith.contracts.spec import RunSpec
 from airsmith.errors import AirsmithError
 from airsmith.pipeline.plan import make_plan
 from airsmith.recipe import Recipe
-from airsmith.registry import Deployment, swap_endpoint
+from airsmith.registry import Revision, record_current
 from airsmith.terminal.report import print_report, read_report
 
 NOW = datetime.now(timezone.utc)
@@ -117,10 +117,10 @@ def test_a_served_run_ends_with_a_held_out_prompt_to_try(run: Run) -> None:
     spec = run.read_spec()
     serving = spec.recipe.model_copy(update={"serve": spec.recipe.serve.model_copy(update={"enabled": True})})
     run.write_spec(spec.model_copy(update={"recipe": serving}))
-    swap_endpoint(
+    record_current(
         run.store,
         serving.endpoint_name,
-        Deployment(engine="vllm", address="http://127.0.0.1:1", model_name="x", model_uri="m", deployment="1"),
+        Revision(id="1", engine="vllm", address="http://127.0.0.1:1", model_name="x", model_uri="m"),
     )
     shown = printed(run)
     assert "curl -s http://127.0.0.1:1/v1/chat/completions" in shown

@@ -13,8 +13,8 @@ from starlette.testclient import TestClient
 
 import airsmith_plugin
 from airsmith.artifacts.store import Store
-from airsmith.registry import Deployment, share_endpoint, swap_endpoint
-from airsmith.serving.chat import curl_line
+from airsmith.registry import Revision, record_canary, record_current
+from airsmith.serving.chat import curl_command
 from airsmith.ui.endpoint_page import endpoint_pages
 
 
@@ -37,45 +37,45 @@ def read(store: Store) -> Callable[..., str]:
     return page
 
 
-def deployment(version: int, **changes: Any) -> Deployment:
+def revision(version: int, **changes: Any) -> Revision:
     known = {"engine": "vllm", "address": "http://triage.ml:8000", "model_name": "triage", "model_uri": "m"}
-    return Deployment.model_validate({**known, "version": version, "deployment": f"d{version}", **changes})
+    return Revision.model_validate({**known, "version": version, "id": f"d{version}", **changes})
 
 
 def test_it_shows_the_line_for_curl_of_what_is_served_now(store: Store, read: Callable[..., str]):
-    swap_endpoint(store, "triage", deployment(1, namespace="ml"))
-    endpoint = swap_endpoint(store, "triage", deployment(2, namespace="ml"))
+    record_current(store, "triage", revision(1, namespace="ml"))
+    endpoint = record_current(store, "triage", revision(2, namespace="ml"))
     page = read("triage")
     assert "Serves triage version 2 by vllm, in namespace ml" in page
-    assert html.escape(curl_line(endpoint)) in page
+    assert html.escape(curl_command(endpoint)) in page
     assert "airsmith chat triage" in page
 
 
 def test_a_version_beside_is_shown_with_its_share(store: Store, read: Callable[..., str]):
-    swap_endpoint(store, "triage", deployment(1, namespace="ml"))
-    share_endpoint(store, "triage", deployment(2, namespace="ml"), 20)
+    record_current(store, "triage", revision(1, namespace="ml"))
+    record_canary(store, "triage", revision(2, namespace="ml"), 20)
     assert "Version 2 beside it takes 20 % of the requests." in read("triage")
 
 
 def test_a_key_is_shown_as_the_command_that_reads_it(store: Store, read: Callable[..., str]):
-    swap_endpoint(store, "triage", deployment(1, namespace="ml", api_key="models.key/api.key"))
+    record_current(store, "triage", revision(1, namespace="ml", api_key="models.key/api.key"))
     command = "kubectl --namespace ml get secret models.key -o jsonpath='{.data.api\\.key}' | base64 -d"
     assert html.escape(f"export OPENAI_API_KEY=$({command})") in read("triage")
 
 
 def test_what_is_served_is_text_and_never_markup(store: Store, read: Callable[..., str]):
-    swap_endpoint(store, "triage", deployment(1, model_name="<script>alert(1)</script>"))
+    record_current(store, "triage", revision(1, model_name="<script>alert(1)</script>"))
     assert "<script>" not in read("triage")
 
 
 @pytest.mark.parametrize("name", ["nobody", "No%20Name"])
 def test_an_endpoint_that_is_not_there_is_said_so(store: Store, read: Callable[..., str], name: str):
-    swap_endpoint(store, "triage", deployment(1))
+    record_current(store, "triage", revision(1))
     assert "ndpoint" in read(name, 404)
 
 
 def test_who_is_not_logged_in_sees_nothing(store: Store):
-    swap_endpoint(store, "triage", deployment(1))
+    record_current(store, "triage", revision(1))
     answer = TestClient(airsmith_plugin.pages).get("/endpoints/triage")
     assert answer.status_code == 401
     assert "triage" not in answer.text

@@ -14,14 +14,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from airsmith_stages.frame import run_stage
 
 from airsmith.contracts.cache import Output
 from airsmith.contracts.run import Run
 from airsmith.errors import AirsmithError, ErrorKind
-from airsmith.registry import Deployment, read_endpoint, share_endpoint, swap_endpoint
+from airsmith.registry import Revision, read_endpoint, record_canary, record_current
 from airsmith.serving.local.endpoint import deploy, stop_endpoint
 from airsmith.settings import LocalSettings, Settings
-from airsmith_stages.frame import run_stage
 from airsmith_stages.smoke_test import SmokeReport, compare
 from models.workshop import Workshop, assert_refused, command, done, exchanges, output_of, tokenizer
 
@@ -113,15 +113,13 @@ def deployed(workshop: Workshop) -> Callable[..., Run]:
     """A run whose endpoint is at this address."""
     merged = None
 
-    def run(address: str, prompts: list[dict[str, Any]] = PROMPTS, deployment: str = "d-1") -> Run:
+    def run(address: str, prompts: list[dict[str, Any]] = PROMPTS, revision: str = "d-1") -> Run:
         nonlocal merged
         if merged is None:
             workshop.base("merged")
             merged = workshop.publish("model", "merged", workshop.folder / "merged")
-        record = Deployment(
-            engine="vllm", address=address, model_name="tiny", model_uri=merged.folder, deployment=deployment
-        )
-        swap_endpoint(workshop.store, "tiny", record)
+        record = Revision(id=revision, engine="vllm", address=address, model_name="tiny", model_uri=merged.folder)
+        record_current(workshop.store, "tiny", record)
         run = workshop.run(evaluate=workshop.evaluation(f"e-{workshop.runs}", prompts))
         done(run, "deploy", Output("endpoint", "d-1", "endpoints/tiny.json", True))
         return run
@@ -229,25 +227,25 @@ def test_an_endpoint_that_is_not_there_is_refused(deployed: Callable[..., Run]) 
 
 def test_an_endpoint_that_another_run_has_taken_is_refused(deployed: Callable[..., Run]) -> None:
     with serving(Served(TUNED)) as served:
-        assert refused(deployed(served.address, deployment="d-2"), "deployed").kind is ErrorKind.NOT_FOUND
+        assert refused(deployed(served.address, revision="d-2"), "deployed").kind is ErrorKind.NOT_FOUND
 
 
 def test_a_version_that_has_a_share_is_asked_where_it_answers_alone(
     deployed: Callable[..., Run], workshop: Workshop
 ) -> None:
     with serving(Served(TUNED)) as served, serving(Served(BASE)) as other:
-        run = deployed(other.address, deployment="d-0")
+        run = deployed(other.address, revision="d-0")
         stable = read_endpoint(workshop.store, "tiny")
         assert stable is not None
-        candidate = stable.served.model_copy(update={"address": served.address, "deployment": "d-1"})
-        share_endpoint(workshop.store, "tiny", candidate, 25)
+        canary = stable.current.model_copy(update={"address": served.address, "id": "d-1"})
+        record_canary(workshop.store, "tiny", canary, 25)
         run_stage("smoke_test", run)
 
 
 def test_a_server_that_takes_over_is_proved_again(deployed: Callable[..., Run]) -> None:
     with serving(Served(BASE)) as served:
         run = deployed(served.address)
-        done(run, "deploy", Output("endpoint", "taken-over", "endpoints/tiny.json", True, {"deployment": "d-1"}))
+        done(run, "deploy", Output("endpoint", "taken-over", "endpoints/tiny.json", True, {"revision": "d-1"}))
         refused(run, "the base model's")
 
 

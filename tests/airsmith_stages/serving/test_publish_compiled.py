@@ -16,8 +16,13 @@ from airsmith.artifacts.read import open_artifact
 from airsmith.artifacts.store import Store
 from airsmith.errors import AirsmithError, ErrorKind
 from airsmith_stages.serving import publish_compiled as module
-from airsmith_stages.serving.fetch import fetch_if_there
-from airsmith_stages.serving.publish_compiled import keep, publish_compiled, stay_beside, wait_until_healthy
+from airsmith_stages.serving.fetch import fetch_if_exists
+from airsmith_stages.serving.publish_compiled import (
+    publish_compiled,
+    publish_when_healthy,
+    publish_with_retries,
+    wait_until_healthy,
+)
 
 PATH = "artifacts/compile_cache/abcd"
 IMAGE = "registry.example/vllm-neuron@sha256:00"
@@ -80,7 +85,7 @@ def test_the_next_server_has_what_this_one_compiled_but_no_locks(store: Store, c
     assert published.manifest.versions == {"image": IMAGE}
     if store.uri.startswith("memory://"):
         return  # of this process's opening alone
-    assert fetch_if_there(store.uri, PATH, tmp_path / "next")
+    assert fetch_if_exists(store.uri, PATH, tmp_path / "next")
     assert contents(tmp_path / "next") == COMPILED
 
 
@@ -113,7 +118,7 @@ def test_nothing_compiled_is_nothing_kept(store: Store, tmp_path: Path, caplog: 
 
 
 def test_a_first_server_begins_with_nothing(s3_store: Store, tmp_path: Path):
-    assert not fetch_if_there(s3_store.uri, PATH, tmp_path / "next")
+    assert not fetch_if_exists(s3_store.uri, PATH, tmp_path / "next")
     assert not (tmp_path / "next").exists()
 
 
@@ -125,7 +130,7 @@ def test_of_a_damaged_artifact_nothing_is_left_and_the_server_starts(
     (file,) = (tmp_path / "store" / PATH).glob("attempt=*/vllm/neuron/compile_cache/0123/graph.neff")
     file.chmod(0o644)
     file.write_bytes(file.read_bytes()[::-1])
-    assert not fetch_if_there(store.uri, PATH, tmp_path / "next")
+    assert not fetch_if_exists(store.uri, PATH, tmp_path / "next")
     assert not (tmp_path / "next").exists()
     assert "graph.neff" in caplog.text
 
@@ -134,7 +139,7 @@ def test_the_pod_waits_for_a_store_rather_than_compiling_for_an_hour(tmp_path: P
     s3_environment("http://127.0.0.1:9")
     monkeypatch.setenv("AIRSMITH_STORE_DEADLINE_SECONDS", "1")
     with pytest.raises(AirsmithError) as refused:
-        fetch_if_there("s3://airsmith-test/nowhere", PATH, tmp_path / "next")
+        fetch_if_exists("s3://airsmith-test/nowhere", PATH, tmp_path / "next")
     assert refused.value.kind is ErrorKind.STORE_UNAVAILABLE
 
 
@@ -160,7 +165,7 @@ class PodsEnd(threading.Event):
 
 def test_the_container_ends_with_its_pod_and_not_before(health: Callable[[list[int]], str]):
     ended, kept = PodsEnd(), []
-    stay_beside(health([200]), lambda: kept.append(ended.is_set()), ended)
+    publish_when_healthy(health([200]), lambda: kept.append(ended.is_set()), ended)
     assert kept == [False]
     assert ended.is_set()
 
@@ -183,7 +188,7 @@ def test_only_what_may_pass_is_tried_again(
             raise AirsmithError(kind, "The store says no.", "Ask it.")
 
     monkeypatch.setattr(module, "publish_compiled", failing_once)
-    keep(f"file://{tmp_path}/store", PATH, compiled, IMAGE, lambda _: False)
+    publish_with_retries(f"file://{tmp_path}/store", PATH, compiled, IMAGE, lambda _: False)
     assert len(tried) == attempts
     assert "The store says no. Ask it." in caplog.text
 
@@ -193,7 +198,7 @@ def test_a_file_that_goes_away_meanwhile_ends_no_pod(compiled: Path, tmp_path: P
         raise FileNotFoundError("a file")
 
     monkeypatch.setattr(module, "publish_compiled", gone)
-    keep(f"file://{tmp_path}/store", PATH, compiled, IMAGE, never)
+    publish_with_retries(f"file://{tmp_path}/store", PATH, compiled, IMAGE, never)
     assert "not kept: a file" in caplog.text
 
 
@@ -222,7 +227,7 @@ def test_both_programs_do_as_they_are_told(
         publisher.send_signal(signal.SIGTERM)
         assert publisher.wait(timeout=30) == 0
 
-    fetch = ["-m", "airsmith_stages.serving.fetch", "--if-there", PATH, str(tmp_path / "next"), reachable_uri]
+    fetch = ["-m", "airsmith_stages.serving.fetch", "--optional", PATH, str(tmp_path / "next"), reachable_uri]
     ended = subprocess.run(
         [sys.executable, *fetch, PATH, str(tmp_path / "model")], capture_output=True, text=True, check=False
     )

@@ -47,15 +47,15 @@ class JanitorOperator(BaseOperator):
         :raises StageError: if the cluster, the store or Airflow does not respond.
         """
         from airsmith.airflow.task_owner import this_airflow
-        from airsmith.janitor.rounds import KnowingAirflow, make_round
+        from airsmith.janitor.rounds import AirflowInstance, run_janitor
 
         def task_states(dag_id: str, run_ids: Sequence[str]) -> Mapping[str, Mapping[str, str | None]]:
             return context["ti"].get_task_states(dag_id=dag_id, run_ids=list(run_ids))
 
         settings = load_settings()
-        airflow = KnowingAirflow(this_airflow(), task_states)
+        airflow = AirflowInstance(this_airflow(), task_states)
         with typed_errors(self.log):
-            for section in make_round(settings, context["params"][DELETE], cluster_of(settings), airflow):
+            for section in run_janitor(settings, context["params"][DELETE], cluster_of(settings), airflow):
                 for line in section.lines():
                     self.log.info(line)
 

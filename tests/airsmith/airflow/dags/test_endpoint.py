@@ -16,7 +16,7 @@ from airflow.serialization.serialized_objects import DagSerialization
 from airsmith.airflow.dags.endpoint import endpoint_dag
 from airsmith.artifacts.store import Store
 from airsmith.errors.stage_errors import BadRecipeError, StageInterruptedError
-from airsmith.registry import Deployment, swap_endpoint
+from airsmith.registry import Revision, record_current
 from airsmith.settings import Settings
 
 DAGS = Path("dags").absolute()
@@ -87,8 +87,8 @@ def test_who_fills_it_in_wrongly_is_told_in_words(dag: DAG):
 
 
 def test_where_nothing_new_is_served_nothing_is_proved(dag: DAG, settings: Settings):
-    gone = Deployment(engine="vllm", address="http://gone", model_name="tickets", model_uri="m", deployment="d")
-    swap_endpoint(Store.open(settings.store), "tickets", gone)
+    gone = Revision(id="d", engine="vllm", address="http://gone", model_name="tickets", model_uri="m")
+    record_current(Store.open(settings.store), "tickets", gone)
     with pytest.raises(DownstreamTasksSkipped) as skipped:
         execute(dag, action="stop", endpoint="tickets")
     assert skipped.value.tasks == ["smoke_test"]

@@ -12,17 +12,17 @@ from endpoints import ADAPTERS, served_model, settings_with
 
 from airsmith.serving.cluster.manifests import (
     OPTIONAL_KINDS,
-    address,
     autoscaler,
-    backend_service,
-    configuration_of,
+    configuration_digest,
     deployment,
-    guards,
+    protection,
+    revision_service,
     route,
     service,
     service_name,
+    service_url,
 )
-from airsmith.serving.cluster.served import ServedModel
+from airsmith.serving.cluster.served_model import ServedModel
 from airsmith.settings import Settings
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -99,13 +99,13 @@ def objects_of(model: ServedModel, settings: Settings) -> list[dict[str, Any]]:
     """All that an endpoint may be made of in a cluster that has every kind."""
     scaler = autoscaler(model, settings, EVERYTHING)
     found = [
-        deployment(model, settings, scales_itself=scaler is not None),
+        deployment(model, settings, autoscaled=scaler is not None),
         *([scaler] if scaler else []),
-        service(model.endpoint, model.deployment, settings),
-        *guards(model.endpoint, settings, EVERYTHING),
+        service(model.endpoint, model.revision, settings),
+        *protection(model.endpoint, settings, EVERYTHING),
     ]
     if settings.kubernetes.gateway is not None:
-        found += [backend_service(model, settings), route(model.endpoint, {model.object_name: 100}, settings)]
+        found += [revision_service(model, settings), route(model.endpoint, {model.object_name: 100}, settings)]
     return found
 
 
@@ -120,8 +120,10 @@ def test_the_objects_of_an_endpoint_are_the_golden_ones(place: str):
 
 def test_a_cluster_is_given_only_kinds_that_it_has():
     settings = settings_with()
-    assert guards("triage", settings, ()) == []
-    assert [found["kind"] for found in guards("triage", settings, {"PodDisruptionBudget"})] == ["PodDisruptionBudget"]
+    assert protection("triage", settings, ()) == []
+    assert [found["kind"] for found in protection("triage", settings, {"PodDisruptionBudget"})] == [
+        "PodDisruptionBudget"
+    ]
     assert autoscaler(served_model(serve={"max_replicas": 2}), settings, ()) is None
 
 
@@ -151,13 +153,13 @@ def test_servers_scale_by_what_the_cluster_can_see(
 def test_an_autoscaler_alone_decides_how_many_servers_there_are():
     model, settings = served_model(serve={"replicas": 2, "max_replicas": 4}), settings_with()
     assert deployment(model, settings)["spec"]["replicas"] == 2
-    assert "replicas" not in deployment(model, settings, scales_itself=True)["spec"]
+    assert "replicas" not in deployment(model, settings, autoscaled=True)["spec"]
 
 
 def test_the_service_reaches_one_start_of_a_server_or_all_that_share():
     model, settings = served_model(), settings_with()
     labels = deployment(model, settings)["spec"]["template"]["metadata"]["labels"]
-    one = service(model.endpoint, model.deployment, settings)["spec"]["selector"]
+    one = service(model.endpoint, model.revision, settings)["spec"]["selector"]
     shared = service(model.endpoint, None, settings)["spec"]["selector"]
     assert one.items() <= labels.items()
     assert shared.items() < one.items()
@@ -165,19 +167,19 @@ def test_the_service_reaches_one_start_of_a_server_or_all_that_share():
 
 def test_what_is_served_as_before_has_the_same_configuration():
     settings = settings_with()
-    same = configuration_of(served_model(), settings)
-    assert same == configuration_of(served_model(), settings)
+    same = configuration_digest(served_model(), settings)
+    assert same == configuration_digest(served_model(), settings)
     for other in (
         served_model(serve={"replicas": 2}),
         served_model(serve={"engine_args": {"max-model-len": 8}}),
         served_model(serve={"load": "stream"}),
         served_model(secrets={"api_key": {"kubernetes_secret": "a/b"}}),
     ):
-        assert configuration_of(other, settings) != same
-    assert configuration_of(served_model(), settings_with(api_key_secret="endpoints")) != same
+        assert configuration_digest(other, settings) != same
+    assert configuration_digest(served_model(), settings_with(api_key_secret="endpoints")) != same
 
 
 def test_long_names_stay_valid_and_apart():
     names = [f"{'long-' * 12}{end}"[:63] for end in ("a", "b")]
     assert len({service_name(name) for name in names}) == len(set(names))
-    assert all(len(address(name, "ns").split("//")[1].split(".")[0]) <= 63 for name in names)
+    assert all(len(service_url(service_name(name), "ns").split("//")[1].split(".")[0]) <= 63 for name in names)

@@ -16,9 +16,9 @@ from airsmith.pipeline.plan import make_plan
 from airsmith.recipe import Recipe
 from airsmith.serving.cluster.manifests import deployment
 from airsmith.serving.cluster.neuron import compiled_artifact
-from airsmith.serving.cluster.served import ServedModel, longest_load
+from airsmith.serving.cluster.served_model import ServedModel, max_load_seconds
 from airsmith.serving.cluster.server_pod import pod_spec
-from airsmith.serving.engines import choose_engine
+from airsmith.serving.engines import choose_local_engine
 from airsmith.settings import Image
 
 LLAMA = {
@@ -156,8 +156,8 @@ def test_there_is_time_for_compiling_everywhere_that_waits():
     assert model.load_seconds >= 3600
     assert probe["periodSeconds"] * probe["failureThreshold"] == model.load_seconds
     assert manifest["spec"]["progressDeadlineSeconds"] == model.load_seconds
-    assert longest_load(model.server.engine) == model.load_seconds
-    assert longest_load("vllm") < model.load_seconds
+    assert max_load_seconds(model.server.engine) == model.load_seconds
+    assert max_load_seconds("vllm") < model.load_seconds
     for name in ("VLLM_ENGINE_READY_TIMEOUT_S", "NEURON_LIBTORCH_COMPILATION_TIMEOUT"):
         assert int(variables(server)[name]) >= model.load_seconds
 
@@ -195,7 +195,7 @@ def test_another_graph_is_another_artifact(other: Any):
         lambda: neuron_model(secrets={"api_key": {"kubernetes_secret": "a/b"}}),
         lambda: neuron_model(serve={"engine": "vllm_neuron"}),
         lambda: ServedModel(**{**vars_of(neuron_model()), "artifact": "artifacts/model/eeee", "files": "f"}),
-        lambda: ServedModel(**{**vars_of(neuron_model()), "deployment": "another", "version": 8}),
+        lambda: ServedModel(**{**vars_of(neuron_model()), "revision": "another", "version": 8}),
     ],
 )
 def test_the_same_graph_is_the_same_artifact_whatever_the_weights_and_the_names(same: Any):
@@ -289,5 +289,5 @@ def test_heads_that_can_be_shared_out_are_served():
 def test_a_machine_has_no_such_engine(machine: Machine):
     machine.install("vllm")
     with pytest.raises(AirsmithError, match=r"vllm_neuron.*in a cluster") as refused:
-        choose_engine(neuron_model(serve={"engine": "vllm_neuron"}).recipe.serve, machine.python)
+        choose_local_engine(neuron_model(serve={"engine": "vllm_neuron"}).recipe.serve, machine.python)
     assert "auto" in refused.value.hint

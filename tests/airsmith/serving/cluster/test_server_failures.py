@@ -7,11 +7,11 @@ from kubernetes.client import models as k8s
 
 from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.serving.cluster.server_failures import (
-    RESTARTS_TOLERATED,
-    ended_for_good,
+    MAX_RESTARTS,
+    describe_progress,
+    failed_container,
     is_complete,
-    progress,
-    refusal_of,
+    pod_creation_error,
     server_failure,
 )
 
@@ -96,26 +96,26 @@ def test_what_is_no_server_has_no_arguments_of_the_recipes():
     assert failure(ended(2), USAGE_LOG, name="fetch").kind is ErrorKind.INTERNAL
 
 
-@pytest.mark.parametrize("restarts", range(RESTARTS_TOLERATED + 1))
+@pytest.mark.parametrize("restarts", range(MAX_RESTARTS + 1))
 def test_bad_luck_is_tolerated_for_a_while(restarts: int):
     waiting = k8s.V1ContainerState(waiting=k8s.V1ContainerStateWaiting(reason="CrashLoopBackOff"))
     status = status_of(waiting, last=k8s.V1ContainerState(terminated=ended(137)), restarts=restarts)
-    assert (ended_for_good(pod_with(status)) is status) == (restarts >= RESTARTS_TOLERATED)
+    assert (failed_container(pod_with(status)) is status) == (restarts >= MAX_RESTARTS)
 
 
 def test_what_would_only_fail_again_is_given_up_at_once():
     status = status_of(k8s.V1ContainerState(terminated=ended(1, message=CONFIG_LOG)))
-    assert ended_for_good(pod_with(status)) is status
+    assert failed_container(pod_with(status)) is status
 
 
 def test_a_fetcher_that_is_done_has_not_failed():
     done = status_of(k8s.V1ContainerState(terminated=ended(0, reason="Completed")), name="fetch")
     running = status_of(k8s.V1ContainerState(running=k8s.V1ContainerStateRunning()))
     pod = pod_with(running, init=(done,))
-    assert ended_for_good(pod) is None
-    assert progress([pod], None) == "vllm at work"
-    assert progress([], "exceeded quota") == "exceeded quota"
-    assert progress([], None) == "no pod yet"
+    assert failed_container(pod) is None
+    assert describe_progress([pod], None) == "vllm at work"
+    assert describe_progress([], "exceeded quota") == "exceeded quota"
+    assert describe_progress([], None) == "no pod yet"
 
 
 def test_what_stays_beside_a_server_is_not_what_is_waited_for():
@@ -123,8 +123,8 @@ def test_what_stays_beside_a_server_is_not_what_is_waited_for():
     beside, export = status_of(at_work, name="publish"), status_of(at_work, name="export")
     beside.ready, export.ready = True, False
     waiting = status_of(k8s.V1ContainerState(waiting=k8s.V1ContainerStateWaiting(reason="ContainerCreating")))
-    assert progress([pod_with(waiting, init=(export,))], None) == "export at work"
-    assert progress([pod_with(waiting, init=(beside,))], None) == "pending"
+    assert describe_progress([pod_with(waiting, init=(export,))], None) == "export at work"
+    assert describe_progress([pod_with(waiting, init=(beside,))], None) == "pending"
 
 
 def test_an_unschedulable_pod_is_told_in_the_schedulers_words():
@@ -132,7 +132,7 @@ def test_an_unschedulable_pod_is_told_in_the_schedulers_words():
     pod.status.conditions = [
         k8s.V1PodCondition(type="PodScheduled", status="False", message="0/2 nodes: 2 Insufficient memory.")
     ]
-    assert progress([pod], None) == "unschedulable (0/2 nodes: 2 Insufficient memory.)"
+    assert describe_progress([pod], None) == "unschedulable (0/2 nodes: 2 Insufficient memory.)"
 
 
 def deployment(
@@ -158,7 +158,7 @@ def test_what_lets_no_pod_in_is_heard():
     refused = deployment()
     condition = k8s.V1DeploymentCondition(type="ReplicaFailure", status="True", message="exceeded quota: small")
     refused.status.conditions = [condition]
-    assert refusal_of(refused) == "exceeded quota: small"
+    assert pod_creation_error(refused) == "exceeded quota: small"
     condition.status = "False"
-    assert refusal_of(refused) is None
-    assert refusal_of(None) is None
+    assert pod_creation_error(refused) is None
+    assert pod_creation_error(None) is None

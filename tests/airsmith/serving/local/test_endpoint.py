@@ -17,21 +17,22 @@ from machine import Machine
 from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.process.detached import is_alive
 from airsmith.registry import Endpoint, read_endpoint
-from airsmith.serving.local.endpoint import deploy, is_healthy, stop_all, stop_endpoint
-from airsmith.serving.local.endpoint import endpoint as local
+from airsmith.serving.local import endpoint as local
+from airsmith.serving.local.endpoint import deploy, stop_all, stop_endpoint
+from airsmith.serving.local.server import is_healthy
 
 
 def endpoint_of(machine: Machine, name: str = "tiny") -> Endpoint:
     endpoint = read_endpoint(machine.store, name)
     assert endpoint is not None
-    assert endpoint.process is not None
+    assert endpoint.current.process is not None
     return endpoint
 
 
 def folder_of(endpoint: Endpoint) -> Path:
     """Where its server runs."""
-    assert endpoint.process is not None
-    return Path(endpoint.process.log).parent
+    assert endpoint.current.process is not None
+    return Path(endpoint.current.process.log).parent
 
 
 def started(endpoint: Endpoint) -> dict[str, dict[str, str]]:
@@ -53,14 +54,18 @@ def test_the_first_deployment_starts_a_server_and_records_it(machine: Machine):
     run = machine.run()
     pointer = deploy(run, machine.settings())
     endpoint = endpoint_of(machine)
-    assert is_healthy(endpoint)
-    assert (endpoint.engine, endpoint.version, endpoint.model_uri) == ("transformers", 1, "artifacts/model/m1")
-    assert endpoint.address.startswith("http://127.0.0.1:")
-    assert (pointer.cached, pointer.digest, pointer.location) == (False, endpoint.deployment, "endpoints/tiny.json")
-    assert pointer.properties == {"endpoint": endpoint.name, "address": endpoint.address, "model_name": "tiny"}
+    assert is_healthy(endpoint.current)
+    assert (endpoint.current.engine, endpoint.current.version, endpoint.current.model_uri) == (
+        "transformers",
+        1,
+        "artifacts/model/m1",
+    )
+    assert endpoint.current.address.startswith("http://127.0.0.1:")
+    assert (pointer.cached, pointer.digest, pointer.location) == (False, endpoint.current.id, "endpoints/tiny.json")
+    assert pointer.properties == {"endpoint": endpoint.name, "address": endpoint.current.address, "model_name": "tiny"}
     assert run.statuses()["deploy"].state == "done"
     assert (folder_of(endpoint) / "tiny/name.txt").read_text() == "m1"
-    assert "loading" in Path(endpoint.process.log).read_text()
+    assert "loading" in Path(endpoint.current.process.log).read_text()
 
 
 def test_a_server_of_the_same_model_goes_on(machine: Machine):
@@ -70,26 +75,30 @@ def test_a_server_of_the_same_model_goes_on(machine: Machine):
     assert again.cached
     assert again.digest == first.digest
     assert endpoint_of(machine) == before
-    assert is_alive(before.process)
+    assert is_alive(before.current.process)
 
 
 def test_another_model_takes_over_once_it_is_healthy(machine: Machine, monkeypatch: pytest.MonkeyPatch):
     deploy(machine.run("m1"), machine.settings())
     before = endpoint_of(machine)
-    swap = local.swap_endpoint
+    swap = local.record_current
 
-    def swap_seen(store, name, deployment):
-        assert is_healthy(before)
-        assert is_healthy(deployment)
-        return swap(store, name, deployment)
+    def swap_seen(store, name, revision):
+        assert is_healthy(before.current)
+        assert is_healthy(revision)
+        return swap(store, name, revision)
 
-    monkeypatch.setattr(local, "swap_endpoint", swap_seen)
+    monkeypatch.setattr(local, "record_current", swap_seen)
     deploy(machine.run("m2"), machine.settings())
     after = endpoint_of(machine)
-    assert (after.model_uri, after.version, is_healthy(after)) == ("artifacts/model/m2", 2, True)
+    assert (after.current.model_uri, after.current.version, is_healthy(after.current)) == (
+        "artifacts/model/m2",
+        2,
+        True,
+    )
     assert after.previous is not None
-    assert after.previous.deployment == before.deployment
-    assert not is_alive(before.process)
+    assert after.previous.id == before.current.id
+    assert not is_alive(before.current.process)
     assert not group_of(folder_of(before))
 
 
@@ -98,13 +107,13 @@ def test_a_server_that_does_not_answer_is_replaced(machine: Machine, how: str):
     deploy(machine.run(), machine.settings())
     before = endpoint_of(machine)
     if how == "dead":
-        os.killpg(before.process.pid, signal.SIGKILL)
-        psutil.Process(before.process.pid).wait()
+        os.killpg(before.current.process.pid, signal.SIGKILL)
+        psutil.Process(before.current.process.pid).wait()
     else:
         (folder_of(before) / "sick").touch()
     pointer = deploy(machine.run(), machine.settings())
     assert not pointer.cached
-    assert is_healthy(endpoint_of(machine))
+    assert is_healthy(endpoint_of(machine).current)
     assert not group_of(folder_of(before))
 
 
@@ -113,7 +122,7 @@ def test_another_engine_takes_over_as_well(machine: Machine):
     machine.install("vllm")
     assert not deploy(machine.run(), machine.settings()).cached
     endpoint = endpoint_of(machine)
-    assert endpoint.engine == "vllm"
+    assert endpoint.current.engine == "vllm"
     assert started(endpoint)["arguments"][:2] == ["-m", "vllm.entrypoints.openai.api_server"]
 
 
@@ -135,7 +144,7 @@ def test_a_server_that_dies_as_it_starts_is_told_with_its_last_lines(
     assert run.pointer("deploy") is None
     assert run.statuses()["deploy"].error == failed.value.message
     assert endpoint_of(machine) == before
-    assert is_healthy(before)
+    assert is_healthy(before.current)
 
 
 def test_a_server_that_never_gets_healthy_is_ended(machine: Machine, short_waits: Callable[..., None]):
@@ -148,10 +157,10 @@ def test_a_server_that_never_gets_healthy_is_ended(machine: Machine, short_waits
 
 
 def test_a_deployment_that_is_interrupted_leaves_no_server(machine: Machine, monkeypatch: pytest.MonkeyPatch):
-    def interrupted(store, name, deployment):
+    def interrupted(store, name, revision):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(local, "swap_endpoint", interrupted)
+    monkeypatch.setattr(local, "record_current", interrupted)
     with pytest.raises(KeyboardInterrupt):
         deploy(machine.run(), machine.settings())
     assert not servers(machine)
@@ -164,8 +173,8 @@ def test_a_fixed_port_is_handed_from_one_server_to_the_next(machine: Machine):
     for model in ("m1", "m2", "m3"):
         deploy(machine.run(model), settings)
         endpoint = endpoint_of(machine)
-        assert endpoint.address == f"http://127.0.0.1:{port}"
-        assert httpx.get(f"{endpoint.address}/health").text == str(endpoint.process.pid)
+        assert endpoint.current.address == f"http://127.0.0.1:{port}"
+        assert httpx.get(f"{endpoint.current.address}/health").text == str(endpoint.current.process.pid)
     assert len(servers(machine)) == 2
 
 
@@ -211,12 +220,12 @@ def test_a_recycled_pid_is_left_alone(machine: Machine):
     """After a restart of the machine, the recorded pid may be anybody's."""
     deploy(machine.run(), machine.settings())
     endpoint = endpoint_of(machine)
-    stranger = endpoint.process.model_copy(update={"started_at": endpoint.process.started_at - 100})
+    stranger = endpoint.current.process.model_copy(update={"started_at": endpoint.current.process.started_at - 100})
     path = machine.folder / "store/endpoints/tiny.json"
     record = path.read_text()
-    path.write_text(endpoint.model_copy(update={"process": stranger}).model_dump_json())
+    path.write_text(endpoint.with_current(process=stranger).model_dump_json())
     assert not stop_endpoint(machine.store, "tiny")
-    assert is_alive(endpoint.process)
+    assert is_alive(endpoint.current.process)
     path.write_text(record)
 
 
