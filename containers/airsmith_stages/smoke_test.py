@@ -143,7 +143,8 @@ def _read(response: httpx.Response, endpoint: Endpoint, part: Callable[[Any], _P
 def _tokenizer(context: StageContext, endpoint: Endpoint) -> Tokenizer:
     model = open_artifact(context.run.store, endpoint.current.model_uri)
     if model is None:
-        raise AirsmithError(ErrorKind.NOT_FOUND, f"The served model {endpoint.current.model_uri} is gone.", "Clear merge.")
+        uri = endpoint.current.model_uri
+        raise AirsmithError(ErrorKind.NOT_FOUND, f"The served model {uri} no longer exists.", "Clear merge.")
     return Tokenizer.from_str(model.read("tokenizer.json").decode())
 
 
