@@ -96,7 +96,7 @@ def _fine_tune(recipe: str, servers: Servers, console: Console) -> Report:
     run_id = api.trigger(dag_id)
     console.print(f"Started run {run_id} of DAG {dag_id}", soft_wrap=True)
     run = Run(Store.open(PATHS.store), run_folder(dag_id, run_id))
-    watch(run, console, ended=lambda: api.run_state(dag_id, run_id) in ("success", "failed"))
+    watch(run, console, is_finished=lambda: api.run_state(dag_id, run_id) in ("success", "failed"))
     if api.run_state(dag_id, run_id) != "success":
         failed = ", ".join(api.failed_tasks(dag_id, run_id))
         raise RuntimeError(

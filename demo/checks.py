@@ -63,7 +63,7 @@ def _exact_match_served(report: Report) -> float:
     endpoint = read_endpoint(report.run.store, recipe.endpoint_name)
     if endpoint is None:
         return 0.0
-    with ThreadPoolExecutor(2) as pool, httpx.Client(base_url=endpoint.address, timeout=60) as client:
+    with ThreadPoolExecutor(2) as pool, httpx.Client(base_url=endpoint.current.address, timeout=60) as client:
         answers = pool.map(
             lambda row: _chat(client, endpoint, row["messages"], recipe.evaluate.max_new_tokens), report.answers
         )
@@ -72,7 +72,7 @@ def _exact_match_served(report: Report) -> float:
 
 
 def _chat(client: httpx.Client, endpoint: Endpoint, messages: list[dict[str, Any]], max_tokens: int) -> str:
-    request = {"model": endpoint.model_name, "messages": messages, "temperature": 0, "max_tokens": max_tokens}
+    request = {"model": endpoint.current.model_name, "messages": messages, "temperature": 0, "max_tokens": max_tokens}
     response = client.post("/v1/chat/completions", json=request)
     response.raise_for_status()
     return str(response.json()["choices"][0]["message"]["content"]).strip()

@@ -1,4 +1,4 @@
-"""What Airsmith adds to Airflow. Found as an entry point of the installed package, or in a mounted plugins folder."""
+"""Airsmith's Airflow plugin, loaded as the installed package's entry point or from a mounted plugins folder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def run_uri(dag_id: str, run_id: str) -> str:
-    """URI of a run's folder, for the templates of other DAGs: `{{ macros.airsmith.run_uri(dag.dag_id, run_id) }}`."""
+    """URI of a run's folder, for templates of other DAGs: `{{ macros.airsmith.run_uri(dag.dag_id, run_id) }}`."""
     return f"{load_settings().store.rstrip('/')}/{run_folder(dag_id, run_id)}"
 
 
@@ -43,7 +43,7 @@ async def pages(
 
 
 class AirsmithPlugin(AirflowPlugin):
-    """The one plugin."""
+    """Airsmith's plugin."""
 
     name = "airsmith"
     macros = [run_uri]  # noqa: RUF012
@@ -56,4 +56,4 @@ def _is_mounted() -> bool:
 
 
 installed_plugin = None if _is_mounted() else AirsmithPlugin
-"""The entry point: no plugin where Airflow's plugins folder has this one too, which Airflow would call an error."""
+"""The entry point: None if the plugins folder contains this plugin, too, because Airflow rejects duplicates."""

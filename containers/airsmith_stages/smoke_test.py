@@ -55,7 +55,7 @@ def run(context: StageContext) -> Output:
     prompts = [prompt for prompt in fixed if prompt["tuned_token_ids"] or prompt["base_token_ids"]]
     key = os.environ.get(KEY_VARIABLE)
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    with httpx.Client(base_url=endpoint.address, headers=headers, timeout=REQUEST_TIMEOUT_SECONDS) as client:
+    with httpx.Client(base_url=endpoint.current.address, headers=headers, timeout=REQUEST_TIMEOUT_SECONDS) as client:
         _check_listed(client, endpoint)
         answers = [_ask(client, endpoint, prompt) for prompt in prompts]
     report = compare(prompts, answers, _tokenizer(context, endpoint))
@@ -93,15 +93,15 @@ def _endpoint(context: StageContext) -> Endpoint:
     name = context.spec.recipe.endpoint_name
     endpoint = read_endpoint(context.run.store, name)
     deployed = context.pointers["deploy"]
-    server = endpoint.find(deployed.server) if endpoint is not None else None
-    if endpoint is None or server is None:
+    revision = endpoint.find(deployed.revision) if endpoint is not None else None
+    if endpoint is None or revision is None:
         raise AirsmithError(
             ErrorKind.NOT_FOUND,
             f"Endpoint {name} does not serve what this run deployed, according to {endpoint_path(name)}: another run "
             "has replaced it.",
             "Clear deploy to deploy this run's model again.",
         )
-    return endpoint.model_copy(update=dict(server))
+    return endpoint.model_copy(update={"current": revision})
 
 
 def _check_listed(client: httpx.Client, endpoint: Endpoint) -> None:
@@ -109,13 +109,13 @@ def _check_listed(client: httpx.Client, endpoint: Endpoint) -> None:
     listed = _send(client, endpoint, "GET", "/v1/models")
     # `transformers serve` lists the models in the Hub's cache, which is empty here, instead of the served model.
     names = _read(listed, endpoint, lambda answer: [str(model["id"]) for model in answer["data"]])
-    if names and endpoint.model_name not in names:
-        raise _unverified(endpoint, f"it serves {', '.join(names)}, not {endpoint.model_name}")
+    if names and endpoint.current.model_name not in names:
+        raise _unverified(endpoint, f"it serves {', '.join(names)}, not {endpoint.current.model_name}")
 
 
 def _ask(client: httpx.Client, endpoint: Endpoint, prompt: dict[str, Any]) -> str:
     length = min(COMPARED_TOKENS, max(len(prompt["tuned_token_ids"]), len(prompt["base_token_ids"])))
-    request = {"model": endpoint.model_name, "temperature": 0, "max_tokens": length}
+    request = {"model": endpoint.current.model_name, "temperature": 0, "max_tokens": length}
     if prompt["messages"] is not None:
         response = _send(client, endpoint, "POST", "/v1/chat/completions", {**request, "messages": prompt["messages"]})
         return _read(response, endpoint, lambda answer: str(answer["choices"][0]["message"]["content"] or ""))
@@ -147,10 +147,10 @@ def _read(response: httpx.Response, endpoint: Endpoint, part: Callable[[Any], _P
 
 
 def _tokenizer(context: StageContext, endpoint: Endpoint) -> Tokenizer:
-    model = open_artifact(context.run.store, endpoint.model_uri)
+    model = open_artifact(context.run.store, endpoint.current.model_uri)
     if model is None:
         raise AirsmithError(
-            ErrorKind.NOT_FOUND, f"The served model {endpoint.model_uri} no longer exists.", "Clear merge."
+            ErrorKind.NOT_FOUND, f"The served model {endpoint.current.model_uri} no longer exists.", "Clear merge."
         )
     return Tokenizer.from_str(model.read("tokenizer.json").decode())
 
@@ -190,6 +190,6 @@ def _unverified(endpoint: Endpoint, reason: str) -> AirsmithError:
 def _unreachable(endpoint: Endpoint, reason: str) -> AirsmithError:
     return AirsmithError(
         ErrorKind.VERIFICATION_FAILED,
-        f"Endpoint {endpoint.name} at {endpoint.address} does not answer: {reason}.",
+        f"Endpoint {endpoint.name} at {endpoint.current.address} does not answer: {reason}.",
         "Clear deploy to start the server again.",
     )

@@ -19,7 +19,7 @@ import pytest
 from airsmith.contracts.cache import Output
 from airsmith.contracts.run import Run
 from airsmith.errors import AirsmithError, ErrorKind
-from airsmith.registry import Deployment, read_endpoint, share_endpoint, swap_endpoint
+from airsmith.registry import Revision, read_endpoint, record_canary, record_current
 from airsmith.serving.local.endpoint import deploy, stop_endpoint
 from airsmith.settings import LocalSettings, Settings
 from airsmith_stages.stage_runner import run_stage
@@ -111,10 +111,10 @@ def deployed(artifacts: ModelArtifacts) -> Callable[..., Run]:
         if merged is None:
             artifacts.base_model("merged")
             merged = artifacts.publish("model", "merged", artifacts.folder / "merged")
-        record = Deployment(
+        record = Revision(
             engine="vllm", address=address, model_name="tiny", model_uri=merged.folder, deployment=deployment
         )
-        swap_endpoint(artifacts.store, "tiny", record)
+        record_current(artifacts.store, "tiny", record)
         run = artifacts.new_run(evaluate=artifacts.evaluation(f"evaluation-{next(numbers)}", prompts))
         point_to(run, "deploy", Output("endpoint", "d-1", "endpoints/tiny.json", True))
         return run
@@ -235,7 +235,7 @@ def test_a_canary_is_tested_at_its_own_address(deployed: Callable[..., Run], art
         stable = read_endpoint(artifacts.store, "tiny")
         assert stable is not None
         candidate = stable.served.model_copy(update={"address": served.address, "deployment": "d-1"})
-        share_endpoint(artifacts.store, "tiny", candidate, 25)
+        record_canary(artifacts.store, "tiny", candidate, 25)
         run_stage("smoke_test", run)
 
 

@@ -26,7 +26,7 @@ from airsmith.recipe import Recipe
 from airsmith.registry import ModelVersionDraft, register_version
 from airsmith.serving.cluster import server_pod
 from airsmith.serving.cluster.containers import MODEL_FOLDER, PORT
-from airsmith.serving.cluster.served import ServedModel
+from airsmith.serving.cluster.served_model import ServedModel
 from airsmith.settings import Settings
 
 MODEL = "parrot"

@@ -75,7 +75,7 @@ def test_two_models_share_an_endpoint_and_the_second_takes_over_and_goes(form: E
 
     assert form.trigger("deploy", model="moon", version=1, percent=25) == PROVED, form.said()
     assert "1 of 2 servers take 50 % of the connections" in form.said()
-    assert form.record().candidate_percent == 50
+    assert form.record().canary_percent == 50
     shared = models_that_answer(form, shop)
     assert 0.2 * REQUESTS < shared["moon"] < 0.8 * REQUESTS
     assert shared.total() == REQUESTS

@@ -13,11 +13,11 @@ import pytest
 from kubernetes.client.exceptions import ApiException
 from kubernetes.dynamic import DynamicClient
 
-from airsmith.cluster.access import apply, cluster_client, delete_if_there, deployments_of
+from airsmith.cluster.access import apply, cluster_client, delete_if_exists, deployments_of
 from airsmith.errors import AirsmithError
 from airsmith.serving.cluster import rollout
 from airsmith.serving.cluster.endpoint import roll_back, scale
-from airsmith.serving.cluster.gateway import wait_until_taken
+from airsmith.serving.cluster.gateway import wait_until_accepted
 from airsmith.serving.cluster.manifests import route
 from airsmith.settings import KubernetesSettings, Settings
 from demo.airflow_api import wait_until
@@ -96,12 +96,12 @@ def test_a_version_takes_its_share_then_all_and_is_taken_back(alone: EndpointFor
         assert alone.trigger("shift_traffic", percent=100) == PROVED, alone.said()
         assert alone.answers() == {second: REQUESTS}
         assert alone.servers() == {second: 1}
-        assert (alone.record().version, alone.record().candidate) == (second, None)
+        assert (alone.record().current.version, alone.record().canary) == (second, None)
 
         assert alone.trigger("roll_back") == CHANGED, alone.said()
         assert alone.answers() == {first: REQUESTS}
         assert alone.servers() == {first: 1}
-        assert alone.record().version == first
+        assert alone.record().current.version == first
 
 
 @pytest.mark.parametrize("percent", [None, 50])
@@ -114,7 +114,7 @@ def test_what_its_smoke_test_disproves_is_taken_back(
     assert "4 of 4 answers are the base model's" in alone.said()
     assert alone.answers() == {first: REQUESTS}
     assert alone.servers() == {first: 1}
-    assert (alone.record().version, alone.record().candidate) == (first, None)
+    assert (alone.record().current.version, alone.record().canary) == (first, None)
 
 
 @pytest.mark.parametrize("percent", [None, 50])
@@ -134,9 +134,9 @@ def test_what_does_not_come_up_changes_nothing(
 def test_servers_come_and_go(alone: EndpointForm, first: int, deployment: Deployment, monkeypatch: pytest.MonkeyPatch):
     assert alone.trigger("scale", replicas=2) == CHANGED, alone.said()
     assert alone.servers() == {first: 2}
-    assert alone.record().replicas == 2
+    assert alone.record().current.replicas == 2
 
-    monkeypatch.setattr(rollout, "longest_load", lambda _: 3)
+    monkeypatch.setattr(rollout, "max_load_seconds", lambda _: 3)
     namespace, core = alone.cluster.namespace, alone.cluster.core
     used_up = {"metadata": {"name": "used-up"}, "spec": {"hard": {"pods": "2"}}}
     core.create_namespaced_resource_quota(namespace, used_up)
@@ -188,14 +188,14 @@ def gateway(cluster: Cluster) -> str:
 def test_a_route_that_no_gateway_takes_is_told(
     gateway: str, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, leads_to: str, said: str
 ):
-    monkeypatch.setattr("airsmith.serving.cluster.gateway.TAKEN_SECONDS", 5)
+    monkeypatch.setattr("airsmith.serving.cluster.gateway.ACCEPT_TIMEOUT_SECONDS", 5)
     kubernetes_settings = KubernetesSettings(namespace=cluster.namespace, gateway=leads_to)
     lost = route("lost", {"no-such-service": 100}, Settings(kubernetes=kubernetes_settings))
     client = cluster_client()
     apply(lost, client)
     with pytest.raises(AirsmithError, match=said):
-        wait_until_taken(lost, client)
-    delete_if_there("HTTPRoute", lost["apiVersion"], "lost", cluster.namespace, client)
+        wait_until_accepted(lost, client)
+    delete_if_exists("HTTPRoute", lost["apiVersion"], "lost", cluster.namespace, client)
 
 
 @pytest.fixture

@@ -20,16 +20,15 @@ from test_one_pod_alive import end_of, is_training, pods_of, start_run, wait_for
 
 from airsmith.airflow.task_owner import this_airflow
 from airsmith.artifacts.uploads import open_uploads
-from airsmith.cluster.jobs import ENGINES
-from airsmith.cluster.jobs.client import Jobs
+from airsmith.cluster.jobs import JOB_KINDS
+from airsmith.cluster.jobs.client import JobClient
 from airsmith.cluster.labels import TaskOwner, pod_labels
 from airsmith.cluster.security import container_security, pod_security
 from airsmith.janitor import inventory, pods
 from airsmith.janitor.endpoints import tidy_endpoints
-from airsmith.janitor.pods import YOUNGEST
+from airsmith.janitor.pods import MIN_AGE
 from airsmith.janitor.tidy import tidy_store
-from airsmith.registry import Deployment as ServerOfEndpoint
-from airsmith.registry import swap_endpoint
+from airsmith.registry import Revision, record_current
 from airsmith.settings import JanitorSettings
 from tests.cluster.standalone import Airflow, standalone
 
@@ -85,7 +84,7 @@ def names(cluster: Cluster) -> set[str]:
 def wait_until_judged(cluster: Cluster, name: str) -> None:
     """A pod must have lived for a while before anybody takes it for an orphan."""
     created = cluster.core.read_namespaced_pod(name, cluster.namespace).metadata.creation_timestamp
-    wait_for(lambda: datetime.now(timezone.utc) > created + YOUNGEST + timedelta(seconds=2))
+    wait_for(lambda: datetime.now(timezone.utc) > created + MIN_AGE + timedelta(seconds=2))
 
 
 def test_pods_of_runs_that_airflow_does_not_have_go_and_all_others_stay(janitor: Deployment, cluster: Cluster) -> None:
@@ -117,8 +116,8 @@ def test_an_upload_that_nobody_completes_is_aborted(deployment: Deployment, monk
     client.upload_part(Bucket=BUCKET, Key=key, UploadId=upload, PartNumber=1, Body=b"x" * 1000)
     real = inventory.store_time
     monkeypatch.setattr(inventory, "store_time", lambda store: real(store) + timedelta(hours=25))
-    sections = tidy_store(deployment.store, JanitorSettings(), lambda runs, now: (), told=("uploads",))
-    (removed,) = next(section.removed for section in sections if section.kind == "uploads")
+    sections = tidy_store(deployment.store, JanitorSettings(), lambda runs, now: (), kinds_to_delete=("uploads",))
+    (removed,) = next(section.deleted for section in sections if section.kind == "uploads")
     assert (removed.name, removed.size_bytes) == (path, 1000)
     assert not list(open_uploads(deployment.store).list())
 
@@ -127,13 +126,13 @@ def test_a_server_that_no_endpoint_records_is_deleted_and_the_recorded_one_stays
     deployment: Deployment, cluster: Cluster
 ) -> None:
     client = kubernetes.config.new_client_from_config(str(deployment.folder / "airflow.kubeconfig"))
-    swap_endpoint(deployment.store, "tidied", served("recorded", cluster))
+    record_current(deployment.store, "tidied", served("recorded", cluster))
     for name, store in (("recorded", deployment.store.uri), ("stray", deployment.store.uri), ("foreign", "s3://x/y")):
         kubernetes.client.AppsV1Api().create_namespaced_deployment(cluster.namespace, resting_server(name, store))
 
     def tidied(**grace: float) -> list[str]:
         found = tidy_endpoints(deployment.store, cluster.namespace, timedelta(**grace), ("endpoints",), client)
-        return [server.name for server in found.removed]
+        return [server.name for server in found.deleted]
 
     assert tidied(hours=1) == []
     assert tidied(seconds=-5) == ["stray"]
@@ -145,14 +144,14 @@ def test_a_server_that_no_endpoint_records_is_deleted_and_the_recorded_one_stays
         kubernetes.client.AppsV1Api().delete_namespaced_deployment(name, cluster.namespace)
 
 
-def served(server: str, cluster: Cluster) -> ServerOfEndpoint:
+def served(server: str, cluster: Cluster) -> Revision:
     known = {"engine": "vllm", "address": "http://x", "model_name": "tidied", "model_uri": "artifacts/model/m"}
-    return ServerOfEndpoint(**known, deployment=server, namespace=cluster.namespace)
+    return Revision(**known, id=server, namespace=cluster.namespace)
 
 
 def resting_server(name: str, store: str) -> dict[str, Any]:
     """A Deployment of the endpoint `tidied` without a pod."""
-    labels = pod_labels(endpoint="tidied", deployment=name)
+    labels = pod_labels(endpoint="tidied", revision=name)
     container = {"name": "vllm", "image": "none", "command": ["serve", "--model", f"{store}/artifacts/model/m"]}
     return {
         "metadata": {"name": name, "labels": labels},
@@ -168,31 +167,31 @@ def resting_server(name: str, store: str) -> dict[str, Any]:
 def test_a_job_goes_as_a_whole_and_the_pods_of_one_that_is_waited_for_stay(
     deployment: Deployment, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, job: str
 ) -> None:
-    if not is_installed(ENGINES[job].RESOURCE):
+    if not is_installed(JOB_KINDS[job].RESOURCE):
         pytest.skip(f"the cluster has no {job}")
     client = kubernetes.config.new_client_from_config(str(deployment.folder / "airflow.kubeconfig"))
-    jobs = Jobs(client, ENGINES[job], cluster.namespace)
+    jobs = JobClient(client, JOB_KINDS[job], cluster.namespace)
     made = {}
     for run_id in ("deleted", "waiting"):
         sleeper = sleeper_of(TaskOwner("here", "many", run_id, "train"), deployment, cluster)
         made[run_id] = sleeper.metadata.name
         assert jobs.create("train", made[run_id], sleeper, nodes=2) is not None
     wait_for(lambda: all(len(cluster.pods(name)) == 2 for name in made.values()))
-    monkeypatch.setattr(pods, "YOUNGEST", timedelta(seconds=-60))
+    monkeypatch.setattr(pods, "MIN_AGE", timedelta(seconds=-60))
 
     def removed() -> list[tuple[str, str]]:
         states = {"waiting": {"train": "running"}}
         section = pods.tidy_pods(cluster.namespace, "here", lambda dag_id, run_ids: states, client)
-        return [(garbage.name, garbage.reason) for garbage in section.removed]
+        return [(garbage.name, garbage.reason) for garbage in section.deleted]
 
     orphan = (made["deleted"], "run deleted of many was deleted in Airflow")
     assert removed() == [orphan]
     wait_for(lambda: jobs.read(made["deleted"]) is None and not cluster.pods(made["deleted"]))
-    assert removed() == ([orphan] if ENGINES[job].COMPANION else [])
+    assert removed() == ([orphan] if JOB_KINDS[job].COMPANION else [])
     assert removed() == []
     assert jobs.read(made["waiting"]) is not None
     assert len(cluster.pods(made["waiting"])) == 2
-    jobs.remove(made["waiting"], longest_seconds=60)
+    jobs.delete(made["waiting"], timeout_seconds=60)
 
 
 @pytest.mark.long

@@ -15,7 +15,7 @@ from test_failures import has_trained, newest_run
 from test_kills import clear, drained, kill_worker, log_of, same_training, weights_of
 from test_one_pod_alive import end_of, start_run, wait_for
 
-from airsmith.cluster.jobs import ENGINES, Resource
+from airsmith.cluster.jobs import JOB_KINDS, Resource
 from airsmith.cluster.labels import PREFIX
 from tests.cluster import queueing
 from tests.cluster.queueing import QUEUE, Queue
@@ -53,8 +53,8 @@ def is_installed(resource: Resource) -> bool:
 @pytest.fixture(params=["jobset", "trainjob", "rayjob"])
 def engine(request: pytest.FixtureRequest, airflow: Airflow) -> str:
     name = str(request.param)
-    if not is_installed(ENGINES[name].RESOURCE):
-        pytest.skip(f"the cluster has no {ENGINES[name].RESOURCE.kind}")
+    if not is_installed(JOB_KINDS[name].RESOURCE):
+        pytest.skip(f"the cluster has no {JOB_KINDS[name].RESOURCE.kind}")
     if name == "rayjob" and "train-cpu-ray" not in (airflow.deployment.folder / "airsmith.yaml").read_text():
         pytest.skip("no image train-cpu-ray, see `make images`")
     return name
@@ -63,7 +63,7 @@ def engine(request: pytest.FixtureRequest, airflow: Airflow) -> str:
 @pytest.fixture(scope="module")
 def undisturbed(airflow: Airflow) -> bytes:
     """Weights of the training that nobody disturbs."""
-    if not is_installed(ENGINES["jobset"].RESOURCE):
+    if not is_installed(JOB_KINDS["jobset"].RESOURCE):
         pytest.skip("the cluster has no JobSet")
     dag_id, run_id = start_run(airflow, "calm", on_nodes(60))
     wait_for(lambda: airflow.task(dag_id, run_id, "train")["state"] in ENDED)
@@ -79,7 +79,7 @@ def end_run(airflow: Airflow, dag_id: str, run_id: str) -> None:
 
 
 def jobs_of(cluster: Cluster, name: str, job: str = "jobset") -> list[dict[str, Any]]:
-    resource = ENGINES[job].RESOURCE
+    resource = JOB_KINDS[job].RESOURCE
     listed = kubernetes.client.CustomObjectsApi().list_namespaced_custom_object(
         resource.group, resource.version, cluster.namespace, resource.plural, label_selector=f"{PREFIX}recipe={name}"
     )
@@ -129,11 +129,11 @@ def assert_it_went_on(
     :returns: what its tries have said.
     """
 
-    def has_ended() -> bool:
+    def has_finished() -> bool:
         assert len(jobs_of(cluster, name, job)) <= 1
         return airflow.task(*run, "train")["state"] in ENDED
 
-    wait_for(has_ended)
+    wait_for(has_finished)
     log = log_of(airflow, *run, "train")
     assert airflow.task(*run, "train")["state"] == "success", log
     assert "Resuming from the checkpoint" in log

@@ -62,7 +62,7 @@ def test_every_stage_was_a_pod_and_points_to_its_output(first_run: Run, first_lo
 def serving_object(run: Run) -> str:
     endpoint = read_endpoint(run.store, ENDPOINT)
     assert endpoint is not None
-    return f"{ENDPOINT}-{endpoint.deployment[:8]}"
+    return f"{ENDPOINT}-{endpoint.current.id[:8]}"
 
 
 def test_the_service_answers_as_the_tuned_model(first_run: Run, cluster: Cluster) -> None:

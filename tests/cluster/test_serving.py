@@ -21,13 +21,13 @@ from airsmith.artifacts.read import open_artifact
 from airsmith.cluster.access import cluster_client, deployments_of, pods_of, set_replicas
 from airsmith.contracts.run import Run
 from airsmith.errors import AirsmithError, ErrorKind
-from airsmith.registry import Deployment, Endpoint, read_endpoint, swap_endpoint
+from airsmith.registry import Endpoint, Revision, read_endpoint, record_current
 from airsmith.serving.chat import find_endpoint, stream_answer
 from airsmith.serving.cluster.arguments import DRAIN_SECONDS
 from airsmith.serving.cluster.endpoint import deploy, stop
 from airsmith.serving.cluster.manifests import PORT, service_name
-from airsmith.serving.cluster.port_forward import answers_here, forwarded
-from airsmith.serving.cluster.served import deployment_name
+from airsmith.serving.cluster.port_forward import is_reachable, port_forwarded
+from airsmith.serving.cluster.served_model import deployment_name
 from airsmith.serving.cluster.server_pod import DEREGISTRATION_SECONDS
 from airsmith.settings import Image, Settings
 from tests.cluster import airflow_identity
@@ -108,11 +108,11 @@ def adapters(shop: Shop, cluster: Cluster) -> Iterator[Served]:
     base, adapter = (earlier.pointer(stage) for stage in ("mirror_model", "train"))
     assert base is not None
     assert adapter is not None
-    before = Deployment(
+    before = Revision(
         engine="vllm", address="http://gone", model_name="moon", model_uri=base.location,
-        adapters={"moon": adapter.location}, deployment="before", namespace=cluster.namespace,
+        adapters={"moon": adapter.location}, id="before", namespace=cluster.namespace,
     )  # fmt: skip
-    swap_endpoint(shop.store, ENDPOINT, before)
+    record_current(shop.store, ENDPOINT, before)
     with serving(shop, shop.run("tide", **ADAPTER_MODE)) as served:
         yield served
 
@@ -186,7 +186,7 @@ def test_each_adapter_and_the_base_answer_as_themselves(adapters: Served, shop: 
     assert {model["id"]: model["parent"] for model in listed} == {
         f"{ENDPOINT}-base": None, "tide": f"{ENDPOINT}-base", "moon": f"{ENDPOINT}-base",
     }  # fmt: skip
-    assert adapters.endpoint.model_name == "tide"
+    assert adapters.endpoint.current.model_name == "tide"
 
 
 def test_the_recipes_arguments_reach_vllm(adapters: Served):
@@ -228,7 +228,7 @@ def test_a_person_outside_chats_through_the_api_server(adapters: Served, shop: S
     assert answered.stdout == f"{said[question]}\n"
     refused = talk()
     assert refused.returncode != 0
-    assert f"endpoint-key/key of namespace {adapters.endpoint.namespace}" in refused.stderr
+    assert f"endpoint-key/key of namespace {adapters.endpoint.current.namespace}" in refused.stderr
 
 
 def test_answers_come_through_the_port_forward_piece_by_piece(
@@ -236,8 +236,8 @@ def test_answers_come_through_the_port_forward_piece_by_piece(
 ):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     question, answer = next(iter(shop.said()["tide"].items()))
-    assert not answers_here(adapters.endpoint)
-    with forwarded(adapters.endpoint, cluster_client()) as near:
+    assert not is_reachable(adapters.endpoint)
+    with port_forwarded(adapters.endpoint, cluster_client()) as near:
         first, second = (list(stream_answer(near, asked(question), NEW_TOKENS)) for _ in range(2))
         with ThreadPoolExecutor(4) as pool:
             together = pool.map(lambda _: "".join(stream_answer(near, asked(question), NEW_TOKENS)), range(4))
@@ -250,7 +250,7 @@ def test_answers_come_through_the_port_forward_piece_by_piece(
 def test_who_may_not_forward_ports_is_told_so(adapters: Served, shop: Shop):
     with (
         pytest.raises(AirsmithError, match="cannot get resource") as refused,
-        forwarded(adapters.endpoint, shop.client),
+        port_forwarded(adapters.endpoint, shop.client),
     ):
         pass
     assert refused.value.kind is ErrorKind.ACCESS_DENIED
@@ -259,7 +259,7 @@ def test_who_may_not_forward_ports_is_told_so(adapters: Served, shop: Shop):
 
 def test_a_server_that_is_told_to_stop_ends_its_answers_first(adapters: Served, shop: Shop):
     namespace = shop.cluster.namespace
-    pod = pods_of(adapters.endpoint.deployment, namespace, shop.client)[0].metadata.name
+    pod = pods_of(adapters.endpoint.current.id, namespace, shop.client)[0].metadata.name
     begun = time.monotonic()
     assert sum(ends_of(line) for line in many_answers(adapters, FEW_TOKENS)) == ANSWERS
     # That take longer than the cluster has to send new requests elsewhere, and less than they have to end.
@@ -268,7 +268,7 @@ def test_a_server_that_is_told_to_stop_ends_its_answers_first(adapters: Served, 
     stopping_after = ended = 0
     for number, line in enumerate(many_answers(adapters, longest)):
         if number == 0:
-            set_replicas(deployment_name(ENDPOINT, adapters.endpoint.deployment), namespace, 0, shop.client)
+            set_replicas(deployment_name(ENDPOINT, adapters.endpoint.current.id), namespace, 0, shop.client)
         if not stopping_after and number % 1000 == 0:
             log = shop.cluster.core.read_namespaced_pod_log(pod, namespace, tail_lines=20)
             stopping_after = number if "shutdown triggered" in log else 0
@@ -295,7 +295,7 @@ def ends_of(line: str) -> int:
 def test_a_merged_model_is_streamed_from_the_store(shop: Shop, adapters: Served):
     run = shop.run("tide", serve={"name": "stream", "load": "stream"})
     with serving(shop, run) as streamed:
-        pod = pods_of(streamed.endpoint.deployment, shop.cluster.namespace, shop.client)[0]
+        pod = pods_of(streamed.endpoint.current.id, shop.cluster.namespace, shop.client)[0]
         assert pod.spec.init_containers is None
         said = shop.said()["tide"]
         assert {question: streamed.answer("stream", question) for question in said} == said

@@ -140,7 +140,7 @@ def test_a_stage_killed_while_publishing_leaves_no_partial_output(
         threading.Thread(target=kill_when, args=(victim, lambda: any(run.store.list(folder)))).start()
 
     with pytest.raises(AirsmithError) as failure:
-        bring_to_output(stage, run, settings_for(airflow_home, run), print_line, tell_process=kill_while_publishing)
+        bring_to_output(stage, run, settings_for(airflow_home, run), print_line, on_start=kill_while_publishing)
     assert failure.value.kind is ErrorKind.KILLED
     assert run.pointer(stage) is None
     assert open_artifact(run.store, folder) is None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from airsmith.serving.cluster.served import ServedAdapter, ServedModel
+from airsmith.serving.cluster.served_model import ServedAdapter, ServedModel
 from tests.support.recipes import new_recipe
 
 ADAPTERS = (
@@ -20,7 +20,7 @@ def served_model(*, adapters: tuple[ServedAdapter, ...] = (), **recipe: Any) -> 
     """
     return ServedModel(
         endpoint="triage",
-        deployment="0f1e2d3c-0000-4000-8000-000000000000",
+        revision="0f1e2d3c-0000-4000-8000-000000000000",
         artifact="artifacts/model/cccc",
         files="artifacts/model/cccc/attempt=1",
         dtype="bfloat16",

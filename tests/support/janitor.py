@@ -9,14 +9,14 @@ from datetime import datetime
 from airsmith.artifacts.store import Store
 from airsmith.contracts.run import Run
 from airsmith.janitor.report import Section
-from airsmith.janitor.runs import FindAlive, KnownRun
+from airsmith.janitor.runs import FindActive, KnownRun
 from airsmith.janitor.tidy import tidy_store
 from airsmith.settings import JanitorSettings
 
 ALL_KINDS = ("unfinished", "uploads", "checkpoints", "caches")
 
 
-def only_alive(*runs: Run) -> FindAlive:
+def only_alive(*runs: Run) -> FindActive:
     """Reports these runs, and no others, as alive."""
     paths = {run.path for run in runs}
 
@@ -27,10 +27,10 @@ def only_alive(*runs: Run) -> FindAlive:
 
 
 def tidy(
-    store: Store, find_alive: FindAlive | None = None, kinds_to_delete: Collection[str] = ALL_KINDS
+    store: Store, find_active: FindActive | None = None, kinds_to_delete: Collection[str] = ALL_KINDS
 ) -> dict[str, Section]:
     """The janitor's report, by kind."""
-    sections = tidy_store(store, JanitorSettings(), find_alive or only_alive(), kinds_to_delete)
+    sections = tidy_store(store, JanitorSettings(), find_active or only_alive(), kinds_to_delete)
     return {section.kind: section for section in sections}
 
 

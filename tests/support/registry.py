@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from airsmith.registry import Deployment, ModelVersionDraft
+from airsmith.registry import ModelVersionDraft, Revision
 
 CONCURRENT_WRITERS = 6
 
@@ -14,11 +14,11 @@ def version_draft(digest: str = "d", **fields: Any) -> ModelVersionDraft:
     return ModelVersionDraft.model_validate({"digest": digest, "recipe_digest": "r", **known, **fields})
 
 
-def new_revision(name: str = "tiny", model: str = "artifacts/model/m", **fields: Any) -> Deployment:
+def new_revision(name: str = "tiny", model: str = "artifacts/model/m", **fields: Any) -> Revision:
     """What an endpoint serves.
 
     :param name: under which clients ask for the model.
     :param model: folder of the served artifact.
     """
     known = {"engine": "vllm", "address": "http://127.0.0.1:9", "model_name": name, "model_uri": model}
-    return Deployment.model_validate({**known, "deployment": f"{name}-{model[-8:]}", **fields})
+    return Revision.model_validate({**known, "id": f"{name}-{model[-8:]}", **fields})

@@ -1,1 +1,1 @@
-"""What runs beside a model server in its pod."""
+"""Programs that run in a model server's pod before and beside the server."""

@@ -1,4 +1,4 @@
-"""Bring a model from the store to the disk of the pod that serves it: `python -m airsmith_stages.serving.fetch`."""
+"""Copy a model from the store to the disk of the pod that serves it: `python -m airsmith_stages.serving.fetch`."""
 
 from __future__ import annotations
 
@@ -15,32 +15,35 @@ from airsmith.errors import AirsmithError, ErrorKind
 
 log = logging.getLogger("airsmith")
 
-FILES_AT_ONCE = 4
-"""One core hashes, and one connection brings, less than a store can give."""
+MAX_CONCURRENT_FILES = 4
+"""One core for hashes and one connection are slower than the store."""
 
 
 def main() -> int:
-    """Fetch what the command line names; the error of a failure is the last line on stderr."""
+    """Copy the artifacts that the command line names; on failure, the last line on stderr is the error."""
     parser = argparse.ArgumentParser(prog="python -m airsmith_stages.serving.fetch", description=__doc__)
     parser.add_argument("store", help="URI of the store")
     parser.add_argument(
-        "copies", nargs="+", metavar="ARTIFACT FOLDER", help="an artifact's path in it and where to, again and again"
+        "copies",
+        nargs="+",
+        metavar="ARTIFACT FOLDER",
+        help="path of an artifact in the store and its target folder; may be repeated",
     )
     parser.add_argument(
-        "--if-there",
+        "--optional",
         nargs=2,
         metavar=("ARTIFACT", "FOLDER"),
-        help="an artifact that a server starts faster with, and where to",
+        help="path of an artifact that the server can do without, such as a compile cache, and its target folder",
     )
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if len(options.copies) % 2:
-        parser.error(f"no folder is given for {options.copies[-1]}")
+        parser.error(f"no folder for artifact {options.copies[-1]}")
     try:
         for artifact, folder in zip(options.copies[::2], options.copies[1::2], strict=True):
             fetch(options.store, artifact, Path(folder))
-        if options.if_there:
-            fetch_if_there(options.store, options.if_there[0], Path(options.if_there[1]))
+        if options.optional:
+            fetch_if_exists(options.store, options.optional[0], Path(options.optional[1]))
     except AirsmithError as error:
         print(error.to_json_line(), file=sys.stderr)
         return 1
@@ -48,29 +51,31 @@ def main() -> int:
 
 
 def fetch(store: str, path: str, folder: Path) -> None:
-    """Copy an artifact's files, each verified against the manifest.
+    """Copy an artifact's files and verify each against the manifest.
 
-    :param folder: made where it is absent.
-    :raises AirsmithError: `not_found` where there is no such artifact, or what the store says.
+    :param folder: created if it does not exist.
+    :raises AirsmithError: `not_found` if the artifact does not exist, or the store's error.
     """
     artifact = open_artifact(Store.open(store), path)
     if artifact is None:
         raise AirsmithError(
-            ErrorKind.NOT_FOUND, f"There is no model {store}/{path}.", "Deploy a version that is in the store."
+            ErrorKind.NOT_FOUND,
+            f"Model {store}/{path} does not exist.",
+            "Deploy a version whose model is in the store.",
         )
     _download(artifact, folder)
 
 
-def fetch_if_there(store: str, path: str, folder: Path) -> bool:
-    """Copy an artifact's files where there is one. Of a damaged one nothing is left: the server does without.
+def fetch_if_exists(store: str, path: str, folder: Path) -> bool:
+    """Copy an artifact's files if it exists. A damaged artifact is skipped, and its folder deleted.
 
-    :returns: whether the folder holds it.
-    :raises AirsmithError: what the store says of the store itself.
+    :returns: whether the folder contains the artifact.
+    :raises AirsmithError: the store's error.
     """
     try:
         artifact = open_artifact(Store.open(store), path)
         if artifact is None:
-            log.info("There is no %s/%s yet: the server makes it.", store, path)
+            log.info("%s/%s does not exist yet; the server creates it.", store, path)
             return False
         _download(artifact, folder)
     except AirsmithError as error:
@@ -79,12 +84,12 @@ def fetch_if_there(store: str, path: str, folder: Path) -> bool:
         log.warning("%s %s", error.message, error.hint)
         shutil.rmtree(folder, ignore_errors=True)
         return False
-    log.info("The server begins with %s.", artifact.uri)
+    log.info("The server starts from %s.", artifact.uri)
     return True
 
 
 def _download(artifact: Artifact, folder: Path) -> None:
-    with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
+    with ThreadPoolExecutor(MAX_CONCURRENT_FILES) as pool:
         for _ in pool.map(lambda name: artifact.download(folder, [name]), artifact.names()):
             pass
 

@@ -1,7 +1,7 @@
-"""Keep what a server has compiled: `python -m airsmith_stages.serving.publish_compiled`, beside the server in its pod.
+"""Publish a server's compile cache: `python -m airsmith_stages.serving.publish_compiled`, a sidecar of the server.
 
-It waits until the server answers: only then is all compiled that the server needs, and proved. It never ends by itself
-and never fails, for either would take the pod's requests away; what it cannot keep, the next server compiles again.
+It waits until the server is healthy: the cache is then complete and tested. It never exits on its own and never fails,
+because either would make the pod unready; if it cannot publish the cache, the next server compiles again.
 """
 
 from __future__ import annotations
@@ -27,44 +27,44 @@ log = logging.getLogger("airsmith")
 
 POLL_SECONDS = 5.0
 RETRY_SECONDS = 60.0
-ANSWER_SECONDS = 5.0
+HEALTH_TIMEOUT_SECONDS = 5.0
 
-_LOCKS = (".lock", "/lock")
-"""Ends of the names of files by which processes wait for each other: taken along, they would be waited for forever."""
+_LOCK_SUFFIXES = (".lock", "/lock")
+"""Suffixes of the compilers' lock files: in a published cache, the next server would wait for them forever."""
 
 
 def main() -> int:
-    """Wait, publish, and stay until the pod ends."""
+    """Wait until the server is healthy, publish the cache, and run until the pod terminates."""
     parser = argparse.ArgumentParser(prog="python -m airsmith_stages.serving.publish_compiled", description=__doc__)
     parser.add_argument("store", help="URI of the store")
-    parser.add_argument("artifact", help="path in it of what the server has compiled")
-    parser.add_argument("folder", help="where the server has put it")
-    parser.add_argument("health", help="address that answers once all is compiled")
+    parser.add_argument("artifact", help="path of the compile cache in the store")
+    parser.add_argument("folder", help="folder of the compile cache")
+    parser.add_argument("health", help="URL of the server's health check")
     parser.add_argument("image", help="reference of the server's image")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    ended = threading.Event()
+    stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ended.set())
-    stay_beside(options.health, lambda: _keep_as_told(options, ended), ended)
+        signal.signal(number, lambda *_: stopped.set())
+    publish_when_healthy(options.health, lambda: _publish(options, stopped), stopped)
     return 0
 
 
-def stay_beside(address: str, keep_it: Callable[[], None], ended: threading.Event) -> None:
-    """Keep what was compiled once a server answers, and wait for the pod's end.
+def publish_when_healthy(address: str, publish: Callable[[], None], stopped: threading.Event) -> None:
+    """Publish the cache as soon as the server is healthy, and wait until the pod terminates.
 
-    :param ended: set when the pod ends.
+    :param stopped: set when the pod terminates.
     """
-    if wait_until_healthy(address, ended.wait):
-        keep_it()
-    ended.wait()
+    if wait_until_healthy(address, stopped.wait):
+        publish()
+    stopped.wait()
 
 
 def wait_until_healthy(address: str, pause: Callable[[float], bool]) -> bool:
-    """Wait until an address answers with success.
+    """Wait until a health check succeeds.
 
-    :param pause: waits so many seconds; true where nobody waits any more.
-    :returns: whether it answers.
+    :param pause: waits for a number of seconds; true if the pod terminates.
+    :returns: whether the health check succeeded.
     """
     while not _is_healthy(address):
         if pause(POLL_SECONDS):
@@ -72,35 +72,35 @@ def wait_until_healthy(address: str, pause: Callable[[float], bool]) -> bool:
     return True
 
 
-def keep(store: str, path: str, folder: Path, image: str, pause: Callable[[float], bool]) -> None:
-    """Publish, and try again where that may help; what is in the way otherwise is told."""
+def publish_with_retries(store: str, path: str, folder: Path, image: str, pause: Callable[[float], bool]) -> None:
+    """Publish the cache; retry if the error may be transient, otherwise log it."""
     while True:
         try:
             publish_compiled(Store.open(store), path, folder, image)
         except AirsmithError as error:
-            log.warning("What was compiled is not kept: %s %s", error.message, error.hint)
+            log.warning("The compile cache is not published: %s %s", error.message, error.hint)
             if RETRIES[error.kind] is Retry.NEVER or pause(RETRY_SECONDS):
                 return
             continue
         except OSError as error:
-            log.warning("What was compiled is not kept: %s", error)
+            log.warning("The compile cache is not published: %s", error)
         return
 
 
 def publish_compiled(store: Store, path: str, folder: Path, image: str) -> Artifact | None:
-    """Publish what lies in a folder as the artifact at a path, unless it is there.
+    """Publish a folder as the artifact at a path, unless it exists.
 
-    :param image: reference of the image whose compiler made it.
-    :returns: the artifact; None where nothing was compiled.
-    :raises AirsmithError: what the store says.
+    :param image: reference of the image with the compiler.
+    :returns: the artifact; None if the folder is empty.
+    :raises AirsmithError: the store's error.
     """
-    known = open_artifact(store, path)
-    if known is not None:
-        log.info("%s is there already.", known.uri)
-        return known
-    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and not str(file).endswith(_LOCKS)]
+    existing = open_artifact(store, path)
+    if existing is not None:
+        log.info("%s already exists.", existing.uri)
+        return existing
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and not str(file).endswith(_LOCK_SUFFIXES)]
     if not files:
-        log.warning("The server answers, but has left nothing compiled in %s: later ones compile again.", folder)
+        log.warning("The server is healthy, but its compile cache %s is empty; the next server compiles again.", folder)
         return None
     digest = path.rsplit("/", 1)[-1]
     with write_artifact(
@@ -109,17 +109,17 @@ def publish_compiled(store: Store, path: str, folder: Path, image: str) -> Artif
         for file in files:
             writer.add_file(file.relative_to(folder).as_posix(), file)
         artifact = writer.publish(metrics={"files": len(files)})
-    log.info("Kept %d files in %s: later servers begin with them.", len(files), artifact.uri)
+    log.info("Published %d files as %s; the next server starts from them.", len(files), artifact.uri)
     return artifact
 
 
-def _keep_as_told(options: argparse.Namespace, ended: threading.Event) -> None:
-    keep(options.store, options.artifact, Path(options.folder), options.image, ended.wait)
+def _publish(options: argparse.Namespace, stopped: threading.Event) -> None:
+    publish_with_retries(options.store, options.artifact, Path(options.folder), options.image, stopped.wait)
 
 
 def _is_healthy(address: str) -> bool:
     try:
-        with urllib.request.urlopen(address, timeout=ANSWER_SECONDS):
+        with urllib.request.urlopen(address, timeout=HEALTH_TIMEOUT_SECONDS):
             return True
     except (urllib.error.URLError, OSError):
         return False

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def connection_password(connection_id: str) -> str:
     """Password of an Airflow connection.
 
-    :raises AirsmithError: `access_denied` where there is no such connection or it has no password.
+    :raises AirsmithError: `access_denied` if the connection does not exist or has no password.
     """
     try:
         password = Connection.get(connection_id).password
@@ -26,7 +26,7 @@ def connection_password(connection_id: str) -> str:
     if not password:
         raise AirsmithError(
             ErrorKind.ACCESS_DENIED,
-            f"The Hub's token should be the password of the Airflow connection {connection_id!r}, which has none.",
+            f"The Airflow connection {connection_id!r} must hold the Hub's token as its password, but it has none.",
             f"Create the connection: airflow connections add {connection_id} --conn-type http --conn-password <token>",
         )
     return str(password)

@@ -9,16 +9,16 @@ from airflow.sdk import BaseOperator, BaseOperatorLink
 from airflow.sdk.configuration import conf
 
 PAGES = "/airsmith"
-"""Where Airflow's API server has the pages of `airsmith.ui`."""
+"""Path of the pages of `airsmith.ui` on Airflow's API server."""
 
 
 class EndpointLink(BaseOperatorLink):
-    """A button on a task that deploys: to the page of what it has deployed, with the line for curl."""
+    """A button on a task that deploys. It opens the endpoint's page, with commands to query it."""
 
     name = "Endpoint"
 
     def get_link(self, operator: BaseOperator, *, ti_key: Any) -> str:
-        """Path of the page on Airflow's API server, empty before anything is deployed."""
+        """Path of the page on Airflow's API server; empty before the task has deployed."""
         endpoint = getattr(operator, "endpoint", "")
         prefix = urlsplit(conf.get("api", "base_url", fallback="")).path.rstrip("/")
         return f"{prefix}{PAGES}/endpoints/{endpoint}" if endpoint else ""

@@ -49,7 +49,7 @@ def mapped_training(run_uris: Any, recipe: Recipe, settings: Settings, **options
 
 
 def pod_options(settings: Settings, backend: str) -> dict[str, Any]:
-    """What the deployment decides about the pods of a backend."""
+    """The settings of a backend's pods, as arguments of their operator."""
     startup_seconds = settings.backend(backend).startup_timeout_seconds
     return {
         "namespace": settings.kubernetes.namespace,
@@ -60,9 +60,9 @@ def pod_options(settings: Settings, backend: str) -> dict[str, Any]:
 
 
 def job_options(recipe: Recipe, settings: Settings) -> dict[str, Any]:
-    """What recipe and deployment decide about a training on several nodes."""
+    """The recipe's and the settings' arguments of a training on several nodes."""
     return {
-        "engine": recipe.backend.job,
+        "job_kind": recipe.backend.job,
         "nodes": recipe.backend.nodes,
         "namespace": settings.kubernetes.namespace,
         "kubernetes_conn_id": settings.kubernetes.connection,

@@ -1,4 +1,4 @@
-"""The one place that chooses how a deployment runs its tasks."""
+"""The one place that chooses the runtime: stages as processes of the worker's machine, or as pods."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Runtime(Protocol):
 
 
 def runtime_of(settings: Settings) -> Runtime:
-    """The deployment's runtime. The Kubernetes one takes half a second of imports, so it is loaded on demand."""
+    """The settings' runtime. The Kubernetes one takes half a second to import, so it is loaded on demand."""
     if settings.uses_cluster:
         from airsmith.airflow import kubernetes_runtime
 
@@ -42,7 +42,7 @@ def runtime_of(settings: Settings) -> Runtime:
 
 
 def cluster_of(settings: Settings) -> ApiClient | None:
-    """A client of the deployment's cluster; None if stages are processes of the worker's machine."""
+    """A client of the cluster; None if stages are processes of the worker's machine."""
     if not settings.uses_cluster:
         return None
     from airsmith.airflow.connections import cluster_client

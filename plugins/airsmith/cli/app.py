@@ -1,4 +1,4 @@
-"""The command line itself: its groups of commands, and the console that they print to."""
+"""The Typer app, its groups of commands, and the console."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from rich.console import Console
 import airsmith
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=airsmith.__doc__, pretty_exceptions_enable=False)
-recipe_commands = typer.Typer(no_args_is_help=True, help="Check recipes; print their schema and reference.")
-settings_commands = typer.Typer(no_args_is_help=True, help="Show the settings of this deployment.")
+recipe_commands = typer.Typer(no_args_is_help=True, help="Check recipes; write their schema and reference.")
+settings_commands = typer.Typer(no_args_is_help=True, help="Show the settings of this installation.")
 app.add_typer(recipe_commands, name="recipe")
 app.add_typer(settings_commands, name="settings")
 

@@ -13,17 +13,17 @@ from airsmith.cli.app import app
 @app.command("chat")
 def chat(
     endpoint: Annotated[str, typer.Argument(help="Name of an endpoint.")],
-    model: Annotated[Optional[str], typer.Option(help="One of several that it serves.")] = None,
+    model: Annotated[Optional[str], typer.Option(help="Model, if the endpoint serves several.")] = None,
     max_tokens: int = 256,
 ) -> None:
-    """Talk to a served model, from wherever; an empty line or Ctrl-D ends it."""
+    """Chat with an endpoint from any machine with access. An empty line or Ctrl-D ends the chat."""
     from airsmith.artifacts.store import Store
-    from airsmith.serving.chat import Message, asking, find_endpoint, reached, stream_answer
+    from airsmith.serving.chat import Message, find_endpoint, reachable, select_model, stream_answer
     from airsmith.settings import load_settings
 
     messages: list[Message] = []
-    asked = asking(find_endpoint(Store.open(load_settings().store), endpoint), model)
-    with reached(asked) as found:
+    selected = select_model(find_endpoint(Store.open(load_settings().store), endpoint), model)
+    with reachable(selected) as found:
         while question := _question():
             messages.append({"role": "user", "content": question})
             answer = ""
@@ -36,14 +36,14 @@ def chat(
 
 @app.command("stop")
 def stop(endpoint: Annotated[str, typer.Argument(help="Name of an endpoint.")]) -> None:
-    """End an endpoint's servers, on this machine or in its cluster."""
+    """Stop an endpoint on this machine or delete its objects in the cluster."""
     from airsmith.artifacts.store import Store
     from airsmith.serving.chat import find_endpoint
     from airsmith.settings import load_settings
 
     store = Store.open(load_settings().store)
     found = find_endpoint(store, endpoint)
-    if found.namespace is None:
+    if found.current.namespace is None:
         from airsmith.serving.local.endpoint import stop_endpoint
 
         stopped = stop_endpoint(store, found.name)
@@ -57,30 +57,30 @@ def stop(endpoint: Annotated[str, typer.Argument(help="Name of an endpoint.")]) 
 
 @app.command("roll-back")
 def roll_back(endpoint: Annotated[str, typer.Argument(help="Name of an endpoint in the cluster.")]) -> None:
-    """Serve what an endpoint served before; a version beside another one is withdrawn, no more."""
+    """Delete an endpoint's canary or, if it has none, make its previous version current."""
     from airsmith.artifacts.store import Store
     from airsmith.cluster.access import cluster_client
     from airsmith.serving.cluster import endpoint as kubernetes
     from airsmith.settings import load_settings
 
     settings = load_settings()
-    served = kubernetes.roll_back(Store.open(settings.store), endpoint, settings, cluster_client())
-    print(f"{endpoint} serves version {served.version}.")
+    updated = kubernetes.roll_back(Store.open(settings.store), endpoint, settings, cluster_client())
+    print(f"{endpoint} serves version {updated.current.version}.")
 
 
 @app.command("scale")
 def scale(
     endpoint: Annotated[str, typer.Argument(help="Name of an endpoint in the cluster.")],
-    servers: Annotated[int, typer.Argument(min=1, help="How many servers it is to have.")],
+    replicas: Annotated[int, typer.Argument(min=1, help="Number of replicas.")],
 ) -> None:
-    """Change how many servers an endpoint has, and wait for them."""
+    """Set the number of an endpoint's replicas and wait until all are available."""
     from airsmith.artifacts.store import Store
     from airsmith.cluster.access import cluster_client
     from airsmith.serving.cluster import endpoint as kubernetes
     from airsmith.settings import load_settings
 
-    kubernetes.scale(Store.open(load_settings().store), endpoint, servers, cluster_client())
-    print(f"{endpoint} has {servers} server{'s' if servers > 1 else ''}.")
+    kubernetes.scale(Store.open(load_settings().store), endpoint, replicas, cluster_client())
+    print(f"{endpoint} has {replicas} replica{'s' if replicas > 1 else ''}.")
 
 
 def _question() -> str:

@@ -13,19 +13,19 @@ from airsmith.cli.app import app
 def tidy(
     delete: Annotated[
         list[str],
-        typer.Option(metavar="KIND", help="Remove this kind: unfinished, uploads, endpoints, checkpoints or caches."),
+        typer.Option(metavar="KIND", help="Delete this kind: unfinished, uploads, endpoints, checkpoints or caches."),
     ] = [],  # noqa: B006
 ) -> None:
-    """Say what nobody needs any more in the store and, of endpoints, in the cluster; Airflow is not asked."""
-    from airsmith.janitor.rounds import checked_kinds, make_round
+    """Report garbage in the store and unused endpoint Deployments in the cluster. Does not query Airflow."""
+    from airsmith.janitor.rounds import check_kinds, run_janitor
     from airsmith.settings import load_settings
 
-    settings, told = load_settings(), checked_kinds(delete)
+    settings, kinds_to_delete = load_settings(), check_kinds(delete)
     client = None
     if settings.uses_cluster:
         from airsmith.cluster.access import cluster_client
 
         client = cluster_client()
-    for section in make_round(settings, told, client, airflow=None):
+    for section in run_janitor(settings, kinds_to_delete, client, airflow=None):
         for line in section.lines():
             print(line)

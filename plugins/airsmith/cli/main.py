@@ -16,7 +16,7 @@ __all__ = ["app", "endpoint", "janitor", "main", "recipe", "run"]
 
 
 def main() -> None:
-    """Run the command line; an error that a person can act on is printed as one, without a traceback."""
+    """Run the command line; an AirsmithError is printed with its hint, without a traceback."""
     try:
         app()
     except AirsmithError as error:
@@ -27,7 +27,7 @@ def main() -> None:
     except ModuleNotFoundError as missing:
         if (missing.name or "").partition(".")[0] != "kubernetes":
             raise
-        print("error: This command speaks of pods and needs the library kubernetes.", file=sys.stderr)
+        print("error: This command requires the Python package kubernetes.", file=sys.stderr)
         print("hint: pip install 'airsmith[kubernetes]'", file=sys.stderr)
         sys.exit(1)
 

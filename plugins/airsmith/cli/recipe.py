@@ -15,7 +15,7 @@ from airsmith.errors import AirsmithError
 
 @recipe_commands.command("check")
 def check_recipes(files: Annotated[list[Path], typer.Argument(help="Recipe files.")]) -> None:
-    """Check recipes, and say what each would run."""
+    """Check recipes, and print the stages and the batch of each."""
     from airsmith.pipeline.plan import make_plan
     from airsmith.recipe.load import load_recipe
 
@@ -48,7 +48,7 @@ def print_schema() -> None:
 
 @recipe_commands.command("docs")
 def write_docs(folder: Annotated[Path, typer.Argument(help="Folder of the docs.")] = Path("docs")) -> None:
-    """Write the schema and the reference pages of recipe and settings anew."""
+    """Write the schema of recipes and the reference pages of recipes and settings."""
     from airsmith.cli.reference import write_reference
 
     for path in write_reference(folder):
@@ -57,11 +57,11 @@ def write_docs(folder: Annotated[Path, typer.Argument(help="Folder of the docs."
 
 @settings_commands.command("show")
 def show_settings() -> None:
-    """Print every setting and where its value comes from."""
+    """Print every setting with its value and the source of the value."""
     from airsmith.settings import settings_origins
 
     table = Table(box=None)
-    for heading in ("setting", "value", "from"):
+    for heading in ("setting", "value", "source"):
         table.add_column(heading, overflow="fold")
     for setting in settings_origins():
         table.add_row(setting.key, str(setting.value), setting.origin)

@@ -9,22 +9,22 @@ import typer
 
 from airsmith.cli.app import app, console
 
-RecipeName = Annotated[str, typer.Argument(help="A recipe file, or the name of one in the folder of recipes.")]
+RecipeName = Annotated[str, typer.Argument(help="A recipe file, or the name of a recipe in the recipes folder.")]
 Changes = Annotated[
-    list[str], typer.Option("--set", metavar="KEY=VALUE", help="A field to change for this run; may be repeated.")
+    list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a field for this run; may be repeated.")
 ]
-RunId = Annotated[str, typer.Option(help="Name of the run; that of an earlier one goes on with it.")]
+RunId = Annotated[str, typer.Option(help="Id of the run; the id of an existing run resumes it.")]
 
 
 @app.command("run")
 def run_recipe(recipe: RecipeName, changes: Changes = [], run_id: RunId = "") -> None:  # noqa: B006
-    """Run a recipe's stages one by one on this machine, without Airflow."""
+    """Run the stages of a recipe one after the other on this machine, without Airflow."""
     _run(recipe, changes, run_id, is_sweep=False)
 
 
 @app.command("sweep")
 def sweep_recipe(recipe: RecipeName, changes: Changes = [], run_id: RunId = "") -> None:  # noqa: B006
-    """Run the trials of a recipe's sweep one by one on this machine, and go on with the best."""
+    """Run the trials of a recipe's sweep one after the other on this machine, and continue with the best one."""
     _run(recipe, changes, run_id, is_sweep=True)
 
 
@@ -37,18 +37,20 @@ def _run(recipe: str, changes: list[str], run_id: str, *, is_sweep: bool) -> Non
     printer = LinePrinter(console)
     request = local_request(recipe, changes, run_id, settings.recipes, is_sweep=is_sweep)
     run = run_sequence(request, settings, printer.run, printer.stage, printer.line)
-    console.print(f"Done. See the result with: airsmith report {run.uri}", soft_wrap=True, markup=False)
+    console.print(f"Done. Show the result with: airsmith report {run.uri}", soft_wrap=True, markup=False)
 
 
 @app.command("plan")
 def plan_recipe(
     recipe: RecipeName,
     model_config: Annotated[
-        Optional[Path], typer.Option(help="A config.json to estimate with, instead of the model's own.")
+        Optional[Path], typer.Option(help="The config.json for the estimates; the model's by default.")
     ] = None,
-    hours: Annotated[Optional[float], typer.Option(min=0, help="Expected hours of training, for the cost.")] = None,
+    hours: Annotated[
+        Optional[float], typer.Option(min=0, help="Expected duration of the training in hours, for the cost.")
+    ] = None,
 ) -> None:
-    """Print every pod that a run would have on a cluster, the training's memory, and the cost. Asks no cluster."""
+    """Print the pods of a run on a cluster, the training's memory, and the cost. Does not connect to a cluster."""
     from airsmith.pipeline.preview import preview_run
     from airsmith.pipeline.sequence import find_recipe_file
     from airsmith.settings import load_settings
@@ -60,9 +62,9 @@ def plan_recipe(
 
 @app.command("watch")
 def watch_run(
-    run: Annotated[str, typer.Argument(help="URI of a run, or a part of its name; the newest when empty.")] = "",
+    run: Annotated[str, typer.Argument(help="URI of a run, or a part of its name; the newest run if empty.")] = "",
 ) -> None:
-    """Show the progress of a run until it ends."""
+    """Show the progress of a run until it is finished."""
     from airsmith.settings import load_settings
     from airsmith.terminal.runs import find_run
     from airsmith.terminal.watch import watch
@@ -73,9 +75,9 @@ def watch_run(
 
 @app.command("report")
 def report_run(
-    run: Annotated[str, typer.Argument(help="URI of a run, or a part of its name; the newest when empty.")] = "",
+    run: Annotated[str, typer.Argument(help="URI of a run, or a part of its name; the newest run if empty.")] = "",
 ) -> None:
-    """Show the result of a run: answers, exact match, loss, seconds, endpoint."""
+    """Show the result of a run: answers, exact match, loss, seconds per stage, endpoint."""
     from airsmith.settings import load_settings
     from airsmith.terminal.report import print_report, read_report
     from airsmith.terminal.runs import find_run

@@ -1,4 +1,4 @@
-"""What marks everything that Airsmith makes in a cluster: whose it is, for people, queries and the janitor."""
+"""Labels, annotations and names of everything that Airsmith creates in a cluster."""
 
 from __future__ import annotations
 
@@ -8,44 +8,44 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 PREFIX = "airsmith.dev/"
-LONGEST_NAME = 63
-_LONGEST_VALUE = 63
+MAX_NAME_LENGTH = 63
+_MAX_VALUE_LENGTH = 63
 
 
 def pod_labels(**values: str) -> dict[str, str]:
-    """Labels of one object: recipe, run, stage, digest, endpoint, version, team; empty values are left out."""
+    """Labels of one object: recipe, run, stage, digest, endpoint, version, team. Empty values are omitted."""
     return {PREFIX + name: label_value(value) for name, value in values.items() if value}
 
 
 def label_value(text: str) -> str:
-    """The text as a label's value: what Kubernetes does not allow becomes `-`, and a hash keeps long ones apart."""
+    """The text as a label's value: invalid characters become `-`, and a hash makes a changed value unique."""
     safe = re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip("-_.")
-    if safe == text and len(safe) <= _LONGEST_VALUE:
+    if safe == text and len(safe) <= _MAX_VALUE_LENGTH:
         return safe
     hashed = hashlib.sha256(text.encode()).hexdigest()[:8]
-    return f"{safe[: _LONGEST_VALUE - 9].rstrip('-_.')}-{hashed}".lstrip("-")
+    return f"{safe[: _MAX_VALUE_LENGTH - 9].rstrip('-_.')}-{hashed}".lstrip("-")
 
 
-def object_name(*parts: str, longest: int = LONGEST_NAME) -> str:
-    """The parts as one name that is valid for pods and Services alike.
+def object_name(*parts: str, max_length: int = MAX_NAME_LENGTH) -> str:
+    """Join the parts into one name that is valid for pods and Services.
 
-    :param longest: most characters.
+    :param max_length: maximum number of characters.
     """
     text = "-".join(parts)
     safe = re.sub(r"[^a-z0-9-]+", "-", text.lower()).strip("-")
     if not safe[:1].isalpha():
         safe = f"a-{safe}"
-    if len(safe) <= longest and safe == text:
+    if len(safe) <= max_length and safe == text:
         return safe
     hashed = hashlib.sha256(text.encode()).hexdigest()[:8]
-    return f"{safe[: longest - 9].rstrip('-')}-{hashed}"
+    return f"{safe[: max_length - 9].rstrip('-')}-{hashed}"
 
 
 @dataclass(frozen=True)
 class TaskOwner:
-    """The task that a pod works for.
+    """The Airflow task that created a pod.
 
-    :param airflow: which Airflow it belongs to: several may share a namespace.
+    :param airflow: identifies the Airflow installation; several may share a namespace.
     """
 
     airflow: str
@@ -54,7 +54,7 @@ class TaskOwner:
     task_id: str
 
     def annotations(self) -> dict[str, str]:
-        """What marks the task's pods; unlike labels, annotations take any text."""
+        """Annotations of the task's pods; unlike labels, they accept any text."""
         return {
             f"{PREFIX}airflow": self.airflow,
             f"{PREFIX}dag-id": self.dag_id,
@@ -64,7 +64,7 @@ class TaskOwner:
 
     @classmethod
     def of_annotations(cls, annotations: Mapping[str, str]) -> TaskOwner | None:
-        """The owner of a pod, or None where it is not marked."""
+        """The owner of a pod, or None if it has no such annotations."""
         found = [annotations.get(f"{PREFIX}{name}") for name in ("airflow", "dag-id", "run-id", "task-id")]
         values = [value for value in found if value is not None]
         return cls(*values) if len(values) == len(found) else None

@@ -1,4 +1,4 @@
-"""The rest of a pod's log, when it has ended: what was said after the triggerer's last look."""
+"""The tail of a finished pod's log: the lines written after the triggerer last read it."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ class Logger(Protocol):
     """Python's loggers, and Airflow's."""
 
     def info(self, message: str, /, *values: object) -> object:
-        """Say something."""
+        """Log a message."""
 
     def warning(self, message: str, /, *values: object) -> object:
-        """Say something unusual."""
+        """Log a warning."""
 
 
-def show_rest(pod: k8s.V1Pod, container: str, since: str | None, client: ApiClient, log: Logger) -> None:
-    """Show a pod's lines from a moment on; the kubelet counts in whole seconds, so its timestamps decide.
+def show_log_since(pod: k8s.V1Pod, container: str, since: str | None, client: ApiClient, log: Logger) -> None:
+    """Show a pod's log from a time on. The kubelet's `sinceTime` has whole seconds, so the lines' timestamps decide.
 
-    :param since: the moment, as ISO 8601; from the beginning where None.
+    :param since: ISO 8601 time; None shows the whole log.
     """
     begin = None if since is None else datetime.fromisoformat(since).replace(microsecond=0)
     try:
@@ -31,14 +31,14 @@ def show_rest(pod: k8s.V1Pod, container: str, since: str | None, client: ApiClie
             pod.metadata.name, pod.metadata.namespace, container=container, timestamps=True, _preload_content=False
         )
     except ApiException as refusal:
-        log.warning("The rest of the log of pod %s cannot be read: %s", pod.metadata.name, refusal.reason)
+        log.warning("Cannot read the rest of the log of pod %s: %s", pod.metadata.name, refusal.reason)
         return
     for line in answer.data.decode(errors="replace").splitlines():
-        moment, _, said = line.partition(" ")
-        if begin is None or _second(moment) >= begin:
-            log.info("[%s] %s", container, said)
+        timestamp, _, text = line.partition(" ")
+        if begin is None or _second(timestamp) >= begin:
+            log.info("[%s] %s", container, text)
 
 
 def _second(timestamp: str) -> datetime:
-    """The second of a timestamp of the kubelet, whose fractions have up to nine digits."""
+    """A kubelet's timestamp truncated to the second; its fraction has up to nine digits."""
     return datetime.fromisoformat(f"{timestamp[:19]}+00:00")

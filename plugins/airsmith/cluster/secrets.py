@@ -12,7 +12,7 @@ API_KEY = "API_KEY"
 
 
 def api_key_of(recipe: Recipe, settings: Settings) -> str | None:
-    """Secret and key, `name/key`, of what requests must carry: the recipe's, else the deployment's."""
+    """API key that requests must carry, as `name/key` of a Secret: the recipe's, otherwise that of the settings."""
     if recipe.secrets.api_key is not None:
         return recipe.secrets.api_key.kubernetes_secret
     secret = settings.kubernetes.api_key_secret

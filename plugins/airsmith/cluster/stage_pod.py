@@ -1,4 +1,4 @@
-"""The pod of a stage, from the run's spec and the settings alone. Nothing here asks a cluster or knows Airflow."""
+"""The pod of a stage, made from the run's spec and the settings alone, without a request to the cluster."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ _LIGHT = PodSize(cpu="200m", memory="1Gi")
 
 
 def stage_pod(stage: str, run: Run, spec: RunSpec, digest: str, settings: Settings) -> k8s.V1Pod:
-    """The pod that runs one stage of one run. Its name is the run's and the stage's: two cannot exist at once.
+    """The pod that runs one stage of one run. Its name derives from both, so two such pods cannot coexist.
 
-    :param digest: of the output to make.
-    :raises AirsmithError: `not_found` where the settings lack the stage's image, `bad_recipe` where a secret that the
-        recipe names cannot reach a pod.
+    :param digest: digest of the stage's output.
+    :raises AirsmithError: `not_found` if the settings lack the stage's image, `bad_recipe` if a pod cannot read a
+        secret that the recipe names.
     """
     plan = spec.plan.stage(stage)
     chosen = settings.backend(plan.backend)
@@ -75,7 +75,7 @@ def stage_pod(stage: str, run: Run, spec: RunSpec, digest: str, settings: Settin
 
 
 def pod_name(stage: str, run: Run, spec: RunSpec) -> str:
-    """Name of a stage's pod: readable, and another for every run and every trial of one."""
+    """Name of a stage's pod: readable, and unique per run and trial."""
     trial = (run.trial_name,) if run.trial_name else ()
     return object_name(spec.recipe.name[:30], stage, run.name.rsplit("-", 1)[-1], *trial)
 
@@ -118,13 +118,13 @@ def _environment(plan: StagePlan, spec: RunSpec, settings: Settings) -> list[k8s
 
 
 def _endpoint_key(spec: RunSpec, settings: Settings) -> list[k8s.V1EnvVar]:
-    """The key that the endpoint asks for, by reference."""
+    """The endpoint's API key, by reference."""
     reference = api_key_of(spec.recipe, settings)
     return [] if reference is None else [variable_from_secret("OPENAI_API_KEY", *reference.split("/"))]
 
 
 def _hub_token(spec: RunSpec, settings: Settings) -> list[k8s.V1EnvVar]:
-    """The token by reference: the recipe's Secret, else the deployment's."""
+    """The Hub's token, by reference: the recipe's Secret, else the settings'."""
     reference = spec.recipe.secrets.hf_token
     if reference is not None and reference.kubernetes_secret is not None:
         name, key = reference.kubernetes_secret.split("/")
@@ -132,7 +132,7 @@ def _hub_token(spec: RunSpec, settings: Settings) -> list[k8s.V1EnvVar]:
         raise AirsmithError(
             ErrorKind.BAD_RECIPE,
             "secrets.hf_token names an Airflow connection or a variable of the worker, which a pod cannot read.",
-            "Put the token into a Secret of the pods' namespace and name it: secrets.hf_token.kubernetes_secret.",
+            "Store the token in a Secret of the pods' namespace and set secrets.hf_token.kubernetes_secret.",
         )
     elif settings.kubernetes.hub_secret is not None:
         name, key = settings.kubernetes.hub_secret, "HF_TOKEN"
@@ -160,7 +160,7 @@ def _resources(plan: StagePlan, spec: RunSpec, settings: Settings) -> k8s.V1Reso
 
 
 def _wanted(plan: StagePlan, spec: RunSpec) -> Resources:
-    """What the recipe asks for in the place of the backend's own sizes."""
+    """Resources that the recipe requests instead of the backend's defaults."""
     if plan.stage in TRAINING:
         return spec.recipe.backend.resources
     return spec.recipe.evaluate.resources if plan.stage == "evaluate" else Resources()

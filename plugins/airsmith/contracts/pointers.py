@@ -28,9 +28,9 @@ class StagePointer(BaseModel):
     seconds: float
 
     @property
-    def server(self) -> str:
-        """Id of the server that `deploy` points to; it may have come to its requests after others had them."""
-        return self.properties.get("deployment", self.digest)
+    def revision(self) -> str:
+        """Id of the revision that `deploy` points to; not the digest if requests were routed to it later."""
+        return self.properties.get("revision", self.digest)
 
 
 class StageStatus(BaseModel):

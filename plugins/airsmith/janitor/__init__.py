@@ -1,1 +1,1 @@
-"""What nobody needs any more: found by what points to what, told in bytes, and removed. Knows no airflow."""
+"""Garbage collection in the store and the cluster: find unreferenced objects, report them, delete them."""

@@ -1,4 +1,4 @@
-"""Servers in a cluster that their endpoint neither uses nor would go back to."""
+"""Deployments of endpoints that serve no requests and that no rollback needs."""
 
 from __future__ import annotations
 
@@ -11,75 +11,77 @@ from kubernetes.client import models as k8s
 from kubernetes.client.exceptions import ApiException
 
 from airsmith.artifacts.store import Store
-from airsmith.cluster.access import delete_if_there
+from airsmith.cluster.access import delete_if_exists
 from airsmith.cluster.labels import PREFIX, label_value
 from airsmith.janitor.garbage import Garbage
-from airsmith.janitor.pods import refused, server_time
+from airsmith.janitor.pods import access_error, server_time
 from airsmith.janitor.report import Section
 from airsmith.janitor.tidy import section
 from airsmith.registry import Endpoint, list_endpoints
 
 
-def tidy_endpoints(store: Store, namespace: str, grace: timedelta, told: Collection[str], client: ApiClient) -> Section:
-    """Find the servers that no endpoint needs, and delete them where the janitor is told to.
+def tidy_endpoints(
+    store: Store, namespace: str, grace: timedelta, kinds_to_delete: Collection[str], client: ApiClient
+) -> Section:
+    """Find the Deployments that no endpoint needs, and delete them if requested.
 
-    :param grace: a server that is younger may be about to be recorded.
-    :raises AirsmithError: where the cluster does not answer, or an endpoint's record cannot be understood.
+    :param grace: minimum age; a deploy may not have recorded a younger Deployment yet.
+    :raises AirsmithError: if the cluster does not respond, or an endpoint's record is damaged.
     """
     deployments, now = _deployments(namespace, client)
-    garbage = list(unused_servers(deployments, list_endpoints(store), store.uri, now, grace))
+    garbage = list(unused_deployments(deployments, list_endpoints(store), store.uri, now, grace))
 
     def delete(unused: Sequence[Garbage]) -> list[Garbage]:
-        for server in unused:
-            delete_if_there("Deployment", "apps/v1", server.name, namespace, client)
+        for found in unused:
+            delete_if_exists("Deployment", "apps/v1", found.name, namespace, client)
         return list(unused)
 
-    return section("endpoints", garbage, delete, told)
+    return section("endpoints", garbage, delete, kinds_to_delete)
 
 
-def unused_servers(
+def unused_deployments(
     deployments: Iterable[k8s.V1Deployment],
     endpoints: Iterable[Endpoint],
     store_uri: str,
     now: datetime,
     grace: timedelta,
 ) -> Iterator[Garbage]:
-    """The Deployments that no endpoint's record names, nor would name after a roll-back.
+    """The Deployments of revisions that no endpoint routes to and that no rollback resumes.
 
-    :param store_uri: only servers of models of this store are judged: the records of others lie elsewhere.
-    :param now: by the API server's clock.
+    :param store_uri: Deployments that serve models of other stores are ignored: their records are elsewhere.
+    :param now: time of the API server.
     """
     records = {label_value(endpoint.name): endpoint for endpoint in endpoints}
     by_endpoint: dict[str, list[k8s.V1Deployment]] = defaultdict(list)
     for deployment in deployments:
         if _serves_from(deployment, store_uri):
             by_endpoint[deployment.metadata.labels[f"{PREFIX}endpoint"]].append(deployment)
-    for name, standing in by_endpoint.items():
-        ids = {_id(deployment) for deployment in standing}
+    for name, existing in by_endpoint.items():
+        revision_ids = {_revision_id(deployment) for deployment in existing}
         record = records.get(name)
-        needed = _needed(record, ids) if record is not None else set()
-        for deployment in standing:
-            if _id(deployment) not in needed and deployment.metadata.creation_timestamp < now - grace:
-                reason = f"endpoint {name} does not use it" if record else f"no endpoint {name} is recorded"
+        needed = _needed_revisions(record, revision_ids) if record is not None else set()
+        for deployment in existing:
+            if _revision_id(deployment) not in needed and deployment.metadata.creation_timestamp < now - grace:
+                reason = f"endpoint {name} does not use it" if record else f"endpoint {name} is not recorded"
                 yield Garbage("endpoints", deployment.metadata.name, reason)
 
 
-def _needed(endpoint: Endpoint, standing: Collection[str]) -> set[str]:
-    """What serves, what shares the traffic, and what a roll-back would wake: the newest before that still stands."""
-    current = {endpoint.deployment}
-    if endpoint.candidate is not None:
-        current.add(endpoint.candidate.deployment)
-    before = (old.deployment for old in reversed(endpoint.history))
-    kept = next((old for old in before if old not in current and label_value(old) in standing), None)
-    return {label_value(one) for one in current | ({kept} if kept is not None else set())}
+def _needed_revisions(endpoint: Endpoint, existing: Collection[str]) -> set[str]:
+    """Ids, as label values, of the current revision, the canary, and the newest previous one that still exists."""
+    serving = {endpoint.current.id}
+    if endpoint.canary is not None:
+        serving.add(endpoint.canary.id)
+    previous = (revision.id for revision in reversed(endpoint.history))
+    target = next((found for found in previous if found not in serving and label_value(found) in existing), None)
+    return {label_value(found) for found in serving | ({target} if target is not None else set())}
 
 
-def _id(deployment: k8s.V1Deployment) -> str:
-    return str(deployment.metadata.labels.get(f"{PREFIX}deployment", ""))
+def _revision_id(deployment: k8s.V1Deployment) -> str:
+    return str(deployment.metadata.labels.get(f"{PREFIX}revision", ""))
 
 
 def _serves_from(deployment: k8s.V1Deployment, store_uri: str) -> bool:
-    """Whether the containers are told to take their model from this store."""
+    """Whether the containers' command lines name this store."""
     pod = deployment.spec.template.spec
     words = (
         word
@@ -90,10 +92,10 @@ def _serves_from(deployment: k8s.V1Deployment, store_uri: str) -> bool:
 
 
 def _deployments(namespace: str, client: ApiClient) -> tuple[list[k8s.V1Deployment], datetime]:
-    """All servers of endpoints, and the API server's time."""
+    """All Deployments of endpoints, and the API server's time."""
     listing = AppsV1Api(client).list_namespaced_deployment_with_http_info
     try:
         listed, _, headers = listing(namespace, label_selector=f"{PREFIX}endpoint")
-    except ApiException as refusal:
-        raise refused(f"the list of the Deployments of {namespace}", refusal) from refusal
+    except ApiException as error:
+        raise access_error(f"the list of the Deployments of {namespace}", error) from error
     return list(listed.items), server_time(headers)

@@ -1,4 +1,4 @@
-"""What nobody needs: decided from what lies in the store and what is pointed to. Removes nothing."""
+"""Decides which objects of the store are garbage, from the store's contents and the references. Deletes nothing."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ Kind = Union[GarbageKind, Literal["pods"]]
 
 @dataclass(frozen=True)
 class Garbage:
-    """One thing that nobody needs.
+    """An item that is no longer needed.
 
-    :param name: of a pod, a Deployment, or a folder or object in the store.
+    :param name: name of a pod or a Deployment, or path of a folder or object in the store.
     :param reason: why it is not needed.
-    :param folder: of the artifact or checkpoint that it is, or that it is a part of.
-    :param paths: objects to remove.
-    :param upload: to abort.
+    :param folder: folder of the artifact or checkpoint to which it belongs.
+    :param paths: objects to delete.
+    :param upload: upload to abort.
     """
 
     kind: Kind
@@ -42,18 +42,18 @@ class Garbage:
 
     @property
     def manifest(self) -> str:
-        """What makes it valid, where it is."""
+        """Path of the manifest that makes the folder valid."""
         return f"{self.folder}/{MANIFEST}"
 
 
 @dataclass(frozen=True)
 class Ages:
-    """How long things may lie unused.
+    """Retention times of unused objects.
 
-    :param grace: after the last sign of life of what is being written.
-    :param checkpoints: of a training that has not ended.
-    :param finished_checkpoints: of one that has its output.
-    :param caches: artifacts that only runs of the past have used, since the last of them.
+    :param grace: after the last write to an unfinished folder or upload.
+    :param checkpoints: of a training that has no output.
+    :param finished_checkpoints: of a training that has its output.
+    :param caches: of artifacts that only finished runs have used, after the last of these runs.
     """
 
     grace: timedelta
@@ -66,22 +66,22 @@ def unfinished_folders(
     store: Store,
     inventory: Inventory,
     uploads: Mapping[Upload, UploadedParts],
-    work: References,
+    active: References,
     registry: References,
     grace: timedelta,
 ) -> Iterator[Garbage]:
-    """Content that was never published, of artifacts and checkpoints, and whose writer is silent.
+    """Unpublished content of artifacts and checkpoints without a recent write.
 
-    :param uploads: those that are under way: each is a sign of life.
-    :param work: what runs at work need, and may be writing.
-    :param registry: what versions and endpoints point to; where its manifest is lost, somebody may restore it.
+    :param uploads: active uploads, whose parts count as writes.
+    :param active: references of active runs, which may be writing the folder.
+    :param registry: references of versions and endpoints; a lost manifest among them may be restored.
     """
-    written = _newest_uploads(uploads)
+    uploaded = _newest_uploads(uploads)
     for folder in (*inventory.artifacts, *inventory.checkpoints):
-        if work.hold(folder.path) or (registry.hold(folder.path) and not folder.is_published):
+        if active.contain(folder.path) or (registry.contain(folder.path) and not folder.is_published):
             continue
-        for attempt in _losers(store, folder):
-            newest = max(attempt.newest, written.get(attempt.path, attempt.newest))
+        for attempt in _unpublished_attempts(store, folder):
+            newest = max(attempt.newest, uploaded.get(attempt.path, attempt.newest))
             if newest < inventory.now - grace:
                 yield Garbage(
                     "unfinished",
@@ -96,55 +96,55 @@ def unfinished_folders(
 def abandoned_uploads(
     uploads: Mapping[Upload, UploadedParts], now: datetime, grace: timedelta, needed: References
 ) -> Iterator[Garbage]:
-    """Uploads that were begun, and of which nothing has come for long."""
-    for upload, brought in uploads.items():
+    """Incomplete uploads without a recent part."""
+    for upload, parts in uploads.items():
         folder = "/".join(upload.path.split("/")[:3])
-        if brought.newest < now - grace and not needed.hold(folder):
-            reason = f"never completed, last part {_ago(now, brought.newest)}"
-            yield Garbage("uploads", upload.path, reason, brought.size_bytes, upload=upload)
+        if parts.newest < now - grace and not needed.contain(folder):
+            reason = f"never completed, last part {_ago(now, parts.newest)}"
+            yield Garbage("uploads", upload.path, reason, parts.size_bytes, upload=upload)
 
 
-def known_uploads(uploads: Uploads, now: datetime, grace: timedelta) -> dict[Upload, UploadedParts]:
-    """All uploads of artifacts and checkpoints. Only those that were begun long ago are asked for their parts."""
+def list_uploads(uploads: Uploads, now: datetime, grace: timedelta) -> dict[Upload, UploadedParts]:
+    """All uploads of artifacts and checkpoints. The parts of recent uploads are not listed, which saves requests."""
     found = {}
     for upload in uploads.list():
         if upload.path.startswith(("artifacts/", "checkpoints/")):
-            is_young = upload.begun >= now - grace
-            found[upload] = UploadedParts(0, upload.begun) if is_young else uploads.parts(upload)
+            is_recent = upload.begun >= now - grace
+            found[upload] = UploadedParts(0, upload.begun) if is_recent else uploads.parts(upload)
     return found
 
 
 def old_checkpoints(inventory: Inventory, needed: References, finished: References, ages: Ages) -> Iterator[Garbage]:
-    """Checkpoints that no run at work goes on from.
+    """Checkpoints from which no active run resumes.
 
-    :param finished: the checkpoints of trainings that have their output.
+    :param finished: checkpoints of trainings that have their output.
     """
     by_key: dict[str, list[Folder]] = defaultdict(list)
     for folder in inventory.checkpoints:
         by_key[folder.path.rpartition("/")[0]].append(folder)
     for key, folders in by_key.items():
         newest = max(folder.newest for folder in folders)
-        is_done = key in finished.checkpoints
-        if newest >= inventory.now - (ages.finished_checkpoints if is_done else ages.checkpoints):
+        is_finished = key in finished.checkpoints
+        if newest >= inventory.now - (ages.finished_checkpoints if is_finished else ages.checkpoints):
             continue
-        state = "training done" if is_done else "no run at work"
+        state = "training finished" if is_finished else "no active run"
         for folder in folders:
-            if folder.is_published and not needed.hold(folder.path):
-                yield _published("checkpoints", folder, f"{state}, last one written {_ago(inventory.now, newest)}")
+            if folder.is_published and not needed.contain(folder.path):
+                yield _published("checkpoints", folder, f"{state}, newest written {_ago(inventory.now, newest)}")
 
 
 def unused_artifacts(inventory: Inventory, needed: References, ages: Ages) -> Iterator[Garbage]:
-    """Published artifacts that nothing points to.
+    """Published artifacts without a reference.
 
-    :param needed: by versions, endpoints, runs at work and those of the retention time.
+    :param needed: references of versions, endpoints, active runs and recent runs.
     """
     for folder in inventory.artifacts:
-        if folder.is_published and not needed.hold(folder.path) and folder.newest < inventory.now - ages.caches:
-            yield _published("caches", folder, f"nothing points to it, written {_ago(inventory.now, folder.newest)}")
+        if folder.is_published and not needed.contain(folder.path) and folder.newest < inventory.now - ages.caches:
+            yield _published("caches", folder, f"not referenced, written {_ago(inventory.now, folder.newest)}")
 
 
 def published_content(store: Store, folder: str) -> str | None:
-    """Where an artifact's content lies; the folder itself where its manifest is damaged, None where it has none."""
+    """Folder of an artifact's content; the artifact's folder if the manifest is damaged, None if it does not exist."""
     found = store.find(f"{folder}/{MANIFEST}")
     if found is None:
         return None
@@ -159,8 +159,8 @@ def _published(kind: Kind, folder: Folder, reason: str) -> Garbage:
     return Garbage(kind, folder.path, reason, folder.size_bytes, folder.path, paths)
 
 
-def _losers(store: Store, folder: Folder) -> list[Folder]:
-    """The attempts that did not become the artifact."""
+def _unpublished_attempts(store: Store, folder: Folder) -> list[Folder]:
+    """The attempts that the artifact's manifest does not name."""
     attempts = folder.attempts()
     if not folder.is_published:
         return attempts
@@ -171,11 +171,11 @@ def _losers(store: Store, folder: Folder) -> list[Folder]:
 
 
 def _newest_uploads(uploads: Mapping[Upload, UploadedParts]) -> dict[str, datetime]:
-    """The last sign of life of each attempt that is being uploaded to."""
+    """Time of the newest uploaded part of each attempt."""
     found: dict[str, datetime] = {}
-    for upload, brought in uploads.items():
+    for upload, parts in uploads.items():
         attempt = "/".join(upload.path.split("/")[:4])
-        found[attempt] = max(found.get(attempt, brought.newest), brought.newest)
+        found[attempt] = max(found.get(attempt, parts.newest), parts.newest)
     return found
 
 

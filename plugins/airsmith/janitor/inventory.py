@@ -1,4 +1,4 @@
-"""What a store holds, from one listing per kind of folder: no request per object."""
+"""The contents of a store, from one listing per kind of folder, without a request per object."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from airsmith.artifacts.store import ObjectInfo, Store
 from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.registry.versions import VERSION_FILE
 
-_EVER = datetime.min.replace(tzinfo=timezone.utc)
+_MIN_TIME = datetime.min.replace(tzinfo=timezone.utc)
 
 
 @dataclass
 class Folder:
-    """Objects that belong together.
+    """A folder and its objects.
 
-    :param path: in the store.
+    :param path: its path in the store.
     """
 
     path: str
@@ -26,26 +26,26 @@ class Folder:
 
     @property
     def size_bytes(self) -> int:
-        """Room that they take."""
+        """Total size of the objects."""
         return sum(info.size_bytes for info in self.objects)
 
     @property
     def newest(self) -> datetime:
-        """When one of them was last written, by the store's clock."""
-        return max((info.modified for info in self.objects), default=_EVER)
+        """Time of the last write, by the store's clock."""
+        return max((info.modified for info in self.objects), default=_MIN_TIME)
 
     @property
     def is_published(self) -> bool:
-        """Whether it has a manifest, and so is whole."""
+        """Whether it has a manifest, which makes it complete."""
         return f"{self.path}/{MANIFEST}" in self.paths
 
     @property
     def paths(self) -> set[str]:
-        """Paths of the objects."""
+        """Paths of the objects in the store."""
         return {info.path for info in self.objects}
 
     def attempts(self) -> list[Folder]:
-        """The content of each try at making it; the one that the manifest names is the artifact's."""
+        """The content of each attempt to write it; the manifest names the published one."""
         found: dict[str, Folder] = {}
         for info in self.objects:
             name, _, inner = info.path.removeprefix(f"{self.path}/").partition("/")
@@ -54,7 +54,7 @@ class Folder:
         return list(found.values())
 
     def trials(self) -> list[Folder]:
-        """Of a run, the folders of its trials."""
+        """The folders of a run's trials."""
         found: dict[str, Folder] = {}
         for info in self.objects:
             trial = trial_of(self.path, info.path)
@@ -63,17 +63,17 @@ class Folder:
         return list(found.values())
 
     def has(self, name: str) -> bool:
-        """Whether it has a file of this name."""
+        """Whether it contains a file of this name."""
         return f"{self.path}/{name}" in self.paths
 
 
 @dataclass(frozen=True)
 class Inventory:
-    """What of a store may become garbage, at one moment.
+    """The artifacts and checkpoints in a store.
 
-    :param now: the moment, by the store's clock.
-    :param artifacts: by type and digest.
-    :param checkpoints: by key and step.
+    :param now: time of the listing, by the store's clock.
+    :param artifacts: one folder per type and digest.
+    :param checkpoints: one folder per checkpoint key and step.
     """
 
     now: datetime
@@ -82,22 +82,22 @@ class Inventory:
 
     @property
     def object_count(self) -> int:
-        """Objects in all."""
+        """Total number of objects."""
         return sum(len(folder.objects) for folder in (*self.artifacts, *self.checkpoints))
 
     @property
     def size_bytes(self) -> int:
-        """Room that all take."""
+        """Total size of all objects."""
         return sum(folder.size_bytes for folder in (*self.artifacts, *self.checkpoints))
 
 
 @dataclass(frozen=True)
 class Records:
-    """What of a store points to artifacts and checkpoints. Listed after them, so that it is never the older news.
+    """The records in a store that refer to artifacts and checkpoints. Listed after these, to miss no reference.
 
-    :param runs: by DAG and run, and the trials of a run as runs of their own.
+    :param runs: one folder per run, and one per trial.
     :param versions: folders of the registry's versions.
-    :param endpoints: the endpoints' records.
+    :param endpoints: records of the endpoints.
     """
 
     runs: tuple[Folder, ...]
@@ -106,12 +106,12 @@ class Records:
 
 
 def take_inventory(store: Store) -> Inventory:
-    """List artifacts and checkpoints."""
+    """List the artifacts and checkpoints."""
     return Inventory(store_time(store), _grouped(store, "artifacts", 3), _grouped(store, "checkpoints", 3))
 
 
 def list_records(store: Store) -> Records:
-    """List what points to them."""
+    """List the runs, versions and endpoints."""
     versions = (folder for folder in _grouped(store, "models", 3) if folder.has(VERSION_FILE))
     endpoints = (folder for folder in _grouped(store, "endpoints", 2) if folder.path.endswith(".json"))
     runs = (each for run in _grouped(store, "runs", 3) for each in (run, *run.trials()))
@@ -119,9 +119,9 @@ def list_records(store: Store) -> Records:
 
 
 def store_time(store: Store) -> datetime:
-    """What the store's clock says, by which its objects are dated; a worker's may differ.
+    """The time of the store's clock, which dates its objects; the worker's clock may differ.
 
-    :raises AirsmithError: `store_unavailable` where the store does not list what it took.
+    :raises AirsmithError: `store_unavailable` if the store does not list an object after writing it.
     """
     path = clock_path()
     store.write(path, b"")
@@ -131,15 +131,15 @@ def store_time(store: Store) -> datetime:
             return info.modified
     raise AirsmithError(
         ErrorKind.STORE_UNAVAILABLE,
-        f"The store {store.uri} took {path}, but does not list it.",
-        "Its listings must show what was written before.",
+        f"The store {store.uri} does not list {path} after writing it.",
+        "Use a store with strongly consistent listings.",
     )
 
 
 def _grouped(store: Store, top: str, depth: int) -> tuple[Folder, ...]:
-    """The objects under a folder, by the first parts of their paths.
+    """The objects under a folder, grouped by the first parts of their paths.
 
-    :param depth: how many parts name what is kept or removed as a whole.
+    :param depth: number of parts that identify a group.
     """
     found: dict[str, list[ObjectInfo]] = defaultdict(list)
     for info in store.list(top):

@@ -1,4 +1,4 @@
-"""Remove garbage from a store, so that neither a crash half-way nor a run that starts meanwhile finds half a thing."""
+"""Delete garbage from a store, so that neither a crash nor a concurrent run leaves or finds an incomplete artifact."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from airsmith.artifacts.store import Store, Version
 from airsmith.artifacts.uploads import Uploads
 from airsmith.janitor.garbage import Garbage, published_content
 from airsmith.janitor.references import References
-from airsmith.janitor.runs import REQUESTS_AT_ONCE
+from airsmith.janitor.runs import MAX_CONCURRENT_REQUESTS
 
 log = logging.getLogger("airsmith")
 
-SETTLING_SECONDS = 5.0
-"""Time in which a stage that has just found an artifact writes its pointer to it."""
+POINTER_GRACE_SECONDS = 5.0
+"""Time for a stage that has just found an artifact to write its pointer to it."""
 
 
-def remove_unfinished(store: Store, garbage: Sequence[Garbage]) -> list[Garbage]:
-    """Remove content that was never published; what has been published meanwhile stays.
+def delete_unfinished(store: Store, garbage: Sequence[Garbage]) -> list[Garbage]:
+    """Delete unpublished content, unless it has been published since it was found.
 
-    :returns: what was removed.
+    :returns: the deleted garbage.
     """
-    removed = []
+    deleted = []
     for found in garbage:
         if published_content(store, found.folder) in (found.name, found.folder):
-            log.info("%s was published meanwhile: it stays.", found.name)
+            log.info("Keeping %s: it has been published since.", found.name)
             continue
         _delete(store, found.paths)
-        removed.append(found)
-    return removed
+        deleted.append(found)
+    return deleted
 
 
 def abort_uploads(uploads: Uploads, garbage: Sequence[Garbage]) -> list[Garbage]:
-    """Abort uploads; one that has ended meanwhile is no error.
+    """Abort uploads; an upload that has been completed since is ignored.
 
-    :returns: what was aborted.
+    :returns: the aborted uploads.
     """
     for found in garbage:
         assert found.upload is not None
@@ -46,39 +46,42 @@ def abort_uploads(uploads: Uploads, garbage: Sequence[Garbage]) -> list[Garbage]
     return list(garbage)
 
 
-def remove_published(store: Store, garbage: Sequence[Garbage], look_again: Callable[[], References]) -> list[Garbage]:
-    """Remove artifacts and checkpoints: all manifests first, so that no reader takes the rest for whole.
+def delete_published(
+    store: Store, garbage: Sequence[Garbage], read_references: Callable[[], References]
+) -> list[Garbage]:
+    """Delete artifacts and checkpoints, all manifests first, so that no reader takes the remaining files for complete.
 
-    Whoever found one whole before that has pointed to it soon after: such a one gets its manifest back, and stays.
+    A concurrent run that found an artifact complete before that writes its pointer soon after: the artifact's manifest
+    is then restored, and the artifact stays.
 
-    :param look_again: what is pointed to now.
-    :returns: what was removed.
+    :param read_references: reads the current references.
+    :returns: the deleted garbage.
     """
-    needed = look_again() if garbage else References()
-    doomed = [found for found in garbage if not needed.hold(found.folder)]
-    if not doomed:
+    needed = read_references() if garbage else References()
+    candidates = [found for found in garbage if not needed.contain(found.folder)]
+    if not candidates:
         return []
-    manifests = {found.folder: store.find(found.manifest) for found in doomed}
+    manifests = {found.folder: store.find(found.manifest) for found in candidates}
     try:
-        _delete(store, [found.manifest for found in doomed])
-        time.sleep(SETTLING_SECONDS)
-        needed = look_again()
-    except BaseException:  # Nobody knows now what is needed.
+        _delete(store, [found.manifest for found in candidates])
+        time.sleep(POINTER_GRACE_SECONDS)
+        needed = read_references()
+    except BaseException:  # Without references, everything must stay.
         _restore(store, manifests)
         raise
-    _restore(store, {folder: manifest for folder, manifest in manifests.items() if needed.hold(folder)})
-    removed = [found for found in doomed if not needed.hold(found.folder)]
-    _delete(store, [path for found in removed for path in found.paths if path != found.manifest])
-    return removed
+    _restore(store, {folder: manifest for folder, manifest in manifests.items() if needed.contain(folder)})
+    deleted = [found for found in candidates if not needed.contain(found.folder)]
+    _delete(store, [path for found in deleted for path in found.paths if path != found.manifest])
+    return deleted
 
 
 def _restore(store: Store, manifests: Mapping[str, tuple[bytes, Version] | None]) -> None:
     for folder, manifest in manifests.items():
         if manifest is not None and store.create(f"{folder}/{MANIFEST}", manifest[0]):
-            log.info("%s is wanted again: it stays.", folder)
+            log.info("Keeping %s: it has been referenced since.", folder)
 
 
 def _delete(store: Store, paths: Iterable[str]) -> None:
-    with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
+    with ThreadPoolExecutor(MAX_CONCURRENT_REQUESTS) as pool:
         for _ in pool.map(store.delete, paths):
             pass

@@ -1,4 +1,4 @@
-"""What is pointed to: by the versions of models, by endpoints, by the runs at work and those of late."""
+"""References to artifacts and checkpoints: from model versions, endpoints, active runs and recent runs."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from airsmith.contracts.spec import RunSpec
 from airsmith.contracts.stages import STAGES, TRAINING
 from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.janitor.inventory import Records
-from airsmith.janitor.runs import REQUESTS_AT_ONCE, KnownRun
-from airsmith.registry import Deployment, get_version, read_endpoint
+from airsmith.janitor.runs import MAX_CONCURRENT_REQUESTS, KnownRun
+from airsmith.registry import get_version, read_endpoint
 
 _Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True)
 class References:
-    """Folders that somebody points to.
+    """Referenced folders.
 
-    :param folders: of artifacts.
-    :param checkpoints: of checkpoint keys.
+    :param folders: folders of artifacts.
+    :param checkpoints: folders of checkpoint keys.
     """
 
     folders: frozenset[str] = frozenset()
@@ -37,43 +37,43 @@ class References:
     def __or__(self, other: References) -> References:
         return References(self.folders | other.folders, self.checkpoints | other.checkpoints)
 
-    def hold(self, path: str) -> bool:
-        """Whether the folder of an artifact or a checkpoint must stay."""
+    def contain(self, path: str) -> bool:
+        """Whether the folder of an artifact or a checkpoint is referenced."""
         return path in self.folders or path.rpartition("/")[0] in self.checkpoints
 
 
 def registry_references(store: Store, records: Records) -> References:
-    """What versions and endpoints point to, the versions that an endpoint can go back to and share with among them.
+    """References of versions and of endpoints, including an endpoint's canary and history.
 
-    :raises AirsmithError: `verification_failed` where a record cannot be understood: what it points to is unknown.
+    :raises AirsmithError: `verification_failed` if a record is damaged, because its references are unknown.
     """
-    versions = _gathered(records.versions, lambda folder: _of_version(store, folder.path))
-    return versions | _gathered(records.endpoints, lambda folder: _of_endpoint(store, folder.path))
+    versions = _collect(records.versions, lambda folder: _of_version(store, folder.path))
+    return versions | _collect(records.endpoints, lambda folder: _of_endpoint(store, folder.path))
 
 
-def references_of_late(store: Store, runs: Iterable[KnownRun]) -> References:
-    """What runs point to that are over, as far as this version of Airsmith understands them."""
+def recent_run_references(store: Store, runs: Iterable[KnownRun]) -> References:
+    """References of finished runs; runs that this version of Airsmith cannot read are skipped."""
 
-    def pointed_to(known: KnownRun) -> References:
+    def references_of(known: KnownRun) -> References:
         try:
-            return _pointed_to(store, known)
+            return _pointer_references(store, known)
         except AirsmithError as error:
             if error.kind is not ErrorKind.VERIFICATION_FAILED:
                 raise
             return References()
 
-    return _gathered(runs, pointed_to)
+    return _collect(runs, references_of)
 
 
-def references_of_work(store: Store, runs: Iterable[KnownRun]) -> References:
-    """What runs at work point to, will find in the store, are making now, and go on from."""
-    return _gathered(runs, lambda known: _needed(store, known))
+def active_run_references(store: Store, runs: Iterable[KnownRun]) -> References:
+    """References of active runs: existing and future outputs, and the checkpoints from which they resume."""
+    return _collect(runs, lambda known: _active_references(store, known))
 
 
 def finished_checkpoints(store: Store, runs: Iterable[KnownRun]) -> References:
-    """The checkpoints of trainings that have their output. A trial that has paused goes on from its own."""
+    """The checkpoints of trainings that have their output, except those of paused trials, which resume from them."""
 
-    def of(known: KnownRun) -> References:
+    def references_of(known: KnownRun) -> References:
         is_paused = known.spec is not None and known.spec.stop_at_step is not None
         done = [stage for stage in TRAINING if known.has_pointer(stage) and not (is_paused and stage == "train")]
         try:
@@ -83,7 +83,7 @@ def finished_checkpoints(store: Store, runs: Iterable[KnownRun]) -> References:
                 raise
             return References()
 
-    return _gathered(runs, of)
+    return _collect(runs, references_of)
 
 
 def _of_version(store: Store, path: str) -> References:
@@ -96,33 +96,35 @@ def _of_endpoint(store: Store, path: str) -> References:
     endpoint = read_endpoint(store, path.removeprefix("endpoints/").removesuffix(".json"))
     if endpoint is None:
         return References()
-    served: list[Deployment] = [endpoint, *endpoint.history]
-    served += [endpoint.candidate] if endpoint.candidate is not None else []
-    return _to_folders(*(path for one in served for path in (one.model_uri, one.compiled, *one.adapters.values())))
+    canary = [endpoint.canary] if endpoint.canary is not None else []
+    revisions = [endpoint.current, *canary, *endpoint.history]
+    return _to_folders(
+        *(path for found in revisions for path in (found.model_uri, found.compiled, *found.adapters.values()))
+    )
 
 
-def _pointed_to(store: Store, known: KnownRun) -> References:
+def _pointer_references(store: Store, known: KnownRun) -> References:
     run = known.run(store)
     pointers = [run.pointer(stage) for stage in STAGES if known.has_pointer(stage)]
     return _to_folders(*(pointer.location for pointer in pointers if pointer is not None))
 
 
-def _needed(store: Store, known: KnownRun) -> References:
-    found = _pointed_to(store, known)
+def _active_references(store: Store, known: KnownRun) -> References:
+    found = _pointer_references(store, known)
     if known.spec is None:
         return found
     run = known.run(store)
-    ahead = _ahead(run, known.spec)
-    inputs = {stage: output.pointer(stage) for stage, output in ahead.items() if output.found}
+    expected = _expected_outputs(run, known.spec)
+    inputs = {stage: output.pointer(stage) for stage, output in expected.items() if output.found}
     checkpoints = _to_checkpoints(*_checkpoints_of(store, known), *_checkpoints(known.spec, inputs))
     sources = (known.spec.recipe.model.id, known.spec.recipe.dataset.id)
     inside = [uri.removeprefix(f"{store.uri}/") for uri in sources if uri.startswith(f"{store.uri}/")]
-    outputs = [output.location for output in ahead.values()]
+    outputs = [output.location for output in expected.values()]
     return found | _to_folders(*outputs, *inside) | checkpoints
 
 
-def _ahead(run: Run, spec: RunSpec) -> dict[str, Output]:
-    """What the run's stages have made or will make; what follows a damaged artifact is not reached."""
+def _expected_outputs(run: Run, spec: RunSpec) -> dict[str, Output]:
+    """Existing and future outputs of a run's stages, up to a damaged artifact."""
     found: dict[str, Output] = {}
     try:
         found.update(outputs_ahead(run, spec))
@@ -133,14 +135,14 @@ def _ahead(run: Run, spec: RunSpec) -> dict[str, Output]:
 
 
 def _checkpoints_of(store: Store, known: KnownRun, stages: Iterable[str] = TRAINING) -> list[str]:
-    """Folders of a run's checkpoints, of those stages whose inputs are there."""
+    """Checkpoint folders of a run's training stages whose inputs exist."""
     if known.spec is None:
         return []
     return _checkpoints(known.spec, known.run(store).input_pointers(STAGES["train"]), stages)
 
 
 def _checkpoints(spec: RunSpec, pointers: Mapping[str, StagePointer], stages: Iterable[str] = TRAINING) -> list[str]:
-    """Folders of the checkpoints of stages with these inputs, which are all a training's; none where one is missing."""
+    """Checkpoint folders of stages with these inputs; a stage with a missing input is skipped."""
     contracts = [STAGES[stage] for stage in stages if spec.plan.has(stage)]
     return [
         checkpoints_folder(checkpoint_key(contract, spec, pointers))
@@ -150,7 +152,7 @@ def _checkpoints(spec: RunSpec, pointers: Mapping[str, StagePointer], stages: It
 
 
 def _to_folders(*paths: str | None) -> References:
-    """The artifacts' folders that paths lead to or into."""
+    """The folders of the artifacts that contain these paths."""
     return References(frozenset("/".join(path.split("/")[:3]) for path in paths if path is not None))
 
 
@@ -158,9 +160,9 @@ def _to_checkpoints(*keys: str) -> References:
     return References(checkpoints=frozenset(keys))
 
 
-def _gathered(items: Iterable[_Item], references_of: Callable[[_Item], References]) -> References:
+def _collect(items: Iterable[_Item], references_of: Callable[[_Item], References]) -> References:
     found = References()
-    with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
+    with ThreadPoolExecutor(MAX_CONCURRENT_REQUESTS) as pool:
         for references in pool.map(references_of, items):
             found |= references
     return found

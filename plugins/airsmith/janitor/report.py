@@ -1,4 +1,4 @@
-"""What the janitor found and removed, or would remove, in words and bytes."""
+"""Report of the garbage that the janitor deletes or would delete."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from airsmith.janitor.garbage import Garbage, Kind
 
-MOST_SHOWN = 20
+MAX_SHOWN = 20
 TITLES: dict[Kind, str] = {
     "pods": "Orphaned pods and jobs",
     "unfinished": "Half-published folders",
     "uploads": "Abandoned uploads",
-    "endpoints": "Unused servers of endpoints",
+    "endpoints": "Unused Deployments of endpoints",
     "checkpoints": "Old checkpoints",
     "caches": "Unused artifacts",
 }
@@ -23,40 +23,40 @@ _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 class Section:
     """One kind of garbage.
 
-    :param found: what nobody needs.
-    :param removed: what of it was removed.
-    :param told: whether the janitor is told to remove this kind.
+    :param found: the garbage that was found.
+    :param deleted: the part of it that was deleted.
+    :param is_deleted: whether the janitor deletes this kind.
     """
 
     kind: Kind
     found: tuple[Garbage, ...]
-    removed: tuple[Garbage, ...] = ()
-    told: bool = False
+    deleted: tuple[Garbage, ...] = ()
+    is_deleted: bool = False
 
     def lines(self) -> Iterator[str]:
-        """The section as text."""
-        garbage = self.removed if self.told else self.found
+        """The section as lines of text."""
+        garbage = self.deleted if self.is_deleted else self.found
         if not garbage:
-            yield f"{TITLES[self.kind]}: none{' removed' if self.found else ''}"
+            yield f"{TITLES[self.kind]}: none{' deleted' if self.found else ''}"
             return
-        yield f"{TITLES[self.kind]}: {'removed' if self.told else 'would remove'} {amount(garbage)}"
-        for one in garbage[:MOST_SHOWN]:
-            size = f", {readable(one.size_bytes)}" if one.paths or one.upload else ""
-            yield f"  {one.name}: {one.reason}{size}"
-        if len(garbage) > MOST_SHOWN:
-            yield f"  and {len(garbage) - MOST_SHOWN} more"
+        yield f"{TITLES[self.kind]}: {'deleted' if self.is_deleted else 'would delete'} {total(garbage)}"
+        for item in garbage[:MAX_SHOWN]:
+            size = f", {format_bytes(item.size_bytes)}" if item.paths or item.upload else ""
+            yield f"  {item.name}: {item.reason}{size}"
+        if len(garbage) > MAX_SHOWN:
+            yield f"  and {len(garbage) - MAX_SHOWN} more"
 
 
-def amount(garbage: Sequence[Garbage]) -> str:
-    """How many things, objects and bytes."""
-    objects = sum(len(one.paths) for one in garbage)
-    held = f" ({objects} objects)" if objects else ""
-    size_bytes = sum(one.size_bytes for one in garbage)
-    return f"{len(garbage)}{held}" + (f", {readable(size_bytes)}" if size_bytes else "")
+def total(garbage: Sequence[Garbage]) -> str:
+    """Number of items and objects, and their size."""
+    objects = sum(len(item.paths) for item in garbage)
+    in_objects = f" ({objects} objects)" if objects else ""
+    size_bytes = sum(item.size_bytes for item in garbage)
+    return f"{len(garbage)}{in_objects}" + (f", {format_bytes(size_bytes)}" if size_bytes else "")
 
 
-def readable(size_bytes: int) -> str:
-    """A size for people."""
+def format_bytes(size_bytes: int) -> str:
+    """A size with a binary unit."""
     size = float(size_bytes)
     for unit in _UNITS[:-1]:
         if size < 1024:

@@ -1,4 +1,4 @@
-"""The janitor's round through a store: look, decide, and remove those kinds that it is told to remove."""
+"""The janitor's round through a store: list it, find the garbage, and delete the requested kinds."""
 
 from __future__ import annotations
 
@@ -13,62 +13,71 @@ from airsmith.janitor.garbage import (
     Garbage,
     Kind,
     abandoned_uploads,
-    known_uploads,
+    list_uploads,
     old_checkpoints,
     unfinished_folders,
     unused_artifacts,
 )
 from airsmith.janitor.inventory import list_records, take_inventory
-from airsmith.janitor.reap import abort_uploads, remove_published, remove_unfinished
+from airsmith.janitor.reap import abort_uploads, delete_published, delete_unfinished
 from airsmith.janitor.references import (
     References,
+    active_run_references,
     finished_checkpoints,
-    references_of_late,
-    references_of_work,
+    recent_run_references,
     registry_references,
 )
 from airsmith.janitor.report import Section
-from airsmith.janitor.runs import FindAlive, KnownRun, read_runs, runs_at_work
+from airsmith.janitor.runs import FindActive, KnownRun, active_runs, read_runs
 from airsmith.settings import JanitorSettings
 
 
-def tidy_store(store: Store, settings: JanitorSettings, find_alive: FindAlive, told: Collection[str]) -> list[Section]:
-    """Find what nobody needs in a store, and remove some kinds of it.
+def tidy_store(
+    store: Store, settings: JanitorSettings, find_active: FindActive, kinds_to_delete: Collection[str]
+) -> list[Section]:
+    """Find the garbage in a store, and delete the requested kinds.
 
-    :param find_alive: tells which runs are not over.
-    :param told: kinds to remove; of the others it is only said what there is.
-    :raises AirsmithError: where the store, or whoever knows the runs, does not answer, or what a version, an endpoint
-        or a run at work points to cannot be understood: then nothing that it may point to is removed.
+    :param find_active: finds the active runs.
+    :param kinds_to_delete: other kinds are only reported.
+    :raises AirsmithError: if the store or Airflow does not respond, or a version, an endpoint or an active run cannot
+        be read; nothing that it may refer to is deleted then.
     """
     ages = ages_of(settings)
     inventory = take_inventory(store)
-    look = _Look(store, find_alive, ages, inventory.now)
-    seen = look.at_records()
+    reader = _ReferenceReader(store, find_active, ages, inventory.now)
+    references = reader.read()
     uploads = open_uploads(store)
-    under_way = known_uploads(uploads, inventory.now, ages.grace)
-    done = finished_checkpoints(store, seen.runs) if inventory.checkpoints else References()
-    unfinished = unfinished_folders(store, inventory, under_way, seen.work, seen.registry, ages.grace)
-    abandoned = abandoned_uploads(under_way, inventory.now, ages.grace, seen.work)
-    checkpoints = old_checkpoints(inventory, seen.all, done, ages)
-    caches = unused_artifacts(inventory, seen.all, ages)
+    incomplete = list_uploads(uploads, inventory.now, ages.grace)
+    finished = finished_checkpoints(store, references.runs) if inventory.checkpoints else References()
+    unfinished = unfinished_folders(store, inventory, incomplete, references.active, references.registry, ages.grace)
+    abandoned = abandoned_uploads(incomplete, inventory.now, ages.grace, references.active)
+    checkpoints = old_checkpoints(inventory, references.all, finished, ages)
+    caches = unused_artifacts(inventory, references.all, ages)
+
+    def delete(garbage: Sequence[Garbage]) -> list[Garbage]:
+        return delete_published(store, garbage, lambda: reader.read().all)
+
     return [
-        section("unfinished", list(unfinished), lambda garbage: remove_unfinished(store, garbage), told),
-        section("uploads", list(abandoned), lambda garbage: abort_uploads(uploads, garbage), told),
-        section("checkpoints", list(checkpoints), lambda garbage: remove_published(store, garbage, look.again), told),
-        section("caches", list(caches), lambda garbage: remove_published(store, garbage, look.again), told),
+        section("unfinished", list(unfinished), lambda garbage: delete_unfinished(store, garbage), kinds_to_delete),
+        section("uploads", list(abandoned), lambda garbage: abort_uploads(uploads, garbage), kinds_to_delete),
+        section("checkpoints", list(checkpoints), delete, kinds_to_delete),
+        section("caches", list(caches), delete, kinds_to_delete),
     ]
 
 
 def section(
-    kind: Kind, garbage: Sequence[Garbage], remove: Callable[[Sequence[Garbage]], list[Garbage]], told: Collection[str]
+    kind: Kind,
+    garbage: Sequence[Garbage],
+    delete: Callable[[Sequence[Garbage]], list[Garbage]],
+    kinds_to_delete: Collection[str],
 ) -> Section:
-    """Remove garbage of a kind that the janitor is told to remove, and say so."""
-    removed = tuple(remove(garbage)) if kind in told else ()
-    return Section(kind, tuple(garbage), removed, kind in told)
+    """Delete the garbage of a kind if requested, and return the report."""
+    deleted = tuple(delete(garbage)) if kind in kinds_to_delete else ()
+    return Section(kind, tuple(garbage), deleted, kind in kinds_to_delete)
 
 
 def ages_of(settings: JanitorSettings) -> Ages:
-    """How long things may lie unused."""
+    """The retention times of the settings."""
     return Ages(
         grace=timedelta(hours=settings.grace_hours),
         checkpoints=timedelta(days=settings.checkpoint_days),
@@ -78,40 +87,40 @@ def ages_of(settings: JanitorSettings) -> Ages:
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """Who points to what, at one moment.
+class _ReferenceSnapshot:
+    """All references at one time.
 
-    :param work: what runs at work need.
-    :param registry: what versions and endpoints point to.
-    :param late: what runs of the retention time point to.
+    :param active: references of active runs.
+    :param registry: references of versions and endpoints.
+    :param recent: references of runs within the retention time of artifacts.
     """
 
     runs: tuple[KnownRun, ...]
-    work: References
+    active: References
     registry: References
-    late: References
+    recent: References
 
     @property
     def all(self) -> References:
-        """What anybody needs."""
-        return self.work | self.registry | self.late
+        """The union of all references."""
+        return self.active | self.registry | self.recent
 
 
 @dataclass
-class _Look:
-    """Looks at who points to what, and again before something is lost for good.
+class _ReferenceReader:
+    """Reads the references: once to find garbage, and again before each irreversible deletion.
 
-    :param now: when the round began, by the store's clock.
+    :param now: start of the round, by the store's clock.
     """
 
     store: Store
-    find_alive: FindAlive
+    find_active: FindActive
     ages: Ages
     now: datetime
     _known: dict[str, KnownRun] = field(default_factory=dict)
 
-    def at_records(self) -> _Seen:
-        """Who points to what now. Runs that have not changed since the last look are not read again."""
+    def read(self) -> _ReferenceSnapshot:
+        """The current references. Runs that have not changed since the last read are not read again."""
         records = list_records(self.store)
         changed = [
             folder
@@ -121,14 +130,10 @@ class _Look:
         for known in read_runs(self.store, changed, self.now - self.ages.grace):
             self._known[known.folder.path] = known
         runs = tuple(self._known[folder.path] for folder in records.runs)
-        late = [known for known in runs if known.folder.newest > self.now - self.ages.caches]
-        return _Seen(
+        recent = [known for known in runs if known.folder.newest > self.now - self.ages.caches]
+        return _ReferenceSnapshot(
             runs,
-            references_of_work(self.store, runs_at_work(runs, self.find_alive, self.now, self.ages.grace)),
+            active_run_references(self.store, active_runs(runs, self.find_active, self.now, self.ages.grace)),
             registry_references(self.store, records),
-            references_of_late(self.store, late),
+            recent_run_references(self.store, recent),
         )
-
-    def again(self) -> References:
-        """What anybody needs by now."""
-        return self.at_records().all

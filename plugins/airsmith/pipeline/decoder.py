@@ -1,4 +1,4 @@
-"""A dense decoder as its `config.json` describes it: its layers' shapes, and how many parameters they have."""
+"""A dense decoder as described by its `config.json`: the shapes of its layers and its number of parameters."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from airsmith.errors import AirsmithError, ErrorKind
 
 @dataclass(frozen=True)
 class Family:
-    """What a `model_type` is made of, beside what every dense decoder has.
+    """Properties of a `model_type` that differ between dense decoders.
 
     :param norms: norms per layer.
-    :param has_head_norms: whether queries and keys are normalised per head.
-    :param has_qkv_bias: whether their projections add a bias, whatever the config says.
-    :param ties_embeddings: whether the output head is the embedding where the config does not say.
-    :param head_dim: width of a head where the config does not say; hidden size / heads when None.
+    :param has_head_norms: whether queries and keys are normalized per head.
+    :param has_qkv_bias: whether their projections always have a bias.
+    :param ties_embeddings: default of `tie_word_embeddings`.
+    :param head_dim: default of `head_dim`; None means hidden size / heads.
     """
 
     norms: int = 2
@@ -36,14 +36,14 @@ FAMILIES: Mapping[str, Family] = {
     "gemma": Family(ties_embeddings=True, head_dim=256),
     "gemma3_text": Family(norms=4, has_head_norms=True, ties_embeddings=True, head_dim=256),
 }
-"""The model types that can be read, with the defaults of their classes in transformers."""
+"""The supported model types, with the defaults of their classes in transformers."""
 
 
 @dataclass(frozen=True)
 class Linear:
     """A linear layer.
 
-    :param name: its full name, as LoRA's patterns match it.
+    :param name: its full name, which LoRA's patterns match.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Linear:
 
 @dataclass(frozen=True)
 class Decoder:
-    """A decoder's sizes, in the words of its config.
+    """Sizes of a decoder, named as in its config.
 
     :param model_type: its family.
     :param dtype: data type of the checkpoint.
@@ -85,12 +85,12 @@ class Decoder:
 
     @property
     def key_width(self) -> int:
-        """Elements of a token's keys, and of its values."""
+        """Elements of a token's keys, and also of its values."""
         return self.num_key_value_heads * self.head_dim
 
     @property
     def embedding(self) -> int:
-        """Parameters of the embedding, and of an output head of its own."""
+        """Parameters of the embedding, and of the output head if it is not tied."""
         return self.vocab_size * self.hidden_size
 
     @property
@@ -101,7 +101,7 @@ class Decoder:
         return embeddings + matrices + self.num_hidden_layers * self._vectors_per_layer() + self.hidden_size
 
     def linears(self) -> Iterator[Linear]:
-        """The linear layers of all blocks: what LoRA's `all-linear` means."""
+        """The linear layers of all blocks: LoRA's `all-linear`."""
         hidden, inner, query, key = self.hidden_size, self.intermediate_size, self.query_width, self.key_width
         shapes = {
             "self_attn.q_proj": (hidden, query),
@@ -127,12 +127,12 @@ class Decoder:
 def read_decoder(config: Mapping[str, Any]) -> Decoder:
     """The decoder that a `config.json` describes.
 
-    :raises AirsmithError: `bad_data` where it is no dense decoder of a known family.
+    :raises AirsmithError: `bad_data` if it is not a dense decoder of a supported family.
     """
     model_type = config.get("model_type")
     family = FAMILIES.get(str(model_type))
     if family is None:
-        raise _unreadable(f"has model_type {model_type!r}", f"Known are {', '.join(FAMILIES)}.")
+        raise _unreadable(f"has model_type {model_type!r}", f"Supported types are {', '.join(FAMILIES)}.")
     if config.get("quantization_config"):
         raise _unreadable("describes quantized weights", "Start from the model's unquantized weights.")
     try:
@@ -153,7 +153,7 @@ def read_decoder(config: Mapping[str, Any]) -> Decoder:
             mlp_bias=bool(config.get("mlp_bias", False)),
         )
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise _unreadable(f"lacks a size or has a wrong one ({error})", "See the model's repository.") from error
+        raise _unreadable(f"has a missing or invalid size ({error})", "Check the model's repository.") from error
 
 
 def _unreadable(what: str, hint: str) -> AirsmithError:

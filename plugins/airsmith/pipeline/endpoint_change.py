@@ -1,4 +1,4 @@
-"""What a person may ask of an endpoint that is there: checked in words, then done, and proved by a run of its own."""
+"""A change of an existing endpoint: validated, made, and then smoke-tested by a run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Action = Literal["deploy", "shift_traffic", "roll_back", "scale", "stop"]
 
 
 class EndpointChange(BaseModel):
-    """One change of one endpoint, as the trigger form has it."""
+    """One change of one endpoint: the fields of the trigger form."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
@@ -37,25 +37,25 @@ class EndpointChange(BaseModel):
     endpoint: Optional[str] = Field(
         None,
         pattern=KUBERNETES_NAME,
-        description="Name of the endpoint. To deploy, it may stay empty: the recipe that made the version names one.",
+        description="Name of the endpoint. For deploy, the recipe's endpoint if empty.",
     )
     model: Optional[str] = Field(
         None, description="Deploy: name of the registered model, `models/<name>` in the store."
     )
-    version: Optional[int] = Field(None, ge=1, description="Deploy: its version; the champion when empty.")
+    version: Optional[int] = Field(None, ge=1, description="Deploy: version of the model; the champion if empty.")
     percent: Optional[int] = Field(
         None,
         ge=0,
         le=100,
-        description="Deploy: share of the requests, 100 when empty; below it what is served goes on beside the new "
-        "version. Shift traffic: the new share of the version beside the other; 0 withdraws it, 100 lets it take over.",
+        description="Deploy: share of the requests, 100 if empty; with less, the version becomes a canary next to the "
+        "current one. Shift traffic: new share of the canary; 0 withdraws it, 100 promotes it.",
     )
     replicas: Optional[int] = Field(
         None,
         ge=1,
         le=1000,
-        description="Scale: servers of the endpoint. Deploy or shift traffic to a share below 100 without a Gateway: "
-        "servers of both versions together, whose number makes the share.",
+        description="Scale: number of replicas. Deploy or shift traffic below 100 percent without a Gateway: total "
+        "replicas of both versions, whose ratio is the share.",
     )
 
 
@@ -70,7 +70,7 @@ _ALLOWED: Mapping[Action, tuple[str, ...]] = {
     "deploy": ("endpoint", "version", "percent", "replicas"),
     "shift_traffic": ("replicas",),
 }
-"""Beside what is needed."""
+"""Optional fields of an action."""
 
 
 @dataclass(frozen=True)
@@ -83,9 +83,9 @@ class ChangeRequest:
 
 
 def checked_change(values: Mapping[str, Any]) -> EndpointChange:
-    """A change from what somebody filled in; empty text is nothing.
+    """The change that a form describes; empty text counts as no value.
 
-    :raises AirsmithError: `bad_recipe`, saying which fields the action needs and which mean nothing to it.
+    :raises AirsmithError: `bad_recipe`, naming the fields that the action requires or does not accept.
     """
     given = {name: value for name, value in values.items() if value not in (None, "")}
     change = validate(EndpointChange, given, lambda _: "endpoint", what="field")
@@ -94,15 +94,15 @@ def checked_change(values: Mapping[str, Any]) -> EndpointChange:
     if missing:
         raise AirsmithError(
             ErrorKind.BAD_RECIPE,
-            f"The action {action} needs {' and '.join(missing)}.",
+            f"The action {action} requires {' and '.join(missing)}.",
             f"Fill in {', '.join(_NEEDED[action])}.",
         )
     allowed = {"action", *_NEEDED[action], *_ALLOWED.get(action, ())}
-    needless = [name for name in given if name not in allowed]
-    if needless:
+    unused = [name for name in given if name not in allowed]
+    if unused:
         raise AirsmithError(
             ErrorKind.BAD_RECIPE,
-            f"The action {action} does nothing with {' and '.join(needless)}.",
+            f"The action {action} does not accept {' and '.join(unused)}.",
             "Leave it empty, or choose another action.",
         )
     _check_share(change)
@@ -112,36 +112,39 @@ def checked_change(values: Mapping[str, Any]) -> EndpointChange:
 def _check_share(change: EndpointChange) -> None:
     if change.action == "deploy" and change.percent == 0:
         raise AirsmithError(
-            ErrorKind.BAD_RECIPE, "A version without requests is not deployed.", "Give percent from 1 to 100."
+            ErrorKind.BAD_RECIPE,
+            "A version cannot be deployed with 0 percent of the requests.",
+            "Set percent to 1 to 100.",
         )
     if change.action != "scale" and change.replicas is not None and change.percent in (None, 0, 100):
         raise AirsmithError(
             ErrorKind.BAD_RECIPE,
-            f"With the action {change.action}, replicas makes a share, but percent asks for none.",
-            "Give percent from 1 to 99, or change the number of servers by the action scale.",
+            f"With the action {change.action}, replicas applies only to a canary, but percent is not between 1 and 99.",
+            "Set percent to 1 to 99, or use the action scale to change the number of replicas.",
         )
 
 
 def make_change(request: ChangeRequest, settings: Settings, client: ApiClient | None) -> Run | None:
-    """Do what was asked for.
+    """Make the requested change.
 
-    :param client: of the cluster; None where stages are processes of this machine.
-    :returns: the run that proves by its smoke test what has come to be served; None where there is nothing to prove.
-    :raises AirsmithError: where it cannot be done; the endpoint then answers as before.
+    :param client: client of the cluster; None with the local runtime.
+    :returns: the run whose smoke test verifies what is served; None if there is nothing to test.
+    :raises AirsmithError: if the change fails; the endpoint then serves as before.
     """
     if client is None:
         return _change_here(request, settings)
     from airsmith.serving.cluster import endpoint as kubernetes
-    from airsmith.serving.cluster.traffic import Share
+    from airsmith.serving.cluster.traffic import TrafficShare
 
     store, change = Store.open(settings.store), request.change
     name = change.endpoint or ""
     if change.action == "deploy":
         run = _deployed_run(store, request, settings)
-        kubernetes.deploy(run, settings, client, Share(change.percent or 100, change.replicas))
+        kubernetes.deploy(run, settings, client, TrafficShare(change.percent or 100, change.replicas))
         return run
     if change.action == "shift_traffic":
-        endpoint = kubernetes.shift_traffic(store, name, Share(change.percent or 0, change.replicas), settings, client)
+        share = TrafficShare(change.percent or 0, change.replicas)
+        endpoint = kubernetes.shift_traffic(store, name, share, settings, client)
         return _run_of_takeover(endpoint, request, store, settings) if change.percent == 100 else None
     if change.action == "roll_back":
         kubernetes.roll_back(store, name, settings, client)
@@ -153,9 +156,9 @@ def make_change(request: ChangeRequest, settings: Settings, client: ApiClient | 
 
 
 def _change_here(request: ChangeRequest, settings: Settings) -> Run | None:
-    """Do what one machine can: it has one server for an endpoint.
+    """Make a change with the local runtime, where an endpoint is one process.
 
-    :raises AirsmithError: `bad_recipe` where it takes a cluster.
+    :raises AirsmithError: `bad_recipe` if the change requires a cluster.
     """
     from airsmith.serving.local.endpoint import deploy, stop_endpoint
 
@@ -167,9 +170,9 @@ def _change_here(request: ChangeRequest, settings: Settings) -> Run | None:
     if change.action != "stop":
         raise AirsmithError(
             ErrorKind.BAD_RECIPE,
-            f"The action {change.action}{' with a share' if change.percent else ''} takes a cluster: "
-            "on one machine an endpoint is one process.",
-            "Deploy the version that it should serve, or stop it.",
+            f"The action {change.action}{' with a share' if change.percent else ''} requires a cluster: "
+            "with the local runtime an endpoint is one process.",
+            "Deploy the version to serve, or stop the endpoint.",
         )
     if not stop_endpoint(store, change.endpoint or ""):
         log.info("Endpoint %s was not running.", change.endpoint)
@@ -177,21 +180,21 @@ def _change_here(request: ChangeRequest, settings: Settings) -> Run | None:
 
 
 def _deployed_run(store: Store, request: ChangeRequest, settings: Settings) -> Run:
-    """The run that deploys the version that was asked for."""
+    """A run that deploys the requested version."""
     change = request.change
     made_by = run_of_version(store, change.model or "", change.version)
     return run_again(made_by, request.dag_id, request.run_id, settings, change.endpoint)
 
 
 def _run_of_takeover(endpoint: Endpoint, request: ChangeRequest, store: Store, settings: Settings) -> Run | None:
-    """The run that proves what has come to serve alone: what a run deployed has others' requests now."""
+    """A run that smoke-tests a promoted canary."""
     from airsmith.serving.cluster.endpoint import endpoint_output
 
-    if endpoint.run is None:
-        log.warning("Endpoint %s is not proved: it does not say which run deployed what it serves.", endpoint.name)
+    if endpoint.current.run is None:
+        log.warning("Endpoint %s is not tested: its record does not name the run that deployed it.", endpoint.name)
         return None
-    run = run_again(Run(store, endpoint.run), request.dag_id, request.run_id, settings, endpoint.name)
-    taken_over = canonical_digest({"deployment": endpoint.deployment, "run": run.path})
-    output = endpoint_output(endpoint, endpoint.deployment, taken_over)
+    run = run_again(Run(store, endpoint.current.run), request.dag_id, request.run_id, settings, endpoint.name)
+    taken_over = canonical_digest({"revision": endpoint.current.id, "run": run.path})
+    output = endpoint_output(endpoint, endpoint.current.id, taken_over)
     StageRecord.begin("deploy", run).finish(output, cached=False)
     return run

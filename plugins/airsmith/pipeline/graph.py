@@ -1,4 +1,4 @@
-"""What a recipe's DAG is called, the edges between its stages, and the groups that the graph shows them in."""
+"""The id of a recipe's DAG, the edges between its stages, and their task groups."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "validate": ("merge", "evaluate"),
     "ship": ("register", "deploy", "smoke_test"),
 }
-"""Every stage that any backend may ask for, by what a person would call that part of the work."""
+"""All stages of any backend, by task group."""
 
 
 def dag_id_of(recipe_file: Path, shape: str = "finetune") -> str:
-    """Id of the DAG that a recipe file becomes; without Airflow too, its runs are kept under this name.
+    """Id of a recipe file's DAG. Runs without Airflow are stored under this name, too.
 
     :param shape: `finetune`, or `sweep` for the DAG of its trials.
     """
@@ -26,12 +26,12 @@ def dag_id_of(recipe_file: Path, shape: str = "finetune") -> str:
 
 
 def group_of(stage: str) -> str:
-    """The group that shows a stage."""
+    """The task group of a stage."""
     return next(group for group, stages in GROUPS.items() if stage in stages)
 
 
 def upstream_stages(stages: Iterable[str]) -> dict[str, frozenset[str]]:
-    """What each stage waits for directly: its inputs, without those that another input waits for already."""
+    """The direct upstream stages of each stage: its inputs, except those that are upstream of another input."""
     present = list(stages)
     inputs = {stage: {source.stage for source in STAGES[stage].inputs} & set(present) for stage in present}
     reachable: dict[str, set[str]] = {}

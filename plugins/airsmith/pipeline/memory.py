@@ -1,21 +1,20 @@
-"""How much memory a training needs on each device, estimated from the model's shapes and the recipe.
+"""Estimates a training's memory on each device from the model's shapes and the recipe.
 
-Every device holds the whole model; only where all parameters are trained on several devices, each holds its share of
-weights, gradients and moments, and of the weights the block and the embeddings that it computes with. The parts, in
-bytes:
+Every device holds the whole model, except in full-parameter training on several devices: there, each holds its shard of
+weights, gradients and moments, plus the gathered weights of one block and the embeddings. The parts, in bytes:
 
-- weights: those that are frozen in the data type they are loaded in (float32 where the recipe computes in it), those
-  that are trained in float32. A 4-bit base takes 4.127 bits per weight of its linear layers: NF4 with double
-  quantization (Dettmers et al. 2023, https://arxiv.org/abs/2305.14314, section 3).
+- weights: frozen weights in the data type in which they are loaded (float32 if the recipe computes in float32), trained
+  weights in float32. A 4-bit base takes 4.127 bits per weight of its linear layers: NF4 with double quantization
+  (Dettmers et al. 2023, https://arxiv.org/abs/2305.14314, section 3).
 - gradients: 4 per trained parameter. AdamW's two moments: 8 per trained parameter.
-- casts: autocast keeps a 2-byte copy of each float32 matrix for the length of a forward and backward pass.
-- activations: what the backward pass needs of each token and block, counted tensor by tensor as Korthikanti et al.
-  do it (2022, https://arxiv.org/abs/2205.05198, section 4), here for RMSNorm, grouped queries, a gated MLP and an
-  attention kernel that stores no scores. A test counts the same in real models. With gradient checkpointing only
-  the blocks' inputs are kept, and one block at a time has all of its own.
+- casts: autocast keeps a 2-byte copy of each float32 matrix during a forward and backward pass.
+- activations: the tensors that each token and block keep for the backward pass, counted as in Korthikanti et al. (2022,
+  https://arxiv.org/abs/2205.05198, section 4), here for RMSNorm, grouped-query attention, a gated MLP and an attention
+  kernel that stores no scores. A test compares the count with real models. With gradient checkpointing, only the
+  blocks' inputs are kept, and the full activations of one block at a time.
 - logits: over the whole vocabulary, with the loss's float32 log-probabilities and two gradients of that size.
 
-What the estimate leaves out is the driver's own memory and the allocator's gaps: `OVERHEAD` stands for them.
+`OVERHEAD` covers what the estimate omits: the driver's memory and fragmentation.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from airsmith.recipe.training import Method
 
 GIBIBYTE = 1024**3
 OVERHEAD = 0.08
-"""Share that is added for the driver, the kernels' work space and the allocator's gaps."""
+"""Fraction added for the driver, the kernels' workspace and memory fragmentation."""
 
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _NF4_BYTES = 4.127 / 8
@@ -43,8 +42,8 @@ _ADAMW_BYTES = 8
 class MemoryEstimate:
     """Bytes on each device.
 
-    :param parameters: of the model.
-    :param trained: parameters that are trained.
+    :param parameters: number of the model's parameters.
+    :param trained: number of trained parameters.
     """
 
     parameters: int
@@ -58,13 +57,13 @@ class MemoryEstimate:
 
     @property
     def total(self) -> float:
-        """All of it, overhead included."""
+        """The sum, including overhead."""
         parts = self.weights + self.gradients + self.optimizer + self.casts + self.activations + self.logits
         return parts * (1 + OVERHEAD)
 
 
 def estimate_memory(decoder: Decoder, recipe: Recipe, batch: BatchPlan) -> MemoryEstimate:
-    """What training a model by a recipe takes, with rows as long as `dataset.max_length` allows."""
+    """Memory for training a model by a recipe, with rows of `dataset.max_length` tokens."""
     method = recipe.method
     is_full = method.name == "full"
     trained = trained_parameters(decoder, method)
@@ -90,14 +89,14 @@ def trained_parameters(decoder: Decoder, method: Method) -> int:
 
 
 def block_bytes_per_token(decoder: Decoder, recipe: Recipe) -> float:
-    """What the backward pass needs of one token and one block, in bytes."""
+    """Bytes that one token and one block keep for the backward pass."""
     hidden, inner = decoder.hidden_size, decoder.intermediate_size
     queries, keys = decoder.query_width, decoder.key_width
     norms = decoder.family.norms
     head_norms = queries + keys if decoder.family.has_head_norms else 0
     is_exact = recipe.training.precision == "float32"
     if recipe.method.name == "full":
-        if is_exact:  # A norm's input, its normalised input and its output; queries, keys, values, attention; the MLP.
+        if is_exact:  # A norm's input, its normalized input and its output; queries, keys, values, attention; the MLP.
             return 4 * (3 * norms * hidden + 2 * queries + 2 * keys + 4 * inner + 2 * head_norms)
         # Norms and rotary positions in float32, the rest in 2 bytes.
         return 10 * norms * hidden + 4 * (queries + keys) + 4 * (queries + keys) + 8 * inner + 6 * head_norms
@@ -105,7 +104,7 @@ def block_bytes_per_token(decoder: Decoder, recipe: Recipe) -> float:
     ranks = sum(rank_of(linear, recipe.method) for linear in targets)
     if is_exact:
         return 4 * (2 * norms * hidden + 2 * queries + 2 * keys + 4 * inner + head_norms + ranks)
-    # Each adapter keeps a 2-byte copy of its own input; a frozen layer needs none of its.
+    # Each adapter keeps a 2-byte copy of its input; a frozen layer keeps none.
     inputs = sum(linear.in_features for linear in targets)
     return 4 * norms * hidden + 4 * (queries + keys) + 6 * inner + 4 * head_norms + 2 * (inputs + ranks)
 
@@ -118,7 +117,7 @@ def _kept_bytes_per_token(decoder: Decoder, recipe: Recipe) -> float:
 
 
 def _stream_bytes(decoder: Decoder, recipe: Recipe) -> int:
-    """Bytes per element of what flows from block to block: autocast leaves it in the weights' data type."""
+    """Bytes per element of the residual stream, which autocast leaves in the weights' data type."""
     return 4 if recipe.method.name == "full" else _loaded_bytes(decoder, recipe)
 
 
@@ -138,7 +137,7 @@ def _frozen_bytes(decoder: Decoder, recipe: Recipe) -> float:
 
 
 def _gathered_bytes(decoder: Decoder, recipe: Recipe) -> float:
-    """What FSDP has gathered at once: the embeddings, which one group holds, and one block; then its gradients."""
+    """What FSDP gathers at once: the embeddings, which form one group, and one block with its gradients."""
     block = sum(linear.weights for linear in decoder.linears()) / decoder.num_hidden_layers
     embeddings = decoder.parameters - block * decoder.num_hidden_layers
     return 2 * _BYTES[recipe.training.precision] * (embeddings + block)
@@ -152,7 +151,7 @@ def _cast_bytes(decoder: Decoder, recipe: Recipe) -> float:
 
 
 def _adapter_parameters(decoder: Decoder, method: Method) -> int:
-    """Parameters of LoRA's matrices, of DoRA's vectors, and of the modules that are trained in full beside them."""
+    """Parameters of LoRA's matrices, of DoRA's vectors, and of the modules to save."""
     matrices = sum(
         rank_of(linear, method) * (linear.in_features + linear.out_features)
         + (linear.out_features if method.use_dora else 0)

@@ -1,4 +1,4 @@
-"""The `config.json` of a recipe's base model, from wherever the model lies."""
+"""The `config.json` of a recipe's base model, from the Hub, a store or the registry."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def read_config_file(file: Path) -> dict[str, Any]:
         return _parsed(file.read_bytes(), str(file))
     except OSError as error:
         raise AirsmithError(
-            ErrorKind.NOT_FOUND, f"{file} cannot be read: {error.strerror}.", "Name a model's config.json."
+            ErrorKind.NOT_FOUND, f"{file} cannot be read: {error.strerror}.", "Give the path of a model's config.json."
         ) from error
 
 
@@ -37,8 +37,8 @@ def read_model_config(
 ) -> dict[str, Any]:
     """The config of a recipe's base model: from the Hub, a store or the registry.
 
-    :param read_connection: looks up the password of an Airflow connection, should the Hub's token be one.
-    :raises AirsmithError: of the kind that says why it cannot be read.
+    :param read_connection: reads the Hub's token if it is an Airflow connection's password.
+    :raises AirsmithError: if it cannot be read.
     """
     source = recipe.model.id
     kind = source_kind(source)
@@ -57,7 +57,7 @@ def _of_version(model_id: str, store: Store) -> bytes:
     artifact = open_artifact(store, version.model)
     if artifact is None:
         raise AirsmithError(
-            ErrorKind.NOT_FOUND, f"The artifact of {model_id} is gone from the store.", "Choose another version."
+            ErrorKind.NOT_FOUND, f"The artifact of {model_id} no longer exists in the store.", "Choose another version."
         )
     return artifact.read(CONFIG)
 
@@ -66,7 +66,7 @@ def _parsed(content: bytes, name: str) -> dict[str, Any]:
     try:
         config = json.loads(content)
     except ValueError as error:
-        raise AirsmithError(ErrorKind.BAD_DATA, f"{name} is no JSON: {error}.", "Check the file.") from error
+        raise AirsmithError(ErrorKind.BAD_DATA, f"{name} is not valid JSON: {error}.", "Check the file.") from error
     if not isinstance(config, dict):
-        raise AirsmithError(ErrorKind.BAD_DATA, f"{name} holds no JSON object.", "Check the file.")
+        raise AirsmithError(ErrorKind.BAD_DATA, f"{name} does not contain a JSON object.", "Check the file.")
     return config

@@ -1,4 +1,4 @@
-"""A recipe and its base model: what the backend must know of the model before it trains it."""
+"""Fits a recipe to its base model: what the backend must check or resolve before it can train the model."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from airsmith.pipeline.decoder import read_decoder
 from airsmith.recipe import Recipe
 
 ReadConfig = Callable[[], Mapping[str, Any]]
-"""Reads the base model's `config.json`; called only where the backend depends on it."""
+"""Reads the base model's `config.json`; called only if the backend depends on it."""
 
 
 def fit_to_model(recipe: Recipe, read_config: ReadConfig) -> Recipe:
-    """The recipe with its targets of LoRA in the backend's words, once the backend can train its model.
+    """Check that the backend can train the model, and resolve LoRA's target modules to the backend's names.
 
-    :raises AirsmithError: `bad_recipe` where it cannot, or of the kind that says why the config cannot be read.
+    :raises AirsmithError: `bad_recipe` if it cannot, or the error of reading the config.
     """
     if get_backend(recipe.backend.name).model_types:
         check_model(recipe, read_config())
@@ -26,18 +26,18 @@ def fit_to_model(recipe: Recipe, read_config: ReadConfig) -> Recipe:
 
 
 def name_targets(recipe: Recipe) -> Recipe:
-    """The recipe with its targets of LoRA in the backend's words.
+    """The recipe with LoRA's target modules resolved to the backend's names.
 
-    :raises AirsmithError: `bad_recipe` where a target has none.
+    :raises AirsmithError: `bad_recipe` if a target has none.
     """
     targets = get_backend(recipe.backend.name).target_modules(recipe)
     return recipe.model_copy(update={"method": recipe.method.model_copy(update={"target_modules": targets})})
 
 
 def check_model(recipe: Recipe, config: Mapping[str, Any]) -> None:
-    """Refuse a model that the recipe's backend cannot train, or its server not serve, as the recipe says.
+    """Check that the recipe's backend can train the model, and that its engine can serve it.
 
-    :raises AirsmithError: `bad_recipe`, naming what of the model does not fit, and what would.
+    :raises AirsmithError: `bad_recipe`, naming the property that does not fit and what would.
     """
     backend = get_backend(recipe.backend.name)
     if recipe.serve.enabled:
@@ -48,8 +48,8 @@ def check_model(recipe: Recipe, config: Mapping[str, Any]) -> None:
     if model_type not in backend.model_types:
         raise AirsmithError(
             ErrorKind.BAD_RECIPE,
-            f"The base model {recipe.model.id} is of type {model_type!r}, which backend.name {backend.name!r} has no "
-            "layers of its own for.",
+            f"The base model {recipe.model.id} has type {model_type!r}, which backend.name {backend.name!r} does not "
+            "support.",
             f"Choose a model of type {', '.join(backend.model_types)}, or train on 'cuda' or 'rocm'.",
         )
     backend.check_model(recipe, read_decoder(config))

@@ -1,22 +1,23 @@
-"""How much memory a training needs on each core of a Neuron device, where processes share the model.
+"""Estimates a training's memory on each core of a Neuron device, where processes share the model.
 
-`tensor` processes have an equal part of every layer, `pipeline` groups some of the layers each; data-parallel processes
-have the same part. The parts, in bytes, for the modelling of optimum-neuron 0.4.5 (not measured on a device):
+Each of `tensor` processes holds an equal part of every layer, and each of `pipeline` groups some of the layers;
+data-parallel processes hold the same part. The parts, in bytes, for the models of optimum-neuron 0.4.5 (not measured on
+a device):
 
-- weights: in the recipe's precision, the trained ones too. Norms are on every core as a whole, and so are Granite's
-  embeddings and head; where there are fewer key and value heads than processes, each process has one. Of LoRA's two
-  matrices the one beside a layer's shared side is shared like it, the other is whole; layers that are one have one A.
+- weights: in the recipe's precision, trained ones included. Every core holds the norms as a whole, and Granite's
+  embeddings and head; with fewer key and value heads than processes, each process holds one head. Of LoRA's two
+  matrices, the one on a layer's split side is split like the layer, the other is whole; fused layers have one A.
 - gradients: in the recipe's precision; with bfloat16 also their sum in float32.
-- optimizer: with bfloat16, ZeRO stage 1 shares float32 weights and AdamW's two moments, 12 bytes per trained parameter,
-  among the data-parallel processes; with float32 each has the two moments as a whole.
-- activations: a block as `memory.py` counts it, shared with its tokens (Korthikanti et al. 2022,
-  https://arxiv.org/abs/2205.05198, section 4.2: sequence parallelism), and twice the tokens' states, gathered
-  for attention and MLP. Without Neuron's attention kernel also the scores: in the precision before and after the
-  softmax, and in float32 within. With gradient checkpointing a block's input is kept, and one block has all of its own.
-  A pipeline has as many batches on their way as groups.
+- optimizer: with bfloat16, ZeRO stage 1 splits float32 weights and AdamW's two moments, 12 bytes per trained parameter,
+  among the data-parallel processes; with float32 each process holds both moments as a whole.
+- activations: a block as `memory.py` counts it, split by tokens (Korthikanti et al. 2022,
+  https://arxiv.org/abs/2205.05198, section 4.2: sequence parallelism), plus twice the tokens' states, gathered for
+  attention and MLP. Without Neuron's attention kernel also the scores: in the recipe's precision before and after the
+  softmax, and in float32 within. With gradient checkpointing, a block's input is kept, and one block's activations.
+  A pipeline has as many batches in flight as groups.
 - logits: over a process's part of the vocabulary, as `memory.py` counts them.
 
-What it leaves out is the compiled program, the collectives' buffers and gaps: `OVERHEAD` stands for them.
+`OVERHEAD` covers what the estimate omits: the compiled program, the collectives' buffers and fragmentation.
 """
 
 from __future__ import annotations
@@ -33,13 +34,13 @@ from airsmith.recipe.training import Method
 _BYTES = {"float32": 4, "bfloat16": 2}
 _SUM_BYTES, _ZERO1_BYTES, _ADAMW_BYTES = 4, 12, 8
 _ROW_PARALLEL = ("o_proj", "down_proj")
-"""Layers of which each process has some inputs; of all others it has some outputs."""
+"""Row-parallel layers: their inputs are split between the processes; the outputs of all others are."""
 
 
 def estimate_core_memory(decoder: Decoder, recipe: Recipe, batch: BatchPlan, parallel: ParallelPlan) -> MemoryEstimate:
-    """What training a model by a recipe takes on the fullest core.
+    """Memory for training a model by a recipe, on the core that needs the most.
 
-    :param recipe: its targets of LoRA are names of layers.
+    :param recipe: its LoRA targets are names of layers.
     """
     size, is_half = _BYTES[recipe.training.precision], recipe.training.precision == "bfloat16"
     base = _weights_per_core(decoder, parallel)
@@ -109,14 +110,14 @@ def _activations(decoder: Decoder, recipe: Recipe, batch: BatchPlan, parallel: P
     block += 2 * tokens * decoder.hidden_size * size
     if not uses_flash_attention(length):
         block += rows * length**2 * decoder.num_attention_heads / parallel.tensor * (2 * size + 4)
-    blocks = decoder.num_hidden_layers  # of a pipeline's group fewer, of as many batches more
+    blocks = decoder.num_hidden_layers  # A pipeline stage has fewer blocks, but of as many more batches in flight.
     if not recipe.training.gradient_checkpointing:
         return blocks * block
     return blocks * tokens * decoder.hidden_size * size / parallel.tensor + block
 
 
 def _vocabulary(decoder: Decoder, parallel: ParallelPlan) -> float:
-    """Tokens that a core has embeddings and logits of."""
+    """Vocabulary entries whose embeddings and logits one core holds."""
     return decoder.vocab_size / parallel.tensor if shares_embeddings(decoder) else decoder.vocab_size
 
 

@@ -1,4 +1,4 @@
-"""What a recipe's DAG says about itself in Airflow's UI, in Markdown."""
+"""The Markdown pages of the DAGs in Airflow's UI."""
 
 from __future__ import annotations
 
@@ -8,51 +8,51 @@ from airsmith.recipe import Recipe
 
 STAGE_SUMMARIES = {
     "resolve": "Merges recipe, form and overrides, checks the result, and pins every revision to a commit.",
-    "preflight": "Looks whether cluster, store and Hub will serve every pod of the run, before the first one starts.",
-    "mirror_model": "Copies the base model into the store, verified, without pickled weights.",
-    "mirror_dataset": "Copies the dataset's files into the store, verified.",
-    "tokenize": "Renders every example with the chat template, marks the tokens that are learnt, packs them into rows.",
+    "preflight": "Checks that cluster, store and Hub can serve every pod of the run, before the first pod starts.",
+    "mirror_model": "Copies the base model into the store and verifies it; refuses pickled weights.",
+    "mirror_dataset": "Copies the dataset's files into the store and verifies them.",
+    "tokenize": "Renders every example with the chat template, marks the tokens to train on, and packs them into rows.",
     "compile": "Compiles the training's graphs for the accelerator.",
-    "train": "Trains, with checkpoints to go on from and metrics while it runs.",
-    "compare_trials": "Draws the trials of a sweep beside each other, as a table and a plot.",
-    "consolidate": "Puts the shards of a parallel training together.",
-    "merge": "Merges the adapter into the base model and proves that the merged model computes the same.",
-    "evaluate": "Compares base and tuned model on the held-out examples.",
-    "register": "Gives the tuned model a version in the registry, with its model card.",
+    "train": "Trains the model, writing checkpoints to resume from and metrics while it runs.",
+    "compare_trials": "Compares the trials of a sweep in a table and a plot.",
+    "consolidate": "Combines the shards of a parallel training.",
+    "merge": "Merges the adapter into the base model and verifies that the merged model computes the same.",
+    "evaluate": "Compares the base model and the tuned model on the held-out examples.",
+    "register": "Registers the tuned model as a new version, with its model card.",
     "deploy": "Serves the model behind an OpenAI-compatible endpoint.",
-    "smoke_test": "Proves that the endpoint answers as the tuned model, not as the base.",
+    "smoke_test": "Verifies that the endpoint answers as the tuned model, not as the base model.",
 }
 """One sentence per task, for its page and for the DAG's table."""
 
 SWEEP_SUMMARIES = {
-    "begin_rung": "Begins a rung of the sweep: all trials, or the best of the rung before.",
-    "train": "Trains the trials of a rung, some at a time. One that fails does not fail the others.",
-    "choose_trial": "Makes the best trial's recipe and output those of the run.",
+    "begin_rung": "Begins a rung of the sweep: all trials, or the best of the previous rung.",
+    "train": "Trains the trials of a rung, several at a time. A trial that fails does not fail the others.",
+    "choose_trial": "Adopts the best trial's recipe and output as the run's.",
 }
-"""The same for the tasks that stand in the training's place."""
+"""The same for the tasks that replace the training in a sweep."""
 
 ENDPOINT_PAGE = """\
-Changes one endpoint, by hand: trigger it and say in the form what to do.
+Changes one endpoint. Trigger it and choose the action in the form.
 
 | action | fields | what happens |
 |---|---|---|
-| deploy | model, version, percent | A server with the version starts beside what is served. Once it answers, it takes \
-all requests, or with a percent below 100 its share of them. |
-| shift traffic | endpoint, percent | The version beside gets another share. 0 withdraws it; 100 lets it take over. |
-| roll back | endpoint | A version beside is withdrawn; without one, what was served before serves again. |
-| scale | endpoint, replicas | The endpoint has that many servers. |
-| stop | endpoint | All servers end, and every object of the endpoint in the cluster. |
+| deploy | model, version, percent | A server with the version starts next to the current one. When it is ready, it \
+receives all requests, or, with a percent below 100, that share of them as a canary. |
+| shift traffic | endpoint, percent | The canary receives another share. 0 withdraws it; 100 promotes it to current. |
+| roll back | endpoint | The canary is withdrawn; without a canary, the previous version serves again. |
+| scale | endpoint, replicas | The number of replicas changes. |
+| stop | endpoint | All servers and all other objects of the endpoint in the cluster are deleted. |
 
-`smoke_test` proves what has come to be served. Where the proof fails, on a cluster what was served before serves
-again, and the run is red. A server that does not come up leaves the endpoint as it was.
+`smoke_test` then verifies what the endpoint serves. If that fails on a cluster, the previous version serves again and
+the run fails. If a new server does not start, the endpoint stays unchanged.
 
-On one machine an endpoint is one process: a version is deployed in its place, or it is stopped.
+With the local runtime an endpoint is one process: deploy replaces it, and stop ends it.
 """
 """The page of the DAG `endpoint`."""
 
 
 def dag_page(recipe: Recipe, plan: Plan, recipe_file: str, recipe_text: str) -> str:
-    """The page of a recipe's DAG: what it does, its stages, the recipe itself."""
+    """The page of a recipe's DAG: its purpose, its stages, the recipe."""
     rows = [f"| `{stage.stage}` | {STAGE_SUMMARIES[stage.stage]} |" for stage in plan.stages]
     return "\n".join(
         [
@@ -62,7 +62,7 @@ def dag_page(recipe: Recipe, plan: Plan, recipe_file: str, recipe_text: str) -> 
             f"**method** {recipe.method.name} · **backend** {recipe.backend.name} · "
             f"**registered as** `models/{recipe.name}`",
             "",
-            "A stage whose inputs have not changed is not run again: it points to the result that is there.",
+            "A stage whose inputs have not changed does not run again: the run reuses its output.",
             "",
             "| stage | what it does |",
             "|---|---|",
@@ -76,7 +76,7 @@ def dag_page(recipe: Recipe, plan: Plan, recipe_file: str, recipe_text: str) -> 
 
 
 def broken_page(recipe_file: str, error: AirsmithError) -> str:
-    """The page of a DAG whose recipe cannot be read."""
+    """The page of a DAG whose recipe is broken."""
     return "\n".join(
         [
             f"**`{recipe_file}` cannot be run.**",
@@ -85,13 +85,13 @@ def broken_page(recipe_file: str, error: AirsmithError) -> str:
             "",
             error.hint,
             "",
-            f"This DAG becomes whole again once the file is right; `airsmith recipe check {recipe_file}` checks it.",
+            f"Correct the file to restore this DAG; `airsmith recipe check {recipe_file}` checks it.",
         ]
     )
 
 
 def _code_block(language: str, text: str) -> list[str]:
-    """A block that its own content cannot close."""
+    """A code block with a fence longer than any in its content."""
     fence = "```"
     while fence in text:
         fence += "`"

@@ -1,4 +1,4 @@
-"""Pin what a run reads: a revision on the Hub to its commit, a folder in a store to what it holds now."""
+"""Pins the sources of a run: a revision on the Hub to its commit, a folder in a store to its current listing."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from airsmith.recipe.sources import source_kind
 from airsmith.registry import get_version
 
 FindToken = Callable[[], "str | None"]
-"""Looks up the Hub's token; asked only where a source lies on the Hub."""
+"""Reads the Hub's token; called only if a source is on the Hub."""
 
 
 def pin_sources(recipe: Recipe, store: Store, hub_endpoint: str, find_token: FindToken) -> Recipe:
-    """The recipe with the revisions of model and dataset replaced by what they name now.
+    """The recipe with the revisions of model and dataset replaced by what they resolve to now.
 
     :raises AirsmithError: `not_found`, `access_denied`, `hub_unavailable` or `store_unavailable`, naming the source.
     """

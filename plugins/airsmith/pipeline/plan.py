@@ -1,4 +1,4 @@
-"""Which stages a recipe needs on its backend, in what order, and how its batch is spread."""
+"""The plan of a run: the recipe's stages on its backend, their order, and how the batch is divided."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from airsmith.recipe import Recipe
 from airsmith.settings import Settings
 
 LIGHT_IMAGE = "cpu"
-"""The image without torch, for stages that move bytes."""
+"""The image without torch, for stages that copy files."""
 
 _ALWAYS = ("mirror_model", "mirror_dataset", "tokenize", "train", "merge", "evaluate", "register")
 _WHEN_SERVED = ("deploy", "smoke_test")
@@ -22,10 +22,10 @@ _ORDER = (
 
 
 def stage_names(recipe: Recipe, *, is_sweep: bool = False) -> tuple[str, ...]:
-    """The stages of a recipe, in the order in which they may run one by one.
+    """The stages of a recipe, in an order in which they can run one by one.
 
-    :param is_sweep: whether its trials are run, and not the recipe as it is.
-    :raises AirsmithError: `bad_recipe` where no backend of that name exists.
+    :param is_sweep: whether the run trains the trials of the recipe's sweep.
+    :raises AirsmithError: `bad_recipe` if no backend of that name exists.
     """
     wanted = {
         *_ALWAYS,
@@ -38,17 +38,17 @@ def stage_names(recipe: Recipe, *, is_sweep: bool = False) -> tuple[str, ...]:
 
 
 def make_plan(recipe: Recipe, *, is_sweep: bool = False) -> Plan:
-    """Decide a run.
+    """Make the plan of a run.
 
-    :param is_sweep: whether its trials are run, and not the recipe as it is.
-    :raises AirsmithError: `bad_recipe` where the backend cannot run the recipe, the batch does not divide, or nothing
-        serves the model as the recipe says.
+    :param is_sweep: whether the run trains the trials of the recipe's sweep.
+    :raises AirsmithError: `bad_recipe` if the backend cannot run the recipe, the batch cannot be divided, or no engine
+        can serve the model as requested.
     """
     backend = get_backend(recipe.backend.name)
     backend.check(recipe)
     _check_evaluation(recipe)
     if recipe.serve.enabled:
-        server_of(recipe)  # Refused now, not once all is trained.
+        server_of(recipe)  # Raises before the training instead of after it.
     return Plan(
         backend=backend.name,
         stages=tuple(_plan_stage(stage, recipe, backend) for stage in stage_names(recipe, is_sweep=is_sweep)),
@@ -58,7 +58,7 @@ def make_plan(recipe: Recipe, *, is_sweep: bool = False) -> Plan:
 
 
 def check_nodes(recipe: Recipe, settings: Settings) -> None:
-    """Refuse several nodes where there is but one machine.
+    """Check that a recipe with several nodes has a cluster.
 
     :raises AirsmithError: `bad_recipe`.
     """
@@ -66,12 +66,12 @@ def check_nodes(recipe: Recipe, settings: Settings) -> None:
         raise AirsmithError(
             ErrorKind.BAD_RECIPE,
             f"backend.nodes is {recipe.backend.nodes}, but the runtime `local` trains on this machine alone.",
-            "Set backend.nodes to 1 and backend.devices to what it has, or run the recipe on a cluster.",
+            "Set backend.nodes to 1 and backend.devices to its number of devices, or run the recipe on a cluster.",
         )
 
 
 def _check_evaluation(recipe: Recipe) -> None:
-    """Refuse a backend that only trains.
+    """Check that the backend of evaluate can evaluate.
 
     :raises AirsmithError: `bad_recipe`.
     """
@@ -79,17 +79,17 @@ def _check_evaluation(recipe: Recipe) -> None:
     if not backend.evaluates:
         raise AirsmithError(
             ErrorKind.BAD_RECIPE,
-            f"evaluate.backend is {backend.name!r}, but answers are computed by transformers' own models, for which it "
-            "has no stage: it would compile anew for every length.",
-            "Remove evaluate.backend, which is 'cpu' then, or set it to 'cuda' or 'rocm'.",
+            f"evaluate.backend is {backend.name!r}, which cannot evaluate: it would compile transformers' models again "
+            "for every length.",
+            "Remove evaluate.backend (its default is 'cpu'), or set it to 'cuda' or 'rocm'.",
         )
 
 
 def solve_batch(recipe: Recipe, data_parallel_size: int, parallel: ParallelPlan | None = None) -> BatchPlan:
-    """Spread the total batch: the largest per-device share that divides it, and accumulation for the rest.
+    """Divide the total batch: the largest possible batch per device, and gradient accumulation for the rest.
 
-    :param parallel: what makes the data-parallel size of the devices; each has a share where None.
-    :raises AirsmithError: `bad_recipe` where it does not divide, proposing the nearest batches that do.
+    :param parallel: how devices share the model, for the message; None if each device has its own share of the batch.
+    :raises AirsmithError: `bad_recipe` if it cannot be divided evenly, proposing the nearest batches that can.
     """
     total = recipe.training.total_train_batch_size
     if total % data_parallel_size:
@@ -97,13 +97,13 @@ def solve_batch(recipe: Recipe, data_parallel_size: int, parallel: ParallelPlan 
         nearest = [str(batch) for batch in (below, below + data_parallel_size) if batch > 0]
         raise AirsmithError(
             ErrorKind.BAD_RECIPE,
-            f"training.total_train_batch_size {total} does not divide by "
+            f"training.total_train_batch_size {total} is not divisible by "
             f"{_shares(recipe, data_parallel_size, parallel)}.",
             f"Use {' or '.join(nearest)}.",
         )
     share = total // data_parallel_size
-    most = min(share, recipe.training.max_per_device_train_batch_size)
-    per_device = next(size for size in range(most, 0, -1) if share % size == 0)
+    largest = min(share, recipe.training.max_per_device_train_batch_size)
+    per_device = next(size for size in range(largest, 0, -1) if share % size == 0)
     return BatchPlan(
         per_device_train_batch_size=per_device,
         gradient_accumulation_steps=share // per_device,
@@ -112,7 +112,7 @@ def solve_batch(recipe: Recipe, data_parallel_size: int, parallel: ParallelPlan 
 
 
 def _shares(recipe: Recipe, data_parallel_size: int, parallel: ParallelPlan | None) -> str:
-    """How many shares each batch has, in words."""
+    """The number of shares of each batch, in words."""
     devices = recipe.backend.devices * recipe.backend.nodes
     if parallel is None or parallel.processes_per_node == recipe.backend.devices:
         return f"{data_parallel_size} devices (backend.devices × backend.nodes)"
@@ -133,7 +133,7 @@ def _plan_stage(stage: str, recipe: Recipe, backend: Backend) -> StagePlan:
 
 
 def is_ray(recipe: Recipe) -> bool:
-    """Whether Ray starts the training's processes: its image then has Ray as well."""
+    """Whether Ray starts the training's processes: the training's image then contains Ray."""
     return recipe.backend.nodes > 1 and recipe.backend.job == "rayjob"
 
 

@@ -1,4 +1,4 @@
-"""What a run of a recipe would be on a cluster, decided without one: its pods, its training's memory, its cost."""
+"""Preview of a run on a cluster, made without a cluster: its pods, the training's memory, its cost."""
 
 from __future__ import annotations
 
@@ -32,26 +32,25 @@ from airsmith.pipeline.neuron_memory import estimate_core_memory
 from airsmith.pipeline.plan import make_plan
 from airsmith.recipe import Recipe
 from airsmith.recipe.load import load_recipe
-from airsmith.serving.cluster.served import ServedModel
+from airsmith.serving.cluster.served_model import ServedModel
 from airsmith.serving.cluster.server_pod import pod_spec
 from airsmith.settings import Image, Settings
 
 WHOLE_NODE = (*TRAINING, "evaluate", "deploy")
-"""The stages whose pods are large enough to be priced by the node; the others run beside something."""
+"""Stages whose pods take whole nodes and are priced by the node; the others share nodes."""
 
 
 @dataclass(frozen=True)
 class NodePreview:
     """The nodes that a pod needs.
 
-    :param instance_type: what the recipe or the settings select, else the cheapest of the table that fits; None where
-        the table has none.
-    :param is_chosen: whether recipe or settings select it.
-    :param devices: that one node has.
-    :param cores: of a device, each with a process.
-    :param process_memory_bytes: of one device, or of its cores one's share; None where there is none or the table does
-        not know it.
-    :param usd_per_hour: of all nodes; None where it is not known.
+    :param instance_type: the one that the recipe or the settings select, else the cheapest that fits; None if none of
+        the table fits.
+    :param is_chosen: whether the recipe or the settings select it.
+    :param devices: devices per node.
+    :param cores: cores per device, one process each.
+    :param process_memory_bytes: device memory per process; None without devices, or if the table lacks it.
+    :param usd_per_hour: price of all nodes; None if unknown.
     """
 
     instance_type: str | None
@@ -68,9 +67,9 @@ class NodePreview:
 class PodPreview:
     """One pod.
 
-    :param resources: what its main container asks for, as Kubernetes quantities.
-    :param device: the resource's name of its accelerators; empty without.
-    :param node: the nodes that it needs, where it takes a whole one.
+    :param resources: requests of its main container, as Kubernetes quantities.
+    :param device: resource name of its accelerators; empty without accelerators.
+    :param node: the nodes that it needs; None if it shares one.
     """
 
     stage: str
@@ -82,20 +81,19 @@ class PodPreview:
 
     @property
     def devices(self) -> int:
-        """How many accelerators it asks for."""
+        """Number of accelerators that it requests."""
         return int(self.resources.get(self.device, "0"))
 
 
 @dataclass(frozen=True)
 class Preview:
-    """A run that has not happened.
+    """The preview of a run.
 
-    :param memory: estimate for the training; None where it is unknown.
-    :param memory_unknown: why it is.
-    :param available_bytes: what one process has of the devices' memory, on plain CPUs the pod's limit; None where it is
-        unknown.
-    :param notes: what a person should know of the training.
-    :param training_limit_seconds: what the settings allow one try of the training.
+    :param memory: estimate for the training; None if unknown.
+    :param memory_unknown: why it is unknown.
+    :param available_bytes: device memory per process, or the pod's limit on CPUs; None if unknown.
+    :param notes: remarks about the training.
+    :param training_limit_seconds: the settings' timeout for one try of the training.
     """
 
     recipe: Recipe
@@ -113,11 +111,10 @@ class Preview:
 
 
 def preview_run(recipe_file: Path, settings: Settings, model_config: Path | None = None) -> Preview:
-    """Decide what a run would be. Asks the Hub or the store for the model's config, and no cluster.
+    """Preview a run. It reads the model's config from the Hub or the store, and accesses no cluster.
 
-    :param model_config: a local `config.json`, instead of the model's own.
-    :raises AirsmithError: `bad_recipe`, also where the model is known and does not fit, or what is wrong with the
-        given config.
+    :param model_config: a local `config.json` instead of the model's own.
+    :raises AirsmithError: `bad_recipe`, including a known model that does not fit; or the error of the given config.
     """
     recipe = load_recipe(recipe_file)
     plan = make_plan(recipe)
@@ -160,7 +157,7 @@ def _pods(recipe_file: Path, recipe: Recipe, plan: Plan, settings: Settings) -> 
 
 
 def _with_every_image(plan: Plan, recipe: Recipe, settings: Settings) -> Settings:
-    """The settings, where an image that was not built yet goes by its name."""
+    """The settings, with the name of an image as its reference if it was not built yet."""
     named = {stage.image for stage in plan.stages} | ({server_of(recipe).image} if plan.has("deploy") else set())
     images = {**{name: Image(reference=name) for name in named}, **settings.kubernetes.images}
     return settings.model_copy(update={"kubernetes": settings.kubernetes.model_copy(update={"images": images})})
@@ -168,7 +165,7 @@ def _with_every_image(plan: Plan, recipe: Recipe, settings: Settings) -> Setting
 
 def _endpoint_pod(recipe: Recipe, settings: Settings) -> Any:
     model = ServedModel(
-        endpoint=recipe.endpoint_name, deployment="preview", artifact="artifacts/model", files="artifacts/model",
+        endpoint=recipe.endpoint_name, revision="preview", artifact="artifacts/model", files="artifacts/model",
         dtype="auto", version=None, recipe=recipe,
     )  # fmt: skip
     return pod_spec(model, settings)
@@ -209,7 +206,7 @@ def _node(
 def _memory(
     recipe: Recipe, plan: Plan, settings: Settings, model_config: Path | None
 ) -> tuple[MemoryEstimate | None, str]:
-    """The estimate, or why there is none. A config that a person has named must be readable."""
+    """The estimate, or the reason for its absence. A config file given by the user must be readable."""
     given = read_config_file(model_config) if model_config is not None else None
     try:
         config = read_model_config(recipe, settings) if given is None else given

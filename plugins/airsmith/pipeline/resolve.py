@@ -1,4 +1,4 @@
-"""Decide a run once: recipe, form and overrides become one checked spec in which nothing can move any more."""
+"""Resolves a run: recipe, form and overrides become one validated spec with every revision pinned."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from airsmith.settings import Settings
 
 @dataclass(frozen=True)
 class RunRequest:
-    """What somebody, or a schedule, wants to run.
+    """A request to run a recipe, by a user or a schedule.
 
-    :param form: values of the trigger form, by field name; none outside Airflow.
-    :param overrides: values by dotted path, for fields that the form does not show.
-    :param bundle_version: commit that the DAG and the recipe file come from, where known.
-    :param is_sweep: whether the recipe's trials are run, and not the recipe as it is.
+    :param form: values of the trigger form, by field name; empty outside Airflow.
+    :param overrides: values by dotted key, for fields that the form does not show.
+    :param bundle_version: commit of the DAG and the recipe file, if known.
+    :param is_sweep: whether to run the trials of the recipe's sweep.
     """
 
     dag_id: str
@@ -45,9 +45,9 @@ class RunRequest:
 
 
 def resolve(request: RunRequest, settings: Settings, read_connection: ReadConnection = no_connections) -> Run:
-    """Merge, check, plan, pin, and fit to the model; write the spec last, so that a bad request leaves nothing behind.
+    """Merge, check, plan, pin, and fit to the model. The spec is written last, so a bad request leaves nothing behind.
 
-    :param read_connection: looks up the password of an Airflow connection, should the Hub's token be one.
+    :param read_connection: reads the Hub's token if it is an Airflow connection's password.
     :raises AirsmithError: naming the field, the cause and the remedy.
     """
     merged = merge_recipe(request.recipe_file, request.form, request.overrides)
@@ -82,7 +82,7 @@ def resolve(request: RunRequest, settings: Settings, read_connection: ReadConnec
 
 
 def image_references(plan: Plan, settings: Settings) -> dict[str, str]:
-    """The images of a run on a cluster, by digest."""
+    """The images of a run on a cluster, with their digests."""
     if not settings.uses_cluster:
         return {}
     return {stage.image: settings.image(stage.image).reference for stage in plan.stages if not stage.runs_in_worker}

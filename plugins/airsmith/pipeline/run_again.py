@@ -1,4 +1,4 @@
-"""The end of a run once more: what it has made is deployed and proved as if the run came to that now."""
+"""A new run of another run's last stages: deploy and smoke_test."""
 
 from __future__ import annotations
 
@@ -20,31 +20,29 @@ from airsmith.settings import Settings
 def run_of_version(store: Store, name: str, number: int | None) -> Run:
     """The run that made a registered version.
 
-    :param number: of the version; the champion when None.
-    :raises AirsmithError: `not_found` where the registry does not know the version, or no run that made it.
+    :param number: number of the version; None means the champion.
+    :raises AirsmithError: `not_found` if the registry has no such version, or no run of it.
     """
     if number is None:
         champion = get_champion(store, name)
         if champion is None:
-            raise AirsmithError(
-                ErrorKind.NOT_FOUND, f"There is no model {name} in {store.uri}.", "Name one that a run has registered."
-            )
+            raise AirsmithError(ErrorKind.NOT_FOUND, f"{store.uri} has no model {name}.", "Name a registered model.")
         number = champion.version
     version = get_version(store, name, number)
     if version.run is None:
         raise AirsmithError(
             ErrorKind.NOT_FOUND,
-            f"Version {number} of {name} does not say which run made it.",
-            "Clear the task deploy of the run that did.",
+            f"Version {number} of {name} does not name the run that made it.",
+            "Clear the task deploy of that run.",
         )
     return Run(store, version.run)
 
 
 def run_again(source: Run, dag_id: str, run_id: str, settings: Settings, endpoint: str | None) -> Run:
-    """A run that begins where another had come to `deploy`, with the images of today; its spec is written last.
+    """A run with another run's outputs whose plan is `deploy` and `smoke_test`, with the current images.
 
-    :param dag_id: of the new run; its `run_id` likewise.
-    :param endpoint: where the model is served; where the source's recipe says when None.
+    :param dag_id: DAG id of the new run; `run_id` is its run id.
+    :param endpoint: name of the endpoint; None means the one of the source's recipe.
     """
     spec = source.read_spec()
     serve = spec.recipe.serve.model_copy(update={"enabled": True, "name": endpoint or spec.recipe.endpoint_name})

@@ -1,4 +1,4 @@
-"""A run without Airflow: the same spec, the same stages in the same order, one after the other in this terminal."""
+"""A run without Airflow: the same spec and the same stages, one after the other in this process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.pipeline.graph import dag_id_of
 from airsmith.pipeline.resolve import RunRequest, resolve
 from airsmith.pipeline.sweep import choose_winner, run_rungs
-from airsmith.process.stage_process import TellLine, bring_to_output
+from airsmith.process.stage_process import LogLine, bring_to_output
 from airsmith.serving.local.endpoint import deploy
 from airsmith.settings import Settings
 
@@ -24,43 +24,43 @@ from airsmith.settings import Settings
 def run_sequence(
     request: RunRequest,
     settings: Settings,
-    tell_run: Callable[[Run], None],
-    tell_stage: Callable[[StagePointer], None],
-    tell_line: TellLine,
+    on_resolved: Callable[[Run], None],
+    on_stage: Callable[[StagePointer], None],
+    log_line: LogLine,
 ) -> Run:
-    """Resolve a run and bring each of its stages to its output. Running it again goes on where it ended.
+    """Resolve a run and run its stages. The same run id resumes an earlier run.
 
-    :param tell_run: is given the run once it is resolved.
-    :param tell_stage: is given the pointer of each stage that has its output.
-    :param tell_line: is given each line of the stages' logs.
-    :raises AirsmithError: of the first stage that fails; what the stages before it made stays.
+    :param on_resolved: called with the resolved run.
+    :param on_stage: called with the pointer of each finished stage.
+    :param log_line: called with each line of the stages' logs.
+    :raises AirsmithError: the error of the first stage that fails; the outputs of earlier stages are kept.
     """
     run = resolve(request, settings)
-    tell_run(run)
+    on_resolved(run)
     for stage in run.read_spec().plan.stages:
         if stage.runs_in_worker:
             pointer = deploy(run, settings)
         elif stage.stage == "train" and request.is_sweep:
-            pointer = _sweep(run, settings, tell_line)
+            pointer = _sweep(run, settings, log_line)
         else:
-            pointer = bring_to_output(stage.stage, run, settings, tell_line)
-        tell_stage(pointer)
+            pointer = bring_to_output(stage.stage, run, settings, log_line)
+        on_stage(pointer)
     return run
 
 
-def _sweep(run: Run, settings: Settings, tell_line: TellLine) -> StagePointer:
-    """Train the trials one by one, and go on with the best."""
+def _sweep(run: Run, settings: Settings, log_line: LogLine) -> StagePointer:
+    """Train the trials one by one, and continue with the best."""
 
     def train(trial: Run) -> None:
-        tell_line(logging.INFO, f"Trial {trial.trial_name}")
-        bring_to_output("train", trial, settings, tell_line)
+        log_line(logging.INFO, f"Trial {trial.trial_name}")
+        bring_to_output("train", trial, settings, log_line)
 
-    def tell_failure(trial: Run, error: AirsmithError) -> None:
-        tell_line(logging.ERROR, f"Trial {trial.trial_name} failed: {error}")
+    def on_failure(trial: Run, error: AirsmithError) -> None:
+        log_line(logging.ERROR, f"Trial {trial.trial_name} failed: {error}")
 
-    run_rungs(run, train, tell_failure)
+    run_rungs(run, train, on_failure)
     winner = choose_winner(run)
-    tell_line(logging.INFO, f"The winner is {winner.name}, with a validation loss of {winner.eval_loss}")
+    log_line(logging.INFO, f"The winner is {winner.name}, with a validation loss of {winner.eval_loss}")
     pointer = run.pointer("train")
     assert pointer is not None
     return pointer
@@ -69,13 +69,13 @@ def _sweep(run: Run, settings: Settings, tell_line: TellLine) -> StagePointer:
 def local_request(
     recipe: str, changes: Iterable[str], run_id: str, recipes: Path, *, is_sweep: bool = False
 ) -> RunRequest:
-    """What a command line asks for.
+    """The request of a command line.
 
-    :param recipe: a file's path, or the name of a recipe in the folder.
-    :param is_sweep: whether the recipe's trials are run, and not the recipe as it is.
+    :param recipe: path of a recipe file, or the name of one in the folder.
+    :param is_sweep: whether to run the trials of the recipe's sweep.
     :param changes: `key=value`, the value in YAML.
-    :param run_id: of the run; a new one when empty.
-    :raises AirsmithError: `bad_recipe` where there is no such file or a change has no value.
+    :param run_id: id of the run; a new one if empty.
+    :raises AirsmithError: `bad_recipe` if no such file exists or a change has no value.
     """
     file = find_recipe_file(recipe, recipes)
     return RunRequest(
@@ -88,9 +88,9 @@ def local_request(
 
 
 def find_recipe_file(recipe: str, recipes: Path) -> Path:
-    """The file that a command line names: by its path, or by a recipe's name in the folder.
+    """The recipe file of a command line, given by its path or by its name in the folder.
 
-    :raises AirsmithError: `bad_recipe`, naming the recipes that are there.
+    :raises AirsmithError: `bad_recipe`, naming the recipes in the folder.
     """
     candidates = [Path(recipe), *(recipes / f"{recipe}{suffix}" for suffix in (".yaml", ".yml"))]
     for candidate in candidates:
@@ -100,7 +100,7 @@ def find_recipe_file(recipe: str, recipes: Path) -> Path:
     raise AirsmithError(
         ErrorKind.BAD_RECIPE,
         f"{recipe!r} is neither a file nor a recipe in {recipes}.",
-        f"The recipes there: {known}.",
+        f"Recipes in that folder: {known}.",
     )
 
 
@@ -108,9 +108,11 @@ def _assignment(change: str) -> tuple[str, Any]:
     key, equals, value = change.partition("=")
     if not equals:
         raise AirsmithError(
-            ErrorKind.BAD_RECIPE, f"--set {change} gives no value.", "Write --set training.max_steps=5."
+            ErrorKind.BAD_RECIPE, f"--set {change} has no value.", "Write it as in --set training.max_steps=5."
         )
     try:
         return key, yaml.safe_load(value)
     except yaml.YAMLError as error:
-        raise AirsmithError(ErrorKind.BAD_RECIPE, f"The value in --set {change} is no YAML.", "Quote it.") from error
+        raise AirsmithError(
+            ErrorKind.BAD_RECIPE, f"The value of --set {change} is not valid YAML.", "Quote it."
+        ) from error

@@ -1,7 +1,7 @@
-"""A sweep: trials of one run, each a run of its own in that one's folder, rung by rung until a winner is known.
+"""A sweep: trials, each a run inside the folder of the sweep's run, trained rung by rung until one wins.
 
-A trial's folder is named after its number and what it sets, and after the step at which its rung ends:
-`trials/03-r=8-at-50`, or `trials/03-r=8` where it trains to its end.
+A trial's folder is named after its number, the values that it sets, and the step at which its rung ends:
+`trials/03-r=8-at-50`, or `trials/03-r=8` in the last rung.
 """
 
 from __future__ import annotations
@@ -24,37 +24,37 @@ from airsmith.recipe.sweep import Sweep
 TRAIN = "train"
 _SHARED = ("mirror_model", "mirror_dataset", "tokenize")
 _BASE = "sweep.json"
-"""What `resolve` wrote, once the spec says what the winner is."""
-_LONGEST_LABEL = 40
+"""The spec that `resolve` wrote, kept after the run's spec has become the winner's."""
+_MAX_LABEL_LENGTH = 40
 
 
 @dataclass(frozen=True)
 class Trial:
     """One trial.
 
-    :param name: its number and what it sets.
-    :param values: by dotted key.
+    :param name: its number and the values that it sets.
+    :param values: values by dotted key.
     """
 
     name: str
     values: dict[str, Any]
 
     def folder(self, stop_at_step: int | None) -> str:
-        """Name of its folder in a rung."""
+        """Name of its folder in the rung that ends at this step."""
         return self.name if stop_at_step is None else f"{self.name}-at-{stop_at_step}"
 
 
 def stops_of(sweep: Sweep) -> tuple[int | None, ...]:
-    """The step at which each rung ends; None for the last, which ends with the training."""
+    """The step at which each rung ends; None for the last, which trains to the end."""
     return (*sweep.rungs, None)
 
 
 def begin_rung(run: Run, number: int) -> list[Run]:
-    """Write the specs of a rung's trials: of the first all trials', of a later one those of the best before it.
+    """Write the specs of a rung's trials: all trials in the first rung, later the best of the previous rung.
 
-    :param number: of the rung, from 0.
-    :returns: the trials' runs, the most promising first.
-    :raises AirsmithError: where no trial of the rung before has a result.
+    :param number: number of the rung, from 0.
+    :returns: the trials' runs, the best first.
+    :raises AirsmithError: if no trial of the previous rung has a result.
     """
     base = _base(run)
     sweep = _sweep(base)
@@ -70,9 +70,9 @@ def begin_rung(run: Run, number: int) -> list[Run]:
 
 
 def choose_winner(run: Run) -> TrialResult:
-    """Make the best trial's recipe and output those of the run, which goes on as any other.
+    """Adopt the best trial's recipe and output as the run's; the run then continues like any other.
 
-    :raises AirsmithError: where no trial was trained to its end.
+    :raises AirsmithError: if no trial was trained to the end.
     """
     base = _base(run)
     trials = trials_of(base.recipe)
@@ -102,10 +102,10 @@ def trials_of(recipe: Recipe) -> list[Trial]:
     return [Trial(f"{number:0{digits}d}-{_label(each)}", each) for number, each in enumerate(values, start=1)]
 
 
-def run_rungs(run: Run, train: Callable[[Run], object], tell_failure: Callable[[Run, AirsmithError], object]) -> None:
+def run_rungs(run: Run, train: Callable[[Run], object], on_failure: Callable[[Run, AirsmithError], object]) -> None:
     """Train all trials, rung by rung, one after the other in this process.
 
-    :param tell_failure: hears of a trial that failed; the others go on.
+    :param on_failure: called with a trial that failed and its error; the others continue.
     """
     for number in range(len(stops_of(_sweep(_base(run))))):
         for trial in begin_rung(run, number):
@@ -114,7 +114,7 @@ def run_rungs(run: Run, train: Callable[[Run], object], tell_failure: Callable[[
             except AirsmithError as error:
                 if error.kind is ErrorKind.INTERRUPTED:
                     raise
-                tell_failure(trial, error)
+                on_failure(trial, error)
 
 
 def _begin(run: Run, base: RunSpec, trial: Trial, stop: int | None) -> Run:
@@ -137,7 +137,7 @@ def _with(base: RunSpec, recipe: Recipe, trial: Trial, **changes: Any) -> RunSpe
 
 
 def _base(run: Run) -> RunSpec:
-    """The spec as `resolve` wrote it, also after a winner was chosen."""
+    """The spec that `resolve` wrote, even after a winner was chosen."""
     spec = run.read_spec()
     return run.read_spec(_BASE) if spec.trials else spec
 
@@ -149,27 +149,29 @@ def _sweep(spec: RunSpec) -> Sweep:
 def _sweep_of(recipe: Recipe) -> Sweep:
     if recipe.sweep is None:
         raise AirsmithError(
-            ErrorKind.BAD_RECIPE, f"The recipe {recipe.name} has no sweep.", "Add a section sweep, or run it without."
+            ErrorKind.BAD_RECIPE,
+            f"The recipe {recipe.name} has no sweep.",
+            "Add a section `sweep`.",
         )
     return recipe.sweep
 
 
 def _ranked(run: Run, trials: list[Trial], stop: int | None) -> list[Trial]:
-    """The trials that have a result, the best first; of equals the first."""
+    """The trials that have a result, the best first; ties keep their order."""
     losses = {trial.name: _loss(run, trial, stop) for trial in trials}
     ranked = sorted((loss, trial.name, trial) for trial in trials if (loss := losses[trial.name]) is not None)
     if not ranked:
-        at = "to its end" if stop is None else f"to step {stop}"
+        until = "to the end" if stop is None else f"to step {stop}"
         raise AirsmithError(
             ErrorKind.NOT_FOUND,
-            f"None of {len(trials)} trials of {run.uri} was trained {at}.",
-            "See the logs of the trials; clear those that failed.",
+            f"None of {len(trials)} trials of {run.uri} was trained {until}.",
+            "See the logs of the trials, and clear those that failed.",
         )
     return [trial for _, _, trial in ranked]
 
 
 def _loss(run: Run, trial: Trial, stop: int | None) -> float | None:
-    """The validation loss of the weights that a trial has now."""
+    """The validation loss of a trial's current weights."""
     of_trial = run.trial(trial.folder(stop))
     pointer = of_trial.pointer(TRAIN)
     if pointer is None:
@@ -180,7 +182,7 @@ def _loss(run: Run, trial: Trial, stop: int | None) -> float | None:
 
 
 def _result(run: Run, trial: Trial, base: RunSpec, *, is_winner: bool) -> TrialResult:
-    """A trial's last rung that has a result."""
+    """The result of a trial's last finished rung."""
     for stop in reversed(stops_of(_sweep(base))):
         pointer = run.trial(trial.folder(stop)).pointer(TRAIN)
         if pointer is not None:
@@ -196,7 +198,7 @@ def _result(run: Run, trial: Trial, base: RunSpec, *, is_winner: bool) -> TrialR
 
 
 def _trained(run: Run, trials: list[Trial], sweep: Sweep) -> Iterator[StagePointer]:
-    """What every trial has made in every rung."""
+    """The outputs of all trials in all rungs."""
     for trial in trials:
         for stop in stops_of(sweep):
             pointer = run.trial(trial.folder(stop)).pointer(TRAIN)
@@ -206,4 +208,4 @@ def _trained(run: Run, trials: list[Trial], sweep: Sweep) -> Iterator[StagePoint
 
 def _label(values: dict[str, Any]) -> str:
     text = "-".join(f"{key.split('.')[-1]}={value}" for key, value in values.items())
-    return re.sub(r"[^A-Za-z0-9=.+-]+", "_", text)[:_LONGEST_LABEL].strip("-_.")
+    return re.sub(r"[^A-Za-z0-9=.+-]+", "_", text)[:_MAX_LABEL_LENGTH].strip("-_.")

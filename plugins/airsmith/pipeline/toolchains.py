@@ -1,4 +1,4 @@
-"""Which versions the stages run with: read from their environment's metadata, on a cluster from the images' list."""
+"""Library versions of the stages: from their environment's metadata, on a cluster from the images' settings."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def toolchains_of(plan: Plan, recipe: Recipe, settings: Settings) -> dict[str, d
 
 
 def image_toolchains(plan: Plan, recipe: Recipe, settings: Settings) -> dict[str, dict[str, str]]:
-    """What `make images` has written beside each image's digest."""
+    """The versions that `make images` has written to the settings of each image."""
     toolchains: dict[str, dict[str, str]] = {}
     for stage in plan.stages:
         needed = toolchain_on(STAGES[stage.stage], recipe)
@@ -34,14 +34,14 @@ def image_toolchains(plan: Plan, recipe: Recipe, settings: Settings) -> dict[str
                 ErrorKind.NOT_FOUND,
                 f"Stage {stage.stage} needs {', '.join(missing)}, "
                 f"but kubernetes.images.{stage.image}.toolchain lists no version of it.",
-                f"Build the image anew: make images IMAGES={stage.image}",
+                f"Rebuild the image: make images IMAGES={stage.image}",
             )
         toolchains.setdefault(stage.image, {}).update({name: listed[name] for name in needed})
     return toolchains
 
 
 def local_toolchains(plan: Plan, recipe: Recipe, stages_python: Path) -> dict[str, dict[str, str]]:
-    """Versions of the distributions that count, per image name of the plan; on one machine every image is the same.
+    """Versions of the distributions that determine results, per image of the plan; locally all images are the same.
 
     :param stages_python: the interpreter of the stages' virtual environment.
     :raises AirsmithError: `not_found`, naming the distribution that is not installed there.
@@ -54,7 +54,7 @@ def local_toolchains(plan: Plan, recipe: Recipe, stages_python: Path) -> dict[st
         if missing:
             raise AirsmithError(
                 ErrorKind.NOT_FOUND,
-                f"Stage {stage.stage} needs {', '.join(missing)}, not installed beside {stages_python}.",
+                f"Stage {stage.stage} needs {', '.join(missing)}, which {stages_python} does not have.",
                 "Run `make setup`, or set AIRSMITH_LOCAL__STAGES_PYTHON to an interpreter that has airsmith-stages.",
             )
         toolchains.setdefault(stage.image, {}).update({name: public_version(installed[name]) for name in needed})

@@ -1,1 +1,1 @@
-"""What can be known to go wrong on a cluster, found out before any accelerator is asked for."""
+"""Checks of a cluster that find what would stop a run, before any accelerator is requested."""

@@ -1,4 +1,4 @@
-"""All checks of a run, told together: pods admitted, queue there, a node for each pod, store and Hub at hand."""
+"""All checks of a run, reported together: pod admission, queue, a node for each pod, access to store and Hub."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from kubernetes.client import models as k8s
 from kubernetes.client.exceptions import ApiException
 
 from airsmith.cluster.labels import TaskOwner
-from airsmith.cluster.pod_failures import not_created
+from airsmith.cluster.pod_failures import creation_error
 from airsmith.cluster.stage_pod import stage_pod
 from airsmith.contracts.cache import stages_to_run
 from airsmith.contracts.run import Run
 from airsmith.errors.checks import check_all
-from airsmith.preflight.job_kind import refuse_missing_engine
-from airsmith.preflight.placement import refuse_unplaceable
+from airsmith.preflight.job_kind import check_job_kind
+from airsmith.preflight.placement import check_placement
 from airsmith.preflight.probe import probe_pod, run_probe
-from airsmith.preflight.queue import refuse_missing_queue
+from airsmith.preflight.queue import check_queue
 from airsmith.preflight.quota import is_ever_within
 from airsmith.settings import Settings
 
@@ -27,56 +27,56 @@ log = logging.getLogger("airsmith")
 
 
 def preflight(run: Run, settings: Settings, client: ApiClient, owner: TaskOwner | None = None) -> None:
-    """Find out what would stop the run's pods. Nothing is asked where every stage has its output already.
+    """Find what would stop the run's pods. Nothing is checked if every stage already has its output.
 
-    :param owner: marks the pod that looks at store and Hub, so that the janitor knows whose it is.
-    :raises AirsmithError: everything that is wrong, each with its remedy.
+    :param owner: owner of the pod that checks store and Hub, for the janitor.
+    :raises AirsmithError: all failed checks, each with its remedy.
     """
     spec = run.read_spec()
     stages = stages_to_run(run, spec)
     if not stages:
-        log.info("Every stage has its output already: no pod will start.")
+        log.info("Every stage already has its output: no pod will start.")
         return
     log.info("Pods will start for %s.", ", ".join(stages))
     probe = probe_pod(run, spec, settings)
     if owner is not None:
         probe.metadata.annotations.update(owner.annotations())
-    refuse_unadmitted("preflight", probe, client)  # Where this fails, nothing else could say more.
+    check_admission("preflight", probe, client)  # If this fails, the other checks add nothing.
     pods = {stage: stage_pod(stage, run, spec, "", settings) for stage in stages}
     check_all(
         [
-            *(partial(refuse_unadmitted, stage, pod, client) for stage, pod in pods.items()),
-            partial(refuse_missing_queue, spec.recipe.backend, settings.kubernetes.namespace, client),
-            partial(refuse_missing_engine, spec.recipe.backend, client),
-            partial(_refuse_unplaceable, pods, settings, client),
+            *(partial(check_admission, stage, pod, client) for stage, pod in pods.items()),
+            partial(check_queue, spec.recipe.backend, settings.kubernetes.namespace, client),
+            partial(check_job_kind, spec.recipe.backend, client),
+            partial(_check_placement, pods, settings, client),
             partial(run_probe, probe, settings, client),
         ]
     )
-    log.info("Nothing stands in the way of this run.")
+    log.info("All checks passed.")
 
 
-def refuse_unadmitted(stage: str, pod: k8s.V1Pod, client: ApiClient) -> None:
-    """Let the API server check a pod with all its admission, and create none.
+def check_admission(stage: str, pod: k8s.V1Pod, client: ApiClient) -> None:
+    """Check a pod by a server-side dry run, which includes all admission plugins.
 
-    A quota that is only used up for now is no failure: the stage waits for it when its time has come.
+    A quota that is exhausted only at the moment is no failure: the stage waits for it later.
 
-    :raises AirsmithError: why the server would take no such pod.
+    :raises AirsmithError: if the API server rejects the pod.
     """
     try:
         CoreV1Api(client).create_namespaced_pod(pod.metadata.namespace, pod, dry_run="All")
     except ApiException as refusal:
-        if refusal.status == HTTPStatus.CONFLICT:  # An earlier try's pod of this run is there, and was admitted.
+        if refusal.status == HTTPStatus.CONFLICT:  # The pod of an earlier try exists, so it was admitted.
             return
         if is_ever_within(str(refusal.body)):
-            log.warning("The namespace's quota is used up at the moment: %s", not_created(stage, refusal).message)
+            log.warning("The namespace's quota is exhausted at the moment: %s", creation_error(stage, refusal).message)
             return
-        raise not_created(stage, refusal) from refusal
+        raise creation_error(stage, refusal) from refusal
 
 
-def _refuse_unplaceable(pods: dict[str, k8s.V1Pod], settings: Settings, client: ApiClient) -> None:
+def _check_placement(pods: dict[str, k8s.V1Pod], settings: Settings, client: ApiClient) -> None:
     if not settings.kubernetes.check_placement:
         return
     try:
-        refuse_unplaceable(pods, client)
+        check_placement(pods, client)
     except ApiException as refusal:
-        log.warning("Whether nodes fit was not checked: the cluster does not show them (%s).", refusal.reason)
+        log.warning("Placement was not checked: Airflow may not list the cluster's nodes (%s).", refusal.reason)

@@ -1,4 +1,4 @@
-"""What a training on several nodes needs: the cluster runs the recipe's kind of job."""
+"""Checks that the cluster supports the recipe's job kind."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ from kubernetes.client import ApiClient
 from kubernetes.dynamic import DynamicClient
 from kubernetes.dynamic.exceptions import ResourceNotFoundError
 
-from airsmith.cluster.jobs import ENGINES, Resource
+from airsmith.cluster.jobs import JOB_KINDS, Resource
 from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.recipe.operation import Backend
 
 
-def refuse_missing_engine(backend: Backend, client: ApiClient) -> None:
-    """See that the API server knows the jobs of `backend.job`, where several nodes train.
+def check_job_kind(backend: Backend, client: ApiClient) -> None:
+    """Check that the API server serves the kind of `backend.job` if the training has several nodes.
 
-    :raises AirsmithError: `not_found`, naming the engines that are there.
+    :raises AirsmithError: `not_found`, naming the supported job kinds.
     """
     if backend.nodes == 1:
         return
     cluster = DynamicClient(client)
-    there = [name for name, engine in ENGINES.items() if _is_served(engine.RESOURCE, cluster)]
-    if backend.job not in there:
-        kind = ENGINES[backend.job].RESOURCE.kind
+    served = [name for name, job_kind in JOB_KINDS.items() if _is_served(job_kind.RESOURCE, cluster)]
+    if backend.job not in served:
+        kind = JOB_KINDS[backend.job].RESOURCE.kind
         raise AirsmithError(
             ErrorKind.NOT_FOUND,
-            f"backend.nodes is {backend.nodes} and backend.job is {backend.job!r}, but the cluster knows no {kind}.",
-            f"Install what runs it, or set backend.job to {' or '.join(there)}."
-            if there
-            else "Install what runs it, or set backend.nodes to 1.",
+            f"backend.job is {backend.job!r} for {backend.nodes} nodes, but the cluster does not support {kind}.",
+            f"Install its controller, or set backend.job to {' or '.join(served)}."
+            if served
+            else "Install its controller, or set backend.nodes to 1.",
         )
 
 

@@ -1,4 +1,4 @@
-"""Whether any node, or any node that Karpenter would make, could take a pod."""
+"""Checks that some node, or some node that Karpenter would create, fits each pod."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ from airsmith.backends.instances import FAMILY_LABEL, INSTANCE_TYPE_LABEL, Insta
 from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.errors.checks import check_all
 
-PASSING_TAINTS = "node.kubernetes.io/"
-"""Begins the taints that a node's own state sets: not ready, under pressure, cordoned."""
+TEMPORARY_TAINTS = "node.kubernetes.io/"
+"""Prefix of the taints that reflect a node's state: not ready, under pressure, cordoned."""
 
 _GIBIBYTE = 1024**3
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What a pod asks of a node."""
+class PodNeeds:
+    """What a pod requires of a node."""
 
     requests: Mapping[str, Decimal]
     selector: Mapping[str, str]
     tolerations: Sequence[k8s.V1Toleration]
 
     @classmethod
-    def of_pod(cls, pod: k8s.V1Pod) -> Wish:
-        """What a pod of one container asks."""
+    def of_pod(cls, pod: k8s.V1Pod) -> PodNeeds:
+        """The requirements of a pod with one container."""
         requests = pod.spec.containers[0].resources.requests or {}
         amounts = {name: parse_quantity(amount) for name, amount in requests.items()}
         return cls(amounts, pod.spec.node_selector or {}, pod.spec.tolerations or ())
 
     @property
     def device(self) -> str | None:
-        """The accelerators' resource; None without."""
+        """The accelerators' resource; None without accelerators."""
         return next((name for name in self.requests if name in instance_table().device_resources), None)
 
     def tolerates(self, taint: Mapping[str, Any]) -> bool:
-        """Whether a taint keeps the pod away."""
-        if taint["effect"] == "PreferNoSchedule" or str(taint["key"]).startswith(PASSING_TAINTS):
+        """Whether the pod may run on a node with this taint."""
+        if taint["effect"] == "PreferNoSchedule" or str(taint["key"]).startswith(TEMPORARY_TAINTS):
             return True
         return any(
             toleration.effect in (None, "", taint["effect"])
@@ -55,63 +55,63 @@ class Wish:
         )
 
 
-def refuse_unplaceable(pods: Mapping[str, k8s.V1Pod], client: ApiClient) -> None:
-    """See that each pod has a node or a node pool that could take it, were it empty.
+def check_placement(pods: Mapping[str, k8s.V1Pod], client: ApiClient) -> None:
+    """Check that each pod fits some empty node or some node pool.
 
     :raises AirsmithError: `unschedulable`, naming for each pod what no node offers.
-    :raises ApiException: where the cluster does not show its nodes.
+    :raises ApiException: if the cluster's nodes may not be listed.
     """
-    wishes = {stage: Wish.of_pod(pod) for stage, pod in pods.items()}
+    needs_by_stage = {stage: PodNeeds.of_pod(pod) for stage, pod in pods.items()}
     nodes = _nodes(client)
-    pools = _node_pools(client) if any(refusal_by_nodes(wish, nodes) for wish in wishes.values()) else []
+    pools = _node_pools(client) if any(why_no_node_fits(needs, nodes) for needs in needs_by_stage.values()) else []
 
-    def check(stage: str, wish: Wish) -> None:
-        why = refusal_by_nodes(wish, nodes)
-        if why is not None and not any(pool_may_take(pool, wish, instance_table()) for pool in pools):
-            offered = " and no Karpenter node pool makes one that does" if pools else ""
+    def check(stage: str, needs: PodNeeds) -> None:
+        why = why_no_node_fits(needs, nodes)
+        if why is not None and not any(pool_may_take(pool, needs, instance_table()) for pool in pools):
+            offered = " and no Karpenter node pool creates one that does" if pools else ""
             raise AirsmithError(
                 ErrorKind.UNSCHEDULABLE,
-                f"No node could take the pod of stage {stage}: {why}{offered}.",
+                f"No node fits the pod of stage {stage}: {why}{offered}.",
                 "Add such a node or node pool; or correct backend.instance_type and backend.resources in the recipe, "
-                "node_selector and tolerations of the backend in the settings. Where an autoscaler would make the node "
-                "without showing it, switch kubernetes.check_placement off.",
+                "or the backend's node_selector and tolerations in the settings. If an autoscaler other than Karpenter "
+                "creates nodes, set kubernetes.check_placement to false.",
             )
 
-    check_all([lambda stage=stage, wish=wish: check(stage, wish) for stage, wish in wishes.items()])  # type: ignore[misc]
+    check_all([lambda stage=stage, needs=needs: check(stage, needs) for stage, needs in needs_by_stage.items()])  # type: ignore[misc]
 
 
-def refusal_by_nodes(wish: Wish, nodes: Sequence[k8s.V1Node]) -> str | None:
-    """Why none of the nodes could take a pod; None where one could."""
-    selected = [node for node in nodes if (node.metadata.labels or {}).items() >= wish.selector.items()]
+def why_no_node_fits(needs: PodNeeds, nodes: Sequence[k8s.V1Node]) -> str | None:
+    """Why no node fits a pod; None if one does."""
+    selected = [node for node in nodes if (node.metadata.labels or {}).items() >= needs.selector.items()]
     if not selected:
-        labels = ", ".join(f"{key}={value}" for key, value in wish.selector.items())
-        return f"none has the labels {labels}" if labels else "the cluster has none"
-    if wish.device is not None and not any(_offer(node, wish.device) for node in selected):
-        return f"none offers {wish.device}"
-    open_ones = [node for node in selected if all(wish.tolerates(_plain(taint)) for taint in node.spec.taints or ())]
-    if not open_ones:
-        taints = {taint.key for node in selected for taint in node.spec.taints if not wish.tolerates(_plain(taint))}
-        return f"those with its labels have taints that it does not tolerate ({', '.join(sorted(taints))})"
-    shortages = [_shortage(node, wish.requests) for node in open_ones]
+        labels = ", ".join(f"{key}={value}" for key, value in needs.selector.items())
+        return f"none has the labels {labels}" if labels else "the cluster has no nodes"
+    if needs.device is not None and not any(_offer(node, needs.device) for node in selected):
+        return f"none offers {needs.device}"
+    tolerated = [node for node in selected if all(needs.tolerates(_plain(taint)) for taint in node.spec.taints or ())]
+    if not tolerated:
+        taints = {taint.key for node in selected for taint in node.spec.taints if not needs.tolerates(_plain(taint))}
+        return f"the nodes with its labels have taints that it does not tolerate ({', '.join(sorted(taints))})"
+    shortages = [_shortage(node, needs.requests) for node in tolerated]
     return None if None in shortages else shortages[0]
 
 
-def pool_may_take(pool: Mapping[str, Any], wish: Wish, table: InstanceTable) -> bool:
-    """Whether a Karpenter NodePool might make a node for a pod. Where the table does not know, it might."""
+def pool_may_take(pool: Mapping[str, Any], needs: PodNeeds, table: InstanceTable) -> bool:
+    """Whether a Karpenter NodePool may create a node for a pod. If the instance table lacks its types, it may."""
     template = pool["spec"]["template"]
     spec, labels = template["spec"], template.get("metadata", {}).get("labels") or {}
     requirements = spec.get("requirements") or []
-    if not all(wish.tolerates(taint) for taint in spec.get("taints") or ()):
+    if not all(needs.tolerates(taint) for taint in spec.get("taints") or ()):
         return False
-    if wish.device is None or _names_unknown_types(requirements, table):
-        return _selector_fits(wish, labels, requirements, {})
-    gibibytes = float(wish.requests.get("memory", Decimal(0))) / _GIBIBYTE
+    if needs.device is None or _names_unknown_types(requirements, table):
+        return _selector_fits(needs, labels, requirements, {})
+    gibibytes = float(needs.requests.get("memory", Decimal(0))) / _GIBIBYTE
     candidates = table.fitting(
-        wish.device, int(wish.requests[wish.device]), float(wish.requests.get("cpu", Decimal(0))), gibibytes
+        needs.device, int(needs.requests[needs.device]), float(needs.requests.get("cpu", Decimal(0))), gibibytes
     )
     return any(
         _admits(requirements, table.labels_of(name))
-        and _selector_fits(wish, labels, requirements, table.labels_of(name))
+        and _selector_fits(needs, labels, requirements, table.labels_of(name))
         for name in candidates
     )
 
@@ -137,16 +137,16 @@ def _offer(node: k8s.V1Node, resource: str) -> Decimal:
 
 
 def _shortage(node: k8s.V1Node, requests: Mapping[str, Decimal]) -> str | None:
-    """The first resource of which a node has too little for a pod, even when it is empty."""
+    """The first resource of which an empty node has too little for a pod."""
     for resource, amount in requests.items():
         offered = (node.status.allocatable or {}).get(resource, "0")
         if _offer(node, resource) < amount:
-            return f"it asks for {resource} {amount.normalize():f}, of which {node.metadata.name} offers {offered}"
+            return f"it requests {resource} {amount.normalize():f}, but {node.metadata.name} offers {offered}"
     return None
 
 
 def _admits(requirements: Iterable[Mapping[str, Any]], labels: Mapping[str, str]) -> bool:
-    """Whether requirements hold for a node of these labels; those on other labels might."""
+    """Whether a node with these labels meets the requirements; requirements on other labels count as met."""
     return all(
         _holds(requirement["operator"], requirement.get("values") or [], labels[requirement["key"]])
         for requirement in requirements
@@ -156,7 +156,7 @@ def _admits(requirements: Iterable[Mapping[str, Any]], labels: Mapping[str, str]
 
 def _holds(operator: str, values: Sequence[str], label: str) -> bool:
     if operator in ("Gt", "Lt"):
-        return True  # on counts and sizes, which the table's labels do not hold
+        return True  # They compare counts and sizes, which the table's labels do not contain.
     return {"In": label in values, "NotIn": label not in values, "Exists": True, "DoesNotExist": False}[operator]
 
 
@@ -170,11 +170,14 @@ def _names_unknown_types(requirements: Iterable[Mapping[str, Any]], table: Insta
 
 
 def _selector_fits(
-    wish: Wish, pool_labels: Mapping[str, str], requirements: Sequence[Mapping[str, Any]], labels: Mapping[str, str]
+    needs: PodNeeds,
+    pool_labels: Mapping[str, str],
+    requirements: Sequence[Mapping[str, Any]],
+    labels: Mapping[str, str],
 ) -> bool:
-    """Whether a node of the pool has, or may get, the labels that a pod selects."""
+    """Whether a node of the pool has, or may have, the labels that a pod selects."""
     required = {requirement["key"]: requirement for requirement in requirements}
-    for key, value in wish.selector.items():
+    for key, value in needs.selector.items():
         given = pool_labels.get(key, labels.get(key))
         if given is not None and given != value:
             return False

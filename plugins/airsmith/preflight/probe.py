@@ -1,4 +1,4 @@
-"""A pod like those of the stages, that looks at store, Hub and registries from where they will."""
+"""A pod that checks store, Hub and registries from where the stages' pods will access them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from kubernetes.client.exceptions import ApiException
 
 from airsmith.cluster.labels import PREFIX, label_value, object_name
 from airsmith.cluster.pod_failures import (
+    creation_error,
     failure_of,
-    has_ended,
+    has_finished,
     has_succeeded,
-    missing,
-    not_created,
-    trouble_told,
+    latest_warning,
+    pod_missing,
     unscheduled_reason,
     waiting_reason,
 )
@@ -34,18 +34,18 @@ log = logging.getLogger("airsmith")
 NAME = "preflight"
 PULL_SECRETS = "/var/run/airsmith/pull-secrets"
 POLL_SECONDS = 0.5
-PATIENCE_SECONDS = {ErrorKind.IMAGE_PULL_FAILED: 20}
-"""A registry that fails may answer the kubelet's next try. A name or a Secret that is wrong stays wrong."""
-LONGEST_SECONDS = 300
-"""Longest time that the checks themselves may take; also ends a pod that nobody follows any more."""
+GRACE_SECONDS = {ErrorKind.IMAGE_PULL_FAILED: 20}
+"""A failing registry may answer the kubelet's next attempt; a wrong image name or Secret stays wrong."""
+MAX_CHECK_SECONDS = 300
+"""Maximum duration of the checks; also the deadline of a pod whose worker has died."""
 
 
 def probe_pod(run: Run, spec: RunSpec, settings: Settings) -> k8s.V1Pod:
-    """The pod of the light image that checks, as a mirror would run: same store, same token, same disk, same rights."""
+    """The pod that runs the checks. It equals the pod of a mirror stage: same store, token, disk and permissions."""
     pod = stage_pod("mirror_model", run, spec, "", settings)
     pod.metadata.name = object_name(spec.recipe.name[:30], NAME, run.path.rsplit("-", 1)[-1])
     pod.metadata.labels = {**pod.metadata.labels, f"{PREFIX}stage": label_value(NAME)}
-    pod.spec.active_deadline_seconds = int(_startup_seconds(settings)) + LONGEST_SECONDS
+    pod.spec.active_deadline_seconds = int(_startup_seconds(settings)) + MAX_CHECK_SECONDS
     container = pod.spec.containers[0]
     container.args = [NAME, "--run", run.uri]
     if settings.kubernetes.image_pull_secrets:
@@ -55,9 +55,9 @@ def probe_pod(run: Run, spec: RunSpec, settings: Settings) -> k8s.V1Pod:
 
 
 def run_probe(pod: k8s.V1Pod, settings: Settings, client: ApiClient) -> None:
-    """Run the pod to its end, and remove it.
+    """Run the pod, and delete it.
 
-    :raises AirsmithError: everything that it found wrong, or why it could not look.
+    :raises AirsmithError: all failed checks, or why the pod could not run.
     """
     with _standing(pod, client):
         ended = _wait(pod, _startup_seconds(settings), client)
@@ -70,7 +70,7 @@ def _startup_seconds(settings: Settings) -> float:
 
 
 def _mount_pull_secrets(spec: k8s.V1PodSpec, container: k8s.V1Container, names: tuple[str, ...]) -> None:
-    """By reference, and optional: a Secret that is missing is the registry's to complain about."""
+    """Mount the pull secrets as optional: if one is missing, the check of the registry reports it."""
     for number, name in enumerate(names):
         volume = f"pull-secret-{number}"
         secret = k8s.V1SecretVolumeSource(secret_name=name, optional=True)
@@ -82,12 +82,12 @@ def _mount_pull_secrets(spec: k8s.V1PodSpec, container: k8s.V1Container, names: 
 
 @contextmanager
 def _standing(pod: k8s.V1Pod, client: ApiClient) -> Iterator[None]:
-    """The pod, in the place of any that an earlier try has left, for the length of the block."""
+    """The pod for the duration of the block, instead of any that an earlier try has left."""
     _delete(pod, client)
     try:
         CoreV1Api(client).create_namespaced_pod(pod.metadata.namespace, pod)
     except ApiException as refusal:
-        raise not_created(NAME, refusal) from refusal
+        raise creation_error(NAME, refusal) from refusal
     try:
         yield
     finally:
@@ -95,33 +95,33 @@ def _standing(pod: k8s.V1Pod, client: ApiClient) -> Iterator[None]:
 
 
 def _wait(pod: k8s.V1Pod, startup_seconds: float, client: ApiClient) -> k8s.V1Pod:
-    """The pod once it has ended, or cannot start."""
+    """The pod, after it has finished or if it cannot start."""
     begun = time.monotonic()
-    said = ""
+    logged = ""
     while True:
         found = _read(pod, client)
         if found is None:
-            raise missing(NAME, pod.metadata.name)
+            raise pod_missing(NAME, pod.metadata.name)
         waited_seconds = time.monotonic() - begun
-        hopeless = waiting_reason(found)
-        if has_ended(found) or waited_seconds > startup_seconds + LONGEST_SECONDS:
+        unstartable = waiting_reason(found)
+        if has_finished(found) or waited_seconds > startup_seconds + MAX_CHECK_SECONDS:
             return found
-        if hopeless is not None and waited_seconds > PATIENCE_SECONDS.get(hopeless[0], 3):
+        if unstartable is not None and waited_seconds > GRACE_SECONDS.get(unstartable[0], 3):
             return found
         if found.status.phase == "Pending" and waited_seconds > startup_seconds:
             return found
-        now = hopeless[1] if hopeless else _state(found, client)
-        if now != said:
-            log.info("Pod %s: %s", pod.metadata.name, now)
-            said = now
+        state = unstartable[1] if unstartable else _state(found, client)
+        if state != logged:
+            log.info("Pod %s: %s", pod.metadata.name, state)
+            logged = state
         time.sleep(POLL_SECONDS)
 
 
 def _state(pod: k8s.V1Pod, client: ApiClient) -> str:
-    """The pod's phase, or what keeps it from starting."""
+    """The pod's phase, or what prevents its start."""
     if pod.status.phase != "Pending":
         return str(pod.status.phase)
-    return unscheduled_reason(pod) or trouble_told(_events(pod, client)) or "Pending"
+    return unscheduled_reason(pod) or latest_warning(_events(pod, client)) or "Pending"
 
 
 def _events(pod: k8s.V1Pod, client: ApiClient) -> list[k8s.CoreV1Event]:
@@ -139,7 +139,7 @@ def _read(pod: k8s.V1Pod, client: ApiClient) -> k8s.V1Pod | None:
 
 
 def _delete(pod: k8s.V1Pod, client: ApiClient) -> None:
-    """Remove the pod, and wait until its name is free."""
+    """Delete the pod, and wait until its name is free."""
     try:
         CoreV1Api(client).delete_namespaced_pod(pod.metadata.name, pod.metadata.namespace, grace_period_seconds=0)
     except ApiException as refusal:

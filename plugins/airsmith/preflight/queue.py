@@ -1,4 +1,4 @@
-"""Kueue's side of a recipe: its queue and its priority exist, and the queue takes work."""
+"""Checks Kueue's side of a recipe: its queue and priority exist, and the queue is active."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from airsmith.recipe.operation import Backend
 GROUP = "kueue.x-k8s.io"
 
 
-def refuse_missing_queue(backend: Backend, namespace: str, client: ApiClient) -> None:
-    """See that the recipe's queue and priority are there.
+def check_queue(backend: Backend, namespace: str, client: ApiClient) -> None:
+    """Check that the recipe's queue and priority exist.
 
-    :raises AirsmithError: `not_found`, `access_denied`, or `unschedulable` for a queue that is stopped.
+    :raises AirsmithError: `not_found`, `access_denied`, or `unschedulable` for an inactive queue.
     """
     if backend.queue is None:
         return
     queue, priority = backend.queue, backend.priority
     cluster = DynamicClient(client)
-    checks: list[Check] = [lambda: _refuse_stopped(_find(cluster, "LocalQueue", queue, namespace, "backend.queue"))]
+    checks: list[Check] = [lambda: _check_active(_find(cluster, "LocalQueue", queue, namespace, "backend.queue"))]
     if priority is not None:
         checks.append(lambda: _find(cluster, "WorkloadPriorityClass", priority, None, "backend.priority") and None)
     check_all(checks)
@@ -39,14 +39,14 @@ def _find(cluster: DynamicClient, kind: str, name: str, namespace: str | None, f
     except ResourceNotFoundError as absent:
         raise AirsmithError(
             ErrorKind.NOT_FOUND,
-            f"{field} is {name!r}, but the cluster knows no {kind}: Kueue is not installed.",
+            f"{field} is {name!r}, but the cluster does not support {kind}: Kueue is not installed.",
             f"Install Kueue, or remove {field}.",
         ) from absent
     except ApiException as refusal:
         if refusal.status == HTTPStatus.NOT_FOUND:
             raise AirsmithError(
                 ErrorKind.NOT_FOUND,
-                f"{field} is {name!r}, but there is no such {kind}{place}.",
+                f"{field} is {name!r}, but no such {kind} exists{place}.",
                 f"Create it, or correct {field}.",
             ) from refusal
         if refusal.status == HTTPStatus.FORBIDDEN:
@@ -58,11 +58,11 @@ def _find(cluster: DynamicClient, kind: str, name: str, namespace: str | None, f
         raise
 
 
-def _refuse_stopped(queue: Any) -> None:
+def _check_active(queue: Any) -> None:
     for condition in queue.to_dict().get("status", {}).get("conditions", ()):
         if condition["type"] == "Active" and condition["status"] == "False":
             raise AirsmithError(
                 ErrorKind.UNSCHEDULABLE,
-                f"The queue {queue.metadata.name} takes no work: {str(condition.get('message')).rstrip('.')}.",
-                "See its ClusterQueue, or choose another backend.queue.",
+                f"The queue {queue.metadata.name} is inactive: {str(condition.get('message')).rstrip('.')}.",
+                "Check its ClusterQueue, or choose another backend.queue.",
             )

@@ -1,4 +1,4 @@
-"""A quota's refusal, read: is the quota used up for now, or too small for the pod at all?"""
+"""Reads a quota's rejection: is the quota exhausted at the moment, or too small for the pod?"""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _EXCEEDED = re.compile(r'requested: (?P<requested>[^ ]+), used: [^ ]+, limited: 
 
 
 def is_ever_within(refusal: str) -> bool:
-    """Whether the refusal speaks of a quota that has room for the pod once others have ended.
+    """Whether the quota admits the pod after other pods have finished.
 
     The API server says `exceeded quota: name, requested: a=1,b=2, used: a=0,b=7, limited: a=4,b=8`.
     """

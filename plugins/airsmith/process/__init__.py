@@ -1,1 +1,1 @@
-"""A stage as a process of this machine: started, guarded, detached, logged. Imports no Airflow."""
+"""Stages and servers as processes of this machine: start, guard, detach, log."""

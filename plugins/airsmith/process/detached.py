@@ -1,4 +1,4 @@
-"""Processes that outlive their starter, known by pid and start time, so that a recycled pid is never signalled."""
+"""Processes that outlive their parent, identified by pid and start time so that a reused pid is never signaled."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _START_TIME_TOLERANCE_SECONDS = 0.05
 def start_detached(
     command: Sequence[str], *, log: Path, cwd: Path | None = None, environment: Mapping[str, str] | None = None
 ) -> ServerProcess:
-    """Start a process that its parent's end leaves alone, its output in a log file."""
+    """Start a process that continues after its parent exits, with its output in a log file."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
         process = subprocess.Popen(
@@ -36,13 +36,13 @@ def start_detached(
 
 
 def is_alive(process: ServerProcess) -> bool:
-    """Whether this very process still runs."""
+    """Whether this process is still running."""
     found = _find(process)
     return found is not None and found.status() != psutil.STATUS_ZOMBIE
 
 
 def stop_group(process: ServerProcess, *, first_signal: int = signal.SIGTERM, grace_seconds: float = 30) -> None:
-    """Ask the process to end, and kill what is left of its group after the grace."""
+    """Signal the process to stop, and kill the rest of its group after the grace period."""
     found = _find(process)
     if found is None:
         return

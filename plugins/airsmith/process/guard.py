@@ -1,12 +1,11 @@
-"""Runs a command that must not outlive who asked for it: `python guard.py GRACE_SECONDS COMMAND…`.
+"""Run a command that must not outlive its parent process: `python guard.py GRACE_SECONDS COMMAND…`.
 
-The command gets a session of its own, and its output is passed on. Once the guard's standard input is closed, because
-the parent wants an end or died, however suddenly, the command gets SIGTERM; after the grace, or when the command itself
-has ended, what is left of its process group gets SIGKILL. The output is read even when nobody listens any more, so that
-a training may publish its last checkpoint in peace. The guard exits with the command's code, or with 128 plus the
-number of the signal that ended it.
+The command runs in a new session, and the guard forwards its output. When the guard's standard input is closed, because
+the parent requests a stop or has died, the command gets SIGTERM; after the grace period, or when the command exits, the
+rest of its process group gets SIGKILL. The guard keeps reading the output after its reader has gone, so that a training
+can publish its last checkpoint. It exits with the command's code, or with 128 plus the number of the fatal signal.
 
-Run as a script on the standard library alone: it starts in milliseconds and needs nothing installed.
+The script uses the standard library only: it starts in milliseconds and needs no installed package.
 """
 
 from __future__ import annotations
@@ -28,27 +27,27 @@ CHUNK_BYTES = 65_536
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the command to its end, or end it.
+    """Run the command until it exits or is stopped.
 
-    :returns: its exit code, or 128 plus the number of the signal that ended it.
+    :returns: its exit code, or 128 plus the number of the signal that killed it.
     """
-    signals = _signals_as_a_file()
+    signals = _signal_descriptor()
     process = subprocess.Popen(
         arguments[1:],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
-        preexec_fn=_die_with_the_guard,
+        preexec_fn=kill_with_parent,
     )
     _wait(process, signals, grace_seconds=float(arguments[0]))
     _kill_group(process)
-    _pass_on_the_rest(process)
+    _forward_remaining(process)
     return process.returncode if process.returncode >= 0 else 128 - process.returncode
 
 
-def _signals_as_a_file() -> int:
-    """A descriptor that yields the number of every signal that arrives."""
+def _signal_descriptor() -> int:
+    """A file descriptor that yields the number of every signal received."""
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     signal.set_wakeup_fd(writing)
@@ -57,14 +56,14 @@ def _signals_as_a_file() -> int:
     return reading
 
 
-def _die_with_the_guard() -> None:
-    """Have the kernel kill the command should the guard itself be killed; Linux only."""
+def kill_with_parent() -> None:
+    """Make the kernel kill this process when its parent dies. Linux only; elsewhere nothing happens."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL)
 
 
 def _wait(process: subprocess.Popen[bytes], signals: int, grace_seconds: float) -> None:
-    """Pass the output on until the command itself has ended, by itself or because it was told to."""
+    """Forward the output until the command exits, by itself or because it was stopped."""
     assert process.stdout is not None
     output = process.stdout.fileno()
     sources = [CONTROL, output, signals]
@@ -76,35 +75,35 @@ def _wait(process: subprocess.Popen[bytes], signals: int, grace_seconds: float) 
             process.wait()
             return
         ready, _, _ = select.select(sources, [], [], left)
-        end_wanted = False
+        stop_requested = False
         for source in ready:
             data = os.read(source, CHUNK_BYTES)
             if source == output:
-                _pass_on(data)
+                _forward(data)
             if source == signals:
-                end_wanted |= any(number != signal.SIGCHLD for number in data)
+                stop_requested |= any(number != signal.SIGCHLD for number in data)
             if source == CONTROL:
-                end_wanted |= not data
+                stop_requested |= not data
             if not data:
                 sources.remove(source)
-        if end_wanted and deadline is None:
-            # As a kubelet does: a training's data workers must live until it has finished its step.
+        if stop_requested and deadline is None:
+            # To the command alone, as a kubelet does: a training's data workers must live until its step is finished.
             process.send_signal(signal.SIGTERM)
             deadline = time.monotonic() + grace_seconds
 
 
-def _pass_on_the_rest(process: subprocess.Popen[bytes]) -> None:
-    """Read what the command wrote before its end; never wait for a stranger that holds its output open."""
+def _forward_remaining(process: subprocess.Popen[bytes]) -> None:
+    """Forward what the command wrote before it exited; never wait for another process that holds its output open."""
     assert process.stdout is not None
     os.set_blocking(process.stdout.fileno(), False)
     try:
         while data := os.read(process.stdout.fileno(), CHUNK_BYTES):
-            _pass_on(data)
+            _forward(data)
     except BlockingIOError:
         return
 
 
-def _pass_on(data: bytes) -> None:
+def _forward(data: bytes) -> None:
     try:
         while data:
             data = data[os.write(OUTPUT, data) :]

@@ -1,4 +1,4 @@
-"""The Hub's token, looked up where the recipe or the settings say and never written anywhere."""
+"""The Hub's token, read from where the recipe or the settings say, and never stored."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from airsmith.recipe import Recipe
 from airsmith.settings import Settings
 
 ReadConnection = Callable[[str], str]
-"""Takes the id of an Airflow connection and gives its password; raises `access_denied` where there is none."""
+"""Takes the id of an Airflow connection and returns its password; raises `access_denied` if it has none."""
 
 
 def hub_token(recipe: Recipe, settings: Settings, read_connection: ReadConnection) -> str | None:
-    """The token for gated and private repositories: the recipe's secret, else the deployment's, else HF_TOKEN.
+    """The token for gated and private repositories: the recipe's secret, else the settings', else HF_TOKEN.
 
-    :raises AirsmithError: `access_denied` where a reference leads nowhere, `bad_recipe` where it cannot be followed.
+    :raises AirsmithError: `access_denied` if the referenced secret does not exist, `bad_recipe` if this process cannot
+        read it.
     """
     reference = recipe.secrets.hf_token
     if reference is None:
@@ -35,13 +36,13 @@ def hub_token(recipe: Recipe, settings: Settings, read_connection: ReadConnectio
 
 
 def no_connections(connection_id: str) -> str:
-    """What `read_connection` is where Airflow is absent.
+    """`read_connection` without Airflow.
 
     :raises AirsmithError: `access_denied`, always.
     """
     raise AirsmithError(
         ErrorKind.ACCESS_DENIED,
-        f"The Hub's token lies in the Airflow connection {connection_id!r}, which only Airflow can read.",
+        f"The Hub's token is in the Airflow connection {connection_id!r}, which only Airflow can read.",
         "Run the recipe's DAG, or use secrets.hf_token.environment.",
     )
 

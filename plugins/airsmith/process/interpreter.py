@@ -1,4 +1,4 @@
-"""What another interpreter's environment holds, read from its metadata without starting it."""
+"""The distributions installed in another interpreter's environment, read from metadata without starting it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def installed_versions(python: Path) -> dict[str, str]:
-    """Versions by distribution of a virtual environment.
+    """Installed versions of a virtual environment, by distribution.
 
     :param python: its interpreter.
     """

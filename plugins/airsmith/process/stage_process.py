@@ -1,4 +1,4 @@
-"""A stage as a process on this machine: started, followed line by line, ended with all that it started."""
+"""A stage as a process on this machine: started, followed line by line, stopped together with its child processes."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from airsmith.process import guard
 from airsmith.process.hub_token import ReadConnection, hub_token, no_connections
 from airsmith.settings import Settings
 
-TellLine = Callable[[int, str], None]
-"""Takes a line of a stage's log with its level, one of `logging`'s."""
+LogLine = Callable[[int, str], None]
+"""Takes a level of `logging` and a line of a stage's log."""
 
-_AIRFLOWS_OWN = re.compile(r"_?AIRFLOW|PYTHON|VIRTUAL_ENV$")
-_SECRET = re.compile(r"(?!AWS_|AIRSMITH_|MLFLOW_).*(TOKEN|PASSWORD|SECRET|API_KEY)")
-"""What sounds like a secret and is neither the store's nor the tracking server's."""
+_AIRFLOW_VARIABLE = re.compile(r"_?AIRFLOW|PYTHON|VIRTUAL_ENV$")
+_SECRET_VARIABLE = re.compile(r"(?!AWS_|AIRSMITH_|MLFLOW_).*(TOKEN|PASSWORD|SECRET|API_KEY)")
+"""Names of secrets, except those of the store and the tracking server."""
 
 _LEVEL_PREFIX = re.compile(r"(DEBUG|INFO|WARNING|ERROR|CRITICAL): ")
 _CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT)
@@ -39,28 +39,28 @@ def bring_to_output(
     stage: str,
     run: Run,
     settings: Settings,
-    tell_line: TellLine,
+    log_line: LogLine,
     *,
     read_connection: ReadConnection = no_connections,
-    tell_process: Callable[[StageProcess], None] = lambda _: None,
+    on_start: Callable[[StageProcess], None] = lambda _: None,
 ) -> StagePointer:
-    """Point to a stage's output where it is there already, and else run the stage.
+    """Point to a stage's output if it exists; otherwise run the stage.
 
-    :param read_connection: looks up the Hub's token, should it be an Airflow connection's password.
-    :param tell_process: is given the process once it runs, so that somebody else can stop it.
-    :raises AirsmithError: of the kind that the stage or its death says.
+    :param read_connection: reads the Hub's token if it is an Airflow connection's password.
+    :param on_start: called with the running process, so that the caller can stop it from elsewhere.
+    :raises AirsmithError: of the kind that the stage reports or its exit code implies.
     """
     spec = run.read_spec()
     reused = reuse_output(stage, run, spec)
     if reused is not None:
-        tell_line(logging.INFO, f"Reusing {run.store.uri}/{reused.location}: nothing that determines it has changed.")
+        log_line(logging.INFO, f"Reusing {run.store.uri}/{reused.location}: nothing that determines it has changed.")
         return reused
     with stage_process(stage, run, spec, settings, read_connection) as process:
-        tell_process(process)
-        process.follow(tell_line)
+        on_start(process)
+        process.follow(log_line)
     pointer = run.pointer(stage)
     if pointer is None:
-        raise AirsmithError(ErrorKind.INTERNAL, f"Stage {stage} ended well but points to no output.")
+        raise AirsmithError(ErrorKind.INTERNAL, f"Stage {stage} exited with code 0 but points to no output.")
     return pointer
 
 
@@ -68,10 +68,10 @@ def bring_to_output(
 def stage_process(
     stage: str, run: Run, spec: RunSpec, settings: Settings, read_connection: ReadConnection = no_connections
 ) -> Iterator[StageProcess]:
-    """Start a stage; whatever ends the block ends the process and all that it started.
+    """Start a stage; at the end of the block, the process and its child processes are stopped.
 
-    :param read_connection: looks up the Hub's token, which only the stages that talk to the Hub are given.
-    :raises AirsmithError: `not_found` where the stages' interpreter is missing, `access_denied` where the token is.
+    :param read_connection: reads the Hub's token, which only the stages that use the Hub receive.
+    :raises AirsmithError: `not_found` if the stages' interpreter is missing, `access_denied` if the token is.
     """
     token = hub_token(spec.recipe, settings, read_connection) if stage in HUB_STAGES else None
     reference = spec.recipe.secrets.hf_token
@@ -86,7 +86,7 @@ def stage_process(
 
 @dataclass(frozen=True)
 class StageProcess:
-    """A stage's process behind its guard, which ends it should this process die."""
+    """A stage's process behind its guard, which stops it if this process dies."""
 
     record: StageRecord
     guard: subprocess.Popen[bytes]
@@ -94,7 +94,7 @@ class StageProcess:
 
     @classmethod
     def start(cls, stage: str, run: Run, settings: Settings, environment: Mapping[str, str]) -> StageProcess:
-        """Start the process; see `stage_process`, which also ends it."""
+        """Start the process; see `stage_process`, which also stops it."""
         command = [str(settings.stages_python()), "-m", "airsmith_stages.cli", stage, "--run", run.uri]
         grace = str(settings.local.kill_grace_seconds)
         record = StageRecord.begin(stage, run)
@@ -109,29 +109,29 @@ class StageProcess:
             ),
         )
 
-    def follow(self, tell_line: TellLine) -> None:
-        """Pass the stage's log on until it ends.
+    def follow(self, log_line: LogLine) -> None:
+        """Forward the stage's log until it exits.
 
-        :raises AirsmithError: where it ended without an output, of the kind that the stage or its death says.
+        :raises AirsmithError: if it exits without an output; the kind is the one reported or implied by the exit code.
         """
         assert self.guard.stdout is not None
         error = None
         for raw in self.guard.stdout:
-            line, said = _split_error(raw.decode(errors="replace").rstrip())
-            error = said or error
+            line, reported = _split_error(raw.decode(errors="replace").rstrip())
+            error = reported or error
             if line:
-                tell_line(*_level_and_text(line))
+                log_line(*_level_and_text(line))
         code = self.guard.wait()
         if code != 0:
             raise error or self._unexplained(code)
 
     def stop(self) -> None:
-        """Ask for the end and return at once; safe in a signal handler. `follow` goes on until the stage has ended."""
+        """Request a stop and return at once; safe in a signal handler. `follow` returns when the stage has exited."""
         assert self.guard.stdin is not None
         self.guard.stdin.close()
 
     def end(self) -> None:
-        """End what still runs and wait for it."""
+        """Stop the process if it is still running, and wait for it."""
         self.stop()
         assert self.guard.stdout is not None
         while self.guard.stdout.read(guard.CHUNK_BYTES):
@@ -139,7 +139,7 @@ class StageProcess:
         self.guard.wait()
 
     def _unexplained(self, code: int) -> AirsmithError:
-        """The error of a stage that could not say why it ended; told to the run's folder in its place."""
+        """The error of a stage that exited without reporting one, recorded in the run's folder on its behalf."""
         error = _error_of_end(self.record.stage, code, out_of_memory=_oom_kills() > self.oom_kills_before)
         self.record.fail(error)
         return error
@@ -148,14 +148,14 @@ class StageProcess:
 def stage_environment(
     environment: Mapping[str, str], stage: str, hub_endpoint: str, hub_token: str | None, withheld: Collection[str] = ()
 ) -> dict[str, str]:
-    """Environment of a stage's process: this one's, without what is Airflow's and without anybody's secret.
+    """Environment of a stage's process: this process's, without Airflow's variables and without secrets.
 
-    :param withheld: names of variables that hold a secret, whatever they sound like.
+    :param withheld: names of further variables that hold a secret.
     """
     kept = {
         name: value
         for name, value in environment.items()
-        if not _AIRFLOWS_OWN.match(name) and not _SECRET.match(name) and name not in withheld
+        if not _AIRFLOW_VARIABLE.match(name) and not _SECRET_VARIABLE.match(name) and name not in withheld
     }
     kept["PYTHONUNBUFFERED"] = "1"
     kept["HF_ENDPOINT"] = hub_endpoint
@@ -165,7 +165,7 @@ def stage_environment(
 
 
 def _split_error(line: str) -> tuple[str, AirsmithError | None]:
-    """The stage's error in a line, and what stood before it: a stage may be told to stop in the middle of a line."""
+    """The stage's error in a line, and the text before it: a stage may be stopped in the middle of a line."""
     text, key, rest = line.partition('{"error":')
     error = AirsmithError.from_json_line(key + rest)
     return (line, None) if error is None else (text, error)
@@ -182,7 +182,7 @@ def _error_of_end(stage: str, code: int, *, out_of_memory: bool) -> AirsmithErro
     if code <= 128:
         return AirsmithError(
             ErrorKind.INTERNAL,
-            f"Stage {stage} ended with exit code {code} and did not say why.",
+            f"Stage {stage} exited with code {code} and reported no reason.",
             "See the last lines of its log.",
         )
     name = signal.Signals(code - 128).name
@@ -193,18 +193,18 @@ def _error_of_end(stage: str, code: int, *, out_of_memory: bool) -> AirsmithErro
     if code - 128 == signal.SIGKILL and out_of_memory:
         return AirsmithError(
             ErrorKind.OUT_OF_MEMORY,
-            f"The kernel killed the process of stage {stage} because memory ran out.",
+            f"The kernel killed the process of stage {stage} because the machine ran out of memory.",
             "Lower training.max_per_device_train_batch_size or dataset.max_length, or use a machine with more memory.",
         )
     return AirsmithError(
         ErrorKind.KILLED,
-        f"The process of stage {stage} was killed from outside ({name}).",
-        "Run it again: a training goes on from its newest checkpoint.",
+        f"The process of stage {stage} was killed by another process ({name}).",
+        "Run it again: training resumes from its newest checkpoint.",
     )
 
 
 def _oom_kills() -> int:
-    """How often the kernel has killed a process for memory since it started; 0 where it does not say."""
+    """Number of processes that the kernel has killed for lack of memory since boot; 0 if unknown."""
     try:
         counters = dict(line.split() for line in _KERNEL_COUNTERS.read_text().splitlines())
     except OSError:

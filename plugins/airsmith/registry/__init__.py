@@ -1,14 +1,14 @@
-"""Model versions, the champion among them, and endpoints. Imports neither airflow nor torch."""
+"""Model versions, each model's champion, and endpoints. Imports neither airflow nor torch."""
 
 from airsmith.registry.champion import get_champion, promote
 from airsmith.registry.endpoints import (
     list_endpoints,
     read_endpoint,
-    resize_endpoint,
-    share_endpoint,
-    swap_endpoint,
+    record_canary,
+    record_current,
+    record_replicas,
 )
-from airsmith.registry.records import Champion, Deployment, Endpoint, ModelVersion, ModelVersionDraft, ServerProcess
+from airsmith.registry.records import Champion, Endpoint, ModelVersion, ModelVersionDraft, Revision, ServerProcess
 from airsmith.registry.versions import (
     CARD_FILE,
     find_version_by_digest,
@@ -20,10 +20,10 @@ from airsmith.registry.versions import (
 __all__ = [
     "CARD_FILE",
     "Champion",
-    "Deployment",
     "Endpoint",
     "ModelVersion",
     "ModelVersionDraft",
+    "Revision",
     "ServerProcess",
     "find_version_by_digest",
     "get_champion",
@@ -32,8 +32,8 @@ __all__ = [
     "list_versions",
     "promote",
     "read_endpoint",
+    "record_canary",
+    "record_current",
+    "record_replicas",
     "register_version",
-    "resize_endpoint",
-    "share_endpoint",
-    "swap_endpoint",
 ]

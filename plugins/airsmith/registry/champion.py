@@ -1,4 +1,4 @@
-"""The champion of a model: one pointer, moved by compare-and-swap, its history kept."""
+"""The champion of a model: one pointer, changed by compare-and-swap, with its history."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ from datetime import datetime, timezone
 
 from airsmith.artifacts.layout import champion_path
 from airsmith.artifacts.store import Store
-from airsmith.registry.names import checked_name
+from airsmith.registry.compare_and_swap import read_record, update_record
+from airsmith.registry.names import check_name
 from airsmith.registry.records import Champion, ChampionEvent
-from airsmith.registry.swapping import change_record, read_record
 from airsmith.registry.versions import get_version
 
 
 def get_champion(store: Store, name: str) -> Champion | None:
     """The champion of a model, or None before the first promotion."""
-    found = read_record(store, champion_path(checked_name(name)), Champion)
+    found = read_record(store, champion_path(check_name(name)), Champion)
     return found[0] if found is not None else None
 
 
 def promote(store: Store, name: str, number: int, reason: str) -> Champion:
-    """Make a version the champion; it loses no promotion that somebody else makes meanwhile.
+    """Make a version the champion; a concurrent promotion stays in the history.
 
-    :raises AirsmithError: `not_found` where there is no such version.
+    :raises AirsmithError: `not_found` if no such version exists.
     """
     get_version(store, name, number)
-    return change_record(store, champion_path(name), Champion, lambda before: _successor(name, number, reason, before))
+    return update_record(store, champion_path(name), Champion, lambda before: _successor(name, number, reason, before))
 
 
 def _successor(name: str, number: int, reason: str, before: Champion | None) -> Champion:

@@ -1,81 +1,85 @@
-"""Endpoints: one record each, changed by compare-and-swap, its history kept."""
+"""Endpoints: one record each, changed by compare-and-swap, with its history."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime, timezone
-from typing import Any
 
 from airsmith.artifacts.layout import endpoint_path
 from airsmith.artifacts.store import Store
 from airsmith.errors import AirsmithError, ErrorKind
-from airsmith.registry.names import checked_name
-from airsmith.registry.records import Deployment, Endpoint
-from airsmith.registry.swapping import change_record, read_record
+from airsmith.registry.compare_and_swap import read_record, update_record
+from airsmith.registry.names import check_name
+from airsmith.registry.records import Endpoint, Revision
 
-_MOST_HISTORY = 50
+_MAX_HISTORY = 50
 
 
 def read_endpoint(store: Store, name: str) -> Endpoint | None:
-    """What an endpoint serves, or None where there is none of that name."""
-    found = read_record(store, endpoint_path(checked_name(name)), Endpoint)
+    """The record of an endpoint, or None if no endpoint has this name."""
+    found = read_record(store, endpoint_path(check_name(name)), Endpoint)
     return found[0] if found is not None else None
 
 
 def list_endpoints(store: Store) -> list[Endpoint]:
-    """All endpoints, by name."""
+    """All endpoints, sorted by name."""
     paths = [info.path for info in store.list("endpoints") if info.path.endswith(".json")]
     found = (read_record(store, path, Endpoint) for path in paths)
     return sorted((record[0] for record in found if record is not None), key=lambda endpoint: endpoint.name)
 
 
-def swap_endpoint(store: Store, name: str, deployment: Deployment) -> Endpoint:
-    """Record that an endpoint serves something else now, and that alone: a candidate's share ends.
+def record_current(store: Store, name: str, revision: Revision) -> Endpoint:
+    """Record the revision that serves all requests of an endpoint; the record loses its canary.
 
-    :returns: the new record; its `previous` is what it took the place of.
+    :returns: the new record; its `previous` is the revision that was replaced.
     """
-    path = endpoint_path(checked_name(name))
-    return change_record(store, path, Endpoint, lambda before: _successor(name, deployment, before))
+    path = endpoint_path(check_name(name))
+    return update_record(store, path, Endpoint, lambda before: _successor(name, revision, before))
 
 
-def share_endpoint(
-    store: Store, name: str, candidate: Deployment | None, percent: int, *, beside: str | None = None
+def record_canary(
+    store: Store, name: str, canary: Revision | None, percent: int, *, expected: str | None = None
 ) -> Endpoint:
-    """Record which share of an endpoint's requests another deployment takes.
+    """Record the revision that serves a percentage of an endpoint's requests.
 
-    :param candidate: None where it takes none any more.
-    :param beside: id of the deployment that is to have the rest.
-    :raises AirsmithError: `not_found` where there is no such endpoint, `interrupted` where it serves another by now.
+    :param canary: None removes it.
+    :param expected: id of the revision that must be current; any if None.
+    :raises AirsmithError: `not_found` if no such endpoint exists, `interrupted` if another revision is current.
     """
-    return _amend(store, name, beside, candidate=candidate, candidate_percent=percent if candidate else 0)
+    changes = {"canary": canary, "canary_percent": percent if canary else 0}
+    return _amend(store, name, expected, lambda endpoint: endpoint.model_copy(update=changes))
 
 
-def resize_endpoint(store: Store, name: str, replicas: int, *, of: str | None = None) -> Endpoint:
-    """Record how many servers an endpoint has.
+def record_replicas(store: Store, name: str, replicas: int, *, expected: str | None = None) -> Endpoint:
+    """Record the number of replicas of the current revision.
 
-    :param of: id of the deployment that has them.
-    :raises AirsmithError: `not_found` where there is no such endpoint, `interrupted` where it serves another by now.
+    :param expected: id of the revision that must be current; any if None.
+    :raises AirsmithError: `not_found` if no such endpoint exists, `interrupted` if another revision is current.
     """
-    return _amend(store, name, of, replicas=replicas)
+    return _amend(store, name, expected, lambda endpoint: endpoint.with_current(replicas=replicas))
 
 
-def _amend(store: Store, name: str, deployment: str | None, **changes: Any) -> Endpoint:
-    """Change what is said of an endpoint that goes on serving what it serves."""
+def _amend(store: Store, name: str, expected: str | None, change: Callable[[Endpoint], Endpoint]) -> Endpoint:
+    """Change an endpoint's record without changing its history."""
 
-    def amended(now: Endpoint | None) -> Endpoint:
-        if now is None:
-            raise AirsmithError(ErrorKind.NOT_FOUND, f"There is no endpoint {name} in {store.uri}.")
-        if deployment not in (None, now.deployment):
+    def amended(before: Endpoint | None) -> Endpoint:
+        if before is None:
+            raise AirsmithError(
+                ErrorKind.NOT_FOUND,
+                f"Endpoint {name} does not exist in {store.uri}.",
+                "Check the endpoint's name and the setting `store`.",
+            )
+        if expected not in (None, before.current.id):
             raise AirsmithError(
                 ErrorKind.INTERRUPTED,
-                f"Endpoint {name} has come to serve something else meanwhile.",
-                "Look at what it serves now, and say again what it should.",
+                f"Another deploy changed the current revision of endpoint {name}.",
+                "Check what the endpoint serves now, then repeat the change.",
             )
-        return now.model_copy(update={**changes, "updated_at": datetime.now(timezone.utc)})
+        return change(before).model_copy(update={"updated_at": datetime.now(timezone.utc)})
 
-    return change_record(store, endpoint_path(checked_name(name)), Endpoint, amended)
+    return update_record(store, endpoint_path(check_name(name)), Endpoint, amended)
 
 
-def _successor(name: str, deployment: Deployment, before: Endpoint | None) -> Endpoint:
-    history = () if before is None else (*before.history, before.served)[-_MOST_HISTORY:]
-    fields = deployment.model_dump(include=set(Deployment.model_fields))
-    return Endpoint(**fields, name=name, history=history, updated_at=datetime.now(timezone.utc))
+def _successor(name: str, revision: Revision, before: Endpoint | None) -> Endpoint:
+    history = () if before is None else (*before.history, before.current)[-_MAX_HISTORY:]
+    return Endpoint(name=name, current=revision, history=history, updated_at=datetime.now(timezone.utc))

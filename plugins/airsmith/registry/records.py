@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Optional
+from typing import Any, Optional
 
 from pydantic import BaseModel, ConfigDict
 
@@ -16,13 +16,13 @@ class _Record(BaseModel):
 
 
 class ModelVersionDraft(_Record):
-    """A version before it has its number.
+    """A version that has no number yet.
 
-    :ivar digest: digest of what made it; the same digest is registered once.
-    :ivar model: path in the store of the merged model's artifact.
-    :ivar adapter: path of the adapter's artifact, where there is one.
+    :ivar digest: digest of the inputs that made it; a digest is registered at most once.
+    :ivar model: path of the merged model's artifact in the store.
+    :ivar adapter: path of the adapter's artifact; None after full-parameter training.
     :ivar base_model: path of the base model's artifact.
-    :ivar base: where the base came from: its id and revision.
+    :ivar base: source of the base model: its id and revision.
     :ivar evaluation: path of the evaluation's artifact.
     :ivar run: path of the run that made it.
     """
@@ -40,7 +40,7 @@ class ModelVersionDraft(_Record):
 
 
 class ModelVersion(ModelVersionDraft):
-    """A registered version of a model; it never changes."""
+    """A registered version of a model. It is immutable."""
 
     name: str
     version: int
@@ -48,7 +48,7 @@ class ModelVersion(ModelVersionDraft):
 
 
 class ChampionEvent(_Record):
-    """One promotion of the past."""
+    """A past promotion."""
 
     version: int
     reason: str
@@ -56,7 +56,7 @@ class ChampionEvent(_Record):
 
 
 class Champion(_Record):
-    """Which version of a model is the one to use."""
+    """The version of a model that is in use."""
 
     name: str
     version: int
@@ -68,9 +68,9 @@ class Champion(_Record):
 class ServerProcess(_Record):
     """A server's process on this machine.
 
-    :ivar pid: its id, and that of its process group.
-    :ivar started_at: seconds since the epoch, as the kernel has it; a recycled pid has another.
-    :ivar log: file that takes its output.
+    :ivar pid: process id, which is also the id of its process group.
+    :ivar started_at: start time in seconds since the epoch, as the kernel reports it; it detects a recycled pid.
+    :ivar log: file with the process's output.
     """
 
     pid: int
@@ -78,65 +78,69 @@ class ServerProcess(_Record):
     log: str
 
 
-class Deployment(_Record):
-    """What an endpoint serves.
+class Revision(_Record):
+    """One start of an endpoint's server.
 
-    :ivar address: where it answers; of a version beside another one, where it answers alone.
-    :ivar model_name: what requests name in `model`.
-    :ivar model_uri: path in the store of the served artifact; where adapters are served, of their base.
-    :ivar adapters: paths in the store of the adapters beside the base, by the names that requests use.
-    :ivar deployment: unique id of this start of a server.
-    :ivar process: the server on this machine, or None where a cluster runs it.
-    :ivar namespace: of the cluster that runs it, else None.
-    :ivar configuration: digest of all that a cluster was told about it; None where none was.
-    :ivar replicas: servers that it has in a cluster while it serves alone.
-    :ivar scales_itself: whether an autoscaler changes that.
-    :ivar api_key: Secret and key, `name/key`, that requests must carry; None where they need none.
-    :ivar run: path in the store of the run that started it; it holds what the model was evaluated by.
-    :ivar compiled: path in the store of what its servers have compiled, once one has; None where none compiles.
+    :ivar id: unique id of this start.
+    :ivar engine: name of the model server.
+    :ivar address: base URL; of a canary, the URL that reaches the canary alone.
+    :ivar model_name: value of `model` in requests.
+    :ivar version: number of the model's version in the registry; None if it is not registered.
+    :ivar model_uri: path of the served artifact in the store; with adapters, of their base model.
+    :ivar adapters: paths of the served adapters in the store, by model name.
+    :ivar process: the server's process on this machine; None in a cluster.
+    :ivar namespace: namespace in the cluster; None on this machine.
+    :ivar configuration: digest of the pod's specification and the replica counts; None on this machine.
+    :ivar replicas: number of pods in a cluster while the revision serves alone.
+    :ivar autoscaled: whether an autoscaler changes the number of pods.
+    :ivar api_key: Secret and key, `name/key`, of the API key that requests must carry; None if none is required.
+    :ivar run: path in the store of the run that deployed it, which also holds the model's evaluation.
+    :ivar compiled: path in the store of the compile cache of its pods; None if the engine does not compile.
     """
 
+    id: str
     engine: str
     address: str
     model_name: str
     version: Optional[int] = None
     model_uri: str
-    deployment: str
+    adapters: Mapping[str, str] = {}
     process: Optional[ServerProcess] = None
     namespace: Optional[str] = None
-    adapters: Mapping[str, str] = {}
     configuration: Optional[str] = None
     replicas: int = 1
-    scales_itself: bool = False
+    autoscaled: bool = False
     api_key: Optional[str] = None
     run: Optional[str] = None
     compiled: Optional[str] = None
 
 
-class Endpoint(Deployment):
-    """A served model, and those that were served there before, the newest last.
+class Endpoint(_Record):
+    """A served model: a stable name and address, and the revisions behind it.
 
-    :ivar candidate: another version that takes a share of the requests.
-    :ivar candidate_percent: its share.
+    :ivar current: the revision that serves all requests that the canary does not serve.
+    :ivar canary: the revision that serves `canary_percent` of the requests.
+    :ivar canary_percent: from 0 to 100.
+    :ivar history: previous values of `current`, the newest last.
     """
 
     name: str
-    candidate: Optional[Deployment] = None
-    candidate_percent: int = 0
-    history: tuple[Deployment, ...] = ()
+    current: Revision
+    canary: Optional[Revision] = None
+    canary_percent: int = 0
+    history: tuple[Revision, ...] = ()
     updated_at: datetime
 
     @property
-    def served(self) -> Deployment:
-        """What is served, without the endpoint's past."""
-        return Deployment.model_validate(self.model_dump(include=set(Deployment.model_fields)))
-
-    @property
-    def previous(self) -> Optional[Deployment]:
-        """What was served before this."""
+    def previous(self) -> Optional[Revision]:
+        """The revision that was current before."""
         return self.history[-1] if self.history else None
 
-    def find(self, deployment: str) -> Optional[Deployment]:
-        """The server of this id, if requests go to it: all of them, or a candidate's share."""
-        at_work = (self.served, self.candidate)
-        return next((server for server in at_work if server is not None and server.deployment == deployment), None)
+    def find(self, revision_id: str) -> Optional[Revision]:
+        """The current revision or the canary, if it has this id."""
+        revisions = (self.current, self.canary)
+        return next((found for found in revisions if found is not None and found.id == revision_id), None)
+
+    def with_current(self, **changes: Any) -> Endpoint:
+        """A copy of the endpoint with changed fields of the current revision."""
+        return self.model_copy(update={"current": self.current.model_copy(update=changes)})

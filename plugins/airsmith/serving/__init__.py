@@ -1,1 +1,1 @@
-"""Deploy a model version to an endpoint, and talk to it."""
+"""Model servers: deploy a model version to an endpoint, and send requests to it."""

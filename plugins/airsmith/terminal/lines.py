@@ -1,4 +1,4 @@
-"""The log of a run that this terminal drives: the run, each stage's end, and every line in between."""
+"""The log of a local run: the run, each stage's result, and the stages' log lines."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from airsmith.contracts.run import Run
 
 @dataclass(frozen=True)
 class LinePrinter:
-    """Prints what `run_sequence` tells."""
+    """Prints the events of `run_sequence`."""
 
     console: Console
 
     def run(self, run: Run) -> None:
-        """Name the run as soon as it is resolved."""
+        """Print the run's URI."""
         self._print(f"run {run.uri}", "bold")
 
     def stage(self, pointer: StagePointer) -> None:
-        """Say that a stage has its output."""
-        what = "reused" if pointer.cached else "done"
-        self._print(f"{pointer.stage}: {what} in {pointer.seconds:.1f} s", "green")
+        """Print that a stage has its output."""
+        state = "reused" if pointer.cached else "done"
+        self._print(f"{pointer.stage}: {state} in {pointer.seconds:.1f} s", "green")
 
     def line(self, level: int, line: str) -> None:
-        """Pass a line of a stage's log on."""
+        """Print a line of a stage's log."""
         style = "red" if level >= logging.ERROR else "yellow" if level >= logging.WARNING else "dim"
         self._print(f"  {line}", style)
 

@@ -1,4 +1,4 @@
-"""`airsmith plan`: a run that has not happened yet, as tables."""
+"""`airsmith plan`: the pods, memory and cost of a run before it starts, as tables."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from airsmith.pipeline.memory import GIBIBYTE, MemoryEstimate
 from airsmith.pipeline.preview import NodePreview, PodPreview, Preview
 
 UNKNOWN = "unknown"
-TIGHT = 0.9
-"""Share of the memory from which on an estimate may be too low."""
+TIGHT_SHARE = 0.9
+"""Share of the available memory above which the estimate's error may decide whether the training fits."""
 
 
 def print_preview(preview: Preview, console: Console, hours: float | None = None) -> None:
-    """Print every pod, the training's memory against what there is, and the cost.
+    """Print every pod, the training's estimated and available memory, and the cost.
 
-    :param hours: that the training is expected to take.
+    :param hours: expected duration of the training.
     """
     console.print(_pod_table(preview))
     console.print()
@@ -53,15 +53,15 @@ def _pod_table(preview: Preview) -> Table:
 
 
 def _sharing(preview: Preview) -> str:
-    """How the cores of the training's devices share model and batch."""
+    """How the model and the batch are split over the cores of the training's devices."""
     parallel, data = preview.plan.parallel, preview.plan.batch.data_parallel_size
     cores = parallel.processes_per_node * preview.recipe.backend.nodes
     sizes = f"tensor parallel {parallel.tensor} × pipeline parallel {parallel.pipeline} × data parallel {data}"
-    return f"Processes: {cores}, one on each core: {sizes}."
+    return f"Processes: {cores}, one per core: {sizes}."
 
 
 def _name(preview: Preview, pod: PodPreview) -> str:
-    """The stage, and how many such pods of which kind of job there are, where it is more than one."""
+    """The stage; for several nodes, also the number of pods and the job kind."""
     nodes = pod.node.nodes if pod.node is not None else 1
     return pod.stage if nodes == 1 else f"{pod.stage}, {nodes} pods of a {preview.recipe.backend.job}"
 
@@ -78,7 +78,7 @@ def _memory_table(preview: Preview, memory: MemoryEstimate) -> Table:
         "weights": memory.weights,
         "gradients": memory.gradients,
         "AdamW": memory.optimizer,
-        "autocast's copies": memory.casts,
+        "autocast copies": memory.casts,
         f"activations of {batch.per_device_train_batch_size} × {preview.recipe.dataset.max_length} tokens": (
             memory.activations
         ),
@@ -90,35 +90,35 @@ def _memory_table(preview: Preview, memory: MemoryEstimate) -> Table:
     for what, size_bytes in rows.items():
         if size_bytes:
             table.add_row(what, _gib(size_bytes))
-    table.add_row("with the driver's and the allocator's share", _gib(memory.total), style="bold")
+    table.add_row("total with driver and allocator overhead", _gib(memory.total), style="bold")
     return table
 
 
 def _verdict(preview: Preview, memory: MemoryEstimate) -> Text:
     place = _place(preview.pod("train"))
     if preview.available_bytes is None:
-        return Text(f"Memory: {_gib(memory.total)} GiB; that of {place} is {UNKNOWN}.", "yellow")
+        return Text(f"Memory: {_gib(memory.total)} GiB; the memory of {place} is {UNKNOWN}.", "yellow")
     share = memory.total / preview.available_bytes
     sizes = f"Memory: {_gib(memory.total)} of the {_gib(preview.available_bytes)} GiB of {place}"
-    if share <= TIGHT:
+    if share <= TIGHT_SHARE:
         return Text(f"{sizes}: fits.", "green")
     smaller = "training.max_per_device_train_batch_size or dataset.max_length"
-    ways = f"Lower {smaller}, set training.gradient_checkpointing, or take a larger device."
+    remedy = f"Lower {smaller}, set training.gradient_checkpointing, or use a larger device."
     if not preview.pod("train").device:
-        ways = f"Raise backend.resources.memory, or lower {smaller}."
-    return Text(f"{sizes}: {'tight' if share <= 1 else 'does not fit'}. {ways}", "yellow" if share <= 1 else "red")
+        remedy = f"Raise backend.resources.memory, or lower {smaller}."
+    return Text(f"{sizes}: {'tight' if share <= 1 else 'does not fit'}. {remedy}", "yellow" if share <= 1 else "red")
 
 
 def _place(train: PodPreview) -> str:
     if not train.device:
-        return "the pod's limit"
+        return "the pod's memory limit"
     name = train.node.instance_type if train.node else None
     unit = _unit(train)
     return f"a {unit} of {name}" if name else f"a {unit} ({train.device})"
 
 
 def _unit(train: PodPreview) -> str:
-    """What has a process."""
+    """The hardware unit of one process."""
     return "core" if train.node is not None and train.node.cores > 1 else "device"
 
 
@@ -126,25 +126,25 @@ def _cost_lines(preview: Preview, hours: float | None) -> list[str]:
     node = preview.pod("train").node
     assert node is not None
     if node.instance_type is None or node.usd_per_hour is None:
-        hint = "" if node.instance_type else " No instance type of the table fits; name one in backend.instance_type."
+        hint = "" if node.instance_type else " No instance type in the price list fits; set backend.instance_type."
         return [f"Cost: {UNKNOWN} for {node.instance_type or 'the training'}.{hint}"]
-    lines = [f"Cost: {node.usd_per_hour:.2f} USD for each hour of training, on {_nodes(preview.pod('train'), node)}."]
+    lines = [f"Cost: {node.usd_per_hour:.2f} USD per hour of training, on {_nodes(preview.pod('train'), node)}."]
     if hours is not None:
         lines.append(f"      {hours * node.usd_per_hour:.2f} USD for {hours:g} h of training.")
     if preview.training_limit_seconds is not None:
         limit_hours = preview.training_limit_seconds / 3600
-        at_most = limit_hours * node.usd_per_hour
-        lines.append(f"      At most {at_most:.2f} USD per try: the settings end it after {limit_hours:g} h.")
+        maximum = limit_hours * node.usd_per_hour
+        lines.append(f"      At most {maximum:.2f} USD per attempt: the settings' timeout is {limit_hours:g} h.")
     if node.price_list is not None:
         lines.append(f"      {node.price_list.description}, {node.price_list.date}: {node.price_list.source}")
     return lines
 
 
 def _nodes(train: PodPreview, node: NodePreview) -> str:
-    words = f"{node.nodes} × {node.instance_type}"
+    nodes = f"{node.nodes} × {node.instance_type}"
     if train.device and node.devices > train.devices:
-        words += f" ({train.devices} of its {node.devices} devices)"
-    return words if node.is_chosen else f"{words}, the cheapest of the table that fits"
+        nodes += f" ({train.devices} of {node.devices} devices)"
+    return nodes if node.is_chosen else f"{nodes}, the cheapest in the price list that fits"
 
 
 def _gib(size_bytes: float) -> str:

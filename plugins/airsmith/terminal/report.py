@@ -1,4 +1,4 @@
-"""The result of a run: what the tuned model answers, how well, how the loss fell, where the time went."""
+"""The result of a run: answers of the tuned model, exact match, loss curve, seconds per stage."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from airsmith.contracts.pointers import StagePointer
 from airsmith.contracts.run import Run
 from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.registry import read_endpoint
-from airsmith.serving.chat import curl_line
+from airsmith.serving.chat import curl_command
 
 CURVE_FILE = "loss.png"
-CURVE_SIZE = (78, 16)  # columns and rows
-SHOWN_ANSWERS = 6
+CURVE_SIZE = (78, 16)  # columns, rows
+MAX_SHOWN_ANSWERS = 6
 
 
 @dataclass(frozen=True)
 class Report:
-    """A finished run, read from the store once."""
+    """The outputs of a finished run."""
 
     run: Run
     stages: tuple[StagePointer, ...]
@@ -35,24 +35,24 @@ class Report:
 
     @property
     def exact_match_base(self) -> float:
-        """Share of held-out examples that the base answers exactly."""
+        """Share of held-out examples that the base model answers exactly, from 0 to 1."""
         return float(self.evaluation["base"]["exact_match"])
 
     @property
     def exact_match_tuned(self) -> float:
-        """Share of held-out examples that the tuned model answers exactly."""
+        """Share of held-out examples that the tuned model answers exactly, from 0 to 1."""
         return float(self.evaluation["tuned"]["exact_match"])
 
     @property
     def stage_seconds(self) -> float:
-        """Time spent in stages, reused ones included."""
+        """Total time of all stages in seconds, including reused ones."""
         return sum(pointer.seconds for pointer in self.stages)
 
 
 def read_report(run: Run) -> Report:
-    """Read what a finished run made, and put its loss curve into the run's folder.
+    """Read the outputs of a finished run, and copy its loss curve to the run's folder.
 
-    :raises AirsmithError: `not_found`, naming the stage whose output is missing.
+    :raises AirsmithError: `not_found` if a stage has no output.
     """
     trained = _output(run, "train")
     evaluated = _output(run, "evaluate")
@@ -68,7 +68,7 @@ def read_report(run: Run) -> Report:
 
 
 def print_report(report: Report, console: Console) -> None:
-    """Print answers side by side, exact match, loss curve, seconds per stage and how to talk to the endpoint."""
+    """Print the answers side by side, exact match, the loss curve, seconds per stage, and how to query the endpoint."""
     console.print(_answer_table(report))
     console.print(
         f"Exact match on {report.evaluation['examples']} held-out examples: "
@@ -85,7 +85,7 @@ def _output(run: Run, stage: str) -> Artifact:
     artifact = open_artifact(run.store, pointer.location) if pointer is not None else None
     if artifact is None:
         raise AirsmithError(
-            ErrorKind.NOT_FOUND, f"Run {run.uri} has no output of {stage} yet.", f"See `airsmith watch {run.uri}`."
+            ErrorKind.NOT_FOUND, f"Run {run.uri} has no output of {stage} yet.", f"Check `airsmith watch {run.uri}`."
         )
     return artifact
 
@@ -98,11 +98,11 @@ def _answer_table(report: Report) -> Table:
     table = Table(title="Held-out prompts", show_lines=True, expand=True)
     for heading, ratio in (("prompt", 4), ("base", 2), ("tuned", 2), ("expected", 2)):
         table.add_column(heading, ratio=ratio, overflow="fold")
-    for answer in report.answers[:SHOWN_ANSWERS]:
+    for answer in report.answers[:MAX_SHOWN_ANSWERS]:
         style = "green" if answer["tuned_correct"] else "red"
         table.add_row(
             Text(_prompt_text(answer)),
-            Text(_shortened(answer["base"]), "dim"),
+            Text(_shorten(answer["base"]), "dim"),
             Text(answer["tuned"], style),
             Text(answer["expected"]),
         )
@@ -114,12 +114,12 @@ def _prompt_text(answer: dict[str, Any]) -> str:
     return str(messages[-1]["content"]) if messages else str(answer["prompt"])
 
 
-def _shortened(text: str, most: int = 120) -> str:
-    return text if len(text) <= most else f"{text[:most]}…"
+def _shorten(text: str, max_length: int = 120) -> str:
+    return text if len(text) <= max_length else f"{text[:max_length]}…"
 
 
 def _loss_curve(rows: list[dict[str, Any]]) -> str:
-    figure = plotext.figure  # plotext has one figure per process
+    figure = plotext.figure  # A global figure, which plotext shares within the process.
     figure.clear()
     figure.theme("simple")
     figure.plot_size(*CURVE_SIZE)
@@ -139,7 +139,7 @@ def _stage_table(report: Report) -> Table:
     table.add_column("")
     for pointer in report.stages:
         table.add_row(pointer.stage, f"{pointer.seconds:.1f}", "reused" if pointer.cached else "")
-    table.add_row("all", f"{report.stage_seconds:.1f}", "", style="bold")
+    table.add_row("total", f"{report.stage_seconds:.1f}", "", style="bold")
     return table
 
 
@@ -149,7 +149,8 @@ def _print_endpoint(report: Report, console: Console) -> None:
     if endpoint is None:
         return
     console.print(
-        f"Chat endpoint {endpoint.name}: {endpoint.address}  (or: airsmith chat {endpoint.name})", soft_wrap=True
+        f"Chat endpoint {endpoint.name}: {endpoint.current.address}  (or: airsmith chat {endpoint.name})",
+        soft_wrap=True,
     )
     question = _prompt_text(report.answers[0]) if report.answers else "Hello!"
-    console.print(Text(curl_line(endpoint, question)), soft_wrap=True)
+    console.print(Text(curl_command(endpoint, question)), soft_wrap=True)

@@ -1,4 +1,4 @@
-"""The progress of a run: its stages, and a bar with loss and time left while it trains."""
+"""The progress of a run: the states of its stages, and a progress bar with loss and ETA during training."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ _MARKS = {
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A run at one moment: its stages in order, what those that have begun are doing, and the training's progress."""
+    """The state of a run: its stages in order, the statuses of those that have started, and the training's progress."""
 
     stages: tuple[str, ...]
     statuses: dict[str, StageStatus]
     progress: Progress | None
 
     def state(self, stage: str) -> str:
-        """State of a stage, `waiting` before it begins."""
+        """State of a stage; `waiting` before it starts."""
         return self.statuses[stage].state if stage in self.statuses else "waiting"
 
     @property
@@ -49,13 +49,13 @@ class Snapshot:
 
     @property
     def stuck(self) -> bool:
-        """Whether a stage has failed and none works any more; a retry may still change that."""
+        """Whether a stage has failed and no stage is running; a retry may still change that."""
         states = {self.state(stage) for stage in self.stages}
         return bool(states & {"failed", "interrupted"}) and "running" not in states
 
 
 def take_snapshot(run: Run) -> Snapshot | None:
-    """Look at a run once; None before `resolve` has written its spec."""
+    """Read the state of a run; None before `resolve` has written its spec."""
     try:
         spec = run.read_spec()
     except AirsmithError as error:
@@ -65,28 +65,28 @@ def take_snapshot(run: Run) -> Snapshot | None:
     return Snapshot(tuple(plan.stage for plan in spec.plan.stages), run.statuses(), run.progress())
 
 
-def watch(run: Run, console: Console, ended: Callable[[], bool] | None = None) -> bool:
-    """Show a run until it ends: drawn anew in a terminal, one line per change where output goes to a file.
+def watch(run: Run, console: Console, is_finished: Callable[[], bool] | None = None) -> bool:
+    """Show a run until it is finished: as a live table in a terminal, as one line per change otherwise.
 
-    :param ended: asks whoever drives the run whether it is over; without it the run is over
-        when every stage has its output or one has failed.
+    :param is_finished: whether the process that drives the run is finished; None finishes when every stage has its
+        output or a stage has failed.
     :returns: whether every stage has its output.
     """
     with _screen(console) as show:
         while True:
-            over = ended is not None and ended()
+            finished = is_finished is not None and is_finished()
             snapshot = take_snapshot(run)
             if snapshot is not None:
                 show(snapshot)
-                over = over or (ended is None and (snapshot.finished or snapshot.stuck))
-            if over:
+                finished = finished or (is_finished is None and (snapshot.finished or snapshot.stuck))
+            if finished:
                 return snapshot is not None and snapshot.finished
             time.sleep(POLL_SECONDS)
 
 
 @contextmanager
 def _screen(console: Console) -> Iterator[Callable[[Snapshot], None]]:
-    """What shows a snapshot on this console."""
+    """A function that shows a snapshot on the console."""
     if not console.is_terminal:
         yield LineView(console).show
         return
@@ -96,18 +96,18 @@ def _screen(console: Console) -> Iterator[Callable[[Snapshot], None]]:
 
 @dataclass
 class LineView:
-    """A run as lines: one per stage that begins or ends, and one per tenth of the training."""
+    """Prints a run as lines: one per change of a stage's state, and one per tenth of the training."""
 
     console: Console
-    told: dict[str, str] = field(default_factory=dict)
+    printed: dict[str, str] = field(default_factory=dict)
     tenth: int = -1
 
     def show(self, snapshot: Snapshot) -> None:
-        """Print what has changed since the last snapshot."""
+        """Print the changes since the previous snapshot."""
         for stage in snapshot.stages:
             state = snapshot.state(stage)
-            if state != self.told.get(stage, "waiting"):
-                self.told[stage] = state
+            if state != self.printed.get(stage, "waiting"):
+                self.printed[stage] = state
                 self.console.print(_stage_line(snapshot.statuses[stage]), soft_wrap=True, highlight=False)
         if snapshot.progress is not None and snapshot.state("train") == "running":
             tenth = 10 * snapshot.progress.step // max(1, snapshot.progress.total_steps)
@@ -117,18 +117,18 @@ class LineView:
 
 
 def render(snapshot: Snapshot) -> RenderableType:
-    """Draw a run: one line per stage, then the training's bar, then what went wrong."""
+    """Render a run: one line per stage, the training's progress bar, and the errors."""
     table = Table.grid(padding=(0, 2))
     for stage in snapshot.stages:
         mark, style = _MARKS[snapshot.state(stage)]
         status = snapshot.statuses.get(stage)
         table.add_row(Text(mark, style), Text(stage, style), Text(_duration(status), "dim"), _detail(stage, snapshot))
-    problems = [
+    errors = [
         Text(f"{status.stage}: {status.error} {status.hint}", "red")
         for status in snapshot.statuses.values()
         if status.state == "failed"
     ]
-    return Group(table, *problems)
+    return Group(table, *errors)
 
 
 def _detail(stage: str, snapshot: Snapshot) -> RenderableType:
@@ -141,7 +141,7 @@ def _detail(stage: str, snapshot: Snapshot) -> RenderableType:
 
 
 def progress_line(progress: Progress) -> str:
-    """Step, loss, speed and time left in one line."""
+    """Step, loss, speed and ETA in one line."""
     parts = [f"{progress.step}/{progress.total_steps}"]
     if progress.loss is not None:
         parts.append(f"loss {progress.loss:.4f}")

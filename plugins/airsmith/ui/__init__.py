@@ -1,1 +1,1 @@
-"""What Airsmith shows in Airflow's UI beside Airflow's own pages."""
+"""Airsmith's pages in Airflow's UI."""

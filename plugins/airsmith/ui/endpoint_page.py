@@ -1,4 +1,4 @@
-"""A page in Airflow's UI for each endpoint: what it serves, and the lines that ask it."""
+"""A page in Airflow's UI for each endpoint: what it serves, and the commands that query it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fastapi.responses import HTMLResponse
 from airsmith.artifacts.store import Store
 from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.registry import Endpoint
-from airsmith.serving.chat import KEY_VARIABLE, curl_line, find_endpoint
+from airsmith.serving.chat import KEY_VARIABLE, curl_command, find_endpoint
 from airsmith.settings import load_settings
 
 _PAGE = """\
@@ -34,9 +34,9 @@ router = APIRouter()
 
 
 def endpoint_pages(authorization: Depends) -> FastAPI:
-    """The app with the page of each endpoint.
+    """The FastAPI app that serves the pages.
 
-    :param authorization: dependency that every request must pass.
+    :param authorization: dependency that authorizes every request.
     """
     app = FastAPI(dependencies=[authorization], docs_url=None, redoc_url=None, openapi_url=None)
     app.include_router(router)
@@ -46,14 +46,14 @@ def endpoint_pages(authorization: Depends) -> FastAPI:
 
 @router.get("/endpoints/{name}")
 def show(name: str) -> HTMLResponse:
-    """What an endpoint serves now, and how to ask it.
+    """The page of an endpoint.
 
-    :raises AirsmithError: `not_found` where there is no such endpoint, or the store's own.
+    :raises AirsmithError: `not_found` if the endpoint does not exist, or the store's error.
     """
     endpoint = find_endpoint(Store.open(load_settings().store), name)
-    body = [_paragraph(line) for line in _served(endpoint)]
-    for intention, command in _commands(endpoint):
-        body += [_paragraph(f"{intention}:"), f"<pre>{escape(command)}</pre>"]
+    body = [_paragraph(line) for line in _description(endpoint)]
+    for purpose, command in _commands(endpoint):
+        body += [_paragraph(f"{purpose}:"), f"<pre>{escape(command)}</pre>"]
     return _page(f"Endpoint {endpoint.name}", body)
 
 
@@ -63,32 +63,33 @@ def _error_page(_: Request, error: Exception) -> HTMLResponse:
     return _page(error.message, [_paragraph(error.hint)] if error.hint else [], status)
 
 
-def _served(endpoint: Endpoint) -> list[str]:
-    version = f" version {endpoint.version}" if endpoint.version is not None else ""
-    place = f"in namespace {endpoint.namespace}" if endpoint.namespace else "as a process on the worker's machine"
+def _description(endpoint: Endpoint) -> list[str]:
+    current = endpoint.current
+    version = f" version {current.version}" if current.version is not None else ""
+    place = f"in namespace {current.namespace}" if current.namespace else "as a process on the worker's machine"
     since = f"{endpoint.updated_at:%Y-%m-%d %H:%M} UTC"
-    lines = [f"Serves {endpoint.model_name}{version} by {endpoint.engine}, {place}, as of {since}."]
-    if endpoint.adapters:
-        lines.append(f"Its adapters: {', '.join(sorted(endpoint.adapters))}.")
-    if endpoint.candidate is not None:
-        candidate = endpoint.candidate
-        lines.append(f"Version {candidate.version} beside it takes {endpoint.candidate_percent} % of the requests.")
+    lines = [f"Serves {current.model_name}{version} with {current.engine}, {place}. Updated {since}."]
+    if current.adapters:
+        lines.append(f"Adapters: {', '.join(sorted(current.adapters))}.")
+    if endpoint.canary is not None:
+        lines.append(f"Canary: version {endpoint.canary.version} receives {endpoint.canary_percent} % of the requests.")
     return lines
 
 
 def _commands(endpoint: Endpoint) -> list[tuple[str, str]]:
-    """What a person types, each with what for."""
-    inside = f"Inside the cluster of namespace {endpoint.namespace}" if endpoint.namespace else "On that machine"
+    """Commands to copy, each with its purpose."""
+    current = endpoint.current
+    place = f"inside the cluster of namespace {current.namespace}" if current.namespace else "on that machine"
     commands = [
-        ("Talk to it, from anywhere" if endpoint.namespace else "Talk to it", f"airsmith chat {endpoint.name}"),
-        (f"{inside}, ask it one question", curl_line(endpoint)),
+        ("Chat from any machine" if current.namespace else "Chat", f"airsmith chat {endpoint.name}"),
+        (f"Send one request {place}", curl_command(endpoint)),
     ]
-    if endpoint.api_key is None:
+    if current.api_key is None:
         return commands
-    secret, _, key = endpoint.api_key.partition("/")
+    secret, _, key = current.api_key.partition("/")
     field = ".data." + key.replace(".", "\\.")
-    read_key = f"kubectl --namespace {endpoint.namespace} get secret {secret} -o jsonpath='{{{field}}}' | base64 -d"
-    return [("It wants a key", f"export {KEY_VARIABLE}=$({read_key})"), *commands]
+    read_key = f"kubectl --namespace {current.namespace} get secret {secret} -o jsonpath='{{{field}}}' | base64 -d"
+    return [("API key required", f"export {KEY_VARIABLE}=$({read_key})"), *commands]
 
 
 def _paragraph(text: str) -> str:

@@ -11,7 +11,7 @@ from kubernetes.client import ApiClient
 from kubernetes.client import models as k8s
 from kubernetes.client.exceptions import ApiException
 
-from airsmith.cluster.pod_failures import failure_of, has_ended, has_succeeded, missing, not_created
+from airsmith.cluster.pod_failures import creation_error, failure_of, has_finished, has_succeeded, missing
 from airsmith.errors import AirsmithError, ErrorKind
 
 
@@ -162,8 +162,8 @@ def test_a_pod_that_does_not_start_is_reported_with_its_newest_warning() -> None
 
 
 def test_a_pod_succeeds_only_if_its_container_exits_with_0() -> None:
-    assert has_ended(pod("Failed"))
-    assert not has_ended(pod("Running", {"running": {}}))
+    assert has_finished(pod("Failed"))
+    assert not has_finished(pod("Running", {"running": {}}))
     assert not has_succeeded(pod("Running", {"running": {}}))
     assert has_succeeded(pod("Succeeded", terminated(0, "Completed")))
     assert has_succeeded(pod("Running", terminated(0, "Completed")))
@@ -181,7 +181,7 @@ def test_a_pod_succeeds_only_if_its_container_exits_with_0() -> None:
 )
 def test_a_refused_pod_is_reported_with_the_message_of_the_cluster(status: int, message: str, kind: str) -> None:
     refusal = ApiException(status=status, reason=message)
-    error = not_created("train", refusal)
+    error = creation_error("train", refusal)
     assert error.kind.value == kind
     assert message in error.message
     assert error.hint

@@ -14,10 +14,10 @@ from kubernetes.client import models as k8s
 
 from airsmith.airflow.task_owner import this_airflow
 from airsmith.cluster.labels import PREFIX, TaskOwner, pod_labels
-from airsmith.janitor.endpoints import unused_servers
+from airsmith.janitor.endpoints import unused_deployments
 from airsmith.janitor.pods import find_orphans
-from airsmith.janitor.runs import ENDED_STATES
-from airsmith.registry import Deployment, Endpoint
+from airsmith.janitor.runs import FINISHED_STATES
+from airsmith.registry import Endpoint, Revision
 from tests.support.registry import new_revision
 
 NOW = datetime(2026, 6, 1, tzinfo=timezone.utc)
@@ -46,9 +46,9 @@ def test_a_pod_of_a_deleted_run_is_an_orphan():
     assert find_orphan_names([pod("a")], {}) == {"a": "run r of dag was deleted in Airflow"}
 
 
-@given(st.none() | st.text(max_size=12) | st.sampled_from(sorted(ENDED_STATES)))
+@given(st.none() | st.text(max_size=12) | st.sampled_from(sorted(FINISHED_STATES)))
 def test_a_pod_is_an_orphan_only_if_its_task_has_finished(state: str | None):
-    assert bool(find_orphan_names([pod("a")], {"r": {"train": state}})) == (state in ENDED_STATES)
+    assert bool(find_orphan_names([pod("a")], {"r": {"train": state}})) == (state in FINISHED_STATES)
 
 
 def test_a_pod_of_an_unlisted_task_is_kept():
@@ -99,13 +99,13 @@ def test_runs_are_queried_in_batches_of_50():
     assert batch_sizes == [50, 50, 20]
 
 
-def server(endpoint: str, deployment: str, *, hours: float = 48, store: str = STORE) -> k8s.V1Deployment:
-    labels = pod_labels(endpoint=endpoint, deployment=deployment)
+def server(endpoint: str, revision: str, *, hours: float = 48, store: str = STORE) -> k8s.V1Deployment:
+    labels = pod_labels(endpoint=endpoint, revision=revision)
     container = k8s.V1Container(
         name="fetch", command=["python", "-m", "airsmith_stages.serving.fetch", store, "artifacts/m"]
     )
     return k8s.V1Deployment(
-        metadata=k8s.V1ObjectMeta(name=deployment, labels=labels, creation_timestamp=NOW - timedelta(hours=hours)),
+        metadata=k8s.V1ObjectMeta(name=revision, labels=labels, creation_timestamp=NOW - timedelta(hours=hours)),
         spec=k8s.V1DeploymentSpec(
             selector=k8s.V1LabelSelector(),
             template=k8s.V1PodTemplateSpec(spec=k8s.V1PodSpec(containers=[container])),
@@ -114,7 +114,7 @@ def server(endpoint: str, deployment: str, *, hours: float = 48, store: str = ST
 
 
 def endpoint(name: str, current: str, *history: str, candidate: str | None = None) -> Endpoint:
-    def revision(deployment: str) -> Deployment:
+    def revision(deployment: str) -> Revision:
         return new_revision(name, deployment=deployment, namespace="n")
 
     return Endpoint(
@@ -127,7 +127,7 @@ def endpoint(name: str, current: str, *history: str, candidate: str | None = Non
 
 
 def unused_names(servers: Sequence[k8s.V1Deployment], *endpoints: Endpoint) -> list[str]:
-    return [found.name for found in unused_servers(servers, endpoints, STORE, NOW, GRACE)]
+    return [found.name for found in unused_deployments(servers, endpoints, STORE, NOW, GRACE)]
 
 
 def test_a_server_without_an_endpoint_is_unused():

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from airsmith.artifacts.read import open_artifact
 from airsmith.artifacts.store import Store
 from airsmith.contracts.run import Run
-from airsmith.registry import ModelVersionDraft, register_version, share_endpoint, swap_endpoint
+from airsmith.registry import ModelVersionDraft, record_canary, record_current, register_version
 from tests.support.janitor import only_alive, paths_under, tidy
 from tests.support.recipes import pinned_recipe
 from tests.support.registry import new_revision
@@ -104,10 +104,10 @@ def serve_models(store: Store, folders: list[str], endpoints: list[EndpointCase]
         name = f"endpoint-{number}"
         for model, adapter in served_before:
             adapters = {} if adapter is None else {"beside": folders[adapter]}
-            swap_endpoint(store, name, new_revision(name, folders[model], adapters=adapters))
+            record_current(store, name, new_revision(name, folders[model], adapters=adapters))
             found |= {model} | ({adapter} if adapter is not None else set())
         if candidate is not None:
-            share_endpoint(store, name, new_revision(name, folders[candidate]), 20)
+            record_canary(store, name, new_revision(name, folders[candidate]), 20)
             found.add(candidate)
     return found
 

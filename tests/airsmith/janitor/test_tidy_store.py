@@ -15,8 +15,8 @@ from airsmith.contracts.run import Run
 from airsmith.contracts.stages import STAGES
 from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.janitor.inventory import Folder, list_records
-from airsmith.janitor.runs import KnownRun, alive_by_the_store, alive_in_airflow
-from airsmith.registry import ModelVersionDraft, register_version, share_endpoint, swap_endpoint
+from airsmith.janitor.runs import KnownRun, active_in_airflow, active_in_store
+from airsmith.registry import ModelVersionDraft, record_canary, record_current, register_version
 from tests.support.janitor import has_objects, only_alive, paths_under, tidy
 from tests.support.recipes import pinned_recipe
 from tests.support.registry import new_revision
@@ -122,9 +122,9 @@ def test_artifacts_of_versions_and_endpoints_are_kept(store: Store, advance_cloc
     unused = publish_artifact(store, "tokens", "t1").folder
     draft = {"digest": "d", "model": model, "adapter": adapter, "base_model": base, "base": {}, "recipe_digest": "r"}
     register_version(store, "tickets", ModelVersionDraft.model_validate({**draft, "evaluation": evaluation}))
-    swap_endpoint(store, "tickets", new_revision("tickets", previous, compiled=compiled))
-    swap_endpoint(store, "tickets", new_revision("tickets", base, adapters={"beside": beside}))
-    share_endpoint(store, "tickets", new_revision("tickets", candidate), 10)
+    record_current(store, "tickets", new_revision("tickets", previous, compiled=compiled))
+    record_current(store, "tickets", new_revision("tickets", base, adapters={"beside": beside}))
+    record_canary(store, "tickets", new_revision("tickets", candidate), 10)
     advance_clock(days=1000)
     assert [one.name for one in tidy(store)["caches"].removed] == [unused]
     for folder in (model, adapter, base, evaluation, previous, candidate, beside, compiled):
@@ -258,7 +258,7 @@ def test_a_run_is_finished_if_airflow_reports_all_its_tasks_as_finished(store: S
         "between": {"resolve": "success", "train": None},
         "waiting": {"resolve": "success", "train": "some_new_state"},
     }
-    find = alive_in_airflow(lambda dag_id, run_ids: {run: states[run] for run in run_ids if run in states})
+    find = active_in_airflow(lambda dag_id, run_ids: {run: states[run] for run in run_ids if run in states})
     assert find(known, datetime.now(timezone.utc)) == {runs[1].path, runs[2].path}
 
 
@@ -268,8 +268,8 @@ def test_without_airflow_an_incomplete_run_is_alive_for_30_days(store: Store) ->
     (folder,) = folders_of(store, [run])
     known = [KnownRun(folder, run.read_spec())]
     now = datetime.now(timezone.utc)
-    assert alive_by_the_store(known, now + timedelta(days=29)) == {run.path}
-    assert not alive_by_the_store(known, now + timedelta(days=31))
+    assert active_in_store(known, now + timedelta(days=29)) == {run.path}
+    assert not active_in_store(known, now + timedelta(days=31))
 
 
 def folders_of(store: Store, runs: list[Run]) -> list[Folder]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from airsmith.artifacts.store import Store
 from airsmith.contracts.run import Run
-from airsmith.janitor.runs import alive_in_airflow
+from airsmith.janitor.runs import active_in_airflow
 from tests.support.janitor import has_objects, tidy
 from tests.support.runs import finish_stages, new_run, point_stage, publish_artifact, publish_checkpoint, train_key
 
@@ -42,8 +42,8 @@ def test_the_trials_of_a_live_run_keep_their_artifacts_and_checkpoints(
     def fetch_states(dag_id: str, run_ids: Sequence[str]) -> Mapping[str, Mapping[str, str | None]]:
         return {run_id: states[run_id] for run_id in run_ids if run_id in states}
 
-    tidy(store, alive_in_airflow(fetch_states))
+    tidy(store, active_in_airflow(fetch_states))
     assert all(has_objects(store, folder) for folder in kept)
     states["sweep"] = {"train": "success"}
-    tidy(store, alive_in_airflow(fetch_states))
+    tidy(store, active_in_airflow(fetch_states))
     assert not any(has_objects(store, folder) for folder in kept)

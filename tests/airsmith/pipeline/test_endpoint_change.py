@@ -77,15 +77,15 @@ def test_a_version_is_deployed_with_the_outputs_of_its_run(local_host: LocalHost
     assert run is not None
     endpoint = read_endpoint(local_host.store, "tiny")
     assert endpoint is not None
-    assert (endpoint.version, endpoint.model_uri) == (1, "artifacts/model/m1")
-    assert httpx.get(f"{endpoint.address}/health").is_success
+    assert (endpoint.current.version, endpoint.current.model_uri) == (1, "artifacts/model/m1")
+    assert httpx.get(f"{endpoint.current.address}/health").is_success
     spec = run.read_spec()
     assert (spec.dag_id, spec.run_id) == ("endpoint", "manual")
     assert [stage.stage for stage in spec.plan.stages] == ["deploy", "smoke_test"]
     assert run.pointer("evaluate") == source.pointer("evaluate")
     deployed = run.pointer("deploy")
     assert deployed is not None
-    assert deployed.server == endpoint.deployment
+    assert deployed.revision == endpoint.current.id
     assert source.pointer("deploy") is None
 
 
@@ -96,7 +96,7 @@ def test_the_champion_is_deployed_by_default(local_host: LocalHost):
     change(local_host, "deploy", model="tiny")
     endpoint = read_endpoint(local_host.store, "tiny")
     assert endpoint is not None
-    assert endpoint.version == 2
+    assert endpoint.current.version == 2
 
 
 def test_a_version_can_be_deployed_to_another_endpoint(local_host: LocalHost):
@@ -109,7 +109,7 @@ def test_a_version_can_be_deployed_to_another_endpoint(local_host: LocalHost):
     staging = read_endpoint(local_host.store, "staging")
     assert staging is not None
     with pytest.raises(httpx.ConnectError):
-        httpx.get(f"{staging.address}/health")
+        httpx.get(f"{staging.current.address}/health")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from kubernetes.client import models as k8s
 from kubernetes.utils.quantity import parse_quantity
 
 from airsmith.backends.instances import instance_table
-from airsmith.preflight.placement import Wish, pool_may_take, refusal_by_nodes
+from airsmith.preflight.placement import PodNeeds, pool_may_take, why_no_node_fits
 
 GPU = "nvidia.com/gpu"
 TAINT = {"key": GPU, "effect": "NoSchedule"}
@@ -18,8 +18,8 @@ TOLERATION = k8s.V1Toleration(key=GPU, operator="Exists", effect="NoSchedule")
 
 def request_for(
     requests: dict[str, str], selector: dict[str, str] | None = None, tolerations: tuple[k8s.V1Toleration, ...] = ()
-) -> Wish:
-    return Wish({name: parse_quantity(amount) for name, amount in requests.items()}, selector or {}, tolerations)
+) -> PodNeeds:
+    return PodNeeds({name: parse_quantity(amount) for name, amount in requests.items()}, selector or {}, tolerations)
 
 
 def node(
@@ -61,8 +61,8 @@ ACCELERATED = node({"cpu": "8", "memory": "64Gi", GPU: "4"}, {"zone": "b"}, (TAI
         (request_for({GPU: "5"}, tolerations=(TOLERATION,)), "it asks for nvidia.com/gpu 5, of which node offers 0"),
     ],
 )
-def test_a_pod_that_fits_no_node_is_refused_with_the_reason(pod: Wish, refusal: str | None):
-    found = refusal_by_nodes(pod, [SMALL, ACCELERATED])
+def test_a_pod_that_fits_no_node_is_refused_with_the_reason(pod: PodNeeds, refusal: str | None):
+    found = why_no_node_fits(pod, [SMALL, ACCELERATED])
     assert (found or "").startswith(refusal or "")
     assert (found is None) == (refusal is None)
 
@@ -82,20 +82,20 @@ TRN1 = {"node.kubernetes.io/instance-type": "trn1.32xlarge"}
 def test_a_trainium_pod_also_requires_efa(allocatable: dict[str, str], refusal: str | None):
     pod = request_for({"cpu": "120", EFA: "8", NEURON: "16"}, TRN1)
     assert pod.device == NEURON
-    assert refusal_by_nodes(pod, [node(allocatable, TRN1)]) == refusal
+    assert why_no_node_fits(pod, [node(allocatable, TRN1)]) == refusal
 
 
 def test_a_cordoned_node_counts_as_available():
     cordoned = node({"cpu": "2"}, taints=({"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"},))
-    assert refusal_by_nodes(request_for({"cpu": "1"}), [cordoned]) is None
-    assert refusal_by_nodes(request_for({"cpu": "1"}), []) == "the cluster has none"
+    assert why_no_node_fits(request_for({"cpu": "1"}), [cordoned]) is None
+    assert why_no_node_fits(request_for({"cpu": "1"}), []) == "the cluster has none"
 
 
 TRAIN = request_for({"cpu": "6", "memory": "64Gi", GPU: "8"}, tolerations=(TOLERATION,))
 P5 = {"node.kubernetes.io/instance-type": "p5.48xlarge"}
 FAMILY, CATEGORY = "karpenter.k8s.aws/instance-family", "karpenter.k8s.aws/instance-category"
 NAME = "karpenter.k8s.aws/instance-gpu-name"
-ON_P5 = Wish(TRAIN.requests, P5, TRAIN.tolerations)
+ON_P5 = PodNeeds(TRAIN.requests, P5, TRAIN.tolerations)
 
 
 @pytest.mark.parametrize(
@@ -131,5 +131,7 @@ ON_P5 = Wish(TRAIN.requests, P5, TRAIN.tolerations)
         (pool(("node.kubernetes.io/instance-type", "In", ["g5.xlarge"])), TRAIN, False),
     ],
 )
-def test_a_node_pool_accepts_the_pods_that_its_nodes_could_run(node_pool: dict[str, Any], pod: Wish, accepted: bool):
+def test_a_node_pool_accepts_the_pods_that_its_nodes_could_run(
+    node_pool: dict[str, Any], pod: PodNeeds, accepted: bool
+):
     assert pool_may_take(node_pool, pod, instance_table()) is accepted

@@ -167,7 +167,7 @@ def test_a_stage_can_be_stopped_from_another_thread(run: Run, stages_that: Stage
     stopper.start()
     with pytest.raises(AirsmithError, match="SIGTERM"):
         bring_to_output(
-            STAGE, run, settings, lambda level, line: ready.set(), tell_process=lambda process: running.append(process)
+            STAGE, run, settings, lambda level, line: ready.set(), on_start=lambda process: running.append(process)
         )
     stopper.join()
 

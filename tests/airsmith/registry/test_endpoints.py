@@ -10,26 +10,26 @@ import pytest
 from airsmith.artifacts.store import Store
 from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.registry import (
-    Deployment,
     Endpoint,
+    Revision,
     ServerProcess,
     list_endpoints,
     read_endpoint,
-    resize_endpoint,
-    share_endpoint,
-    swap_endpoint,
+    record_canary,
+    record_current,
+    record_replicas,
 )
 from tests.support.registry import new_revision
 
 
-def revision(id: str) -> Deployment:
+def revision(id: str) -> Revision:
     process = ServerProcess(pid=4242, started_at=1.5, log="/tmp/server.log")
     return new_revision(engine="transformers", version=3, deployment=id, process=process)
 
 
 def test_an_endpoint_round_trips(store: Store):
     assert read_endpoint(store, "tiny") is None
-    written = swap_endpoint(store, "tiny", revision("d1"))
+    written = record_current(store, "tiny", revision("d1"))
     assert read_endpoint(store, "tiny") == written
     assert written.previous is None
     assert (written.name, written.deployment, written.process) == ("tiny", "d1", revision("d1").process)
@@ -37,34 +37,34 @@ def test_an_endpoint_round_trips(store: Store):
 
 def test_the_history_keeps_earlier_revisions(store: Store):
     for n in range(3):
-        endpoint = swap_endpoint(store, "tiny", revision(f"d{n}"))
+        endpoint = record_current(store, "tiny", revision(f"d{n}"))
     assert endpoint.history == (revision("d0"), revision("d1"))
     assert endpoint.previous == revision("d1")
 
 
 def test_current_and_canary_are_found_by_their_id(store: Store):
-    swap_endpoint(store, "tiny", revision("d1"))
-    shared = share_endpoint(store, "tiny", revision("d2"), 25, beside="d1")
+    record_current(store, "tiny", revision("d1"))
+    shared = record_canary(store, "tiny", revision("d2"), 25, beside="d1")
     assert shared.find("d1") == revision("d1")
     assert shared.find("d2") == revision("d2")
     assert shared.find("d3") is None
-    assert share_endpoint(store, "tiny", None, 0).find("d2") is None
+    assert record_canary(store, "tiny", None, 0).find("d2") is None
 
 
 def test_a_promoted_canary_has_no_share(store: Store):
-    swap_endpoint(store, "tiny", revision("d1"))
-    share_endpoint(store, "tiny", revision("d2"), 25)
-    taken_over = swap_endpoint(store, "tiny", revision("d2"))
-    assert (taken_over.candidate, taken_over.candidate_percent) == (None, 0)
+    record_current(store, "tiny", revision("d1"))
+    record_canary(store, "tiny", revision("d2"), 25)
+    taken_over = record_current(store, "tiny", revision("d2"))
+    assert (taken_over.candidate, taken_over.canary_percent) == (None, 0)
     assert taken_over.history == (revision("d1"),)
 
 
-@pytest.mark.parametrize("update", [share_endpoint, resize_endpoint])
+@pytest.mark.parametrize("update", [record_canary, record_replicas])
 def test_an_update_based_on_an_outdated_revision_is_refused(store: Store, update: Callable[..., Endpoint]):
-    arguments, of = ((revision("d3"), 10), "beside") if update is share_endpoint else ((5,), "of")
+    arguments, of = ((revision("d3"), 10), "beside") if update is record_canary else ((5,), "of")
     with pytest.raises(AirsmithError, match="There is no endpoint tiny"):
         update(store, "tiny", *arguments, **{of: "d1"})
-    before = swap_endpoint(store, "tiny", revision("d2"))
+    before = record_current(store, "tiny", revision("d2"))
     with pytest.raises(AirsmithError, match="serve something else meanwhile") as refused:
         update(store, "tiny", *arguments, **{of: "d1"})
     assert refused.value.kind is ErrorKind.INTERRUPTED
@@ -74,29 +74,29 @@ def test_an_update_based_on_an_outdated_revision_is_refused(store: Store, update
 def test_the_history_keeps_the_last_50_revisions():
     store = Store.open("memory://endpoint-history")
     for n in range(60):
-        endpoint = swap_endpoint(store, "tiny", revision(f"d{n}"))
+        endpoint = record_current(store, "tiny", revision(f"d{n}"))
     assert [old.deployment for old in endpoint.history] == [f"d{n}" for n in range(9, 59)]
 
 
 def test_no_concurrent_revision_is_lost(store: Store):
     with ThreadPoolExecutor(6) as pool:
-        list(pool.map(lambda n: swap_endpoint(store, "tiny", revision(f"d{n}")), range(6)))
+        list(pool.map(lambda n: record_current(store, "tiny", revision(f"d{n}")), range(6)))
     endpoint = read_endpoint(store, "tiny")
     assert endpoint is not None
-    assert sorted([endpoint.deployment, *(old.deployment for old in endpoint.history)]) == [f"d{n}" for n in range(6)]
+    assert sorted([endpoint.current.id, *(old.id for old in endpoint.history)]) == [f"d{n}" for n in range(6)]
 
 
 def test_endpoints_are_listed_by_name(store: Store):
     store.write("endpoints/notes.txt", b"")
     for name in ("b", "a-1", "a"):
-        swap_endpoint(store, name, revision(name))
+        record_current(store, name, revision(name))
     assert [endpoint.name for endpoint in list_endpoints(store)] == ["a", "a-1", "b"]
 
 
 def test_an_incompatible_record_is_reported_and_kept(store: Store):
     store.write("endpoints/tiny.json", b'{"engine": "vllm"}')
     with pytest.raises(AirsmithError, match=r"endpoints/tiny\.json is no Endpoint") as refused:
-        swap_endpoint(store, "tiny", revision("d1"))
+        record_current(store, "tiny", revision("d1"))
     assert refused.value.kind is ErrorKind.VERIFICATION_FAILED
     assert store.read("endpoints/tiny.json") == b'{"engine": "vllm"}'
 
@@ -105,6 +105,6 @@ def test_a_store_that_honors_no_conditional_put_is_reported(store: Store, monkey
     monkeypatch.setattr(Store, "swap", lambda *_: False)
     monkeypatch.setattr("airsmith.registry.swapping._LONGEST_PAUSE_SECONDS", 0)
     with pytest.raises(AirsmithError, match="in each of 100 tries") as refused:
-        swap_endpoint(store, "tiny", revision("d1"))
+        record_current(store, "tiny", revision("d1"))
     assert refused.value.kind is ErrorKind.STORE_UNAVAILABLE
     assert "conditional puts" in refused.value.hint

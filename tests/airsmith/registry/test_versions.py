@@ -72,7 +72,7 @@ def test_a_missing_version_is_reported_with_the_existing_ones(store: Store):
     register_version(store, "tiny", version_draft("d2"))
     with pytest.raises(AirsmithError) as refused:
         get_version(store, "tiny", 7)
-    assert refused.value.hint == "It has 1, 2."
+    assert refused.value.hint == "Existing versions: 1, 2."
 
 
 @pytest.mark.parametrize("name", ["", "Tiny", "-tiny", "../tiny", "a/b", "tiny\n", "a" * 64, "tiny model", "café"])

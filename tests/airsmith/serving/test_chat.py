@@ -12,8 +12,8 @@ import pytest
 
 from airsmith.artifacts.store import Store
 from airsmith.errors import AirsmithError, ErrorKind
-from airsmith.registry import Endpoint, swap_endpoint
-from airsmith.serving.chat import asking, curl_line, find_endpoint, reached, stream_answer
+from airsmith.registry import Endpoint, record_current
+from airsmith.serving.chat import curl_command, find_endpoint, reached, select_model, stream_answer
 from airsmith.serving.local.endpoint import deploy, stop_all
 from tests.support.http_servers import QuietHandler, serve_http
 from tests.support.local_endpoints import LocalHost
@@ -27,7 +27,7 @@ HELLO = [{"role": "user", "content": "Tell me about the weather"}]
 
 
 def record_endpoint(store: Store, name: str, address: str = "http://127.0.0.1:9") -> Endpoint:
-    return swap_endpoint(store, name, new_revision(name, address=address))
+    return record_current(store, name, new_revision(name, address=address))
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def test_an_answer_is_streamed_in_pieces(served: Endpoint):
 
 
 def test_the_curl_line_sends_its_prompt(served: Endpoint):
-    words = shlex.split(curl_line(served, "What's up?\nGrüße"))
+    words = shlex.split(curl_command(served, "What's up?\nGrüße"))
     assert words[:3] == ["curl", "-s", f"{served.address}/v1/chat/completions"]
     request = json.loads(words[words.index("-d") + 1])
     assert request["messages"] == [{"role": "user", "content": "What's up?\nGrüße"}]
@@ -98,14 +98,14 @@ def keyed_server() -> Iterator[str]:
 def endpoint_with_key(tmp_path: Path, address: str) -> Endpoint:
     """An endpoint that requires an API key."""
     revision = new_revision(address=address, namespace="ns", api_key="endpoints/API_KEY")
-    return swap_endpoint(Store.open(f"file://{tmp_path}"), "tiny", revision)
+    return record_current(Store.open(f"file://{tmp_path}"), "tiny", revision)
 
 
 def test_the_api_key_is_read_from_openai_api_key(tmp_path: Path, keyed_server: str, monkeypatch: pytest.MonkeyPatch):
     endpoint = endpoint_with_key(tmp_path, keyed_server)
     monkeypatch.setenv("OPENAI_API_KEY", "right")
     assert list(stream_answer(endpoint, HELLO, max_tokens=2)) == ["yes"]
-    answer = subprocess.run(["bash", "-c", curl_line(endpoint)], capture_output=True, text=True, check=True)
+    answer = subprocess.run(["bash", "-c", curl_command(endpoint)], capture_output=True, text=True, check=True)
     assert '"content": "yes"' in answer.stdout
 
 
@@ -140,14 +140,14 @@ def test_an_error_of_the_server_is_reported(
 def test_an_adapter_or_the_base_model_is_selected_by_name(tmp_path: Path):
     single = record_endpoint(Store.open(f"file://{tmp_path}"), "shore")
     several = single.model_copy(update={"model_name": "tide", "adapters": {"tide": "t", "moon": "m"}})
-    assert asking(several, None) is several
+    assert select_model(several, None) is several
     for name in ("tide", "moon", "shore-base"):
-        assert asking(several, name).model_name == name
+        assert select_model(several, name).model_name == name
     with pytest.raises(AirsmithError, match="serves no model sun") as failed:
-        asking(several, "sun")
+        select_model(several, "sun")
     assert failed.value.hint == "It serves moon, shore-base, tide."
     with pytest.raises(AirsmithError) as failed:
-        asking(single, "shore-base")
+        select_model(single, "shore-base")
     assert failed.value.hint == "It serves shore."
 
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from airsmith.artifacts.store import Store
 from airsmith.contracts.run import Run
 from airsmith.errors import AirsmithError
-from airsmith.registry import swap_endpoint
+from airsmith.registry import record_current
 from airsmith.terminal.report import print_report, read_report
 from tests.support.recipes import new_recipe
 from tests.support.registry import new_revision
@@ -87,7 +87,7 @@ def test_the_report_of_a_served_run_ends_with_a_held_out_prompt(run: Run) -> Non
     spec = run.read_spec()
     serving = spec.recipe.model_copy(update={"serve": spec.recipe.serve.model_copy(update={"enabled": True})})
     run.write_spec(spec.model_copy(update={"recipe": serving}))
-    swap_endpoint(
+    record_current(
         run.store,
         serving.endpoint_name,
         new_revision(serving.name, address="http://127.0.0.1:1"),

@@ -66,11 +66,11 @@ def test_the_caller_can_decide_when_the_run_has_ended(run: Run) -> None:
     StageRecord.begin("mirror_model", run).fail(AirsmithError(ErrorKind.KILLED, "killed", ""))
     answers = iter([False, False, True])
 
-    def has_ended() -> bool:
+    def has_finished() -> bool:
         finish_all_stages(run)
         return next(answers)
 
-    assert watch(run, Console(file=io.StringIO()), has_ended)
+    assert watch(run, Console(file=io.StringIO()), has_finished)
     assert not list(answers)
 
 

@@ -16,8 +16,14 @@ from airsmith.artifacts.read import open_artifact
 from airsmith.artifacts.store import Store
 from airsmith.errors import AirsmithError, ErrorKind
 from airsmith_stages.serving import publish_compiled as module
-from airsmith_stages.serving.fetch import fetch_if_there
-from airsmith_stages.serving.publish_compiled import keep, publish_compiled, stay_beside, wait_until_healthy
+from airsmith_stages.serving.fetch import fetch_if_exists
+from airsmith_stages.serving.publish_compiled import (
+    keep,
+    publish_compiled,
+    publish_with_retries,
+    stay_beside,
+    wait_until_healthy,
+)
 from tests.support.http_servers import QuietHandler, serve_http
 
 PATH = "artifacts/compile_cache/abcd"
@@ -72,7 +78,7 @@ def test_the_next_server_gets_the_compiled_files_without_locks(store: Store, com
     assert published.manifest.versions == {"image": IMAGE}
     if store.uri.startswith("memory://"):
         return  # not visible through another URI
-    assert fetch_if_there(store.uri, PATH, tmp_path / "next")
+    assert fetch_if_exists(store.uri, PATH, tmp_path / "next")
     assert contents(tmp_path / "next") == COMPILED
 
 
@@ -105,7 +111,7 @@ def test_without_compiled_files_nothing_is_published(store: Store, tmp_path: Pat
 
 
 def test_the_first_server_starts_without_a_cache(s3_store: Store, tmp_path: Path):
-    assert not fetch_if_there(s3_store.uri, PATH, tmp_path / "next")
+    assert not fetch_if_exists(s3_store.uri, PATH, tmp_path / "next")
     assert not (tmp_path / "next").exists()
 
 
@@ -117,7 +123,7 @@ def test_a_damaged_cache_is_discarded_and_does_not_fail_the_fetch(
     (file,) = (tmp_path / "store" / PATH).glob("attempt=*/vllm/neuron/compile_cache/0123/graph.neff")
     file.chmod(0o644)
     file.write_bytes(file.read_bytes()[::-1])
-    assert not fetch_if_there(store.uri, PATH, tmp_path / "next")
+    assert not fetch_if_exists(store.uri, PATH, tmp_path / "next")
     assert not (tmp_path / "next").exists()
     assert "graph.neff" in caplog.text
 
@@ -126,7 +132,7 @@ def test_an_unavailable_store_fails_the_fetch(tmp_path: Path, use_s3, monkeypatc
     use_s3("http://127.0.0.1:9")
     monkeypatch.setenv("AIRSMITH_STORE_DEADLINE_SECONDS", "1")
     with pytest.raises(AirsmithError) as refused:
-        fetch_if_there("s3://airsmith-test/nowhere", PATH, tmp_path / "next")
+        fetch_if_exists("s3://airsmith-test/nowhere", PATH, tmp_path / "next")
     assert refused.value.kind is ErrorKind.STORE_UNAVAILABLE
 
 
@@ -185,7 +191,7 @@ def test_a_file_that_disappears_does_not_fail_the_sidecar(compiled: Path, tmp_pa
         raise FileNotFoundError("a file")
 
     monkeypatch.setattr(module, "publish_compiled", gone)
-    keep(f"file://{tmp_path}/store", PATH, compiled, IMAGE, never)
+    publish_with_retries(f"file://{tmp_path}/store", PATH, compiled, IMAGE, never)
     assert "not kept: a file" in caplog.text
 
 

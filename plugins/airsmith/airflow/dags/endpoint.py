@@ -1,4 +1,4 @@
-"""The DAG by which a person changes an endpoint: a trigger form, the change, and the proof of what is served then."""
+"""The DAG that changes an endpoint: a trigger form, the change, and a smoke test of what is then served."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from airflow.sdk import DAG, BaseOperator, Param
 from airflow.sdk.definitions.context import Context
 from airflow.sdk.exceptions import DownstreamTasksSkipped
 
-from airsmith.airflow.dags.finetune import retry_options
 from airsmith.airflow.endpoint_link import EndpointLink
 from airsmith.airflow.operators.base import typed_errors
+from airsmith.airflow.retry_policy import retry_options
 from airsmith.airflow.runtime import cluster_of, runtime_of
 from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.pipeline.endpoint_change import ChangeRequest, EndpointChange, checked_change, make_change
@@ -21,17 +21,17 @@ from airsmith.settings import Settings, load_settings
 DAG_ID = "endpoint"
 CHANGE, SMOKE_TEST = "change", "smoke_test"
 ACTIONS = {
-    "deploy": "deploy a version, alone or with a share",
-    "shift_traffic": "shift traffic to the version beside",
-    "roll_back": "roll back to what was served before",
-    "scale": "scale: change the number of servers",
-    "stop": "stop: end all servers",
+    "deploy": "Deploy a version, for all requests or as a canary",
+    "shift_traffic": "Shift traffic to the canary",
+    "roll_back": "Roll back to the previous version",
+    "scale": "Scale: change the number of replicas",
+    "stop": "Stop: delete all servers",
 }
-"""What the form's choices are called."""
+"""Labels of the form's choices."""
 
 
 def endpoint_dag() -> DAG:
-    """The DAG. It runs when somebody triggers it, one change after the other."""
+    """The DAG. It runs only when triggered, one change at a time."""
     settings = load_settings()
     with DAG(
         DAG_ID,
@@ -45,20 +45,20 @@ def endpoint_dag() -> DAG:
         tags=["operation"],
         default_args={"owner": settings.team or "airsmith"},
     ) as dag:
-        # Not tried again: the person who has asked for it decides, knowing why it failed.
+        # No retries: the user who requested the change decides, knowing why it failed.
         change = ChangeEndpointOperator(task_id=CHANGE, retries=0, doc_md=ENDPOINT_PAGE)
         change >> _smoke_test(settings)
     return dag
 
 
 def form_params() -> dict[str, Param]:
-    """The trigger form: one field for each of a change."""
+    """The trigger form: one field for each field of a change."""
     fields = EndpointChange.model_json_schema()["properties"]
     return {name: Param(field.get("default"), **_schema(name, field)) for name, field in fields.items()}
 
 
 class ChangeEndpointOperator(BaseOperator):
-    """Change an endpoint as the form says. Where nothing new is served, nothing is proved afterwards."""
+    """Make the change that the form describes. The smoke test is skipped if nothing new is served."""
 
     operator_extra_links = (EndpointLink(),)
     ui_color = "#e6f4ea"
@@ -71,9 +71,9 @@ class ChangeEndpointOperator(BaseOperator):
     def execute(self, context: Context) -> str:
         """Make the change.
 
-        :returns: URI of the run that proves it.
-        :raises StageError: of the class that says what failed.
-        :raises DownstreamTasksSkipped: where there is nothing to prove.
+        :returns: URI of the run whose smoke test checks it.
+        :raises StageError: the subclass of the error's kind.
+        :raises DownstreamTasksSkipped: if there is nothing to test.
         """
         settings = load_settings()
         with typed_errors(self.log):
@@ -92,12 +92,12 @@ class ChangeEndpointOperator(BaseOperator):
         return run.uri
 
     def on_kill(self) -> None:
-        """Give up: Airflow calls this between two steps of `execute`, which then undoes what it has begun.
+        """Interrupt `execute`, within which Airflow calls this; it then undoes the unfinished change.
 
-        :raises AirsmithError: `interrupted`, into `execute`.
+        :raises AirsmithError: `interrupted`, inside `execute`.
         """
         if self._changing:
-            raise AirsmithError(ErrorKind.INTERRUPTED, "The change was told to stop.", "Trigger it again.")
+            raise AirsmithError(ErrorKind.INTERRUPTED, "The change was interrupted.", "Trigger it again.")
 
 
 def _smoke_test(settings: Settings) -> BaseOperator:

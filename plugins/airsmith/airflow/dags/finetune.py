@@ -1,20 +1,18 @@
-"""From a folder of recipes to Airflow DAGs: form, task groups, assets. Parsing reads files and nothing else."""
+"""The DAGs of a folder of recipes: form, task groups, assets. Parsing reads files and nothing else."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from airflow.sdk import DAG, Asset, BaseOperator, Param, TaskGroup
-from airflow.sdk.definitions.context import Context
 from airflow.sdk.definitions.param import ParamsDict
 
-from airsmith.airflow.connections import connection_password
-from airsmith.airflow.operators.base import typed_errors
-from airsmith.airflow.retry_policy import RetryByKind
+from airsmith.airflow.assets import dataset_asset, model_asset
+from airsmith.airflow.operators.resolve import BrokenRecipeOperator, ResolveOperator
+from airsmith.airflow.retry_policy import retry_options
 from airsmith.airflow.runtime import runtime_of
 from airsmith.contracts.spec import Plan, StagePlan
 from airsmith.errors import AirsmithError, ErrorKind
@@ -25,20 +23,18 @@ from airsmith.recipe import Recipe
 from airsmith.recipe.form import form_fields
 from airsmith.recipe.load import load_recipe
 from airsmith.recipe.recipe import ON_DATASET_UPDATE
-from airsmith.recipe.sources import source_kind
 from airsmith.settings import Settings, load_settings
 
 TrialTasks = Callable[[Recipe, Plan, Settings, DAG, TaskGroup], tuple[BaseOperator, BaseOperator]]
-"""Makes tasks in a DAG's group, and returns the first and the last of them."""
+"""Adds tasks to a task group, and returns the first and the last of them."""
 
-OVERRIDES = "overrides"
 RUN_URI = "{{ ti.xcom_pull(task_ids='resolve') }}"
 
 
 def recipe_dags(folder: Path) -> list[DAG]:
-    """One DAG per recipe file. A file that cannot be run gets a DAG that says so, and leaves the others alone.
+    """One DAG per recipe file. A broken recipe gets a DAG that reports its error and does not affect the others.
 
-    :param folder: holds the recipes, `*.yaml` or `*.yml`.
+    :param folder: folder of the recipes, `*.yaml` or `*.yml`.
     """
     settings = load_settings()
     files: dict[str, list[Path]] = defaultdict(list)
@@ -51,25 +47,43 @@ def recipe_dags(folder: Path) -> list[DAG]:
 def build_dag(recipe: Recipe, file: Path, settings: Settings, trials: TrialTasks | None = None) -> DAG:
     """The DAG of a recipe.
 
-    :param trials: makes the tasks that stand in the training's place, where the recipe's sweep is run.
-    :raises AirsmithError: `bad_recipe` where the backend cannot run it.
+    :param trials: adds the tasks that replace the training when the recipe's sweep is run.
+    :raises AirsmithError: `bad_recipe` if the backend cannot run it.
     """
     plan = make_plan(recipe, is_sweep=trials is not None)
     check_nodes(recipe, settings)
-    dag = DAG(
-        dag_id_of(file, "finetune" if trials is None else "sweep"),
+    dag = _empty_dag(recipe, plan, file, settings, is_sweep=trials is not None)
+    before = _resolve_and_preflight(dag, plan, file, settings, is_sweep=trials is not None)
+    ends = _stage_tasks(dag, recipe, plan, settings, trials)
+    for stage, upstream in upstream_stages(ends).items():
+        ends[stage][0].set_upstream([ends[source][1] for source in upstream] or before)
+    # Last, because a task copies its DAG's params on creation: most of the parsing time, and of the serialized DAG.
+    dag.params = ParamsDict(form_params(recipe))
+    return dag
+
+
+def _empty_dag(recipe: Recipe, plan: Plan, file: Path, settings: Settings, *, is_sweep: bool) -> DAG:
+    return DAG(
+        dag_id_of(file, "sweep" if is_sweep else "finetune"),
         description=recipe.description or f"Fine-tunes {recipe.model.id} on {recipe.dataset.id}",
         doc_md=dag_page(recipe, plan, file.name, file.read_text()),
-        schedule=_schedule(recipe) if trials is None else None,
+        schedule=None if is_sweep else _schedule(recipe),
         catchup=False,
         max_active_runs=1,
         tags=_tags(recipe, settings),
         default_args={"owner": settings.team or "airsmith"},
     )
+
+
+def _resolve_and_preflight(dag: DAG, plan: Plan, file: Path, settings: Settings, *, is_sweep: bool) -> BaseOperator:
+    """The tasks before all stages.
+
+    :returns: the last of them.
+    """
     resolve = ResolveOperator(
         task_id="resolve",
         recipe_file=str(file),
-        is_sweep=trials is not None,
+        is_sweep=is_sweep,
         dag=dag,
         doc_md=STAGE_SUMMARIES["resolve"],
         **retry_options(settings, plan.backend),
@@ -81,90 +95,30 @@ def build_dag(recipe: Recipe, file: Path, settings: Settings, trials: TrialTasks
         doc_md=STAGE_SUMMARIES["preflight"],
         **retry_options(settings, "cpu"),
     )
-    if preflight is not None:
-        preflight.set_upstream(resolve)
+    if preflight is None:
+        return resolve
+    preflight.set_upstream(resolve)
+    return preflight
+
+
+def _stage_tasks(
+    dag: DAG, recipe: Recipe, plan: Plan, settings: Settings, trials: TrialTasks | None
+) -> dict[str, tuple[BaseOperator, BaseOperator]]:
+    """The first and the last task of each stage; a sweep's training has several, any other stage one."""
     groups = _groups(dag, plan)
-    ends = {
-        stage.stage: _both(_stage_task(stage, recipe, settings, dag=dag, task_group=groups[group_of(stage.stage)]))
-        if trials is None or stage.stage != "train"
-        else trials(recipe, plan, settings, dag, groups["train"])
-        for stage in plan.stages
-    }
-    for stage, upstream in upstream_stages(ends).items():
-        ends[stage][0].set_upstream([ends[source][1] for source in upstream] or preflight or resolve)
-    # Last, because a task copies the params that its DAG has when it is made: most of a parse, and of the stored DAG.
-    dag.params = ParamsDict(form_params(recipe))
-    return dag
+    ends = {}
+    for stage in plan.stages:
+        if trials is not None and stage.stage == "train":
+            ends[stage.stage] = trials(recipe, plan, settings, dag, groups["train"])
+        else:
+            task = _stage_task(stage, recipe, settings, dag=dag, task_group=groups[group_of(stage.stage)])
+            ends[stage.stage] = (task, task)
+    return ends
 
 
 def form_params(recipe: Recipe) -> dict[str, Param]:
-    """The trigger form: every field that a person would vary between runs, the recipe's value as its default."""
+    """The trigger form: every field that varies between runs, with the recipe's value as its default."""
     return {field.name: Param(field.default, **field.schema) for field in form_fields(recipe)}
-
-
-class ResolveOperator(BaseOperator):
-    """Decide the run: merge, check and pin the recipe, and write the spec that every stage reads.
-
-    :param recipe_file: path of the recipe.
-    :param is_sweep: whether the recipe's trials are run, and not the recipe as it is.
-    """
-
-    ui_color = "#fef7e0"
-
-    def __init__(self, *, recipe_file: str, is_sweep: bool = False, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.recipe_file = recipe_file
-        self.is_sweep = is_sweep
-
-    def execute(self, context: Context) -> str:
-        """Resolve the run.
-
-        :returns: URI of the run's folder, the only thing that travels between tasks.
-        :raises StageError: with the recipe's own message.
-        """
-        from airsmith.pipeline.resolve import RunRequest, resolve
-
-        form = dict(context["params"])
-        request = RunRequest(
-            dag_id=context["dag"].dag_id,
-            run_id=context["run_id"],
-            recipe_file=Path(self.recipe_file),
-            overrides=form.pop(OVERRIDES, None) or {},
-            form=form,
-            bundle_version=_bundle_version(context),
-            is_sweep=self.is_sweep,
-        )
-        with typed_errors(self.log):
-            run = resolve(request, load_settings(), connection_password)
-        self.log.info("This run's folder is %s", run.uri)
-        return run.uri
-
-
-class BrokenRecipeOperator(BaseOperator):
-    """The only task of a recipe that cannot be run: it fails with what is wrong.
-
-    :param kind: of the error.
-    """
-
-    ui_color = "#fce8e6"
-
-    def __init__(self, *, kind: str, message: str, hint: str, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.kind, self.message, self.hint = kind, message, hint
-
-    def execute(self, context: Context) -> None:
-        """Fail.
-
-        :raises StageError: always.
-        """
-        with typed_errors(self.log):
-            raise AirsmithError(ErrorKind(self.kind), self.message, self.hint)
-
-
-def _bundle_version(context: Context) -> str | None:
-    """Commit of the bundle that this run is pinned to; `dag.test()` knows no bundle."""
-    bundle = getattr(context["ti"], "bundle_instance", None)
-    return None if bundle is None else bundle.version
 
 
 def _dag_of_files(dag_id: str, files: list[Path], settings: Settings) -> DAG:
@@ -177,7 +131,7 @@ def _dag_of_files(dag_id: str, files: list[Path], settings: Settings) -> DAG:
         return build_dag(load_recipe(files[0]), files[0], settings)
     except AirsmithError as error:
         return _broken_dag(dag_id, files[0], error)
-    except Exception as failure:  # Whatever one file provokes, the others' DAGs must appear.
+    except Exception as failure:  # An unexpected error in one recipe must not hide the DAGs of the others.
         return _broken_dag(dag_id, files[0], AirsmithError(ErrorKind.INTERNAL, f"{type(failure).__name__}: {failure}"))
 
 
@@ -203,7 +157,7 @@ def _broken_dag(dag_id: str, file: Path, error: AirsmithError) -> DAG:
 
 
 def mapped_training(run_uris: Any, recipe: Recipe, settings: Settings, **options: Any) -> Any:
-    """One training for each of several runs, mapped when the run begins.
+    """One training for each of several runs, mapped at run time.
 
     :param run_uris: the output of the task that lists them.
     """
@@ -217,11 +171,6 @@ def _groups(dag: DAG, plan: Plan) -> dict[str, TaskGroup]:
         for group, stages in GROUPS.items()
         if any(plan.has(stage) for stage in stages)
     }
-
-
-def _both(task: BaseOperator) -> tuple[BaseOperator, BaseOperator]:
-    """A stage's first task and its last, where it has but one."""
-    return task, task
 
 
 def _stage_task(stage: StagePlan, recipe: Recipe, settings: Settings, **where: Any) -> BaseOperator:
@@ -239,51 +188,24 @@ def _stage_task(stage: StagePlan, recipe: Recipe, settings: Settings, **where: A
     return runtime_of(settings).stage_task(stage, recipe, settings, **options)
 
 
-def retry_options(settings: Settings, backend: str) -> dict[str, Any]:
-    """What the deployment decides about the tasks of a backend."""
-    chosen = settings.backend(backend)
-    options: dict[str, Any] = {
-        "retries": chosen.retries,
-        "retry_policy": RetryByKind(timedelta(seconds=chosen.retry_delay_seconds)),
-        "retry_delay": timedelta(seconds=chosen.retry_delay_seconds),
-    }
-    if chosen.timeout_seconds is not None:
-        options["execution_timeout"] = timedelta(seconds=chosen.timeout_seconds)
-    if chosen.pool is not None:
-        options["pool"] = chosen.pool
-    return options
-
-
-def model_asset(recipe: Recipe, settings: Settings) -> Asset:
-    """The tuned model as Airflow shows it: a mirror of the registry that decides nothing."""
-    return Asset(name=f"model/{recipe.name}", uri=f"{settings.store.rstrip('/')}/models/{recipe.name}", group="model")
-
-
-def dataset_asset(recipe: Recipe) -> Asset:
-    """The dataset as Airflow shows it; updated from outside only."""
-    source = recipe.dataset.id
-    uri = source if source_kind(source) == "store" else f"hf://datasets/{source}"
-    return Asset(name=f"dataset/{source.split('://')[-1].strip('/')}", uri=uri, group="dataset")
-
-
 def _schedule(recipe: Recipe) -> str | list[Asset] | None:
     """The DAG's schedule.
 
-    :raises AirsmithError: `bad_recipe`: Airflow itself would refuse the whole file, with the DAGs of all recipes.
+    :raises AirsmithError: `bad_recipe` if it is invalid: Airflow itself would reject the DAGs of all recipes.
     """
     if recipe.schedule == ON_DATASET_UPDATE:
         return [dataset_asset(recipe)]
     if recipe.schedule is not None and not _is_cron(recipe.schedule):
         raise AirsmithError(
             ErrorKind.BAD_RECIPE,
-            f"schedule is {recipe.schedule!r}, which is no cron expression.",
-            f"Write for example '0 3 * * 1' (Mondays at three), {ON_DATASET_UPDATE!r}, or leave it out.",
+            f"schedule is {recipe.schedule!r}, which is not a valid cron expression.",
+            f"Use a cron expression such as '0 3 * * 1' (Mondays at 03:00) or {ON_DATASET_UPDATE!r}, or none.",
         )
     return recipe.schedule
 
 
 def _is_cron(schedule: str) -> bool:
-    from croniter import croniter  # type: ignore[import-untyped]  # 15 ms of every parse, for few recipes
+    from croniter import croniter  # type: ignore[import-untyped]  # Takes 15 ms of every parse, and few recipes need it.
 
     return bool(croniter.is_valid(schedule))
 

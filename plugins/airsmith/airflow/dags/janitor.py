@@ -1,4 +1,4 @@
-"""The janitor's DAG: a round every few minutes, or when somebody asks for one and says what to remove."""
+"""The janitor's DAG: a round every few minutes, or on request with a choice of what to delete."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ DELETE = "delete"
 
 
 def janitor_dag() -> DAG:
-    """The DAG. On a cluster it works from the start; on a laptop somebody has to unpause it."""
+    """The DAG. On a cluster it starts unpaused; with the local runtime, paused."""
     settings = load_settings()
     with DAG(
         DAG_ID,
-        description="Removes orphaned pods, and says or removes what else nobody needs",
+        description="Deletes orphaned pods; reports or deletes other unused objects",
         doc_md=__doc__,
         schedule=timedelta(minutes=settings.janitor.every_minutes),
         catchup=False,
@@ -42,32 +42,32 @@ class JanitorOperator(BaseOperator):
     ui_color = "#f3e8fd"
 
     def execute(self, context: Context) -> None:
-        """Make a round, and tell of each kind of garbage once it is dealt with.
+        """Make a round, and log the result of each kind of garbage.
 
-        :raises StageError: where cluster, store or Airflow do not answer.
+        :raises StageError: if the cluster, the store or Airflow does not respond.
         """
         from airsmith.airflow.task_owner import this_airflow
-        from airsmith.janitor.rounds import KnowingAirflow, make_round
+        from airsmith.janitor.rounds import AirflowInstance, run_janitor
 
         def task_states(dag_id: str, run_ids: Sequence[str]) -> Mapping[str, Mapping[str, str | None]]:
             return context["ti"].get_task_states(dag_id=dag_id, run_ids=list(run_ids))
 
         settings = load_settings()
-        airflow = KnowingAirflow(this_airflow(), task_states)
+        airflow = AirflowInstance(this_airflow(), task_states)
         with typed_errors(self.log):
-            for section in make_round(settings, context["params"][DELETE], cluster_of(settings), airflow):
+            for section in run_janitor(settings, context["params"][DELETE], cluster_of(settings), airflow):
                 for line in section.lines():
                     self.log.info(line)
 
 
 def _delete_param(settings: Settings) -> Param:
-    """The field of the trigger form: what this round removes; what the settings say unless somebody changes it."""
+    """The field of the trigger form: what this round deletes, by default what the settings say."""
     kinds = list(get_args(GarbageKind))
     return Param(
         list(settings.janitor.delete),
         type="array",
         items={"type": "string", "enum": kinds},
         examples=kinds,
-        title="Remove",
-        description="Beside orphaned pods, which are always removed. Of the rest the log says what there is.",
+        title="Delete",
+        description="Kinds to delete besides orphaned pods, which are always deleted. The log reports the others.",
     )

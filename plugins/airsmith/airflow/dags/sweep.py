@@ -1,4 +1,4 @@
-"""The DAGs of sweeps: the fine-tuning's graph, with trials, rung by rung, where the training was."""
+"""The DAGs of sweeps: the fine-tuning DAG, with the trials of each rung in place of the training."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 from airflow.sdk import DAG, BaseOperator, TaskGroup
 from airflow.sdk.definitions.context import Context
 
-from airsmith.airflow.dags.finetune import RUN_URI, build_dag, mapped_training, retry_options
+from airsmith.airflow.dags.finetune import RUN_URI, build_dag, mapped_training
 from airsmith.airflow.operators.base import typed_errors
+from airsmith.airflow.retry_policy import retry_options
 from airsmith.contracts.spec import Plan
 from airsmith.errors import AirsmithError
 from airsmith.pipeline.pages import SWEEP_SUMMARIES
@@ -17,14 +18,14 @@ from airsmith.recipe import Recipe
 from airsmith.recipe.load import load_recipe
 from airsmith.settings import Settings, load_settings
 
-WHATEVER_CAME_BEFORE = "all_done"
-"""Airflow's rule for a task that goes on with those that succeeded."""
+ALL_DONE = "all_done"
+"""Airflow's trigger rule for a task that continues with the upstream tasks that succeeded."""
 
 
 def sweep_dags(folder: Path) -> list[DAG]:
-    """One DAG per recipe with a sweep. What is wrong with a recipe is told by its other DAG.
+    """One DAG per recipe with a sweep. The fine-tuning DAG of a broken recipe reports its error.
 
-    :param folder: holds the recipes, `*.yaml` or `*.yml`.
+    :param folder: folder of the recipes, `*.yaml` or `*.yml`.
     """
     settings = load_settings()
     dags = []
@@ -41,7 +42,7 @@ def sweep_dags(folder: Path) -> list[DAG]:
 
 
 class BeginRungOperator(BaseOperator):
-    """Begin a rung of the sweep: all trials, or the best of the rung before.
+    """Begin a rung of the sweep: all trials, or the best of the previous rung.
 
     :param run_uri: URI of the run's folder (templated).
     :param rung: its number, from 0.
@@ -58,7 +59,7 @@ class BeginRungOperator(BaseOperator):
     def execute(self, context: Context) -> list[str]:
         """Write the specs of the rung's trials.
 
-        :returns: URIs of the trials' folders: a training each.
+        :returns: URIs of the trials' folders, one training each.
         """
         from airsmith.contracts.run import Run
         from airsmith.pipeline.sweep import begin_rung
@@ -71,7 +72,7 @@ class BeginRungOperator(BaseOperator):
 
 
 class ChooseTrialOperator(BaseOperator):
-    """Make the best trial's recipe and output those of the run.
+    """Adopt the best trial's recipe and output as the run's.
 
     :param run_uri: URI of the run's folder (templated).
     """
@@ -84,7 +85,7 @@ class ChooseTrialOperator(BaseOperator):
         self.run_uri = run_uri
 
     def execute(self, context: Context) -> None:
-        """Choose the winner, and tell it."""
+        """Choose the winner, and log it."""
         from airsmith.contracts.run import Run
         from airsmith.pipeline.sweep import choose_winner
 
@@ -96,7 +97,7 @@ class ChooseTrialOperator(BaseOperator):
 def trial_tasks(
     recipe: Recipe, plan: Plan, settings: Settings, dag: DAG, task_group: TaskGroup
 ) -> tuple[BaseOperator, BaseOperator]:
-    """The tasks in the training's place: for each rung one that begins it and the trainings, then the choice.
+    """The tasks that replace the training: for each rung its begin and its trainings, then the choice.
 
     :returns: the first and the last of them.
     """
@@ -112,7 +113,7 @@ def trial_tasks(
             run_uri=RUN_URI,
             rung=number,
             doc_md=SWEEP_SUMMARIES["begin_rung"],
-            trigger_rule="all_success" if trainings is None else WHATEVER_CAME_BEFORE,
+            trigger_rule="all_success" if trainings is None else ALL_DONE,
             **light,
         )
         if trainings is not None:
@@ -132,7 +133,7 @@ def trial_tasks(
         task_id="choose_trial",
         run_uri=RUN_URI,
         doc_md=SWEEP_SUMMARIES["choose_trial"],
-        trigger_rule=WHATEVER_CAME_BEFORE,
+        trigger_rule=ALL_DONE,
         **light,
     )
     choose.set_upstream(trainings)

@@ -1,1 +1,1 @@
-"""Operators: a stage as a process, as a pod, or as a job on several nodes; deployment; preflight."""
+"""Operators: resolve and preflight; a stage as a process, as a pod, or as a job on several nodes; endpoints."""

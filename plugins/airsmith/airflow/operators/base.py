@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def typed_errors(log: Logger) -> Iterator[None]:
-    """Tell what failed and what to do about it, and raise the exception class of its kind."""
+    """Log an error and its remedy, and raise the exception class of its kind."""
     try:
         yield
     except AirsmithError as error:
@@ -32,13 +32,13 @@ def typed_errors(log: Logger) -> Iterator[None]:
 
 
 def output_of(stage: str, run: Run) -> StagePointer:
-    """What a stage whose pods ended well points to.
+    """The output that a stage whose pods have succeeded points to.
 
-    :raises AirsmithError: `internal` where it points to nothing.
+    :raises AirsmithError: `internal` if it points to none.
     """
     pointer = run.pointer(stage)
     if pointer is None:
-        raise AirsmithError(ErrorKind.INTERNAL, f"The pod of {stage} ended well but points to no output.")
+        raise AirsmithError(ErrorKind.INTERNAL, f"The pod of {stage} succeeded but points to no output.")
     return pointer
 
 
@@ -54,10 +54,10 @@ def annotate_asset_events(context: Context, outlets: Iterable[Any], run_uri: str
 
 
 def fail(error: AirsmithError, stage: str, run: Run, log: Logger) -> NoReturn:
-    """Raise an error that the stage may have been unable to tell, and tell it in its place."""
-    told = run.statuses().get(stage)
-    if error.kind is ErrorKind.PREEMPTED and told is not None and told.state == "interrupted":
-        log.info(told.error)
+    """Raise an error, and record it on behalf of a stage that could not."""
+    status = run.statuses().get(stage)
+    if error.kind is ErrorKind.PREEMPTED and status is not None and status.state == "interrupted":
+        log.info(status.error)
     else:
         StageRecord.begin(stage, run).fail(error)
     raise error

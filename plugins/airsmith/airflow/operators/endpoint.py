@@ -1,4 +1,4 @@
-"""The Kubernetes runtime's operators of endpoints: what a run has made is deployed, and proved or taken back."""
+"""Operators of endpoints in a cluster: deploy a run's model, smoke-test it, and roll back if that fails."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from airsmith.settings import load_settings
 
 
 class KubernetesSmokeTestOperator(KubernetesStageOperator):
-    """Prove what the endpoint serves; then what it served before rests, or, where the proof fails, serves again."""
+    """Smoke-test the endpoint. On success the previous revision is scaled to zero; on failure it serves again."""
 
     def execute(self, context: Context) -> None:
         """Run the stage, and settle the endpoint or roll it back.
 
-        :raises StageError: of the class that says what failed.
+        :raises StageError: the subclass of the error's kind.
         """
-        from airsmith.serving.cluster.endpoint import settle
+        from airsmith.serving.cluster.endpoint import retire_old_revisions
 
         try:
             super().execute(context)
@@ -30,26 +30,26 @@ class KubernetesSmokeTestOperator(KubernetesStageOperator):
             self._roll_back()
             raise
         run = Run.open(self.run_uri)
-        settle(run.store, run.read_spec().recipe.endpoint_name, self.client.api_client)
+        retire_old_revisions(run.store, run.read_spec().recipe.endpoint_name, self.client.api_client)
 
     def _roll_back(self) -> None:
-        """Take the requests from what the proof failed for, and from nothing that was deployed since."""
+        """Roll back the revision that failed the test, unless another one was deployed since."""
         from airsmith.serving.cluster.endpoint import roll_back
 
         run = Run.open(self.run_uri)
         name, deployed = run.read_spec().recipe.endpoint_name, run.pointer("deploy")
         assert deployed is not None, "the stage has read this pointer"
         try:
-            roll_back(run.store, name, load_settings(), self.client.api_client, deployed.server)
-        except AirsmithError as left:
-            self.log.error("Endpoint %s is not rolled back: %s", name, left)
+            roll_back(run.store, name, load_settings(), self.client.api_client, deployed.revision)
+        except AirsmithError as error:
+            self.log.error("Endpoint %s was not rolled back: %s", name, error)
 
 
 class KubernetesDeployOperator(LocalDeployOperator):
-    """Serve the run's model in the cluster, applied from the worker. The endpoint outlives the task."""
+    """Serve the run's model in the cluster. The worker applies the objects; the endpoint outlives the task."""
 
     def deploy(self) -> StagePointer:
-        """Apply the endpoint's objects and wait until it answers."""
+        """Apply the endpoint's objects and wait until it is ready."""
         from airsmith.serving.cluster.endpoint import deploy
 
         settings = load_settings()

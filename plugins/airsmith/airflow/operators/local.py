@@ -1,6 +1,6 @@
-"""The local runtime's operators: a stage as a process of the worker's machine, and the deployment beside it.
+"""Operators of the local runtime: a stage, or an endpoint's server, as a process of the worker's machine.
 
-What only a running task needs is imported when it runs: the DAG processor imports this module again and again.
+Imports that only a running task needs are inside functions, because the DAG processor imports this module repeatedly.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 
 class LocalStageOperator(BaseOperator):
-    """Run a stage as a process, unless its output is there already.
+    """Run a stage as a process, unless its output exists.
 
-    The process and all that it started end with the task: when it is killed, times out, or its worker dies.
+    The process and its child processes stop with the task: when it is killed, times out, or its worker dies.
 
     :param stage: name of the stage.
     :param run_uri: URI of the run's folder (templated).
@@ -40,9 +40,9 @@ class LocalStageOperator(BaseOperator):
         self._process: StageProcess | None = None
 
     def execute(self, context: Context) -> None:
-        """Bring the stage to its output, and put its metrics on the events of the task's assets.
+        """Run the stage, and attach its metrics to the events of the task's assets.
 
-        :raises StageError: of the class that says what failed.
+        :raises StageError: the subclass of the error's kind.
         """
         from airsmith.contracts.run import Run
         from airsmith.process.stage_process import bring_to_output
@@ -58,12 +58,12 @@ class LocalStageOperator(BaseOperator):
                 load_settings(),
                 self.log.log,
                 read_connection=connection_password,
-                tell_process=keep,
+                on_start=keep,
             )
         annotate_asset_events(context, self.outlets, self.run_uri, pointer)
 
     def on_kill(self) -> None:
-        """Ask the process to end. `execute` is still waiting for it, and returns when it has ended."""
+        """Request the process to stop. `execute` is still waiting for it, and returns when it has exited."""
         if self._process is not None:
             self._process.stop()
 
@@ -85,9 +85,9 @@ class LocalDeployOperator(BaseOperator):
         self._deploying = False
 
     def execute(self, context: Context) -> None:
-        """Deploy, and tell how to talk to the model.
+        """Deploy, and log how to query the model.
 
-        :raises StageError: of the class that says what failed.
+        :raises StageError: the subclass of the error's kind.
         """
         with typed_errors(self.log):
             self._deploying = True
@@ -98,16 +98,16 @@ class LocalDeployOperator(BaseOperator):
         self.endpoint = pointer.properties["endpoint"]
 
     def deploy(self) -> StagePointer:
-        """Start the server and wait until it answers."""
+        """Start the server and wait until it is ready."""
         from airsmith.contracts.run import Run
         from airsmith.serving.local.endpoint import deploy
 
         return deploy(Run.open(self.run_uri), load_settings())
 
     def on_kill(self) -> None:
-        """Give up: Airflow calls this between two steps of `execute`, which then ends the server that it has started.
+        """Interrupt `execute`, within which Airflow calls this; it then stops the server that it has started.
 
-        :raises AirsmithError: `interrupted`, into `execute`.
+        :raises AirsmithError: `interrupted`, inside `execute`.
         """
         if self._deploying:
-            raise AirsmithError(ErrorKind.INTERRUPTED, "The deployment was told to stop.", "Run it again.")
+            raise AirsmithError(ErrorKind.INTERRUPTED, "Deploying was interrupted.", "Run it again.")

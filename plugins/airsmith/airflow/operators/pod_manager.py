@@ -1,4 +1,4 @@
-"""What follows the pod of a short stage: the provider's, but it notices at once that the pod has ended."""
+"""A PodManager for the pods of short stages, which notices sooner than the provider's that a pod has finished."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import time
 from airflow.providers.cncf.kubernetes.utils.pod_manager import PodManager, PodPhase
 from kubernetes.client import models as k8s
 
-LOOK_SECONDS = 0.2
-PROMPT_SECONDS = 10
-"""By then a pod whose log has ended has ended itself; one that has not is no matter of seconds."""
+POLL_SECONDS = 0.2
+FAST_POLLING_SECONDS = 10
+"""Time in which a pod usually finishes after the end of its log; later polls are the provider's."""
 
 
 class StagePodManager(PodManager):
-    """The provider's PodManager, whose pause between two looks at a pod is two seconds."""
+    """The provider's PodManager, which itself polls a pod every two seconds."""
 
     def await_pod_completion(
         self, pod: k8s.V1Pod, istio_enabled: bool = False, container_name: str = "base", do_xcom_push: bool = False
     ) -> k8s.V1Pod:
-        """Wait for the end of a pod whose log has ended already."""
-        deadline = time.monotonic() + PROMPT_SECONDS
+        """Wait until a pod whose log has ended has finished."""
+        deadline = time.monotonic() + FAST_POLLING_SECONDS
         while time.monotonic() < deadline and self.read_pod(pod).status.phase not in PodPhase.terminal_states:
-            time.sleep(LOOK_SECONDS)
+            time.sleep(POLL_SECONDS)
         return super().await_pod_completion(pod, istio_enabled, container_name, do_xcom_push)

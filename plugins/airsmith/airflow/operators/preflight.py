@@ -1,4 +1,4 @@
-"""The task after `resolve` that looks before the stages leap."""
+"""The task after `resolve` that checks the cluster before any pod of a stage starts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from airsmith.settings import load_settings
 
 
 class PreflightOperator(BaseOperator):
-    """Find out what would stop the run's pods, before any accelerator is asked for.
+    """Check what could stop the run's pods, before any accelerator is requested.
 
     :param run_uri: URI of the run's folder (templated).
     """
@@ -29,9 +29,9 @@ class PreflightOperator(BaseOperator):
         self.run_uri = run_uri
 
     def execute(self, context: Context) -> None:
-        """Make the checks.
+        """Run the checks.
 
-        :raises StageError: everything that is wrong, each with its remedy.
+        :raises StageError: all failed checks, each with its remedy.
         """
         with typed_errors(self.log):
             settings = load_settings()

@@ -1,1 +1,1 @@
-"""Triggers that follow deferred pods and jobs."""
+"""Triggers that follow deferred pods and jobs in the triggerer."""

@@ -1,9 +1,9 @@
-"""What starts the pods of a training on several nodes: one of three engines that a cluster may have."""
+"""Training on several nodes: the job kinds that start its pods, one of which the recipe chooses."""
 
 from airsmith.cluster.jobs import jobset, rayjob, trainjob
-from airsmith.cluster.jobs.job_kind import Engine, JobPhase, JobState, Resource
+from airsmith.cluster.jobs.job_kind import JobKind, JobPhase, JobState, Resource
 
-__all__ = ["ENGINES", "Engine", "JobPhase", "JobState", "Resource"]
+__all__ = ["JOB_KINDS", "JobKind", "JobPhase", "JobState", "Resource"]
 
-ENGINES: dict[str, Engine] = {"jobset": jobset, "trainjob": trainjob, "rayjob": rayjob}
-"""By the recipe's `backend.job`."""
+JOB_KINDS: dict[str, JobKind] = {"jobset": jobset, "trainjob": trainjob, "rayjob": rayjob}
+"""Job kinds by the values of the recipe's `backend.job`."""

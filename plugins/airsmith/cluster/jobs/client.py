@@ -1,4 +1,4 @@
-"""Jobs of one engine in a namespace: made, read and removed. A job has the run's and the stage's name, as a pod has."""
+"""Jobs of one kind in a namespace: created, read and deleted. A job is named after its run and stage, as a pod is."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from kubernetes.client import ApiClient, CoreV1Api, CustomObjectsApi
 from kubernetes.client import models as k8s
 from kubernetes.client.exceptions import ApiException
 
-from airsmith.cluster.jobs import Engine, Resource
-from airsmith.cluster.jobs.job_kind import LONGEST_JOB_NAME, Object
+from airsmith.cluster.jobs import JobKind, Resource
+from airsmith.cluster.jobs.job_kind import MAX_JOB_NAME_LENGTH, Object
 from airsmith.cluster.labels import object_name
-from airsmith.cluster.pod_failures import not_created
+from airsmith.cluster.pod_failures import creation_error
 from airsmith.contracts.run import Run
 from airsmith.contracts.spec import RunSpec
 from airsmith.errors import AirsmithError, ErrorKind
@@ -25,70 +25,72 @@ log = logging.getLogger("airsmith")
 
 POLL_SECONDS = 1
 COMPANION_SECONDS = 20
-"""Longest wait for the cluster to know the object that a job names."""
+"""Maximum wait until webhooks see the companion object that a job refers to."""
 FOREGROUND = "Foreground"
-"""A job is gone when its pods are: two of them never work at once."""
+"""Deletion propagation with which a job exists until its pods are gone, so that two never train at once."""
 
 
 def job_name(stage: str, run: Run, spec: RunSpec) -> str:
-    """Name of a stage's job: readable, and another for every run and every trial of one."""
+    """Name of a stage's job: readable, and unique per run and trial."""
     trial = (run.trial_name,) if run.trial_name else ()
-    return object_name(spec.recipe.name[:20], stage, run.name.rsplit("-", 1)[-1], *trial, longest=LONGEST_JOB_NAME)
+    return object_name(
+        spec.recipe.name[:20], stage, run.name.rsplit("-", 1)[-1], *trial, max_length=MAX_JOB_NAME_LENGTH
+    )
 
 
 @dataclass(frozen=True)
-class Jobs:
-    """The jobs of one engine in a namespace."""
+class JobClient:
+    """The jobs of one job kind in a namespace."""
 
     client: ApiClient
-    engine: Engine
+    job_kind: JobKind
     namespace: str
 
     def read(self, name: str) -> Object | None:
-        """A job as it is now; None where there is none."""
+        """A job, or None if it does not exist."""
         found: Object | None = self._unless_missing(
-            lambda: self._api.get_namespaced_custom_object(*self._place(self.engine.RESOURCE), name)
+            lambda: self._api.get_namespaced_custom_object(*self._place(self.job_kind.RESOURCE), name)
         )
         return found
 
     def create(self, stage: str, name: str, pod: k8s.V1Pod, nodes: int) -> Object | None:
-        """Make a job and what it needs beside it.
+        """Create a job and its companion.
 
-        :param pod: the stage's, as it were on one node.
-        :returns: None where another of that name is there.
-        :raises AirsmithError: why the cluster takes none.
+        :param pod: the stage's pod for a single node.
+        :returns: None if a job of that name already exists.
+        :raises AirsmithError: if the cluster rejects it.
         """
-        companion = self.engine.render_companion(name, pod, nodes)
+        companion = self.job_kind.render_companion(name, pod, nodes)
         try:
             if companion is not None:
-                assert self.engine.COMPANION is not None
-                self._replace(self.engine.COMPANION, companion)
-            return self._create(self.engine.render(name, pod, nodes))
+                assert self.job_kind.COMPANION is not None
+                self._replace(self.job_kind.COMPANION, companion)
+            return self._create(self.job_kind.render(name, pod, nodes))
         except ApiException as refusal:
             if refusal.status == HTTPStatus.CONFLICT:
                 return None
             raise self._refused(stage, refusal) from refusal
 
-    def remove(self, name: str, longest_seconds: float) -> None:
+    def delete(self, name: str, timeout_seconds: float) -> None:
         """Delete a job, and wait until it and its pods are gone.
 
-        :raises AirsmithError: `node_lost` where nobody can say whether its processes have ended.
+        :raises AirsmithError: `node_lost` if a pod's node may still run it.
         """
-        self._delete(self.engine.RESOURCE, name)
-        deadline = time.monotonic() + longest_seconds
+        self._delete(self.job_kind.RESOURCE, name)
+        deadline = time.monotonic() + timeout_seconds
         while self.read(name) is not None:
             if time.monotonic() > deadline:
                 raise AirsmithError(
                     ErrorKind.NODE_LOST,
-                    f"The earlier {self.engine.RESOURCE.kind} {name} does not end: a node may be lost with it at work.",
-                    "Delete the node, or taint it node.kubernetes.io/out-of-service, once it is surely off.",
+                    f"The earlier {self.job_kind.RESOURCE.kind} {name} is not deleted: a lost node may still run it.",
+                    "After the node is powered off, delete it or taint it node.kubernetes.io/out-of-service.",
                 )
             time.sleep(POLL_SECONDS)
-        if self.engine.COMPANION is not None:
-            self._delete(self.engine.COMPANION, name)
+        if self.job_kind.COMPANION is not None:
+            self._delete(self.job_kind.COMPANION, name)
 
     def pods(self, selector: str) -> list[k8s.V1Pod]:
-        """Pods with these labels."""
+        """Pods that match a label selector."""
         found: list[k8s.V1Pod] = (
             CoreV1Api(self.client).list_namespaced_pod(self.namespace, label_selector=selector).items
         )
@@ -102,11 +104,11 @@ class Jobs:
         return resource.group, resource.version, self.namespace, resource.plural
 
     def _create(self, content: Object) -> Object:
-        """Make a job, once what checks it knows what was made for it a moment ago: a webhook answers from a cache."""
+        """Create a job; retry while a webhook's cache does not contain the companion that was just created."""
         deadline = time.monotonic() + COMPANION_SECONDS
         while True:
             try:
-                job: Object = self._api.create_namespaced_custom_object(*self._place(self.engine.RESOURCE), content)
+                job: Object = self._api.create_namespaced_custom_object(*self._place(self.job_kind.RESOURCE), content)
                 return job
             except ApiException as refusal:
                 if not self._misses_companion(refusal) or time.monotonic() > deadline:
@@ -114,11 +116,11 @@ class Jobs:
             time.sleep(POLL_SECONDS)
 
     def _misses_companion(self, refusal: ApiException) -> bool:
-        companion, said = self.engine.COMPANION, str(refusal.body)
-        return companion is not None and companion.kind in said and "not found" in said
+        companion, message = self.job_kind.COMPANION, str(refusal.body)
+        return companion is not None and companion.kind in message and "not found" in message
 
     def _replace(self, resource: Resource, content: Object) -> None:
-        """Make an object, in the place of what an earlier try has left."""
+        """Create an object, or update the one that an earlier try has left."""
         try:
             self._api.create_namespaced_custom_object(*self._place(resource), content)
         except ApiException as refusal:
@@ -133,14 +135,14 @@ class Jobs:
         )
 
     def _refused(self, stage: str, refusal: ApiException) -> AirsmithError:
-        kind = self.engine.RESOURCE.kind
+        kind = self.job_kind.RESOURCE.kind
         if refusal.status == HTTPStatus.NOT_FOUND:
             return AirsmithError(
                 ErrorKind.NOT_FOUND,
-                f"The cluster knows no {kind} in namespace {self.namespace}: what runs it is not installed.",
-                "Install it (docs/kubernetes.md names each engine's chart), or choose another backend.job.",
+                f"The cluster does not support {kind}, the job kind of backend.job: its controller is not installed.",
+                "Install it (docs/kubernetes.md names each job kind's chart), or choose another backend.job.",
             )
-        return not_created(stage, refusal)
+        return creation_error(stage, refusal)
 
     @staticmethod
     def _unless_missing(ask: Callable[[], Any]) -> Any:

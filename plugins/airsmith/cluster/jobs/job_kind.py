@@ -1,4 +1,4 @@
-"""What an engine's module says: how its jobs are written and read. Nothing here asks a cluster or knows Airflow."""
+"""The interface of a job kind: how its jobs are rendered and how their status is read. Nothing here sends a request."""
 
 from __future__ import annotations
 
@@ -15,40 +15,40 @@ from airsmith.cluster.labels import PREFIX
 Object = Mapping[str, Any]
 """An object of the API server as JSON."""
 
-LONGEST_JOB_NAME = 40
-"""Engines add to a job's name what tells its pods apart; of a RayJob's they take 47 characters."""
+MAX_JOB_NAME_LENGTH = 40
+"""Job kinds add suffixes to a job's name for its pods; a RayJob's name may have 47 characters."""
 MASTER_PORT = 29500
 _KUEUE = "kueue.x-k8s.io/"
 
 
 class JobPhase(str, Enum):
-    """How far a job is."""
+    """Phase of a job."""
 
     QUEUED = "queued"
-    WORKING = "working"
+    RUNNING = "running"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
 
 
 @dataclass(frozen=True)
 class JobState:
-    """A job as its engine sees it.
+    """State of a job.
 
-    :param message: why it failed, in the engine's words.
+    :param message: why it failed, as its controller reports it.
     """
 
     phase: JobPhase
     message: str = ""
 
     @property
-    def has_ended(self) -> bool:
-        """Whether nothing of it works any more."""
+    def has_finished(self) -> bool:
+        """Whether it has succeeded or failed."""
         return self.phase in (JobPhase.SUCCEEDED, JobPhase.FAILED)
 
 
 @dataclass(frozen=True)
 class Resource:
-    """Where the API server keeps objects of a kind."""
+    """A kind of object in the API server."""
 
     group: str
     version: str
@@ -57,16 +57,16 @@ class Resource:
 
     @property
     def api_version(self) -> str:
-        """Group and version, as objects name them."""
+        """Group and version, as in an object's `apiVersion`."""
         return f"{self.group}/{self.version}"
 
 
-class Engine(Protocol):
+class JobKind(Protocol):
     """A module of this package.
 
-    :ivar RESOURCE: of its jobs.
-    :ivar COMPANION: of an object of the job's name that the job needs as long as it is there, also while it is being
-        deleted: made before it, and removed after it, by the task's next try or the janitor.
+    :ivar RESOURCE: resource of its jobs.
+    :ivar COMPANION: resource of an object with the job's name that the job needs until it is deleted. It is created
+        before the job and deleted after it, by the task's next try or the janitor.
     :ivar CONTAINER: name of the stage's container in the pods.
     """
 
@@ -77,24 +77,24 @@ class Engine(Protocol):
     def render(self, name: str, pod: k8s.V1Pod, nodes: int) -> Object:
         """The job.
 
-        :param pod: the stage's, as it were on one node.
+        :param pod: the stage's pod for a single node.
         """
 
     def render_companion(self, name: str, pod: k8s.V1Pod, nodes: int) -> Object | None:
-        """What the job needs beside it."""
+        """The job's companion object, if it needs one."""
 
     def state_of(self, job: Object) -> JobState:
-        """How far a job is."""
+        """State of a job."""
 
     def pods_selector(self, job: Object) -> str:
-        """Labels of the pods that train."""
+        """Label selector of the pods that train."""
 
     def leader_selector(self, job: Object) -> str:
-        """Labels of the pod whose log is the training's."""
+        """Label selector of the pod whose log is the training's log."""
 
 
 def job_object(resource: Resource, name: str, pod: k8s.V1Pod, spec: Object) -> dict[str, Any]:
-    """A job with the labels and annotations of the stage's pod, which queue it and say whose it is."""
+    """A job with the labels and annotations of the stage's pod: its queue, owner and run."""
     metadata = pod.metadata
     return {
         "apiVersion": resource.api_version,
@@ -110,12 +110,12 @@ def job_object(resource: Resource, name: str, pod: k8s.V1Pod, spec: Object) -> d
 
 
 def pod_template(pod: k8s.V1Pod, container: str, environment: Sequence[Object] = ()) -> dict[str, Any]:
-    """The stage's pod as a template of several, spread over nodes where there is room.
+    """The stage's pod as a pod template, spread over nodes if possible.
 
-    A queue admits the whole job: its pods carry no label for it.
+    The queue's labels are left out: the queue admits the job as a whole.
 
     :param container: name of the stage's container.
-    :param environment: further variables.
+    :param environment: additional variables.
     """
     rendered: dict[str, Any] = ApiClient().sanitize_for_serialization(pod)
     labels = unqueued(rendered["metadata"]["labels"])
@@ -138,26 +138,26 @@ def pod_template(pod: k8s.V1Pod, container: str, environment: Sequence[Object] =
 
 
 def unqueued(labels: Mapping[str, str]) -> dict[str, str]:
-    """Labels without those that hand an object to a queue."""
+    """Labels without those of the queue."""
     return {name: value for name, value in labels.items() if not name.startswith(_KUEUE)}
 
 
 def is_suspended(job: Object) -> bool:
-    """Whether a queue, or a person, holds a job back."""
+    """Whether a queue or a user has suspended the job."""
     return bool(job["spec"].get("suspend"))
 
 
 def state_by_conditions(job: Object, succeeded: str) -> JobState:
-    """How far a job is whose status tells conditions.
+    """State of a job whose status has conditions.
 
-    :param succeeded: type of the condition that holds when it has ended well; the other one is `Failed`.
+    :param succeeded: type of the condition that is true after success; the one of a failure is `Failed`.
     """
-    said = job.get("status", {}).get("conditions") or ()
-    holding = {
-        each["type"]: str(each.get("message") or each.get("reason")) for each in said if each["status"] == "True"
+    conditions = job.get("status", {}).get("conditions") or ()
+    true = {
+        each["type"]: str(each.get("message") or each.get("reason")) for each in conditions if each["status"] == "True"
     }
-    if succeeded in holding:
+    if succeeded in true:
         return JobState(JobPhase.SUCCEEDED)
-    if "Failed" in holding:
-        return JobState(JobPhase.FAILED, holding["Failed"])
-    return JobState(JobPhase.QUEUED if is_suspended(job) else JobPhase.WORKING)
+    if "Failed" in true:
+        return JobState(JobPhase.FAILED, true["Failed"])
+    return JobState(JobPhase.QUEUED if is_suspended(job) else JobPhase.RUNNING)

@@ -1,4 +1,4 @@
-"""JobSet (https://jobset.sigs.k8s.io): one indexed Job, whose pods find the first by its name."""
+"""JobSet (https://jobset.sigs.k8s.io): one indexed Job, whose pods reach the first by its host name."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _NAME = "jobset.sigs.k8s.io/jobset-name"
 
 
 def render(name: str, pod: k8s.V1Pod, nodes: int) -> Object:
-    """The job. Its pods are told which of how many they are, and where the first is, in torchrun's variables."""
+    """The job. torchrun's variables give each pod its node rank and the address of the first."""
     environment: list[Object] = [
         {"name": "PET_NODE_RANK", "valueFrom": {"fieldRef": {"fieldPath": f"metadata.labels['{INDEX}']"}}},
         {"name": "PET_MASTER_ADDR", "value": f"{name}-{JOB}-0-0.{name}"},
@@ -36,7 +36,7 @@ def render(name: str, pod: k8s.V1Pod, nodes: int) -> Object:
 
 
 def spec_of_nodes(template: Object, nodes: int, subdomain: str | None = None) -> dict[str, Any]:
-    """A JobSet's spec: a pod on each node. None is started again: the task's next try goes on from a checkpoint."""
+    """A JobSet's spec: one pod per node. Pods do not restart: the task's next try resumes from a checkpoint."""
     job = {
         "parallelism": nodes,
         "completions": nodes,
@@ -53,20 +53,20 @@ def spec_of_nodes(template: Object, nodes: int, subdomain: str | None = None) ->
 
 
 def render_companion(name: str, pod: k8s.V1Pod, nodes: int) -> Object | None:
-    """None: a JobSet says all by itself."""
+    """None: a JobSet needs no companion."""
     return None
 
 
 def state_of(job: Object) -> JobState:
-    """How far a job is."""
+    """State of a job."""
     return state_by_conditions(job, "Completed")
 
 
 def pods_selector(job: Object) -> str:
-    """Labels of the pods that train."""
+    """Label selector of the pods that train."""
     return f"{_NAME}={job['metadata']['name']}"
 
 
 def leader_selector(job: Object) -> str:
-    """Labels of the first pod."""
+    """Label selector of the first pod."""
     return f"{pods_selector(job)},{INDEX}=0"

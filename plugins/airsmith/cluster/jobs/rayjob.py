@@ -1,7 +1,7 @@
-"""KubeRay (https://docs.ray.io/en/latest/cluster/kubernetes): a RayJob on a cluster of its own.
+"""KubeRay (https://docs.ray.io/en/latest/cluster/kubernetes): a RayJob with its own Ray cluster.
 
-The job's driver runs on the head's node, which trains like the others; `airsmith_stages.ray_nodes` starts the stage on
-each. A third pod hands the job in and shows its log.
+The job's driver runs on the head node, which trains like the others; `airsmith_stages.ray_nodes` starts the stage on
+each node. Another pod submits the job and shows its log.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ RESOURCE = Resource("ray.io", "v1", "rayjobs", "RayJob")
 COMPANION: Resource | None = None
 CONTAINER = "base"
 
-KEPT_SECONDS = 300
-"""How long a cluster stands after its job's end, if nobody removes it: time to find out why it failed."""
+TTL_SECONDS = 300
+"""Time until KubeRay deletes the Ray cluster of a finished job: time to find out why it failed."""
 OBJECT_STORE_BYTES = 100_000_000
-"""Nothing but a few words passes between the nodes by Ray."""
+"""Small: the nodes exchange no tensors through Ray."""
 
 _MODULE = "airsmith_stages.ray_nodes"
 _ENVIRONMENT = (
     {"name": "RAY_USAGE_STATS_ENABLED", "value": "0"},
     {"name": "RAY_COLOR_PREFIX", "value": "0"},
     {"name": "COLORFUL_DISABLE", "value": "1"},
-    {"name": "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES", "value": "1"},  # The stage takes all that its pod has.
+    {"name": "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES", "value": "1"},  # The stage uses all devices of its pod.
 )
 _SUBMITTER_RESOURCES = {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"memory": "512Mi"}}
 
@@ -49,11 +49,11 @@ def render(name: str, pod: k8s.V1Pod, nodes: int) -> Object:
         "entrypoint": shlex.join(entrypoint),
         "backoffLimit": 0,
         "shutdownAfterJobFinishes": True,
-        "ttlSecondsAfterFinished": KEPT_SECONDS,
+        "ttlSecondsAfterFinished": TTL_SECONDS,
         "submitterPodTemplate": _submitter(pod),
         "rayClusterSpec": {
             "headGroupSpec": {
-                # Whatever Ray is to place goes to the others: the driver itself trains on the head's node.
+                # Ray schedules nothing on the head node: the driver itself trains there.
                 "rayStartParams": {**_start("0"), "dashboard-host": "0.0.0.0"},
                 "template": _node(pod),
             },
@@ -73,33 +73,33 @@ def render(name: str, pod: k8s.V1Pod, nodes: int) -> Object:
 
 
 def render_companion(name: str, pod: k8s.V1Pod, nodes: int) -> Object | None:
-    """None: a RayJob says all by itself."""
+    """None: a RayJob needs no companion."""
     return None
 
 
 def state_of(job: Object) -> JobState:
-    """How far a job is."""
+    """State of a job."""
     status = job.get("status", {})
     deployed, ended = status.get("jobDeploymentStatus"), status.get("jobStatus")
     if ended == "SUCCEEDED" and deployed == "Complete":
         return JobState(JobPhase.SUCCEEDED)
     if deployed == "Failed" or (deployed == "Complete" and ended != "SUCCEEDED"):
         return JobState(JobPhase.FAILED, str(status.get("message") or status.get("reason") or ended))
-    return JobState(JobPhase.QUEUED if is_suspended(job) else JobPhase.WORKING)
+    return JobState(JobPhase.QUEUED if is_suspended(job) else JobPhase.RUNNING)
 
 
 def pods_selector(job: Object) -> str:
-    """Labels of the pods that train; of nothing before there is a cluster."""
+    """Label selector of the pods that train; it matches none until the Ray cluster exists."""
     return f"ray.io/cluster={job.get('status', {}).get('rayClusterName') or 'none-yet'}"
 
 
 def leader_selector(job: Object) -> str:
-    """Labels of the pod that shows the driver's log."""
+    """Label selector of the pod that shows the driver's log."""
     return f"batch.kubernetes.io/job-name={job['metadata']['name']}"
 
 
 def _threads(container: k8s.V1Container) -> list[str]:
-    """How many threads a process of the stage is to take. Ray changes that variable in what it starts."""
+    """The option with the stage's OMP_NUM_THREADS, because Ray overwrites that variable in the processes it starts."""
     wanted = next((variable.value for variable in container.env or () if variable.name == "OMP_NUM_THREADS"), None)
     return ["--threads", wanted] if wanted else []
 
@@ -109,7 +109,7 @@ def _start(cpus: str) -> dict[str, str]:
 
 
 def _node(pod: k8s.V1Pod) -> dict[str, Any]:
-    """A node of the Ray cluster: before it ends, its training publishes a checkpoint with the others'."""
+    """Pod template of a Ray node. Its preStop hook lets the training publish a checkpoint together with the others."""
     template = pod_template(pod, CONTAINER, _ENVIRONMENT)
     container = template["spec"]["containers"][0]
     for given_by_operator in ("command", "args"):

@@ -1,7 +1,7 @@
 """Kubeflow Trainer (https://www.kubeflow.org/docs/components/trainer): a TrainJob on a TrainingRuntime of its own.
 
-The runtime holds the pod, since a TrainJob can say but part of one. Trainer gives the pods torchrun's variables and
-makes a JobSet of them.
+The runtime holds the pod template, because a TrainJob can express only part of one. Trainer sets torchrun's variables
+and creates a JobSet.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from airsmith.cluster.jobs.job_kind import (
 RESOURCE = Resource("trainer.kubeflow.org", "v1alpha1", "trainjobs", "TrainJob")
 COMPANION: Resource | None = Resource(RESOURCE.group, RESOURCE.version, "trainingruntimes", "TrainingRuntime")
 CONTAINER = "node"
-"""The one that Trainer gives the variables to."""
+"""The container in which Trainer sets torchrun's variables."""
 
 _STEP, _TRAINER = "trainer.kubeflow.org/trainjob-ancestor-step", "trainer"
 
@@ -35,9 +35,9 @@ def render(name: str, pod: k8s.V1Pod, nodes: int) -> Object:
 
 
 def render_companion(name: str, pod: k8s.V1Pod, nodes: int) -> Object | None:
-    """The runtime."""
+    """The TrainingRuntime."""
     assert COMPANION is not None
-    # How many processes a node has is the stage's to say: Airsmith's own torchrun starts them.
+    # One: the stage's own torchrun starts the processes of a node.
     policy = {"numNodes": nodes, "torch": {"numProcPerNode": 1}}
     jobs = jobset.spec_of_nodes(pod_template(pod, CONTAINER), nodes)
     template = jobs["replicatedJobs"][0]["template"]

@@ -1,4 +1,4 @@
-"""What the containers of a server's pod have in common."""
+"""Common parts of the containers in a server's pod."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ ADAPTERS_FOLDER = "/scratch/adapters"
 def container(
     image: str, settings: Settings, environment: Mapping[str, str], secret_variables: Sequence[Manifest] = ()
 ) -> Manifest:
-    """What all containers have: rights, scratch disk, and no way out to the Hub.
+    """The common part of all containers: security context, scratch volume, and offline mode for the Hub.
 
-    :param image: its name in the settings.
+    :param image: name of the image in the settings.
     """
-    plain = {
+    variables = {
         "HOME": "/scratch",
         "TMPDIR": "/scratch",
         "HF_HOME": "/scratch/huggingface",
@@ -30,16 +30,16 @@ def container(
     }
     return {
         "image": settings.image(image).reference,
-        "env": [*({"name": name, "value": value} for name, value in plain.items()), *secret_variables],
+        "env": [*({"name": name, "value": value} for name, value in variables.items()), *secret_variables],
         "securityContext": as_manifest(container_security()),
         "volumeMounts": [{"name": "scratch", "mountPath": "/scratch"}, {"name": "shm", "mountPath": "/dev/shm"}],
     }
 
 
-def light_container(name: str, command: Sequence[str], settings: Settings, requests: Mapping[str, str]) -> Manifest:
-    """A container of ours beside the server, whose image may be a vendor's; it knows the store.
+def airsmith_container(name: str, command: Sequence[str], settings: Settings, requests: Mapping[str, str]) -> Manifest:
+    """A container with Airsmith's own image and access to the store; the server's image may be a vendor's.
 
-    :param command: a module of the package, and its arguments.
+    :param command: a Python module and its arguments.
     """
     return {
         **container("cpu", settings, settings.kubernetes.environment),
@@ -52,6 +52,6 @@ def light_container(name: str, command: Sequence[str], settings: Settings, reque
 
 
 def store_credentials(settings: Settings) -> list[Manifest]:
-    """What opens the store, by reference; none with pod identity."""
+    """References to the Secret with the store's credentials; empty with pod identity."""
     secret = settings.kubernetes.store_secret
     return [{"secretRef": {"name": secret}}] if secret else []

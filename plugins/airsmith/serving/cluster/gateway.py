@@ -1,4 +1,4 @@
-"""What a Gateway says to the route of an endpoint: only one that it has taken sends requests anywhere."""
+"""Waiting for a Gateway to accept an endpoint's HTTPRoute, which routes no requests before."""
 
 from __future__ import annotations
 
@@ -7,57 +7,59 @@ from typing import Any
 
 from kubernetes.client import ApiClient, CustomObjectsApi
 
-from airsmith.cluster.access import refusals_told
+from airsmith.cluster.access import api_errors_in_words
 from airsmith.cluster.manifest import OPTIONAL_KINDS, Manifest
 from airsmith.errors import AirsmithError, ErrorKind
 
-TAKEN_SECONDS = 30.0
-"""Longest time that a controller may need to look at a route."""
+ACCEPT_TIMEOUT_SECONDS = 30.0
+"""Timeout for the Gateway's controller to process a route."""
 POLL_SECONDS = 0.25
 
 
-def wait_until_taken(route: Manifest, client: ApiClient) -> None:
-    """Wait until the Gateway has taken a route as it was last described.
+def wait_until_accepted(route: Manifest, client: ApiClient) -> None:
+    """Wait until the Gateway has accepted the current generation of a route.
 
-    :raises AirsmithError: `bad_recipe` in the words of the Gateway that refuses it; `not_found` where none looks at it.
+    :raises AirsmithError: `bad_recipe` with the Gateway's reason if it rejects the route; `not_found` if no controller
+        processes it.
     """
     name, namespace = route["metadata"]["name"], route["metadata"]["namespace"]
     gateway = "/".join(route["spec"]["parentRefs"][0][part] for part in ("namespace", "name"))
     group, version = OPTIONAL_KINDS["HTTPRoute"].split("/")
-    deadline = time.monotonic() + TAKEN_SECONDS
+    deadline = time.monotonic() + ACCEPT_TIMEOUT_SECONDS
     while True:
-        with refusals_told(f"a look at HTTPRoute {name}"):
+        with api_errors_in_words(f"reading HTTPRoute {name}"):
             found = CustomObjectsApi(client).get_namespaced_custom_object(group, version, namespace, "httproutes", name)
         conditions = _conditions(found)
-        refused = [condition for condition in conditions if condition["status"] == "False"]
-        if conditions and not refused:
+        rejections = [condition for condition in conditions if condition["status"] == "False"]
+        if conditions and not rejections:
             return
         if time.monotonic() > deadline:
-            raise _refusal(name, gateway, refused)
+            raise _route_error(name, gateway, rejections)
         time.sleep(POLL_SECONDS)
 
 
 def _conditions(route: Any) -> list[dict[str, Any]]:
-    """What is said of the route as it is now: whether it is accepted, and leads somewhere."""
-    now = route["metadata"]["generation"]
-    said = [condition for parent in route.get("status", {}).get("parents", []) for condition in parent["conditions"]]
+    """Conditions of the route's current generation: whether it is accepted and its references resolve."""
+    generation = route["metadata"]["generation"]
     return [
         condition
-        for condition in said
-        if condition["type"] in ("Accepted", "ResolvedRefs") and condition.get("observedGeneration", now) == now
+        for parent in route.get("status", {}).get("parents", [])
+        for condition in parent["conditions"]
+        if condition["type"] in ("Accepted", "ResolvedRefs")
+        and condition.get("observedGeneration", generation) == generation
     ]
 
 
-def _refusal(name: str, gateway: str, refused: list[dict[str, Any]]) -> AirsmithError:
-    if not refused:
+def _route_error(name: str, gateway: str, rejections: list[dict[str, Any]]) -> AirsmithError:
+    if not rejections:
         return AirsmithError(
             ErrorKind.NOT_FOUND,
-            f"No Gateway {gateway} has looked at the route of {name} in {TAKEN_SECONDS:.0f} s.",
-            "See that kubernetes.gateway names a Gateway whose controller is at work.",
+            f"No controller of Gateway {gateway} processed HTTPRoute {name} in {ACCEPT_TIMEOUT_SECONDS:.0f} s.",
+            "Check that kubernetes.gateway names an existing Gateway and that its controller is running.",
         )
-    said = "; ".join(f"{condition['reason']}: {condition['message']}" for condition in refused)
+    reasons = "; ".join(f"{condition['reason']}: {condition['message']}" for condition in rejections)
     return AirsmithError(
         ErrorKind.BAD_RECIPE,
-        f"Gateway {gateway} refuses the route of {name}: {said}",
-        "See which namespaces and kinds of route its listeners allow.",
+        f"Gateway {gateway} rejects HTTPRoute {name}: {reasons}",
+        "Check which namespaces and kinds of route its listeners allow.",
     )

@@ -1,4 +1,4 @@
-"""The objects of an endpoint in a cluster, from what is served, the settings, and the kinds that the cluster has."""
+"""Manifests of an endpoint's objects in a cluster."""
 
 from __future__ import annotations
 
@@ -8,50 +8,50 @@ from airsmith.cluster.labels import PREFIX, object_name, pod_labels
 from airsmith.cluster.manifest import OPTIONAL_KINDS, Manifest
 from airsmith.contracts.digests import canonical_digest
 from airsmith.serving.cluster.containers import PORT
-from airsmith.serving.cluster.served import ServedModel
+from airsmith.serving.cluster.served_model import ServedModel
 from airsmith.serving.cluster.server_pod import pod_spec
 from airsmith.settings import Settings
 
 WAITING_METRIC = "vllm:num_requests_waiting"
-"""What vLLM exports, and endpoints scale by."""
-WAITING_PER_SERVER = 4
-BUSY_PERCENT = 80
+"""vLLM's metric by which KEDA scales an endpoint."""
+MAX_WAITING_PER_REPLICA = 4
+TARGET_CPU_PERCENT = 80
 
 
 def service_name(endpoint: str) -> str:
-    """Name of an endpoint's Service: it stays when what is served changes."""
+    """Name of an endpoint's Service; it is the same for all revisions."""
     return object_name(endpoint)
 
 
-def address(endpoint: str, namespace: str) -> str:
-    """Where an endpoint answers, inside the cluster."""
-    return f"http://{service_name(endpoint)}.{namespace}:{PORT}"
+def service_url(name: str, namespace: str) -> str:
+    """Base URL of a Service inside the cluster."""
+    return f"http://{name}.{namespace}:{PORT}"
 
 
-def deployment(model: ServedModel, settings: Settings, *, scales_itself: bool = False) -> Manifest:
-    """The Deployment of one start of an endpoint's server.
+def deployment(model: ServedModel, settings: Settings, *, autoscaled: bool = False) -> Manifest:
+    """The Deployment of a revision.
 
-    :param scales_itself: whether an autoscaler decides how many servers there are.
+    :param autoscaled: whether an autoscaler sets the number of replicas.
     """
-    labels = labels_of(model, settings)
+    labels = revision_labels(model, settings)
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
         "metadata": {"name": model.object_name, "namespace": settings.kubernetes.namespace, "labels": labels},
         "spec": {
-            **({} if scales_itself else {"replicas": model.recipe.serve.replicas}),
-            "selector": {"matchLabels": pod_labels(deployment=model.deployment)},
+            **({} if autoscaled else {"replicas": model.recipe.serve.replicas}),
+            "selector": {"matchLabels": pod_labels(revision=model.revision)},
             "progressDeadlineSeconds": model.load_seconds,
             "template": {"metadata": {"labels": labels}, "spec": pod_spec(model, settings)},
         },
     }
 
 
-def labels_of(model: ServedModel, settings: Settings) -> dict[str, str]:
-    """What marks the objects of one start of a server."""
+def revision_labels(model: ServedModel, settings: Settings) -> dict[str, str]:
+    """Labels of a revision's objects."""
     return pod_labels(
         endpoint=model.endpoint,
-        deployment=model.deployment,
+        revision=model.revision,
         version=str(model.version or ""),
         recipe=model.recipe.name,
         run=model.run,
@@ -59,51 +59,51 @@ def labels_of(model: ServedModel, settings: Settings) -> dict[str, str]:
     )
 
 
-def configuration_of(model: ServedModel, settings: Settings) -> str:
-    """Digest of all that decides how a model is served: what serves it so already need not be started anew."""
+def configuration_digest(model: ServedModel, settings: Settings) -> str:
+    """Digest of the pod's specification and the replica counts. A revision with the same digest is reused."""
     serve = model.recipe.serve
     return canonical_digest(
         {"pod": pod_spec(model, settings), "replicas": serve.replicas, "max_replicas": serve.max_replicas}
     )
 
 
-def service(endpoint: str, deployment: str | None, settings: Settings) -> Manifest:
+def service(endpoint: str, revision_id: str | None, settings: Settings) -> Manifest:
     """The Service of an endpoint.
 
-    :param deployment: the one start of a server that requests go to; None lets all that run take their share.
+    :param revision_id: the revision whose pods it selects; None selects the pods of all revisions.
     """
     return {
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": _endpoint_metadata(endpoint, settings),
         "spec": {
-            "selector": pod_labels(endpoint=endpoint, deployment=deployment or ""),
+            "selector": pod_labels(endpoint=endpoint, revision=revision_id or ""),
             "ports": [{"name": "http", "port": PORT, "targetPort": PORT}],
         },
     }
 
 
-def backend_service(model: ServedModel, settings: Settings) -> Manifest:
-    """A Service of one start of a server alone: what a route's weights choose between."""
+def revision_service(model: ServedModel, settings: Settings) -> Manifest:
+    """The Service of one revision, which a route refers to with a weight."""
     return {
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": {
             "name": model.object_name,
             "namespace": settings.kubernetes.namespace,
-            "labels": labels_of(model, settings),
+            "labels": revision_labels(model, settings),
         },
         "spec": {
-            "selector": pod_labels(deployment=model.deployment),
+            "selector": pod_labels(revision=model.revision),
             "ports": [{"name": "http", "port": PORT, "targetPort": PORT}],
         },
     }
 
 
 def route(endpoint: str, weights: Mapping[str, int], settings: Settings) -> Manifest:
-    """The way from the settings' Gateway to an endpoint.
+    """The HTTPRoute from the settings' Gateway to an endpoint.
 
-    :param weights: of the Services that share the requests, by name.
+    :param weights: weights of the revisions' Services, by name.
     """
     namespace, gateway = (settings.kubernetes.gateway or "").split("/")
     prefix = f"/{settings.kubernetes.namespace}/{service_name(endpoint)}"
@@ -129,19 +129,22 @@ def route(endpoint: str, weights: Mapping[str, int], settings: Settings) -> Mani
     }
 
 
-def guards(endpoint: str, settings: Settings, kinds: Collection[str]) -> list[Manifest]:
-    """What watches over an endpoint whatever it serves: servers are evicted one by one, and Prometheus reads them."""
+def protection(endpoint: str, settings: Settings, kinds: Collection[str]) -> list[Manifest]:
+    """The disruption budget, which limits evictions to one pod at a time, and the Prometheus monitor of an endpoint.
+
+    :param kinds: optional kinds that the cluster supports.
+    """
     metadata = _endpoint_metadata(endpoint, settings)
     monitor_labels = {**metadata["labels"], **settings.kubernetes.monitor_labels}
     selector = {"matchLabels": pod_labels(endpoint=endpoint)}
-    # Of the Services with this label the one that stays: a deployment's own would have its servers read twice.
-    staying = [{"key": f"{PREFIX}deployment", "operator": "DoesNotExist"}]
-    wanted: list[Manifest] = [
+    # Selects the endpoint's Service only: with the revisions' Services, Prometheus would scrape each pod twice.
+    endpoint_service = [{"key": f"{PREFIX}revision", "operator": "DoesNotExist"}]
+    manifests: list[Manifest] = [
         {
             "apiVersion": OPTIONAL_KINDS["PodDisruptionBudget"],
             "kind": "PodDisruptionBudget",
             "metadata": metadata,
-            # Not minAvailable: a single server would keep its node from ever being drained.
+            # Not minAvailable: a single replica would block every drain of its node.
             "spec": {"maxUnavailable": 1, "selector": selector},
         },
         {
@@ -151,19 +154,19 @@ def guards(endpoint: str, settings: Settings, kinds: Collection[str]) -> list[Ma
             "spec": {
                 "selector": {
                     **selector,
-                    "matchExpressions": staying,
+                    "matchExpressions": endpoint_service,
                 },
                 "endpoints": [{"port": "http", "path": "/metrics"}],
             },
         },
     ]
-    return [manifest for manifest in wanted if manifest["kind"] in kinds]
+    return [manifest for manifest in manifests if manifest["kind"] in kinds]
 
 
 def autoscaler(model: ServedModel, settings: Settings, kinds: Collection[str]) -> Manifest | None:
-    """What changes the number of servers: by waiting requests with KEDA and Prometheus, on plain CPUs by their load.
+    """The autoscaler of a revision: KEDA by waiting requests, or, on plain CPUs, a HorizontalPodAutoscaler by CPU load.
 
-    None where the recipe wants no more than `serve.replicas`, or the cluster has nothing that could see the need.
+    None if `serve.max_replicas` does not exceed `serve.replicas`, or the cluster has no source of metrics.
     """
     serve = model.recipe.serve
     if serve.max_replicas is None or serve.max_replicas == serve.replicas:
@@ -171,31 +174,31 @@ def autoscaler(model: ServedModel, settings: Settings, kinds: Collection[str]) -
     metadata = {
         "name": model.object_name,
         "namespace": settings.kubernetes.namespace,
-        "labels": labels_of(model, settings),
+        "labels": revision_labels(model, settings),
     }
     if "ScaledObject" in kinds and settings.kubernetes.prometheus is not None:
         return {
             "apiVersion": OPTIONAL_KINDS["ScaledObject"],
             "kind": "ScaledObject",
             "metadata": metadata,
-            "spec": _scaled_by_waiting(model, settings, serve.replicas, serve.max_replicas),
+            "spec": _waiting_requests_scaler(model, settings, serve.replicas, serve.max_replicas),
         }
     if "PodMetrics" in kinds and not model.has_devices:
         return {
             "apiVersion": OPTIONAL_KINDS["HorizontalPodAutoscaler"],
             "kind": "HorizontalPodAutoscaler",
             "metadata": metadata,
-            "spec": _scaled_by_load(model, serve.replicas, serve.max_replicas),
+            "spec": _cpu_scaler(model, serve.replicas, serve.max_replicas),
         }
     return None
 
 
-def _scaled_by_waiting(model: ServedModel, settings: Settings, least: int, most: int) -> Manifest:
+def _waiting_requests_scaler(model: ServedModel, settings: Settings, minimum: int, maximum: int) -> Manifest:
     pods = f'namespace="{settings.kubernetes.namespace}",pod=~"{model.object_name}-.*"'
     return {
         "scaleTargetRef": {"name": model.object_name},
-        "minReplicaCount": least,
-        "maxReplicaCount": most,
+        "minReplicaCount": minimum,
+        "maxReplicaCount": maximum,
         "cooldownPeriod": 300,
         "triggers": [
             {
@@ -203,19 +206,19 @@ def _scaled_by_waiting(model: ServedModel, settings: Settings, least: int, most:
                 "metadata": {
                     "serverAddress": settings.kubernetes.prometheus,
                     "query": f"sum({WAITING_METRIC}{{{pods}}})",
-                    "threshold": str(WAITING_PER_SERVER),
+                    "threshold": str(MAX_WAITING_PER_REPLICA),
                 },
             }
         ],
     }
 
 
-def _scaled_by_load(model: ServedModel, least: int, most: int) -> Manifest:
-    target = {"type": "Utilization", "averageUtilization": BUSY_PERCENT}
+def _cpu_scaler(model: ServedModel, minimum: int, maximum: int) -> Manifest:
+    target = {"type": "Utilization", "averageUtilization": TARGET_CPU_PERCENT}
     return {
         "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": model.object_name},
-        "minReplicas": least,
-        "maxReplicas": most,
+        "minReplicas": minimum,
+        "maxReplicas": maximum,
         "metrics": [{"type": "Resource", "resource": {"name": "cpu", "target": target}}],
     }
 

@@ -1,6 +1,6 @@
-"""What a server's pod has more on AWS Neuron: its compiler's cache, brought before and kept after. Not run on a device.
+"""Additions to a server's pod on AWS Neuron: it restores and publishes the compile cache. Not run on a device.
 
-A first start compiles for tens of minutes; what it compiled becomes an artifact, from which later starts begin. AWS's
+The first start compiles for tens of minutes; its compile cache becomes an artifact, which later starts reuse. AWS's
 plugin compiles while the server warms up, optimum-neuron's by a command before vLLM starts. Variables and defaults:
 https://awsdocs-neuron.readthedocs-hosted.com/en/latest/vllm-neuron/docs/design/compilation/compilation_cache.html,
 `optimum/exporters/neuron/__main__.py` of optimum-neuron 0.4.5.
@@ -16,9 +16,10 @@ from airsmith.backends.neuron_servers import scheduler_of, shape_of
 from airsmith.cluster.manifest import Manifest
 from airsmith.contracts.digests import canonical_digest
 from airsmith.contracts.stages import ArtifactType
-from airsmith.serving.cluster.arguments import computing_arguments
-from airsmith.serving.cluster.containers import MODEL_FOLDER, PORT, container, light_container
-from airsmith.serving.cluster.served import COMPILE_SECONDS, ServedModel
+from airsmith.serving.cluster.arguments import compute_arguments
+from airsmith.serving.cluster.containers import MODEL_FOLDER, PORT, airsmith_container, container
+from airsmith.serving.cluster.served_model import ServedModel
+from airsmith.serving.engines import COMPILE_SECONDS
 from airsmith.settings import Settings
 
 COMPILED_FOLDER = "/scratch/compiled"
@@ -29,20 +30,21 @@ _CACHES = {
     "NEURON_COMPILE_CACHE_URL": f"{COMPILED_FOLDER}/neuronx",
     "NKI_COMPILE_CACHE_URL": f"{COMPILED_FOLDER}/nki",
 }
-"""Where AWS's plugin, PyTorch/XLA under optimum-neuron's, and kernels of either look for what is compiled."""
-_PATIENCE = {
+"""Compile caches of AWS's plugin, of PyTorch/XLA with optimum-neuron's plugin, and of the kernels of both."""
+_TIMEOUTS = {
     "VLLM_ENGINE_READY_TIMEOUT_S": str(COMPILE_SECONDS),
     "NEURON_LIBTORCH_COMPILATION_TIMEOUT": str(COMPILE_SECONDS),
 }
-"""vLLM's front gives its engine 600 s to start, and a process as long to another one that compiles the same graph."""
+"""By default, vLLM's API server waits 600 s for its engine, and so does a process for another one that compiles the
+same graph."""
 
 
 def compiled_artifact(model: ServedModel, settings: Settings) -> str | None:
-    """Path in the store of what the server's compiler makes, by all that it depends on; None where nothing compiles.
+    """Path in the store of the server's compile cache, by a digest of its inputs; None if the server does not compile.
 
-    It depends on no weight, so the next model tuned from the same base starts from it as well.
+    The weights are not an input, so that all models tuned from the same base model share the cache.
 
-    :raises AirsmithError: `not_found` where the settings lack the image.
+    :raises AirsmithError: `not_found` if the settings do not contain the image.
     """
     server = model.server
     if server.plugin is None:
@@ -57,14 +59,14 @@ def compiled_artifact(model: ServedModel, settings: Settings) -> str | None:
                 "environment": dict(server.environment),
                 "model": model.config,
                 "dtype": model.dtype,
-                "arguments": computing_arguments(model),
+                "arguments": compute_arguments(model),
             }
         ),
     )
 
 
 def compiling_containers(model: ServedModel, settings: Settings) -> list[Manifest]:
-    """What runs between the fetching of the model and the server: nothing but on Neuron."""
+    """The init containers between the download of the model and the server; empty without Neuron."""
     server = model.server
     compiled = compiled_artifact(model, settings)
     if server.plugin is None or compiled is None:
@@ -76,25 +78,25 @@ def compiling_containers(model: ServedModel, settings: Settings) -> list[Manifes
 
 
 def neuron_variables(model: ServedModel) -> Mapping[str, str]:
-    """Variables of what compiles and of the server; none elsewhere."""
-    return {**_PATIENCE, **_CACHES} if model.server.plugin is not None else {}
+    """Environment variables of the compiler and the server; empty without Neuron."""
+    return {**_TIMEOUTS, **_CACHES} if model.server.plugin is not None else {}
 
 
 def served_folder(model: ServedModel) -> str:
-    """Where the model that vLLM loads lies."""
+    """Folder of the model that vLLM loads."""
     plugin = model.server.plugin
     return EXPORTED_FOLDER if plugin is not None and plugin.exports else MODEL_FOLDER
 
 
 def writable_folders(model: ServedModel) -> list[Manifest]:
-    """Mounts of the volume `temporary`."""
+    """Mounts of the volume `temporary`, in which the compilers write."""
     if model.server.plugin is None:
         return []
     return [{"name": "temporary", "mountPath": folder} for folder in COMPILERS_FOLDERS]
 
 
 def neuron_pod(model: ServedModel) -> tuple[Manifest, list[Manifest]]:
-    """Fields of the pod, and volumes, that only pods on Neuron have."""
+    """Additional fields of the pod and additional volumes; empty without Neuron."""
     server = model.server
     if server.plugin is None or server.instance_type is None:
         return {}, []
@@ -103,13 +105,13 @@ def neuron_pod(model: ServedModel) -> tuple[Manifest, list[Manifest]]:
 
 
 def _exporter(model: ServedModel, settings: Settings) -> Manifest:
-    """Compiles the model and shares its weights out: a server of this plugin loads nothing else without the Hub."""
+    """Compiles the model and shards its weights; offline, a server with optimum-neuron's plugin loads nothing else."""
     server = model.server
     length, sequences = shape_of(model.recipe)
-    described = container(server.image, settings, {**neuron_variables(model), **server.environment})
-    offered = {str(server.device_resource): str(server.devices)}
+    common = container(server.image, settings, {**neuron_variables(model), **server.environment})
+    devices = {str(server.device_resource): str(server.devices)}
     return {
-        **described,
+        **common,
         "name": "export",
         "command": ["python", "-m", "optimum.exporters.neuron"],
         "args": [
@@ -120,19 +122,19 @@ def _exporter(model: ServedModel, settings: Settings) -> Manifest:
             EXPORTED_FOLDER,
         ],
         "resources": {
-            "requests": {"cpu": server.size.cpu, "memory": server.size.memory, **offered},
-            "limits": {"memory": server.size.memory, **offered},
+            "requests": {"cpu": server.size.cpu, "memory": server.size.memory, **devices},
+            "limits": {"memory": server.size.memory, **devices},
         },
-        "volumeMounts": [*described["volumeMounts"], *writable_folders(model)],
+        "volumeMounts": [*common["volumeMounts"], *writable_folders(model)],
         "terminationMessagePolicy": "FallbackToLogsOnError",
     }
 
 
 def _publisher(compiled: str, image: str, settings: Settings) -> Manifest:
-    """Keeps what was compiled, once the server answers; it stays beside the server, and the server does without it."""
+    """A sidecar that publishes the compile cache as soon as the server is healthy; the server does not depend on it."""
     health = f"http://127.0.0.1:{PORT}/health"
     command = ["airsmith_stages.serving.publish_compiled", settings.store, compiled, COMPILED_FOLDER, health, image]
     return {
-        **light_container("publish", command, settings, {"cpu": "50m", "memory": "128Mi"}),
-        "restartPolicy": "Always",  # Of an init container: the pod does not wait for its end.
+        **airsmith_container("publish", command, settings, {"cpu": "50m", "memory": "128Mi"}),
+        "restartPolicy": "Always",  # Makes an init container a sidecar: the pod does not wait for its completion.
     }

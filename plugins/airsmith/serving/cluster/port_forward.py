@@ -1,4 +1,4 @@
-"""A way to an endpoint from outside of its cluster: a local address whose connections end in one of its pods."""
+"""Port forwarding to an endpoint from outside its cluster: a local address that connects to one of its pods."""
 
 from __future__ import annotations
 
@@ -27,21 +27,22 @@ CONNECT_SECONDS = 2.0
 _CHUNK_BYTES = 64 * 1024
 
 
-def answers_here(endpoint: Endpoint) -> bool:
-    """Whether the endpoint's own address leads to it from this machine."""
+def is_reachable(endpoint: Endpoint) -> bool:
+    """Whether this machine can reach the endpoint's own address."""
     try:
-        return httpx.get(f"{endpoint.address}/health", timeout=CONNECT_SECONDS).is_success
+        return httpx.get(f"{endpoint.current.address}/health", timeout=CONNECT_SECONDS).is_success
     except httpx.HTTPError:
         return False
 
 
 @contextlib.contextmanager
-def forwarded(endpoint: Endpoint, client: ApiClient) -> Iterator[Endpoint]:
-    """The endpoint under a local address, as long as the block lasts.
+def port_forwarded(endpoint: Endpoint, client: ApiClient) -> Iterator[Endpoint]:
+    """The endpoint with a local address, which is valid inside the `with` block.
 
-    :raises AirsmithError: `not_found` where none of its pods answers, `access_denied` where the cluster opens no way.
+    :raises AirsmithError: `not_found` if none of its pods is ready, `access_denied` if the cluster rejects the port
+        forward.
     """
-    namespace = endpoint.namespace or ""
+    namespace = endpoint.current.namespace or ""
     pod = _ready_pod(endpoint, namespace, client)
     _connect(pod, namespace, client).close()
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -49,7 +50,7 @@ def forwarded(endpoint: Endpoint, client: ApiClient) -> Iterator[Endpoint]:
         accept.start()
         host, port = listener.getsockname()
         try:
-            yield endpoint.model_copy(update={"address": f"http://{host}:{port}"})
+            yield endpoint.with_current(address=f"http://{host}:{port}")
         finally:
             with contextlib.suppress(OSError):
                 listener.shutdown(socket.SHUT_RDWR)
@@ -57,14 +58,14 @@ def forwarded(endpoint: Endpoint, client: ApiClient) -> Iterator[Endpoint]:
 
 
 def _ready_pod(endpoint: Endpoint, namespace: str, client: ApiClient) -> str:
-    for pod in pods_of(endpoint.deployment, namespace, client):
+    for pod in pods_of(endpoint.current.id, namespace, client):
         ready = any(c.type == "Ready" and c.status == "True" for c in pod.status.conditions or ())
         if ready and pod.metadata.deletion_timestamp is None:
             return str(pod.metadata.name)
     raise AirsmithError(
         ErrorKind.NOT_FOUND,
-        f"No pod of endpoint {endpoint.name} answers in namespace {namespace}.",
-        f"See `kubectl get pods -n {namespace}`, or run the recipe's deploy again.",
+        f"Endpoint {endpoint.name} has no ready pod in namespace {namespace}.",
+        f"Check `kubectl get pods -n {namespace}`, or deploy again.",
     )
 
 
@@ -74,42 +75,42 @@ def _accept(listener: socket.socket, pod: str, namespace: str, client: ApiClient
             connection, _ = listener.accept()
         except OSError:
             return
-        threading.Thread(target=_carry, args=(connection, pod, namespace, client), daemon=True).start()
+        threading.Thread(target=_forward, args=(connection, pod, namespace, client), daemon=True).start()
 
 
-def _carry(connection: socket.socket, pod: str, namespace: str, client: ApiClient) -> None:
-    """Pass the bytes of one connection in both directions until either side ends it."""
+def _forward(connection: socket.socket, pod: str, namespace: str, client: ApiClient) -> None:
+    """Copy the bytes of one connection in both directions until either side closes it."""
     with connection:
         try:
-            forward = _connect(pod, namespace, client)
-        except AirsmithError as refused:
-            log.warning("%s", refused)
+            tunnel = _connect(pod, namespace, client)
+        except AirsmithError as error:
+            log.warning("%s", error)
             return
-        remote = forward.socket(PORT)
+        remote = tunnel.socket(PORT)
         back = threading.Thread(target=_copy, args=(remote, connection), daemon=True)
         back.start()
         _copy(connection, remote)
         back.join()
-        forward.close()
+        tunnel.close()
 
 
 def _connect(pod: str, namespace: str, client: ApiClient) -> Any:
-    """One connection to a pod.
+    """Open one connection to a pod.
 
-    :raises AirsmithError: `access_denied`, in the API server's words.
+    :raises AirsmithError: `access_denied` with the API server's message.
     """
-    # A client of its own: while it connects, `portforward` puts itself in the place of the client's requests.
+    # A separate client: `portforward` replaces the client's request method while it connects.
     core = CoreV1Api(ApiClient(client.configuration))
     try:
         return portforward(core.connect_get_namespaced_pod_portforward, pod, namespace, ports=str(PORT))
     except (ApiException, AttributeError) as failed:
-        # The library stumbles over a refusal without a body: the refusal is what it was handling.
-        refusal = failed if isinstance(failed, ApiException) else failed.__context__
-        said = re.search(r'"message":("(?:[^"\\]|\\.)*")', str(refusal))
+        # For a rejection without a body, the client raises AttributeError while it handles the ApiException.
+        rejection = failed if isinstance(failed, ApiException) else failed.__context__
+        message = re.search(r'"message":("(?:[^"\\]|\\.)*")', str(rejection))
         raise AirsmithError(
             ErrorKind.ACCESS_DENIED,
-            f"The cluster opens no way to pod {pod}: {json.loads(said[1]) if said else refusal}.",
-            "To chat from outside takes the rights to list pods, and to get and create pods/portforward.",
+            f"The cluster rejects a port forward to pod {pod}: {json.loads(message[1]) if message else rejection}.",
+            "Grant the permissions to list pods and to get and create pods/portforward.",
         ) from failed
 
 

@@ -1,4 +1,4 @@
-"""One start of an endpoint's server in a cluster: brought up, put to rest, woken, ended."""
+"""One revision of an endpoint in a cluster: start, scale to zero, resume, scale, delete."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import logging
 from kubernetes.client import ApiClient
 
 from airsmith.cluster.access import (
-    annotate_if_there,
+    annotate_if_exists,
     apply,
-    delete_if_there,
+    delete_if_exists,
     find_deployment,
     optional_kinds,
     set_replicas,
@@ -17,16 +17,16 @@ from airsmith.cluster.access import (
 from airsmith.cluster.manifest import OPTIONAL_KINDS, Manifest
 from airsmith.cluster.secrets import api_key_of
 from airsmith.errors import AirsmithError, ErrorKind
-from airsmith.registry import Deployment
+from airsmith.registry import Revision
 from airsmith.serving.cluster.manifests import (
-    address,
     autoscaler,
-    backend_service,
-    configuration_of,
+    configuration_digest,
     deployment,
+    revision_service,
+    service_url,
 )
 from airsmith.serving.cluster.neuron import compiled_artifact
-from airsmith.serving.cluster.served import ServedModel, deployment_name, longest_load
+from airsmith.serving.cluster.served_model import ServedModel, deployment_name, max_load_seconds
 from airsmith.serving.cluster.startup import wait_until_available
 from airsmith.settings import Settings
 
@@ -35,127 +35,127 @@ log = logging.getLogger("airsmith")
 _PAUSED = "autoscaling.keda.sh/paused-replicas"
 
 
-def start(model: ServedModel, run: str, settings: Settings, client: ApiClient) -> Deployment:
-    """Bring a server up and wait until it answers, under an address of its own. No request of others goes to it yet.
+def start_revision(model: ServedModel, run: str, settings: Settings, client: ApiClient) -> Revision:
+    """Start a revision and wait until it is available at its own address. The endpoint does not route to it yet.
 
-    :param run: path in the store of the run that asks for it.
-    :raises AirsmithError: with the reason of the pod that does not come up; nothing is left of it.
+    :param run: path in the store of the run that deploys it.
+    :raises AirsmithError: with the reason of the pod that does not start; the revision's objects are deleted.
     """
     namespace = settings.kubernetes.namespace
     kinds = optional_kinds(client)
     scaler = autoscaler(model, settings, kinds)
     if scaler is None and model.recipe.serve.max_replicas not in (None, model.recipe.serve.replicas):
         log.warning(
-            "serve.max_replicas has no effect: this cluster has neither KEDA, with kubernetes.prometheus in the "
-            "settings, nor, for a server without accelerators, a metrics server."
+            "serve.max_replicas has no effect: autoscaling requires KEDA and the setting kubernetes.prometheus, or, "
+            "for a server without devices, a metrics server."
         )
-    waiting_seconds = settings.backend(model.server.placed_as).startup_timeout_seconds + model.load_seconds
+    timeout_seconds = settings.backend(model.server.placed_as).startup_timeout_seconds + model.load_seconds
     try:
-        owner = apply(deployment(model, settings, scales_itself=scaler is not None), client)
-        apply(_owned(backend_service(model, settings), owner.metadata), client)
-        wait_until_available(model.object_name, model.deployment, namespace, waiting_seconds, client)
+        owner = apply(deployment(model, settings, autoscaled=scaler is not None), client)
+        apply(_owned(revision_service(model, settings), owner.metadata), client)
+        wait_until_available(model.object_name, model.revision, namespace, timeout_seconds, client)
         if scaler is not None:
             apply(_owned(scaler, owner.metadata), client)
     except BaseException:
-        delete_if_there("Deployment", "apps/v1", model.object_name, namespace, client)
+        delete_if_exists("Deployment", "apps/v1", model.object_name, namespace, client)
         raise
-    return Deployment(
+    return Revision(
+        id=model.revision,
         engine=model.server.engine,
-        address=address(model.object_name, namespace),
+        address=service_url(model.object_name, namespace),
         model_name=model.model_name,
         version=model.version,
         model_uri=model.artifact,
         adapters={adapter.name: adapter.artifact for adapter in model.adapters},
-        deployment=model.deployment,
         namespace=namespace,
-        configuration=configuration_of(model, settings),
+        configuration=configuration_digest(model, settings),
         replicas=model.recipe.serve.replicas,
-        scales_itself=scaler is not None,
+        autoscaled=scaler is not None,
         api_key=api_key_of(model.recipe, settings),
         run=run,
         compiled=compiled_artifact(model, settings),
     )
 
 
-def is_available(endpoint: str, served: Deployment, client: ApiClient) -> bool:
-    """Whether a cluster runs this start of an endpoint's server, and it answers."""
-    if served.namespace is None:
+def is_available(endpoint: str, revision: Revision, client: ApiClient) -> bool:
+    """Whether at least one pod of a revision is available."""
+    if revision.namespace is None:
         return False
-    found = find_deployment(deployment_name(endpoint, served.deployment), served.namespace, client)
+    found = find_deployment(deployment_name(endpoint, revision.id), revision.namespace, client)
     return found is not None and bool(found.status.available_replicas)
 
 
-def rest(endpoint: str, served: Deployment, client: ApiClient) -> None:
-    """End the pods of a server whose description stays, so that `wake` can start it again."""
-    name, namespace = _place(endpoint, served)
-    annotate_if_there("ScaledObject", OPTIONAL_KINDS["ScaledObject"], name, namespace, {_PAUSED: "0"}, client)
+def scale_to_zero(endpoint: str, revision: Revision, client: ApiClient) -> None:
+    """Delete the pods of a revision and keep its Deployment, so that `resume_revision` can start it again."""
+    name, namespace = _deployment_of(endpoint, revision)
+    annotate_if_exists("ScaledObject", OPTIONAL_KINDS["ScaledObject"], name, namespace, {_PAUSED: "0"}, client)
     set_replicas(name, namespace, 0, client)
 
 
-def wake(endpoint: str, served: Deployment, client: ApiClient) -> None:
-    """Start a server that rests, and wait until it answers; one that is at work goes on.
+def resume_revision(endpoint: str, revision: Revision, client: ApiClient) -> None:
+    """Start a revision that is scaled to zero, and wait until it is available; a running one is left unchanged.
 
-    :raises AirsmithError: with the reason of the pod that does not come up; the server rests again.
+    :raises AirsmithError: with the reason of the pod that does not start; the revision is scaled to zero again.
     """
-    if is_available(endpoint, served, client):
+    if is_available(endpoint, revision, client):
         return
-    name, namespace = _place(endpoint, served)
-    set_replicas(name, namespace, served.replicas, client)
-    annotate_if_there("ScaledObject", OPTIONAL_KINDS["ScaledObject"], name, namespace, {_PAUSED: None}, client)
+    name, namespace = _deployment_of(endpoint, revision)
+    set_replicas(name, namespace, revision.replicas, client)
+    annotate_if_exists("ScaledObject", OPTIONAL_KINDS["ScaledObject"], name, namespace, {_PAUSED: None}, client)
     try:
-        wait_until_available(name, served.deployment, namespace, longest_load(served.engine), client)
+        wait_until_available(name, revision.id, namespace, max_load_seconds(revision.engine), client)
     except BaseException:
-        rest(endpoint, served, client)
+        scale_to_zero(endpoint, revision, client)
         raise
 
 
-def resize(endpoint: str, served: Deployment, replicas: int, client: ApiClient) -> None:
-    """Change how many pods a server has, and wait until that many answer; it has as many as before where they do not.
+def scale_revision(endpoint: str, revision: Revision, replicas: int, client: ApiClient) -> None:
+    """Set the number of a revision's pods and wait until all are available; undone if they do not become available.
 
-    :raises AirsmithError: `bad_recipe` where an autoscaler would change it back, `not_found` where the server is gone;
-        or a pod's reason.
+    :raises AirsmithError: `bad_recipe` if the revision is autoscaled, `not_found` if its Deployment does not exist, or
+        the reason of a pod that does not start.
     """
-    if served.scales_itself:
+    if revision.autoscaled:
         raise AirsmithError(
             ErrorKind.BAD_RECIPE,
-            f"Endpoint {endpoint} scales itself, so nobody else can say how many servers it has.",
-            "Change serve.replicas and serve.max_replicas in the recipe; to share traffic, name a kubernetes.gateway.",
+            f"Endpoint {endpoint} is autoscaled, so its number of replicas cannot be set.",
+            "Change serve.replicas and serve.max_replicas in the recipe; to split traffic, set kubernetes.gateway.",
         )
-    name, namespace = _place(endpoint, served)
+    name, namespace = _deployment_of(endpoint, revision)
     found = find_deployment(name, namespace, client)
     if found is None:
         raise AirsmithError(
             ErrorKind.NOT_FOUND,
-            f"Endpoint {endpoint} has no server in the cluster.",
-            "Deploy the version it is to serve.",
+            f"Endpoint {endpoint} has no Deployment {name} in namespace {namespace}.",
+            "Deploy the version again.",
         )
     set_replicas(name, namespace, replicas, client)
     try:
-        wait_until_available(name, served.deployment, namespace, longest_load(served.engine), client)
+        wait_until_available(name, revision.id, namespace, max_load_seconds(revision.engine), client)
     except BaseException:
         set_replicas(name, namespace, found.spec.replicas, client)
         raise
 
 
-def end(endpoint: str, served: Deployment, client: ApiClient) -> bool:
-    """Delete a server with all that belongs to it; its pods finish the requests that they have.
+def delete_revision(endpoint: str, revision: Revision, client: ApiClient) -> bool:
+    """Delete a revision's Deployment and its dependents; the pods first complete the requests in flight.
 
-    :returns: whether it was there.
+    :returns: whether the Deployment existed.
     """
-    if served.namespace is None:
+    if revision.namespace is None:
         return False
-    name, namespace = _place(endpoint, served)
-    return delete_if_there("Deployment", "apps/v1", name, namespace, client)
+    name, namespace = _deployment_of(endpoint, revision)
+    return delete_if_exists("Deployment", "apps/v1", name, namespace, client)
 
 
-def _place(endpoint: str, served: Deployment) -> tuple[str, str]:
-    """Name and namespace of a server's Deployment."""
-    assert served.namespace is not None, "a server on this machine is no Deployment"
-    return deployment_name(endpoint, served.deployment), served.namespace
+def _deployment_of(endpoint: str, revision: Revision) -> tuple[str, str]:
+    """Name and namespace of a revision's Deployment."""
+    assert revision.namespace is not None, "a local revision has no Deployment"
+    return deployment_name(endpoint, revision.id), revision.namespace
 
 
 def _owned(manifest: Manifest, owner: object) -> Manifest:
-    """The object as one that ends with its Deployment."""
+    """The object with an owner reference, so that Kubernetes deletes it with its Deployment."""
     reference = {
         "apiVersion": "apps/v1",
         "kind": "Deployment",

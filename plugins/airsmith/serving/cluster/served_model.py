@@ -1,109 +1,98 @@
-"""What a run's endpoint serves: the merged model, or the base with the run's adapter and those there already."""
+"""What a new revision of an endpoint in a cluster serves."""
 
 from __future__ import annotations
 
-import json
-import uuid
-from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from functools import cached_property
 
-from airsmith.artifacts.read import Artifact, open_artifact
-from airsmith.artifacts.store import Store
-from airsmith.backends.servers import check_parts, server_of
-from airsmith.contracts.digests import canonical_digest
-from airsmith.contracts.run import Run
-from airsmith.contracts.stages import ArtifactType
-from airsmith.errors import AirsmithError, ErrorKind
+from airsmith.backends.servers import Server, server_of
+from airsmith.cluster.labels import object_name
 from airsmith.recipe import Recipe
-from airsmith.registry import Endpoint
-from airsmith.serving.cluster.served import ServedAdapter, ServedModel
+from airsmith.serving.engines import ENGINES
 
-MODEL_CONFIG = "config.json"
-ADAPTER_CONFIG = "adapter_config.json"
+CPU_LOAD_SECONDS = 600
+"""Timeout for fetching and loading a model on plain CPUs."""
 
 
-def model_to_serve(run: Run, current: Endpoint | None) -> ServedModel:
-    """What a run's endpoint is to serve, as a new start of a server.
+@dataclass(frozen=True)
+class ServedAdapter:
+    """An adapter that is served with its base model.
 
-    :param current: what the endpoint serves now; other recipes' adapters on the same base stay.
-    :raises AirsmithError: `not_found` where the run has not come so far; `bad_recipe` where the recipe asks for an
-        engine that no cluster has, the endpoint serves adapters of another base, or the model has no such parts.
+    :param name: value of `model` in requests.
+    :param artifact: its path in the store.
+    :param rank: the highest rank of its LoRA matrices.
     """
-    recipe = run.read_spec().recipe
-    if recipe.serve.engine == "transformers":
-        raise AirsmithError(
-            ErrorKind.BAD_RECIPE,
-            "serve.engine is 'transformers', but endpoints in a cluster are served by vLLM.",
-            "Set serve.engine to 'auto' or 'vllm'.",
-        )
-    server = server_of(recipe)
-    adapters = _adapters(run, recipe, current) if recipe.serve.mode == "adapter" else ()
-    served = _output_of("mirror_model" if adapters else "merge", run)
-    config = json.loads(served.read(MODEL_CONFIG))
-    check_parts(config, server)
-    registered = run.pointer("register")
-    return ServedModel(
-        endpoint=recipe.endpoint_name,
-        deployment=str(uuid.uuid4()),
-        artifact=served.folder,
-        files=f"{served.folder}/{served.manifest.content_root}",
-        dtype=_dtype(config, recipe if adapters else None),
-        version=int(registered.properties["version"]) if registered is not None else None,
-        recipe=recipe,
-        adapters=adapters,
-        run=run.path.rsplit("/", 1)[-1],
-        config=canonical_digest(config),
-    )
+
+    name: str
+    artifact: str
+    rank: int
 
 
-def _adapters(run: Run, recipe: Recipe, current: Endpoint | None) -> tuple[ServedAdapter, ...]:
-    """The run's adapter, and before it the endpoint's others."""
-    own = _output_of(run.read_spec().plan.trained_by, run)
-    if own.type != ArtifactType.ADAPTER:
-        raise AirsmithError(
-            ErrorKind.BAD_RECIPE,
-            f"serve.mode is 'adapter', but {own.uri} is a {own.type}.",
-            "Set serve.mode to 'merged'.",
-        )
-    others = {name: path for name, path in (current.adapters if current else {}).items() if name != recipe.name}
-    base = _output_of("mirror_model", run).folder
-    if current is not None and others and current.model_uri != base:
-        raise AirsmithError(
-            ErrorKind.BAD_RECIPE,
-            f"Endpoint {current.name} serves {', '.join(sorted(others))} on {current.model_uri}, "
-            f"which is not the base of {recipe.name}, {base}.",
-            "Give serve.name another endpoint, or train on the same revision of the base.",
-        )
-    paths = {**others, recipe.name: own.folder}
-    return tuple(ServedAdapter(name, path, _rank(_opened(run.store, path))) for name, path in paths.items())
+@dataclass(frozen=True)
+class ServedModel:
+    """The model of a new revision, and the recipe that says how to serve it.
+
+    :param endpoint: name of the endpoint.
+    :param revision: unique id of the revision.
+    :param artifact: path of the model in the store; with adapters, of their base model.
+    :param files: path in the store of the folder with the model's files.
+    :param dtype: dtype of the weights; vLLM's default would cast float32 to half precision.
+    :param version: number in the registry; None if the model is not registered.
+    :param adapters: adapters that are served with the base model; empty for a merged model.
+    :param run: name of the run's folder, used in labels.
+    :param config: digest of the model's configuration, an input of the compiler.
+    """
+
+    endpoint: str
+    revision: str
+    artifact: str
+    files: str
+    dtype: str
+    version: int | None
+    recipe: Recipe
+    adapters: tuple[ServedAdapter, ...] = ()
+    run: str = ""
+    config: str = ""
+
+    @cached_property
+    def server(self) -> Server:
+        """The server that runs in the pods.
+
+        :raises AirsmithError: `bad_recipe` if no server supports the recipe.
+        """
+        return server_of(self.recipe)
+
+    @property
+    def has_devices(self) -> bool:
+        """Whether the pods request devices."""
+        return self.server.has_devices
+
+    @property
+    def object_name(self) -> str:
+        """Name of the revision's Deployment. It is unique, so that two revisions can run at the same time."""
+        return deployment_name(self.endpoint, self.revision)
+
+    @property
+    def model_name(self) -> str:
+        """Value of `model` in requests: the endpoint's name for a merged model, the recipe's name for its adapter."""
+        return self.recipe.name if self.adapters else self.endpoint
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether the weights are streamed from the store to memory instead of copied to the pod's disk."""
+        return self.recipe.serve.load == "stream"
+
+    @property
+    def load_seconds(self) -> int:
+        """Timeout for fetching, compiling and loading the model."""
+        return max_load_seconds(self.server.engine) if self.has_devices else CPU_LOAD_SECONDS
 
 
-def _output_of(stage: str, run: Run) -> Artifact:
-    pointer = run.pointer(stage)
-    if pointer is None:
-        raise AirsmithError(
-            ErrorKind.NOT_FOUND, f"Stage deploy needs the output of {stage}, which this run does not have."
-        )
-    return _opened(run.store, pointer.location)
+def deployment_name(endpoint: str, revision_id: str) -> str:
+    """Name of the Deployment of a revision."""
+    return object_name(endpoint[:40], revision_id[:8])
 
 
-def _opened(store: Store, path: str) -> Artifact:
-    artifact = open_artifact(store, path)
-    if artifact is None:
-        raise AirsmithError(
-            ErrorKind.NOT_FOUND, f"{store.uri}/{path} is not in the store any more.", "Clear the stage that makes it."
-        )
-    return artifact
-
-
-def _rank(adapter: Artifact) -> int:
-    """The highest rank of an adapter's matrices, for which the server makes room."""
-    config: dict[str, Any] = json.loads(adapter.read(ADAPTER_CONFIG))
-    return max(int(config["r"]), *(int(rank) for rank in (config.get("rank_pattern") or {}).values()), 1)
-
-
-def _dtype(config: Mapping[str, Any], recipe: Recipe | None) -> str:
-    """Type of the weights: the recipe's for a base, which it casts; else that of the files."""
-    if recipe is not None and recipe.model.dtype != "auto":
-        return recipe.model.dtype
-    return str(config.get("dtype") or config.get("torch_dtype") or "auto")
+def max_load_seconds(engine: str) -> int:
+    """Timeout for the start of an engine on any device."""
+    return ENGINES[engine].max_load_seconds

@@ -1,4 +1,4 @@
-"""The pod that serves a model in a cluster, from what is to be served and the settings alone."""
+"""The pod of a revision, from the served model and the settings."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from airsmith.serving.cluster.containers import (
     ADAPTERS_FOLDER,
     MODEL_FOLDER,
     PORT,
+    airsmith_container,
     container,
-    light_container,
     store_credentials,
 )
 from airsmith.serving.cluster.neuron import (
@@ -26,35 +26,35 @@ from airsmith.serving.cluster.neuron import (
     served_folder,
     writable_folders,
 )
-from airsmith.serving.cluster.served import ServedModel
+from airsmith.serving.cluster.served_model import ServedModel
 from airsmith.settings import Settings
 
 SERVER = "vllm"
-"""Name of the container that serves."""
+"""Name of the server's container."""
 DEREGISTRATION_SECONDS = 5
-"""Time that the cluster has to send new requests elsewhere before a server begins to end."""
+"""Time for the cluster to remove a pod from its Services before the server receives SIGTERM."""
 
 
 def pod_spec(model: ServedModel, settings: Settings) -> Manifest:
-    """The pod: it fetches the model, unless that is streamed, then serves it with vLLM.
+    """The pod: it downloads the model, unless the model is streamed, then serves it with vLLM.
 
-    :raises AirsmithError: `not_found` where the settings lack the image, `bad_recipe` where nothing serves the model
-        as its recipe asks.
+    :raises AirsmithError: `not_found` if the settings do not contain the image, `bad_recipe` if no server supports the
+        recipe.
     """
     kubernetes = settings.kubernetes
     server = model.server
-    chosen = settings.backend(server.placed_as)
-    tolerations = [toleration.model_dump(exclude_none=True) for toleration in chosen.tolerations]
+    backend = settings.backend(server.placed_as)
+    tolerations = [toleration.model_dump(exclude_none=True) for toleration in backend.tolerations]
     if server.taint is not None:
         tolerations.append({"key": server.taint, "operator": "Exists", "effect": "NoSchedule"})
-    on_neuron, more_volumes = neuron_pod(model)
+    neuron_fields, neuron_volumes = neuron_pod(model)
     return {
-        **on_neuron,
+        **neuron_fields,
         "serviceAccountName": kubernetes.service_account,
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "imagePullSecrets": [{"name": name} for name in kubernetes.image_pull_secrets],
-        "nodeSelector": {**chosen.node_selector, **_instance_type(model)},
+        "nodeSelector": {**backend.node_selector, **_instance_type(model)},
         "tolerations": tolerations,
         "terminationGracePeriodSeconds": DEREGISTRATION_SECONDS + DRAIN_SECONDS + 15,
         "securityContext": as_manifest(pod_security()),
@@ -66,25 +66,25 @@ def pod_spec(model: ServedModel, settings: Settings) -> Manifest:
         "volumes": [
             {"name": "scratch", "emptyDir": {}},
             {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": server.size.shared_memory}},
-            *more_volumes,
+            *neuron_volumes,
         ],
     }
 
 
 def _instance_type(model: ServedModel) -> dict[str, str]:
-    """The label of the nodes whose devices the server is made for."""
-    wanted = model.server.instance_type
-    return {INSTANCE_TYPE_LABEL: wanted} if wanted is not None else {}
+    """Node selector for the instance type that the server requires."""
+    required = model.server.instance_type
+    return {INSTANCE_TYPE_LABEL: required} if required is not None else {}
 
 
 def _fetcher(model: ServedModel, settings: Settings) -> Manifest:
-    """What brings the weights to the pod's disk, each file verified, before the server starts."""
+    """The init container that copies the model to the pod's disk and verifies each file."""
     copies = [model.artifact, MODEL_FOLDER]
     for adapter in model.adapters:
         copies += [adapter.artifact, f"{ADAPTERS_FOLDER}/{adapter.name}"]
     compiled = compiled_artifact(model, settings)
-    cache = ["--if-there", compiled, COMPILED_FOLDER] if compiled is not None else []
-    return light_container(
+    cache = ["--optional", compiled, COMPILED_FOLDER] if compiled is not None else []
+    return airsmith_container(
         "fetch",
         ["airsmith_stages.serving.fetch", *cache, settings.store, *copies],
         settings,
@@ -93,13 +93,13 @@ def _fetcher(model: ServedModel, settings: Settings) -> Manifest:
 
 
 def _server(model: ServedModel, settings: Settings) -> Manifest:
-    """vLLM as the container's first process, so that it hears SIGTERM and ends its requests in order."""
+    """The server's container. vLLM is its first process, so that it receives SIGTERM and completes its requests."""
     server = model.server
-    offered = {server.device_resource: str(server.devices)} if server.device_resource else {}
+    devices = {server.device_resource: str(server.devices)} if server.device_resource else {}
     health = {"httpGet": {"path": "/health", "port": PORT}}
-    described = container(server.image, settings, _server_environment(model, settings), _key_variable(model, settings))
+    common = container(server.image, settings, _server_environment(model, settings), _key_variable(model, settings))
     return {
-        **described,
+        **common,
         **({"envFrom": store_credentials(settings)} if model.is_streamed else {}),
         "name": SERVER,
         "command": ["python", "-m", "vllm.entrypoints.openai.api_server"],
@@ -110,32 +110,32 @@ def _server(model: ServedModel, settings: Settings) -> Manifest:
                 "cpu": server.size.cpu,
                 "memory": server.size.memory,
                 "ephemeral-storage": settings.kubernetes.scratch_size,
-                **offered,
+                **devices,
             },
-            "limits": {"memory": server.size.memory, **offered},
+            "limits": {"memory": server.size.memory, **devices},
         },
         "startupProbe": {**health, "periodSeconds": 2, "failureThreshold": model.load_seconds // 2},
         "readinessProbe": {**health, "periodSeconds": 5, "timeoutSeconds": 5},
         "livenessProbe": {**health, "periodSeconds": 15, "timeoutSeconds": 10, "failureThreshold": 6},
         "lifecycle": {"preStop": {"sleep": {"seconds": DEREGISTRATION_SECONDS}}},
-        "volumeMounts": [*described["volumeMounts"], *writable_folders(model)],
+        "volumeMounts": [*common["volumeMounts"], *writable_folders(model)],
         "terminationMessagePolicy": "FallbackToLogsOnError",
     }
 
 
 def _server_environment(model: ServedModel, settings: Settings) -> Mapping[str, str]:
-    """The engine's variables; where the model is streamed, those of the store as well."""
+    """The engine's environment variables; for a streamed model, also those of the store."""
     variables = {**neuron_variables(model), **model.server.environment}
     if not model.is_streamed:
         return variables
     store = settings.kubernetes.environment
-    # The streamer's own default puts the bucket into the host's name, which stores other than AWS's rarely have.
+    # By default, the streamer uses virtual-hosted addressing, which few stores other than AWS's support.
     path_style = {"RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING": "0"} if "AWS_ENDPOINT_URL" in store else {}
     return {**path_style, **store, **variables}
 
 
 def _key_variable(model: ServedModel, settings: Settings) -> list[Manifest]:
-    """The variable from which vLLM takes the key that requests must carry."""
+    """The environment variable with the API key that vLLM requires of requests."""
     reference = api_key_of(model.recipe, settings)
     if reference is None:
         return []

@@ -1,4 +1,4 @@
-"""Waiting for a server in a cluster, and the reason of the pod that does not come up."""
+"""Waiting for a revision in a cluster, and the reason if one of its pods does not start."""
 
 from __future__ import annotations
 
@@ -14,109 +14,110 @@ from airsmith.cluster.access import find_deployment, pods_of
 from airsmith.cluster.pod_failures import failure_of, unscheduled_reason, waiting_reason
 from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.serving.cluster.server_failures import (
-    ended_for_good,
-    is_between_lives,
+    describe_progress,
+    failed_container,
     is_complete,
-    progress,
-    refusal_of,
+    is_terminated,
+    pod_creation_error,
     server_failure,
 )
 
 log = logging.getLogger("airsmith")
 
 POLL_SECONDS = 1.0
-REFUSED_SECONDS = 20.0
-"""Longest time that a cluster may let a server have no pod; webhooks stumble and recover."""
+POD_CREATION_GRACE_SECONDS = 20.0
+"""Time during which the cluster may reject pods: admission webhooks fail and recover."""
 _READ_LINES = 400
-"""As many as hold the tracebacks of vLLM's engine and of its front."""
+"""Enough for the tracebacks of vLLM's engine and of its API server."""
 _SHOWN_LINES = 40
 
 
-def wait_until_available(name: str, deployment: str, namespace: str, timeout_seconds: float, client: ApiClient) -> None:
-    """Wait until as many servers answer as are wanted.
+def wait_until_available(
+    name: str, revision_id: str, namespace: str, timeout_seconds: float, client: ApiClient
+) -> None:
+    """Wait until all replicas of a revision are available.
 
-    :param name: of the Deployment.
-    :param deployment: the start of a server that it runs.
-    :raises AirsmithError: with the reason of a pod that will not come up, or has not come up in time.
+    :param name: name of the revision's Deployment.
+    :raises AirsmithError: with the reason of a pod that cannot start, or has not started before the timeout.
     """
-    began = let_in = time.monotonic()
-    said = ""
+    started = accepted = time.monotonic()
+    logged = ""
     while not is_complete(found := find_deployment(name, namespace, client)):
-        refusal = refusal_of(found)
-        let_in = let_in if refusal else time.monotonic()
-        if refusal and time.monotonic() - let_in > REFUSED_SECONDS:
-            _raise_if_never_let_in(refusal)
-        pods = [_with_waiting_init_containers(pod) for pod in pods_of(deployment, namespace, client)]
+        rejection = pod_creation_error(found)
+        accepted = accepted if rejection else time.monotonic()
+        if rejection and time.monotonic() - accepted > POD_CREATION_GRACE_SECONDS:
+            _check_pod_creation(rejection)
+        pods = [_with_waiting_init_containers(pod) for pod in pods_of(revision_id, namespace, client)]
         for pod in pods:
-            _raise_if_hopeless(pod, client)
-        now = progress(pods, refusal)
-        if now != said:
-            log.info("Waiting for %s: %s", name, now)
-            said = now
-        if time.monotonic() - began > timeout_seconds:
-            raise _too_late(f"{name} does not answer after {timeout_seconds:.0f} s: {now}.", pods, client)
+            _check_pod(pod, client)
+        progress = describe_progress(pods, rejection)
+        if progress != logged:
+            log.info("Waiting for %s: %s", name, progress)
+            logged = progress
+        if time.monotonic() - started > timeout_seconds:
+            raise _timeout_error(f"{name} is not available after {timeout_seconds:.0f} s: {progress}.", pods, client)
         time.sleep(POLL_SECONDS)
 
 
-def _raise_if_never_let_in(refusal: str) -> None:
-    """Give up where no pod is let in; a quota that is used up is waited for.
+def _check_pod_creation(rejection: str) -> None:
+    """Fail if the cluster rejects the pods for any reason but an exceeded quota, which may become free.
 
-    :raises AirsmithError: `access_denied`, in the words of what refused it.
+    :raises AirsmithError: `access_denied` with the cluster's reason.
     """
-    if "exceeded quota" not in refusal:
+    if "exceeded quota" not in rejection:
         raise AirsmithError(
             ErrorKind.ACCESS_DENIED,
-            f"The cluster lets the server have no pod: {refusal}",
-            "See that kubernetes.service_account exists and what the namespace admits.",
+            f"The cluster rejects the server's pods: {rejection}",
+            "Check that kubernetes.service_account exists, and the admission policies of the namespace.",
         )
 
 
-def _raise_if_hopeless(pod: k8s.V1Pod, client: ApiClient) -> None:
-    """Give up on a pod whose image cannot be pulled, or whose container would only end again.
+def _check_pod(pod: k8s.V1Pod, client: ApiClient) -> None:
+    """Fail if a pod's image cannot be pulled or a container fails permanently.
 
-    :raises AirsmithError: with the pod's own reason; the end of its log is in ours.
+    :raises AirsmithError: with the pod's reason; the end of the container's log is logged.
     """
     if waiting_reason(pod) is not None:
         raise failure_of("deploy", pod, _events(pod, client))
-    status = ended_for_good(pod)
+    status = failed_container(pod)
     if status is not None:
-        said = _log_of(pod, status, client)
-        shown = "\n".join(said.splitlines()[-_SHOWN_LINES:])
-        log.error("The end of the log of %s in %s:\n%s", status.name, pod.metadata.name, shown)
-        raise server_failure(pod, status, said)
+        output = _log_of(pod, status, client)
+        tail = "\n".join(output.splitlines()[-_SHOWN_LINES:])
+        log.error("Last log lines of container %s in pod %s:\n%s", status.name, pod.metadata.name, tail)
+        raise server_failure(pod, status, output)
 
 
-def _too_late(message: str, pods: Sequence[k8s.V1Pod], client: ApiClient) -> AirsmithError:
+def _timeout_error(message: str, pods: Sequence[k8s.V1Pod], client: ApiClient) -> AirsmithError:
     waiting = [pod for pod in pods if unscheduled_reason(pod) is not None]
     if waiting:
         return failure_of("deploy", waiting[0], _events(waiting[0], client))
     kind = ErrorKind.INTERNAL if pods else ErrorKind.UNSCHEDULABLE
-    return AirsmithError(kind, message, "See `kubectl describe deployment,pod` and the server's log.")
+    return AirsmithError(kind, message, "Check `kubectl describe deployment,pod` and the server's log.")
 
 
 def _with_waiting_init_containers(pod: k8s.V1Pod) -> k8s.V1Pod:
-    """The pod as a stage's would be, whose one container waits for its image or its Secret itself."""
+    """The pod with its waiting init containers among its containers, where the reasons of stage pods are read."""
     waiting = [status for status in pod.status.init_container_statuses or () if status.state and status.state.waiting]
     pod.status.container_statuses = [*waiting, *(pod.status.container_statuses or ())]
     return pod
 
 
 def _events(pod: k8s.V1Pod, client: ApiClient) -> list[k8s.CoreV1Event]:
-    about = f"involvedObject.name={pod.metadata.name}"
-    return list(CoreV1Api(client).list_namespaced_event(pod.metadata.namespace, field_selector=about).items)
+    selector = f"involvedObject.name={pod.metadata.name}"
+    return list(CoreV1Api(client).list_namespaced_event(pod.metadata.namespace, field_selector=selector).items)
 
 
 def _log_of(pod: k8s.V1Pod, status: k8s.V1ContainerStatus, client: ApiClient) -> str:
-    """The end of the log of a container's life that has ended."""
+    """The end of the log of a container's last terminated instance."""
     try:
-        answer = CoreV1Api(client).read_namespaced_pod_log(
+        response = CoreV1Api(client).read_namespaced_pod_log(
             pod.metadata.name,
             pod.metadata.namespace,
             container=status.name,
-            previous=not is_between_lives(status),
+            previous=not is_terminated(status),
             tail_lines=_READ_LINES,
-            _preload_content=False,  # Else the client returns the text of a bytes literal.
+            _preload_content=False,  # Otherwise the client returns the repr of the bytes.
         )
-    except ApiException as refusal:
-        return f"(not to be had: {refusal.reason})"
-    return str(answer.data.decode(errors="replace"))
+    except ApiException as error:
+        return f"(log not available: {error.reason})"
+    return str(response.data.decode(errors="replace"))

@@ -1,4 +1,4 @@
-"""Who answers an endpoint's requests: one version, or two that share them."""
+"""Routing of an endpoint's requests: to one revision, or to two that share them."""
 
 from __future__ import annotations
 
@@ -8,142 +8,146 @@ from dataclasses import dataclass
 from kubernetes.client import ApiClient
 
 from airsmith.artifacts.store import Store
-from airsmith.cluster.access import apply, delete_if_there, optional_kinds
+from airsmith.cluster.access import apply, delete_if_exists, optional_kinds
 from airsmith.cluster.manifest import OPTIONAL_KINDS
 from airsmith.errors import AirsmithError, ErrorKind
-from airsmith.registry import Deployment, Endpoint, read_endpoint, share_endpoint, swap_endpoint
-from airsmith.serving.cluster.gateway import wait_until_taken
-from airsmith.serving.cluster.manifests import address, guards, route, service, service_name
-from airsmith.serving.cluster.rollout import end, is_available, resize
-from airsmith.serving.cluster.served import deployment_name
+from airsmith.registry import Endpoint, Revision, read_endpoint, record_canary, record_current
+from airsmith.serving.cluster.gateway import wait_until_accepted
+from airsmith.serving.cluster.manifests import protection, route, service, service_name, service_url
+from airsmith.serving.cluster.rollout import delete_revision, is_available, scale_revision
+from airsmith.serving.cluster.served_model import deployment_name
 from airsmith.settings import Settings
 
 log = logging.getLogger("airsmith")
 
-_NEAR_PERCENT = 5
-"""A share by the number of servers that is further from what was asked for is warned of."""
+_PERCENT_TOLERANCE = 5
+"""A larger difference between the requested percentage and that of the replicas logs a warning."""
 
 
 @dataclass(frozen=True)
-class Share:
-    """How many of an endpoint's requests a version is to have.
+class TrafficShare:
+    """The requested share of an endpoint's requests.
 
     :param percent: from 0 to 100.
-    :param servers: of both versions together, where no Gateway weighs; one more than the endpoint has when None.
+    :param replicas: replicas of both revisions together, without a Gateway; one more than the endpoint has if None.
     """
 
     percent: int
-    servers: int | None = None
+    replicas: int | None = None
 
 
-ALL = Share(100)
+ALL_TRAFFIC = TrafficShare(100)
 
 
-def turn_to(store: Store, name: str, served: Deployment, settings: Settings, client: ApiClient) -> Endpoint:
-    """Let one start of an endpoint's server answer every request, and record it.
+def route_all(store: Store, name: str, revision: Revision, settings: Settings, client: ApiClient) -> Endpoint:
+    """Route all requests of an endpoint to a revision, and record it as current.
 
-    Where that fails, requests go where they went before; where they went nowhere, nothing is left.
+    On failure the previous routing is restored, or all routing is deleted if the endpoint had none.
     """
-    assert served.namespace is not None, "a server on this machine has no Service"
+    assert revision.namespace is not None, "a local revision has no Service"
     before = read_endpoint(store, name)
     try:
-        _direct(name, served, None, 0, settings, client)
-        return swap_endpoint(store, name, served.model_copy(update={"address": address(name, served.namespace)}))
+        _apply_routing(name, revision, None, 0, settings, client)
+        served = revision.model_copy(update={"address": service_url(service_name(name), revision.namespace)})
+        return record_current(store, name, served)
     except BaseException:
-        if before is not None and is_available(name, before, client):
-            _direct(name, before, before.candidate, before.candidate_percent, settings, client)
+        if before is not None and is_available(name, before.current, client):
+            _apply_routing(name, before.current, before.canary, before.canary_percent, settings, client)
         else:
-            close(name, served.namespace, client)
+            delete_routing(name, revision.namespace, client)
         raise
 
 
-def close(name: str, namespace: str, client: ApiClient) -> None:
-    """Remove what leads to an endpoint, and what watches over it."""
+def delete_routing(name: str, namespace: str, client: ApiClient) -> None:
+    """Delete an endpoint's Service, route, disruption budget and monitor."""
     for kind in ("HTTPRoute", "ServiceMonitor", "PodDisruptionBudget"):
-        delete_if_there(kind, OPTIONAL_KINDS[kind], service_name(name), namespace, client)
-    delete_if_there("Service", "v1", service_name(name), namespace, client)
+        delete_if_exists(kind, OPTIONAL_KINDS[kind], service_name(name), namespace, client)
+    delete_if_exists("Service", "v1", service_name(name), namespace, client)
 
 
-def share(
-    store: Store,
-    endpoint: Endpoint,
-    candidate: Deployment,
-    wanted: Share,
-    settings: Settings,
-    client: ApiClient,
+def route_share(
+    store: Store, endpoint: Endpoint, canary: Revision, share: TrafficShare, settings: Settings, client: ApiClient
 ) -> Endpoint:
-    """Give a candidate its share of an endpoint's requests, and record it.
+    """Route a share of an endpoint's requests to a canary, and record it.
 
-    Through the settings' Gateway the share is exact, and the Service goes on as before; without one the Service sends
-    connections to both, by the number of servers that each has, and that share is recorded.
+    With the settings' Gateway the share is exact and the Service stays unchanged. Without one, the Service selects the
+    pods of both revisions, and the recorded percentage follows from the number of replicas.
 
-    :param wanted: more than nothing, less than all.
+    :param share: from 1 to 99 percent.
     """
-    name, percent = endpoint.name, wanted.percent
-    by_servers = not _has_route(settings, client)
-    if by_servers:
-        stable_servers, candidate_servers = split_servers(wanted.servers or endpoint.replicas + 1, percent)
-        resize(name, candidate, candidate_servers, client)
-        resize(name, endpoint, stable_servers, client)
-        percent = _told_share(stable_servers, candidate_servers, percent)
+    name, percent, current = endpoint.name, share.percent, endpoint.current
+    by_replicas = not _has_route(settings, client)
+    if by_replicas:
+        current_replicas, canary_replicas = split_replicas(share.replicas or current.replicas + 1, percent)
+        scale_revision(name, canary, canary_replicas, client)
+        scale_revision(name, current, current_replicas, client)
+        percent = _percent_of_replicas(current_replicas, canary_replicas, percent)
     try:
-        _direct(name, endpoint, candidate, percent, settings, client)
-        return share_endpoint(store, name, candidate, percent, beside=endpoint.deployment)
+        _apply_routing(name, current, canary, percent, settings, client)
+        return record_canary(store, name, canary, percent, expected=current.id)
     except BaseException:
-        _direct(name, endpoint, endpoint.candidate, endpoint.candidate_percent, settings, client)
-        if by_servers and endpoint.candidate is None:
-            resize(name, endpoint, endpoint.replicas, client)
+        _apply_routing(name, current, endpoint.canary, endpoint.canary_percent, settings, client)
+        if by_replicas and endpoint.canary is None:
+            scale_revision(name, current, current.replicas, client)
         raise
 
 
-def withdraw_candidate(store: Store, endpoint: Endpoint, settings: Settings, client: ApiClient) -> Endpoint:
-    """End a candidate and its share."""
-    if endpoint.candidate is None:
+def remove_canary(store: Store, endpoint: Endpoint, settings: Settings, client: ApiClient) -> Endpoint:
+    """Route all requests to the current revision and delete the canary."""
+    current = endpoint.current
+    if endpoint.canary is None:
         return endpoint
     if not _has_route(settings, client):
-        resize(endpoint.name, endpoint, endpoint.replicas, client)
-    _direct(endpoint.name, endpoint, None, 0, settings, client)
-    withdrawn = share_endpoint(store, endpoint.name, None, 0, beside=endpoint.deployment)
-    end(endpoint.name, endpoint.candidate, client)
-    return withdrawn
+        scale_revision(endpoint.name, current, current.replicas, client)
+    _apply_routing(endpoint.name, current, None, 0, settings, client)
+    updated = record_canary(store, endpoint.name, None, 0, expected=current.id)
+    delete_revision(endpoint.name, endpoint.canary, client)
+    return updated
 
 
-def split_servers(servers: int, percent: int) -> tuple[int, int]:
-    """How many servers each of two versions has, the second near its share; both have one at least.
+def split_replicas(replicas: int, percent: int) -> tuple[int, int]:
+    """Split replicas between two revisions, as near to the second one's percentage as possible; each gets at least one.
 
-    :raises AirsmithError: `bad_recipe` where there are fewer than two.
+    :raises AirsmithError: `bad_recipe` if there are fewer than two replicas.
     """
-    if servers < 2:
-        raise AirsmithError(ErrorKind.BAD_RECIPE, "Two versions need two servers at least.", "Ask for more servers.")
-    second = min(max(round(servers * percent / 100), 1), servers - 1)
-    return servers - second, second
+    if replicas < 2:
+        raise AirsmithError(
+            ErrorKind.BAD_RECIPE,
+            f"Two revisions need at least two replicas, not {replicas}.",
+            "Set replicas to 2 or more.",
+        )
+    second = min(max(round(replicas * percent / 100), 1), replicas - 1)
+    return replicas - second, second
 
 
-def _told_share(stable_servers: int, candidate_servers: int, percent: int) -> int:
-    """The share that the number of servers makes of the one that was asked for."""
-    servers = stable_servers + candidate_servers
-    actual = round(100 * candidate_servers / servers)
-    log.info("%d of %d servers take %d %% of the connections.", candidate_servers, servers, actual)
-    if abs(actual - percent) > _NEAR_PERCENT:
-        log.warning("Not %d %%: with more servers it would be nearer, through a kubernetes.gateway exact.", percent)
+def _percent_of_replicas(current_replicas: int, canary_replicas: int, percent: int) -> int:
+    """The percentage that follows from the number of replicas; logs it next to the requested one."""
+    replicas = current_replicas + canary_replicas
+    actual = round(100 * canary_replicas / replicas)
+    log.info("%d of %d replicas receive %d %% of the connections.", canary_replicas, replicas, actual)
+    if abs(actual - percent) > _PERCENT_TOLERANCE:
+        log.warning(
+            "The requested share is %d %%. More replicas approximate it better; kubernetes.gateway makes it exact.",
+            percent,
+        )
     return actual
 
 
-def _direct(
-    name: str, served: Deployment, candidate: Deployment | None, percent: int, settings: Settings, client: ApiClient
+def _apply_routing(
+    name: str, current: Revision, canary: Revision | None, percent: int, settings: Settings, client: ApiClient
 ) -> None:
-    """Send an endpoint's requests where they belong."""
+    """Apply the objects that route an endpoint's requests."""
     kinds = optional_kinds(client)
-    weights = {deployment_name(name, served.deployment): 100 - percent}
-    if candidate is not None:
-        weights[deployment_name(name, candidate.deployment)] = percent
-    is_shared_by_service = candidate is not None and not _has_route(settings, client)
-    apply(service(name, None if is_shared_by_service else served.deployment, settings), client)
+    weights = {deployment_name(name, current.id): 100 - percent}
+    if canary is not None:
+        weights[deployment_name(name, canary.id)] = percent
+    service_selects_both = canary is not None and not _has_route(settings, client)
+    apply(service(name, None if service_selects_both else current.id, settings), client)
     if _has_route(settings, client):
-        weighed = route(name, weights, settings)
-        apply(weighed, client)
-        wait_until_taken(weighed, client)
-    for manifest in guards(name, settings, kinds):
+        manifest = route(name, weights, settings)
+        apply(manifest, client)
+        wait_until_accepted(manifest, client)
+    for manifest in protection(name, settings, kinds):
         apply(manifest, client)
 
 

@@ -1,16 +1,9 @@
-"""Deploy to this machine: a server's process that outlives Airflow's worker, swapped in once it is healthy."""
+"""Endpoints on this machine: a server process that outlives Airflow's worker and becomes current once it is healthy."""
 
 from __future__ import annotations
 
 import logging
-import os
-import shutil
-import socket
-import time
 import uuid
-from pathlib import Path
-
-import httpx
 
 from airsmith.artifacts.layout import endpoint_path
 from airsmith.artifacts.read import Artifact, open_artifact
@@ -19,211 +12,121 @@ from airsmith.contracts.cache import Output
 from airsmith.contracts.pointers import StagePointer
 from airsmith.contracts.recording import recorded_stage
 from airsmith.contracts.run import Run
-from airsmith.contracts.spec import RunSpec
 from airsmith.contracts.stages import ArtifactType
 from airsmith.errors import AirsmithError, ErrorKind
-from airsmith.process.detached import is_alive, start_detached, stop_group
-from airsmith.registry import Deployment, Endpoint, ServerProcess, list_endpoints, read_endpoint, swap_endpoint
-from airsmith.serving.chat import curl_line
-from airsmith.serving.engines import Engine, ServeOptions, choose_engine
+from airsmith.process.detached import is_alive
+from airsmith.registry import Endpoint, Revision, list_endpoints, read_endpoint, record_current
+from airsmith.serving.chat import curl_command
+from airsmith.serving.engines import Engine, LocalOptions, choose_local_engine
+from airsmith.serving.local.server import (
+    is_healthy,
+    listen_port,
+    server_url,
+    start_server,
+    stop_server,
+    wait_until_healthy,
+)
 from airsmith.settings import Settings
 
 log = logging.getLogger("airsmith")
 
-START_SECONDS = 600.0
-"""Longest wait for a server to load its model."""
-STOP_GRACE_SECONDS = 20.0
-POLL_SECONDS = 0.25
-_LOG_TAIL_LINES = 15
-
 
 def deploy(run: Run, settings: Settings) -> StagePointer:
-    """Serve the run's model at the recipe's endpoint; what serves it already goes on.
+    """Serve the run's model at the recipe's endpoint; a healthy server of the same model is reused.
 
-    A new server is started beside the old one, which ends only once the new one is healthy and recorded; where the
-    settings name the port, it has to make room first.
+    The current server stops after the new one is healthy and recorded. If the settings fix the port, it stops before
+    the new one starts.
 
-    :raises AirsmithError: where the server does not come up; the endpoint's record then stays as it was.
+    :raises AirsmithError: if the new server does not become healthy; the endpoint's record then stays unchanged.
     """
     with recorded_stage("deploy", run) as record:
-        spec = run.read_spec()
-        python = settings.stages_python()
-        engine = choose_engine(spec.recipe.serve, python)
-        model = served_model(run)
-        current = read_endpoint(run.store, spec.recipe.endpoint_name)
-        if current is not None and _serves(current, model, engine):
-            log.info("Endpoint %s serves this model already, at %s", current.name, current.address)
-            return record.finish(_output(current), cached=True)
-        endpoint = _replace(run, spec, settings, engine, model, current)
-        log.info("Endpoint %s is up. Try it:\n%s", endpoint.name, curl_line(endpoint))
+        recipe = run.read_spec().recipe
+        engine = choose_local_engine(recipe.serve, settings.stages_python())
+        model = merged_model(run)
+        endpoint = read_endpoint(run.store, recipe.endpoint_name)
+        if endpoint is not None and _serves(endpoint.current, model, engine):
+            log.info("Endpoint %s already serves this model at %s", endpoint.name, endpoint.current.address)
+            return record.finish(_output(endpoint), cached=True)
+        endpoint = _replace(run, settings, engine, model, endpoint.current if endpoint is not None else None)
+        log.info("Endpoint %s is ready. Try it:\n%s", endpoint.name, curl_command(endpoint))
         return record.finish(_output(endpoint), cached=False)
 
 
 def stop_endpoint(store: Store, name: str) -> bool:
-    """End an endpoint's server.
+    """Stop an endpoint's server on this machine.
 
-    :returns: whether one was running.
+    :returns: whether it was running.
     """
     endpoint = read_endpoint(store, name)
-    if endpoint is None or endpoint.process is None or not is_alive(endpoint.process):
+    process = endpoint.current.process if endpoint is not None else None
+    if process is None or not is_alive(process):
         return False
-    _stop(endpoint)
+    stop_server(process)
     return True
 
 
 def stop_all(settings: Settings) -> list[str]:
-    """End every endpoint of the store that runs on this machine.
+    """Stop the servers on this machine of all endpoints in the store.
 
-    :returns: their names.
+    :returns: the names of the stopped endpoints.
     """
     store = Store.open(settings.store)
     return [endpoint.name for endpoint in list_endpoints(store) if stop_endpoint(store, endpoint.name)]
 
 
-def is_healthy(deployment: Deployment) -> bool:
-    """Whether a server answers that it is well."""
-    try:
-        return httpx.get(f"{deployment.address}/health", timeout=5).status_code == 200
-    except httpx.HTTPError:
-        return False
+def merged_model(run: Run) -> Artifact:
+    """The output of a run's merge stage.
 
-
-def served_model(run: Run) -> Artifact:
-    """The model that a run's endpoint serves.
-
-    :raises AirsmithError: `not_found` where the run has not merged yet.
+    :raises AirsmithError: `not_found` if the run has no such output.
     """
     pointer = run.pointer("merge")
     artifact = open_artifact(run.store, pointer.location) if pointer is not None else None
     if artifact is None:
         raise AirsmithError(
-            ErrorKind.NOT_FOUND, "Stage deploy needs the output of merge, which this run does not have."
+            ErrorKind.NOT_FOUND, "Stage deploy needs the output of merge, which this run does not have.", "Run merge."
         )
     return artifact
 
 
-def _serves(endpoint: Endpoint, model: Artifact, engine: Engine) -> bool:
-    same = endpoint.model_uri == model.folder and endpoint.engine == engine.name
-    return same and endpoint.process is not None and is_alive(endpoint.process) and is_healthy(endpoint)
+def _serves(current: Revision, model: Artifact, engine: Engine) -> bool:
+    same = current.model_uri == model.folder and current.engine == engine.name
+    return same and current.process is not None and is_alive(current.process) and is_healthy(current)
 
 
-def _replace(
-    run: Run, spec: RunSpec, settings: Settings, engine: Engine, model: Artifact, current: Endpoint | None
-) -> Endpoint:
-    name = spec.recipe.endpoint_name
-    version = run.pointer("register")
-    options = ServeOptions(
+def _replace(run: Run, settings: Settings, engine: Engine, model: Artifact, current: Revision | None) -> Endpoint:
+    """Start a server, make it current when it is healthy, and stop the one that was current."""
+    recipe = run.read_spec().recipe
+    name = recipe.endpoint_name
+    registered = run.pointer("register")
+    options = LocalOptions(
         model_name=name,
         host=settings.local.serve_host,
-        port=_port(settings, current),
-        trust_remote_code=spec.recipe.model.trust_remote_code,
-        engine_args=spec.recipe.serve.engine_args,
+        port=listen_port(settings, current),
+        trust_remote_code=recipe.model.trust_remote_code,
+        engine_args=recipe.serve.engine_args,
     )
-    process = _start(options, engine, model, settings)
-    deployment = Deployment(
+    process = start_server(options, engine, model, settings)
+    revision = Revision(
+        id=str(uuid.uuid4()),
         engine=engine.name,
-        address=_address(options.host, options.port),
+        address=server_url(options.host, options.port),
         model_name=name,
-        version=int(version.properties["version"]) if version is not None else None,
+        version=int(registered.properties["version"]) if registered is not None else None,
         model_uri=model.folder,
-        deployment=str(uuid.uuid4()),
         process=process,
     )
     try:
-        _wait_until_healthy(deployment, process)
-        endpoint = swap_endpoint(run.store, name, deployment)
+        wait_until_healthy(revision, process)
+        endpoint = record_current(run.store, name, revision)
     except BaseException:
-        stop_group(process, grace_seconds=STOP_GRACE_SECONDS)
+        stop_server(process)
         raise
-    if current is not None:
-        _stop(current)
+    if current is not None and current.process is not None:
+        stop_server(current.process)
     return endpoint
 
 
-def _port(settings: Settings, current: Endpoint | None) -> int:
-    """The port of the settings, once nothing listens there, or any that is free."""
-    host, port = settings.local.serve_host, settings.local.serve_port
-    if port and current is not None and current.address == _address(host, port):
-        _stop(current)
-    with socket.socket() as probe:
-        # Connections that have just ended leave the port free to listen on, as the servers themselves see it.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise AirsmithError(
-                ErrorKind.BAD_RECIPE,
-                f"Nothing can be served at {host}:{port}: {error.strerror}.",
-                "End what listens there, or set local.serve_port to 0 for a free one.",
-            ) from error
-        return int(probe.getsockname()[1])
-
-
-def _stop(deployment: Deployment) -> None:
-    if deployment.process is not None:
-        stop_group(deployment.process, grace_seconds=STOP_GRACE_SECONDS)
-
-
-def _address(host: str, port: int) -> str:
-    return f"http://{host}:{port}"
-
-
-def _start(options: ServeOptions, engine: Engine, model: Artifact, settings: Settings) -> ServerProcess:
-    """Start a server in a folder of its own, where the model lies under the name that requests use."""
-    state = settings.local.state_dir.absolute()
-    folder = state / "endpoints" / f"{options.model_name}-{uuid.uuid4().hex[:8]}"
-    _link(_local_copy(model, state), folder / options.model_name)
-    (folder / "hub").mkdir()
-    environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "_AIRFLOW", "HF_"))},
-        "HF_HUB_OFFLINE": "1",
-        "HF_HOME": str(folder),
-        # OpenMP's threads spin while they wait: beside a busy neighbour an answer would take ten times as long.
-        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
-        "VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1"),
-    }
-    command = [str(settings.stages_python()), "-m", *engine.arguments(options)]
-    return start_detached(command, log=folder / "server.log", cwd=folder, environment=environment)
-
-
-def _local_copy(model: Artifact, state: Path) -> Path:
-    """The model's files on this machine, verified once and kept for the next deployment."""
-    folder = state / "models" / model.digest
-    if not folder.exists():
-        partial = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}.partial")
-        model.download(partial)
-        try:
-            partial.rename(folder)
-        except OSError:  # Another deployment of the same model was faster.
-            shutil.rmtree(partial)
-    return folder
-
-
-def _link(target: Path, link: Path) -> None:
-    link.parent.mkdir(parents=True)
-    link.symlink_to(target)
-
-
-def _wait_until_healthy(deployment: Deployment, process: ServerProcess) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while not is_healthy(deployment):
-        if not is_alive(process):
-            raise _failed(deployment, "ended while it started", process)
-        if time.monotonic() > deadline:
-            raise _failed(deployment, f"was not healthy after {START_SECONDS:.0f} s", process)
-        time.sleep(POLL_SECONDS)
-
-
-def _failed(deployment: Deployment, what: str, process: ServerProcess) -> AirsmithError:
-    tail = Path(process.log).read_text(errors="replace").splitlines()[-_LOG_TAIL_LINES:]
-    log.error("The last lines of %s:\n%s", process.log, "\n".join(tail))
-    return AirsmithError(
-        ErrorKind.INTERNAL,
-        f"The {deployment.engine} server for {deployment.model_name} {what}.",
-        f"See {process.log}.",
-    )
-
-
 def _output(endpoint: Endpoint) -> Output:
-    properties = {"endpoint": endpoint.name, "address": endpoint.address, "model_name": endpoint.model_name}
-    return Output(ArtifactType.ENDPOINT, endpoint.deployment, endpoint_path(endpoint.name), True, properties)
+    current = endpoint.current
+    properties = {"endpoint": endpoint.name, "address": current.address, "model_name": current.model_name}
+    return Output(ArtifactType.ENDPOINT, current.id, endpoint_path(endpoint.name), True, properties)

@@ -16,7 +16,7 @@ from airflow.serialization.serialized_objects import DagSerialization
 from airsmith.airflow.dags.endpoint import endpoint_dag
 from airsmith.artifacts.store import Store
 from airsmith.errors.stage_errors import BadRecipeError, StageInterruptedError
-from airsmith.registry import swap_endpoint
+from airsmith.registry import record_current
 from airsmith.settings import Settings
 from tests.support.registry import new_revision
 
@@ -91,7 +91,7 @@ def test_a_missing_value_is_reported_with_the_fields_to_fill_in(dag: DAG):
 
 def test_the_smoke_test_is_skipped_if_nothing_is_deployed(dag: DAG, settings: Settings):
     gone = new_revision("tickets", address="http://gone")
-    swap_endpoint(Store.open(settings.store), "tickets", gone)
+    record_current(Store.open(settings.store), "tickets", gone)
     with pytest.raises(DownstreamTasksSkipped) as skipped:
         execute(dag, action="stop", endpoint="tickets")
     assert skipped.value.tasks == ["smoke_test"]

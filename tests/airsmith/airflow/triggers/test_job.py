@@ -16,7 +16,7 @@ STARTUP_SECONDS = 300
 @pytest.fixture
 def trigger() -> TrainingJobTrigger:
     return TrainingJobTrigger(
-        engine="jobset",
+        job_kind="jobset",
         name="a-train-0badcafe",
         namespace="airsmith",
         kubernetes_conn_id=None,

@@ -10,9 +10,9 @@ from threading import Thread
 import pytest
 from kubernetes.client import ApiClient, Configuration
 
-from airsmith.cluster.jobs import ENGINES
+from airsmith.cluster.jobs import JOB_KINDS
 from airsmith.cluster.jobs import client as module
-from airsmith.cluster.jobs.client import Jobs
+from airsmith.cluster.jobs.client import JobClient
 from airsmith.cluster.stage_pod import stage_pod
 from airsmith.errors import AirsmithError, ErrorKind
 from tests.support.http_servers import QuietHandler
@@ -71,7 +71,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiServer]:
 
 
 def create(server: ApiServer) -> object:
-    jobs = Jobs(server.client(), ENGINES["trainjob"], "namespace")
+    jobs = JobClient(server.client(), JOB_KINDS["trainjob"], "namespace")
     return jobs.create("train", "a-job", stage_pod("train", RUN, SPEC, DIGEST, SETTINGS), NODES)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from airsmith.cluster.jobs import ENGINES, JobPhase, JobState
+from airsmith.cluster.jobs import JOB_KINDS, JobPhase, JobState
 from airsmith.cluster.jobs.client import job_name
 from airsmith.cluster.jobs.job_kind import LONGEST_JOB_NAME
 from airsmith.cluster.stage_pod import stage_pod
@@ -23,7 +23,7 @@ from tests.support.pods import DIGEST, RUN, SETTINGS, cluster_spec
 GOLDEN = Path(__file__).parent / "golden"
 NODES = 3
 
-each_kind = pytest.mark.parametrize("job", sorted(ENGINES))
+each_kind = pytest.mark.parametrize("job", sorted(JOB_KINDS))
 
 
 def with_ray_image(settings: Settings, environment: dict[str, str]) -> Settings:
@@ -42,7 +42,7 @@ def manifests_of(job: str, **environment: str) -> list[dict[str, Any]]:
     spec = cluster_spec(backend=backend, training={"total_train_batch_size": 12})
     pod = stage_pod("train", RUN, spec, DIGEST, with_ray_image(SETTINGS, environment))
     name = job_name("train", RUN, spec)
-    kind = ENGINES[job]
+    kind = JOB_KINDS[job]
     rendered = [kind.render_companion(name, pod, NODES), kind.render(name, pod, NODES)]
     return [dict(each) for each in rendered if each is not None]
 
@@ -95,7 +95,7 @@ def test_a_rayjob_passes_omp_num_threads_to_the_launcher() -> None:
 
 
 def test_every_job_kind_of_the_recipe_is_implemented() -> None:
-    assert set(ENGINES) == set(JobName.__args__)  # type: ignore[attr-defined]
+    assert set(JOB_KINDS) == set(JobName.__args__)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("name", ["a", "x" * 60, "a-" * 15 + "b"])
@@ -105,7 +105,7 @@ def test_a_job_name_leaves_room_for_suffixes(name: str) -> None:
 
 @each_kind
 def test_a_new_job_is_running_and_a_suspended_one_is_queued(job: str) -> None:
-    state_of = ENGINES[job].state_of
+    state_of = JOB_KINDS[job].state_of
     assert state_of({"spec": {}}) == JobState(JobPhase.WORKING)
     assert state_of({"spec": {"suspend": True}, "status": {}}) == JobState(JobPhase.QUEUED)
 
@@ -138,4 +138,4 @@ def test_a_new_job_is_running_and_a_suspended_one_is_queued(job: str) -> None:
     ],
 )  # fmt: skip
 def test_the_phase_of_a_job_is_read_from_its_status(job: str, status: dict[str, Any], state: JobState) -> None:
-    assert ENGINES[job].state_of({"spec": {}, "status": status}) == state
+    assert JOB_KINDS[job].state_of({"spec": {}, "status": status}) == state

@@ -14,17 +14,17 @@ import yaml
 
 from airsmith.serving.cluster.manifests import (
     OPTIONAL_KINDS,
-    address,
     autoscaler,
-    backend_service,
-    configuration_of,
+    configuration_digest,
     deployment,
-    guards,
+    protection,
+    revision_service,
     route,
     service,
     service_name,
+    service_url,
 )
-from airsmith.serving.cluster.served import ServedModel
+from airsmith.serving.cluster.served_model import ServedModel
 from airsmith.settings import Settings
 from tests.support.endpoints import ADAPTERS, served_model
 from tests.support.settings import cluster_settings
@@ -103,13 +103,13 @@ def manifests_of(model: ServedModel, settings: Settings) -> list[dict[str, Any]]
     """All manifests of an endpoint on a cluster that supports every kind."""
     scaler = autoscaler(model, settings, ALL_OPTIONAL_KINDS)
     found = [
-        deployment(model, settings, scales_itself=scaler is not None),
+        deployment(model, settings, autoscaled=scaler is not None),
         *([scaler] if scaler else []),
         service(model.endpoint, model.deployment, settings),
-        *guards(model.endpoint, settings, ALL_OPTIONAL_KINDS),
+        *protection(model.endpoint, settings, ALL_OPTIONAL_KINDS),
     ]
     if settings.kubernetes.gateway is not None:
-        found += [backend_service(model, settings), route(model.endpoint, {model.object_name: 100}, settings)]
+        found += [revision_service(model, settings), route(model.endpoint, {model.object_name: 100}, settings)]
     return found
 
 
@@ -124,8 +124,10 @@ def test_the_manifests_match_the_golden_file(name: str):
 
 def test_only_kinds_that_the_cluster_supports_are_rendered():
     settings = cluster_settings()
-    assert guards("triage", settings, ()) == []
-    assert [found["kind"] for found in guards("triage", settings, {"PodDisruptionBudget"})] == ["PodDisruptionBudget"]
+    assert protection("triage", settings, ()) == []
+    assert [found["kind"] for found in protection("triage", settings, {"PodDisruptionBudget"})] == [
+        "PodDisruptionBudget"
+    ]
     assert autoscaler(served_model(serve={"max_replicas": 2}), settings, ()) is None
 
 
@@ -155,13 +157,13 @@ def test_the_autoscaler_kind_follows_from_the_metrics_of_the_cluster(
 def test_a_deployment_with_an_autoscaler_has_no_replicas():
     model, settings = served_model(serve={"replicas": 2, "max_replicas": 4}), cluster_settings()
     assert deployment(model, settings)["spec"]["replicas"] == 2
-    assert "replicas" not in deployment(model, settings, scales_itself=True)["spec"]
+    assert "replicas" not in deployment(model, settings, autoscaled=True)["spec"]
 
 
 def test_the_service_selects_one_revision_or_all():
     model, settings = served_model(), cluster_settings()
     labels = deployment(model, settings)["spec"]["template"]["metadata"]["labels"]
-    one = service(model.endpoint, model.deployment, settings)["spec"]["selector"]
+    one = service(model.endpoint, model.revision, settings)["spec"]["selector"]
     shared = service(model.endpoint, None, settings)["spec"]["selector"]
     assert one.items() <= labels.items()
     assert shared.items() < one.items()
@@ -169,19 +171,19 @@ def test_the_service_selects_one_revision_or_all():
 
 def test_the_configuration_digest_changes_with_the_served_configuration():
     settings = cluster_settings()
-    same = configuration_of(served_model(), settings)
-    assert same == configuration_of(served_model(), settings)
+    same = configuration_digest(served_model(), settings)
+    assert same == configuration_digest(served_model(), settings)
     for other in (
         served_model(serve={"replicas": 2}),
         served_model(serve={"engine_args": {"max-model-len": 8}}),
         served_model(serve={"load": "stream"}),
         served_model(secrets={"api_key": {"kubernetes_secret": "a/b"}}),
     ):
-        assert configuration_of(other, settings) != same
-    assert configuration_of(served_model(), cluster_settings(api_key_secret="endpoints")) != same
+        assert configuration_digest(other, settings) != same
+    assert configuration_digest(served_model(), cluster_settings(api_key_secret="endpoints")) != same
 
 
 def test_long_names_are_shortened_and_stay_unique():
     names = [f"{'long-' * 12}{end}"[:63] for end in ("a", "b")]
     assert len({service_name(name) for name in names}) == len(set(names))
-    assert all(len(address(name, "ns").split("//")[1].split(".")[0]) <= 63 for name in names)
+    assert all(len(service_url(service_name(name), "ns").split("//")[1].split(".")[0]) <= 63 for name in names)

@@ -14,9 +14,9 @@ from airsmith.pipeline.plan import make_plan
 from airsmith.recipe import Recipe
 from airsmith.serving.cluster.manifests import deployment
 from airsmith.serving.cluster.neuron import compiled_artifact
-from airsmith.serving.cluster.served import ServedModel, longest_load
+from airsmith.serving.cluster.served_model import ServedModel, max_load_seconds
 from airsmith.serving.cluster.server_pod import pod_spec
-from airsmith.serving.engines import choose_engine
+from airsmith.serving.engines import choose_local_engine
 from airsmith.settings import Image
 from tests.support.endpoints import served_model
 from tests.support.local_endpoints import LocalHost
@@ -154,8 +154,8 @@ def test_all_startup_timeouts_allow_for_compilation():
     assert model.load_seconds >= 3600
     assert probe["periodSeconds"] * probe["failureThreshold"] == model.load_seconds
     assert manifest["spec"]["progressDeadlineSeconds"] == model.load_seconds
-    assert longest_load(model.server.engine) == model.load_seconds
-    assert longest_load("vllm") < model.load_seconds
+    assert max_load_seconds(model.server.engine) == model.load_seconds
+    assert max_load_seconds("vllm") < model.load_seconds
     for name in ("VLLM_ENGINE_READY_TIMEOUT_S", "NEURON_LIBTORCH_COMPILATION_TIMEOUT"):
         assert int(variables(server)[name]) >= model.load_seconds
 
@@ -288,5 +288,5 @@ def test_attention_heads_that_divide_are_accepted():
 def test_the_local_runtime_does_not_offer_vllm_neuron(local_host: LocalHost):
     local_host.install("vllm")
     with pytest.raises(AirsmithError, match=r"vllm_neuron.*in a cluster") as refused:
-        choose_engine(neuron_model(serve={"engine": "vllm_neuron"}).recipe.serve, local_host.python)
+        choose_local_engine(neuron_model(serve={"engine": "vllm_neuron"}).recipe.serve, local_host.python)
     assert "auto" in refused.value.hint

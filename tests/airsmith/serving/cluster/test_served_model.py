@@ -6,15 +6,15 @@ import json
 from typing import Any
 
 import pytest
+from airsmith.serving.cluster.served import ServedAdapter
 
 from airsmith.artifacts.layout import artifact_folder
 from airsmith.artifacts.read import Artifact
 from airsmith.contracts.run import Run
 from airsmith.contracts.stages import ArtifactType
 from airsmith.errors import AirsmithError, ErrorKind
-from airsmith.registry import Endpoint, swap_endpoint
-from airsmith.serving.cluster.served import ServedAdapter
-from airsmith.serving.cluster.served_model import model_to_serve
+from airsmith.registry import Endpoint, record_current
+from airsmith.serving.cluster.served_model import resolve_served_model
 from tests.support.local_endpoints import LocalHost
 from tests.support.registry import new_revision
 from tests.support.runs import finish_stage_with, publish_artifact
@@ -43,7 +43,7 @@ def adapter_run(
 def record_endpoint(local_host: LocalHost, base: str = "base", **adapters: str) -> Endpoint:
     """An endpoint that serves these adapters."""
     served = new_revision(model=artifact_folder("base_model", base), adapters=adapters, namespace="n")
-    return swap_endpoint(local_host.store, "shared", served)
+    return record_current(local_host.store, "shared", served)
 
 
 @pytest.fixture
@@ -55,31 +55,31 @@ def merged_run(local_host: LocalHost) -> Run:
 
 
 def test_a_merged_model_has_the_dtype_of_its_weights(merged_run: Run):
-    model = model_to_serve(merged_run, None)
+    model = resolve_served_model(merged_run, None)
     assert (model.artifact, model.dtype, model.version) == ("artifacts/model/m1", "float16", 1)
     assert model.files.startswith("artifacts/model/m1/attempt=")
     assert (model.adapters, model.model_name) == ((), "tiny")
 
 
 def test_every_revision_has_its_own_object_name(merged_run: Run):
-    assert model_to_serve(merged_run, None).object_name != model_to_serve(merged_run, None).object_name
+    assert resolve_served_model(merged_run, None).object_name != resolve_served_model(merged_run, None).object_name
 
 
 def test_an_adapter_is_served_on_its_base_with_the_name_of_the_recipe(local_host: LocalHost):
-    model = model_to_serve(adapter_run(local_host, "mine"), None)
+    model = resolve_served_model(adapter_run(local_host, "mine"), None)
     assert (model.artifact, model.dtype, model.model_name) == ("artifacts/base_model/base", "bfloat16", "mine")
     assert model.adapters == (ServedAdapter("mine", "artifacts/adapter/mine", 16),)
 
 
 def test_the_recipe_can_set_the_dtype_of_the_base(local_host: LocalHost):
     run = adapter_run(local_host, "mine", model={"id": "tests/tiny", "dtype": "float32"})
-    assert model_to_serve(run, None).dtype == "float32"
+    assert resolve_served_model(run, None).dtype == "float32"
 
 
 def test_a_new_adapter_replaces_its_predecessor_and_keeps_the_others(local_host: LocalHost):
     adapter_run(local_host, "other", lora={"r": 4, "rank_pattern": {"q_proj": 64}})
     current = record_endpoint(local_host, other="artifacts/adapter/other", mine="artifacts/adapter/old")
-    model = model_to_serve(adapter_run(local_host, "mine"), current)
+    model = resolve_served_model(adapter_run(local_host, "mine"), current)
     assert {(adapter.name, adapter.artifact, adapter.rank) for adapter in model.adapters} == {
         ("other", "artifacts/adapter/other", 64), ("mine", "artifacts/adapter/mine", 16),
     }  # fmt: skip
@@ -89,13 +89,13 @@ def test_an_adapter_on_another_base_is_refused(local_host: LocalHost):
     adapter_run(local_host, "other", base="second")
     current = record_endpoint(local_host, base="second", other="artifacts/adapter/other")
     with pytest.raises(AirsmithError, match="serves other on artifacts/base_model/second") as refused:
-        model_to_serve(adapter_run(local_host, "mine"), current)
+        resolve_served_model(adapter_run(local_host, "mine"), current)
     assert refused.value.kind is ErrorKind.BAD_RECIPE
 
 
 def test_a_single_adapter_can_change_the_base(local_host: LocalHost):
     current = record_endpoint(local_host, base="second", mine="artifacts/adapter/old")
-    assert model_to_serve(adapter_run(local_host, "mine"), current).artifact == "artifacts/base_model/base"
+    assert resolve_served_model(adapter_run(local_host, "mine"), current).artifact == "artifacts/base_model/base"
 
 
 def test_a_full_model_is_refused_in_adapter_mode(local_host: LocalHost):
@@ -103,21 +103,21 @@ def test_a_full_model_is_refused_in_adapter_mode(local_host: LocalHost):
     full = publish_json(local_host, ArtifactType.MODEL, "full", "config.json", {})
     finish_stage_with(run, "train", full)
     with pytest.raises(AirsmithError, match=r"serve\.mode is 'adapter', but .*full is a model"):
-        model_to_serve(run, None)
+        resolve_served_model(run, None)
 
 
 def test_a_missing_adapter_is_named(local_host: LocalHost):
     current = record_endpoint(local_host, other="artifacts/adapter/gone")
     with pytest.raises(AirsmithError, match="artifacts/adapter/gone is not in the store any more") as refused:
-        model_to_serve(adapter_run(local_host, "mine"), current)
+        resolve_served_model(adapter_run(local_host, "mine"), current)
     assert refused.value.kind is ErrorKind.NOT_FOUND
 
 
 def test_a_run_without_a_training_is_refused(local_host: LocalHost):
     with pytest.raises(AirsmithError, match="deploy needs the output of train"):
-        model_to_serve(local_host.new_run(**ADAPTER_MODE), None)
+        resolve_served_model(local_host.new_run(**ADAPTER_MODE), None)
 
 
 def test_engine_transformers_is_refused_on_a_cluster(local_host: LocalHost):
     with pytest.raises(AirsmithError, match=r"serve\.engine is 'transformers'"):
-        model_to_serve(local_host.new_run(serve={"engine": "transformers"}), None)
+        resolve_served_model(local_host.new_run(serve={"engine": "transformers"}), None)

@@ -7,11 +7,11 @@ from kubernetes.client import models as k8s
 
 from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.serving.cluster.server_failures import (
-    RESTARTS_TOLERATED,
-    ended_for_good,
+    MAX_RESTARTS,
+    describe_progress,
+    failed_container,
     is_complete,
-    progress,
-    refusal_of,
+    pod_creation_error,
     server_failure,
 )
 
@@ -103,26 +103,26 @@ def test_a_usage_error_outside_the_server_is_internal():
     assert failure(terminated(2), USAGE_LOG, name="fetch").kind is ErrorKind.INTERNAL
 
 
-@pytest.mark.parametrize("restarts", range(RESTARTS_TOLERATED + 1))
+@pytest.mark.parametrize("restarts", range(MAX_RESTARTS + 1))
 def test_a_few_restarts_are_tolerated(restarts: int):
     waiting = k8s.V1ContainerState(waiting=k8s.V1ContainerStateWaiting(reason="CrashLoopBackOff"))
     status = status_of(waiting, last=k8s.V1ContainerState(terminated=terminated(137)), restarts=restarts)
-    assert (ended_for_good(pod_with(status)) is status) == (restarts >= RESTARTS_TOLERATED)
+    assert (failed_container(pod_with(status)) is status) == (restarts >= MAX_RESTARTS)
 
 
 def test_a_permanent_error_fails_immediately():
     status = status_of(k8s.V1ContainerState(terminated=terminated(1, message=CONFIG_LOG)))
-    assert ended_for_good(pod_with(status)) is status
+    assert failed_container(pod_with(status)) is status
 
 
 def test_a_completed_init_container_has_not_failed():
     done = status_of(k8s.V1ContainerState(terminated=terminated(0, reason="Completed")), name="fetch")
     running = status_of(k8s.V1ContainerState(running=k8s.V1ContainerStateRunning()))
     pod = pod_with(running, init=(done,))
-    assert ended_for_good(pod) is None
-    assert progress([pod], None) == "vllm at work"
-    assert progress([], "exceeded quota") == "exceeded quota"
-    assert progress([], None) == "no pod yet"
+    assert failed_container(pod) is None
+    assert describe_progress([pod], None) == "vllm at work"
+    assert describe_progress([], "exceeded quota") == "exceeded quota"
+    assert describe_progress([], None) == "no pod yet"
 
 
 def test_a_ready_sidecar_is_not_reported_as_progress():
@@ -130,8 +130,8 @@ def test_a_ready_sidecar_is_not_reported_as_progress():
     sidecar, export = status_of(running, name="publish"), status_of(running, name="export")
     sidecar.ready, export.ready = True, False
     waiting = status_of(k8s.V1ContainerState(waiting=k8s.V1ContainerStateWaiting(reason="ContainerCreating")))
-    assert progress([pod_with(waiting, init=(export,))], None) == "export at work"
-    assert progress([pod_with(waiting, init=(sidecar,))], None) == "pending"
+    assert describe_progress([pod_with(waiting, init=(export,))], None) == "export at work"
+    assert describe_progress([pod_with(waiting, init=(sidecar,))], None) == "pending"
 
 
 def test_an_unschedulable_pod_is_reported_with_the_message_of_the_scheduler():
@@ -139,7 +139,7 @@ def test_an_unschedulable_pod_is_reported_with_the_message_of_the_scheduler():
     pod.status.conditions = [
         k8s.V1PodCondition(type="PodScheduled", status="False", message="0/2 nodes: 2 Insufficient memory.")
     ]
-    assert progress([pod], None) == "unschedulable (0/2 nodes: 2 Insufficient memory.)"
+    assert describe_progress([pod], None) == "unschedulable (0/2 nodes: 2 Insufficient memory.)"
 
 
 def deployment(
@@ -165,7 +165,7 @@ def test_a_replica_failure_is_reported():
     refused = deployment()
     condition = k8s.V1DeploymentCondition(type="ReplicaFailure", status="True", message="exceeded quota: small")
     refused.status.conditions = [condition]
-    assert refusal_of(refused) == "exceeded quota: small"
+    assert pod_creation_error(refused) == "exceeded quota: small"
     condition.status = "False"
-    assert refusal_of(refused) is None
-    assert refusal_of(None) is None
+    assert pod_creation_error(refused) is None
+    assert pod_creation_error(None) is None

@@ -10,7 +10,7 @@ import pytest
 from airsmith.cluster.secrets import api_key_of
 from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.serving.cluster.arguments import DRAIN_SECONDS
-from airsmith.serving.cluster.served import ServedAdapter, ServedModel
+from airsmith.serving.cluster.served_model import ServedAdapter, ServedModel
 from airsmith.serving.cluster.server_pod import DEREGISTRATION_SECONDS, pod_spec
 from airsmith.settings import Settings
 from tests.support.endpoints import ADAPTERS, served_model

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airsmith.errors import AirsmithError, ErrorKind
-from airsmith.serving.cluster.traffic import split_servers
+from airsmith.serving.cluster.traffic import split_replicas
 
 
 @pytest.mark.parametrize(
@@ -15,12 +15,12 @@ from airsmith.serving.cluster.traffic import split_servers
     [(4, 25, (3, 1)), (2, 25, (1, 1)), (2, 99, (1, 1)), (10, 1, (9, 1)), (10, 95, (1, 9)), (3, 50, (1, 2))],
 )
 def test_servers_are_split_by_the_percentage(servers: int, percent: int, split: tuple[int, int]):
-    assert split_servers(servers, percent) == split
+    assert split_replicas(servers, percent) == split
 
 
 @given(servers=st.integers(2, 1000), percent=st.integers(1, 99))
 def test_no_other_split_is_closer_to_the_percentage(servers: int, percent: int):
-    stable, second = split_servers(servers, percent)
+    stable, second = split_replicas(servers, percent)
     assert stable + second == servers
     assert min(stable, second) >= 1
     distances = [abs(100 * other / servers - percent) for other in range(1, servers)]
@@ -29,5 +29,5 @@ def test_no_other_split_is_closer_to_the_percentage(servers: int, percent: int):
 
 def test_a_single_server_cannot_be_split():
     with pytest.raises(AirsmithError, match="two servers at least") as refused:
-        split_servers(1, 50)
+        split_replicas(1, 50)
     assert refused.value.kind is ErrorKind.BAD_RECIPE

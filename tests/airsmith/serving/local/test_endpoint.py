@@ -24,7 +24,7 @@ from tests.support.local_endpoints import LocalHost
 def endpoint_of(local_host: LocalHost, name: str = "tiny") -> Endpoint:
     endpoint = read_endpoint(local_host.store, name)
     assert endpoint is not None
-    assert endpoint.process is not None
+    assert endpoint.current.process is not None
     return endpoint
 
 
@@ -60,7 +60,7 @@ def test_the_first_deployment_starts_a_server_and_records_it(local_host: LocalHo
     assert pointer.properties == {"endpoint": endpoint.name, "address": endpoint.address, "model_name": "tiny"}
     assert run.statuses()["deploy"].state == "done"
     assert (folder_of(endpoint) / "tiny/name.txt").read_text() == "m1"
-    assert "loading" in Path(endpoint.process.log).read_text()
+    assert "loading" in Path(endpoint.current.process.log).read_text()
 
 
 def test_a_healthy_server_of_the_same_model_is_reused(local_host: LocalHost):
@@ -76,12 +76,12 @@ def test_a_healthy_server_of_the_same_model_is_reused(local_host: LocalHost):
 def test_a_new_model_replaces_the_old_one_when_it_is_healthy(local_host: LocalHost, monkeypatch: pytest.MonkeyPatch):
     deploy(local_host.new_run("m1"), local_host.settings())
     before = endpoint_of(local_host)
-    swap = local.swap_endpoint
+    swap = local.record_current
 
-    def swap_seen(store, name, deployment):
-        assert is_healthy(before)
-        assert is_healthy(deployment)
-        return swap(store, name, deployment)
+    def swap_seen(store, name, revision):
+        assert is_healthy(before.current)
+        assert is_healthy(revision)
+        return swap(store, name, revision)
 
     monkeypatch.setattr(local, "swap_endpoint", swap_seen)
     deploy(local_host.new_run("m2"), local_host.settings())
@@ -153,7 +153,7 @@ def test_a_deployment_that_is_interrupted_leaves_no_server(local_host: LocalHost
     def interrupted(store, name, deployment):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(local, "swap_endpoint", interrupted)
+    monkeypatch.setattr(local, "record_current", interrupted)
     with pytest.raises(KeyboardInterrupt):
         deploy(local_host.new_run(), local_host.settings())
     assert not server_processes(local_host)
