@@ -112,7 +112,7 @@ def deployed(artifacts: ModelArtifacts) -> Callable[..., Run]:
             artifacts.base_model("merged")
             merged = artifacts.publish("model", "merged", artifacts.folder / "merged")
         record = Revision(
-            engine="vllm", address=address, model_name="tiny", model_uri=merged.folder, deployment=deployment
+            engine="vllm", address=address, model_name="tiny", model_uri=merged.folder, id=deployment
         )
         record_current(artifacts.store, "tiny", record)
         run = artifacts.new_run(evaluate=artifacts.evaluation(f"evaluation-{next(numbers)}", prompts))
@@ -226,23 +226,23 @@ def test_an_unreachable_endpoint_is_refused(deployed: Callable[..., Run]) -> Non
 
 def test_an_endpoint_that_another_run_replaced_is_refused(deployed: Callable[..., Run]) -> None:
     with serving(FakeServer(TUNED)) as served:
-        assert refused(deployed(served.address, deployment="d-2"), "deployed").kind is ErrorKind.NOT_FOUND
+        assert refused(deployed(served.address, id="d-2"), "deployed").kind is ErrorKind.NOT_FOUND
 
 
 def test_a_canary_is_tested_at_its_own_address(deployed: Callable[..., Run], artifacts: ModelArtifacts) -> None:
     with serving(FakeServer(TUNED)) as served, serving(FakeServer(BASE)) as other:
-        run = deployed(other.address, deployment="d-0")
+        run = deployed(other.address, id="d-0")
         stable = read_endpoint(artifacts.store, "tiny")
         assert stable is not None
-        candidate = stable.served.model_copy(update={"address": served.address, "deployment": "d-1"})
-        record_canary(artifacts.store, "tiny", candidate, 25)
+        canary = stable.served.model_copy(update={"address": served.address, "id": "d-1"})
+        record_canary(artifacts.store, "tiny", canary, 25)
         run_stage("smoke_test", run)
 
 
 def test_a_reused_server_is_tested_again(deployed: Callable[..., Run]) -> None:
     with serving(FakeServer(BASE)) as served:
         run = deployed(served.address)
-        point_to(run, "deploy", Output("endpoint", "taken-over", "endpoints/tiny.json", True, {"deployment": "d-1"}))
+        point_to(run, "deploy", Output("endpoint", "taken-over", "endpoints/tiny.json", True, {"revision": "d-1"}))
         refused(run, "the base model's")
 
 

@@ -113,15 +113,15 @@ def server(endpoint: str, revision: str, *, hours: float = 48, store: str = STOR
     )
 
 
-def endpoint(name: str, current: str, *history: str, candidate: str | None = None) -> Endpoint:
+def endpoint(name: str, current: str, *history: str, canary: str | None = None) -> Endpoint:
     def revision(deployment: str) -> Revision:
-        return new_revision(name, deployment=deployment, namespace="n")
+        return new_revision(name, id=deployment, namespace="n")
 
     return Endpoint(
         **revision(current).model_dump(),
         name=name,
         history=tuple(map(revision, history)),
-        candidate=None if candidate is None else revision(candidate),
+        canary=None if canary is None else revision(canary),
         updated_at=NOW,
     )
 
@@ -135,8 +135,8 @@ def test_a_server_without_an_endpoint_is_unused():
 
 
 def test_current_canary_and_previous_servers_are_kept():
-    servers = [server("chat", name) for name in ("oldest", "before", "now", "candidate", "stray")]
-    record = endpoint("chat", "now", "oldest", "before", candidate="candidate")
+    servers = [server("chat", name) for name in ("oldest", "before", "now", "canary", "stray")]
+    record = endpoint("chat", "now", "oldest", "before", canary="canary")
     assert unused_names(servers, record) == ["oldest", "stray"]
 
 

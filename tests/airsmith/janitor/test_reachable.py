@@ -100,15 +100,15 @@ def register_versions(
 
 def serve_models(store: Store, folders: list[str], endpoints: list[EndpointCase]) -> set[int]:
     found: set[int] = set()
-    for number, (served_before, candidate) in enumerate(endpoints):
+    for number, (served_before, canary) in enumerate(endpoints):
         name = f"endpoint-{number}"
         for model, adapter in served_before:
             adapters = {} if adapter is None else {"beside": folders[adapter]}
             record_current(store, name, new_revision(name, folders[model], adapters=adapters))
             found |= {model} | ({adapter} if adapter is not None else set())
-        if candidate is not None:
-            record_canary(store, name, new_revision(name, folders[candidate]), 20)
-            found.add(candidate)
+        if canary is not None:
+            record_canary(store, name, new_revision(name, folders[canary]), 20)
+            found.add(canary)
     return found
 
 

@@ -112,7 +112,7 @@ def test_a_live_run_keeps_outputs_reusable_artifacts_and_checkpoints(store: Stor
 
 
 def test_artifacts_of_versions_and_endpoints_are_kept(store: Store, advance_clock: AdvanceClock) -> None:
-    model, adapter, base, evaluation, previous, candidate, beside, compiled = (
+    model, adapter, base, evaluation, previous, canary, beside, compiled = (
         publish_artifact(store, kind, digest).folder
         for kind, digest in (
             ("model", "m1"), ("adapter", "a1"), ("base_model", "b1"), ("evaluation", "e1"), ("model", "m2"),
@@ -124,10 +124,10 @@ def test_artifacts_of_versions_and_endpoints_are_kept(store: Store, advance_cloc
     register_version(store, "tickets", ModelVersionDraft.model_validate({**draft, "evaluation": evaluation}))
     record_current(store, "tickets", new_revision("tickets", previous, compiled=compiled))
     record_current(store, "tickets", new_revision("tickets", base, adapters={"beside": beside}))
-    record_canary(store, "tickets", new_revision("tickets", candidate), 10)
+    record_canary(store, "tickets", new_revision("tickets", canary), 10)
     advance_clock(days=1000)
     assert [one.name for one in tidy(store)["caches"].removed] == [unused]
-    for folder in (model, adapter, base, evaluation, previous, candidate, beside, compiled):
+    for folder in (model, adapter, base, evaluation, previous, canary, beside, compiled):
         assert open_artifact(store, folder) is not None
 
 

@@ -24,7 +24,7 @@ from tests.support.registry import new_revision
 
 def revision(id: str) -> Revision:
     process = ServerProcess(pid=4242, started_at=1.5, log="/tmp/server.log")
-    return new_revision(engine="transformers", version=3, deployment=id, process=process)
+    return new_revision(engine="transformers", version=3, id=id, process=process)
 
 
 def test_an_endpoint_round_trips(store: Store):
@@ -32,7 +32,7 @@ def test_an_endpoint_round_trips(store: Store):
     written = record_current(store, "tiny", revision("d1"))
     assert read_endpoint(store, "tiny") == written
     assert written.previous is None
-    assert (written.name, written.deployment, written.process) == ("tiny", "d1", revision("d1").process)
+    assert (written.name, written.id, written.process) == ("tiny", "d1", revision("d1").process)
 
 
 def test_the_history_keeps_earlier_revisions(store: Store):
@@ -55,7 +55,7 @@ def test_a_promoted_canary_has_no_share(store: Store):
     record_current(store, "tiny", revision("d1"))
     record_canary(store, "tiny", revision("d2"), 25)
     taken_over = record_current(store, "tiny", revision("d2"))
-    assert (taken_over.candidate, taken_over.canary_percent) == (None, 0)
+    assert (taken_over.canary, taken_over.canary_percent) == (None, 0)
     assert taken_over.history == (revision("d1"),)
 
 
@@ -75,7 +75,7 @@ def test_the_history_keeps_the_last_50_revisions():
     store = Store.open("memory://endpoint-history")
     for n in range(60):
         endpoint = record_current(store, "tiny", revision(f"d{n}"))
-    assert [old.deployment for old in endpoint.history] == [f"d{n}" for n in range(9, 59)]
+    assert [old.id for old in endpoint.history] == [f"d{n}" for n in range(9, 59)]
 
 
 def test_no_concurrent_revision_is_lost(store: Store):

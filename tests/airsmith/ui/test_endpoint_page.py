@@ -39,7 +39,7 @@ def read_page(store: Store) -> Callable[..., str]:
 
 
 def revision(version: int, **changes: Any) -> Revision:
-    known = {"address": "http://triage.ml:8000", "version": version, "deployment": f"d{version}"}
+    known = {"address": "http://triage.ml:8000", "version": version, "id": f"d{version}"}
     return new_revision(**{"name": changes.pop("model_name", "triage"), **known, **changes})
 
 

@@ -105,7 +105,7 @@ def manifests_of(model: ServedModel, settings: Settings) -> list[dict[str, Any]]
     found = [
         deployment(model, settings, autoscaled=scaler is not None),
         *([scaler] if scaler else []),
-        service(model.endpoint, model.deployment, settings),
+        service(model.endpoint, model.revision, settings),
         *protection(model.endpoint, settings, ALL_OPTIONAL_KINDS),
     ]
     if settings.kubernetes.gateway is not None:

@@ -194,7 +194,7 @@ def test_a_changed_graph_has_another_cache(changed: Any):
         lambda: neuron_model(secrets={"api_key": {"kubernetes_secret": "a/b"}}),
         lambda: neuron_model(serve={"engine": "vllm_neuron"}),
         lambda: ServedModel(**{**fields_of(neuron_model()), "artifact": "artifacts/model/eeee", "files": "f"}),
-        lambda: ServedModel(**{**fields_of(neuron_model()), "deployment": "another", "version": 8}),
+        lambda: ServedModel(**{**fields_of(neuron_model()), "revision": "another", "version": 8}),
     ],
 )
 def test_the_cache_does_not_depend_on_weights_or_names(unchanged: Any):

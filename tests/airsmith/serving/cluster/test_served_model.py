@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from airsmith.serving.cluster.served import ServedAdapter
+from airsmith.serving.cluster.served_model import ServedAdapter
 
 from airsmith.artifacts.layout import artifact_folder
 from airsmith.artifacts.read import Artifact

@@ -56,7 +56,7 @@ def test_the_first_deployment_starts_a_server_and_records_it(local_host: LocalHo
     assert is_healthy(endpoint)
     assert (endpoint.engine, endpoint.version, endpoint.model_uri) == ("transformers", 1, "artifacts/model/m1")
     assert endpoint.address.startswith("http://127.0.0.1:")
-    assert (pointer.cached, pointer.digest, pointer.location) == (False, endpoint.deployment, "endpoints/tiny.json")
+    assert (pointer.cached, pointer.digest, pointer.location) == (False, endpoint.current.id, "endpoints/tiny.json")
     assert pointer.properties == {"endpoint": endpoint.name, "address": endpoint.address, "model_name": "tiny"}
     assert run.statuses()["deploy"].state == "done"
     assert (folder_of(endpoint) / "tiny/name.txt").read_text() == "m1"
@@ -88,7 +88,7 @@ def test_a_new_model_replaces_the_old_one_when_it_is_healthy(local_host: LocalHo
     after = endpoint_of(local_host)
     assert (after.model_uri, after.version, is_healthy(after)) == ("artifacts/model/m2", 2, True)
     assert after.previous is not None
-    assert after.previous.deployment == before.deployment
+    assert after.previous.id == before.current.id
     assert not is_alive(before.process)
     assert not processes_in(folder_of(before))
 
