@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.configuration import conf
 from airflow.sdk.plugins_manager import AirflowPlugin
 
-from airsmith.airflow.operators.local import PAGES, EndpointLink
+from airsmith.airflow.endpoint_link import PAGES, EndpointLink
 from airsmith.artifacts.layout import run_folder
 from airsmith.settings import load_settings
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
 
 
 def run_uri(dag_id: str, run_id: str) -> str:
@@ -19,13 +23,23 @@ def run_uri(dag_id: str, run_id: str) -> str:
     return f"{load_settings().store.rstrip('/')}/{run_folder(dag_id, run_id)}"
 
 
+@cache
+def _pages() -> FastAPI:
+    """The pages of `airsmith.ui`, for users who may see Airflow's plugins."""
+    from airflow.api_fastapi.auth.managers.models.resource_details import AccessView
+    from airflow.api_fastapi.core_api.security import requires_access_view
+    from fastapi import Depends
+
+    from airsmith.ui.endpoint_page import endpoint_pages
+
+    return endpoint_pages(Depends(requires_access_view(AccessView.PLUGINS)))
+
+
 async def pages(
     scope: dict[str, Any], receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]
 ) -> None:
-    """The pages of `airsmith.ui`, imported when the first is asked for: workers load this plugin as well."""
-    from airsmith.ui.endpoint_page import app
-
-    await app(scope, receive, send)
+    """The plugin's pages, imported on the first request: workers load this plugin as well."""
+    await _pages()(scope, receive, send)
 
 
 class AirsmithPlugin(AirflowPlugin):

@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
-from airsmith.contracts.digests import flatten
 from airsmith.contracts.spec import RunSpec
 from airsmith.recipe import Recipe
+from airsmith.recipe.dotted_keys import flatten
 from airsmith.recipe.sources import source_kind
 from airsmith.registry import ModelVersion
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from typing import Literal
 
 from airsmith.errors import AirsmithError, ErrorKind
@@ -105,7 +106,7 @@ def hub_errors(repo_type: RepoType, repo_id: str, revision: str, endpoint: str) 
 
 def _other_error(repo_type: RepoType, repo_id: str, endpoint: str, error: Exception) -> AirsmithError:
     status = getattr(getattr(error, "response", None), "status_code", None)
-    if status in (401, 403):
+    if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
         return AirsmithError(
             ErrorKind.ACCESS_DENIED,
             f"{endpoint} refused the token for the {repo_type} {repo_id} (HTTP {status}).",

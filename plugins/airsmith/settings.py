@@ -11,8 +11,8 @@ from typing import Any, Literal, Optional
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from airsmith.contracts.digests import flatten
 from airsmith.errors import AirsmithError, ErrorKind
+from airsmith.recipe.dotted_keys import flatten
 from airsmith.recipe.operation import BackendName
 from airsmith.recipe.validate import validate
 from airsmith.recipe.yaml_file import YamlFile, read_yaml
@@ -169,6 +169,11 @@ class Settings(_Group):
     backends: dict[BackendName, BackendSettings] = Field(
         default_factory=dict, description="How the tasks of a backend are run, by its name."
     )
+
+    @property
+    def uses_cluster(self) -> bool:
+        """Whether stages are pods, not processes of this machine."""
+        return self.runtime == "kubernetes"
 
     def backend(self, name: str) -> BackendSettings:
         """How the tasks of a backend are run."""

@@ -7,9 +7,10 @@ import configparser
 import re
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import get_args
 
@@ -20,42 +21,25 @@ from airsmith.recipe.operation import BackendName
 REPOSITORY = Path(__file__).parents[2]
 FOLDERS = ("plugins", "containers", "dags", "demo")
 
-GROUND_FLOOR = {"recipe", "settings", "contracts", "artifacts", "registry", "hub"}
-BACKENDS = GROUND_FLOOR | {"backends"}
-RUNTIMES = BACKENDS | {"runtimes", "serving"}
-MAY_IMPORT = {
-    **dict.fromkeys(GROUND_FLOOR, GROUND_FLOOR),
-    "backends": BACKENDS,
-    "runtimes": RUNTIMES,
-    "serving": RUNTIMES,
-    "janitor": RUNTIMES | {"janitor"},
-    "pipeline": RUNTIMES | {"janitor", "pipeline"},
-    "terminal": RUNTIMES | {"pipeline", "terminal"},
-    "reference": GROUND_FLOOR,
-    "cli": RUNTIMES | {"janitor", "pipeline", "terminal", "reference"},
-    "ui": RUNTIMES | {"pipeline", "terminal"},
-}
-"""Of `airsmith`, package by package; imports point down."""
-
-AIRFLOW_IS_KNOWN_TO = (
-    "plugins/airsmith_plugin.py",
-    "plugins/airsmith/airflow/dags/finetune.py",
-    "plugins/airsmith/airflow/dags/endpoint.py",
-    "plugins/airsmith/airflow/dags/janitor.py",
-    "plugins/airsmith/airflow/dags/sweep.py",
-    "plugins/airsmith/airflow/operators/local.py",
-    "plugins/airsmith/airflow/operators/job.py",
-    "plugins/airsmith/airflow/triggers/job.py",
-    "plugins/airsmith/airflow/operators/pod.py",
-    "plugins/airsmith/airflow/operators/endpoint.py",
-    "plugins/airsmith/airflow/operators/base.py",
-    "plugins/airsmith/airflow/operators/preflight.py",
-    "plugins/airsmith/airflow/triggers/pod.py",
-    "plugins/airsmith/airflow/retry_policy.py",
-    "plugins/airsmith/airflow/operators/pod_manager.py",
-    "plugins/airsmith/airflow/task_owner.py",
-    "plugins/airsmith/ui/",
+LAYERS = (
+    {"errors"},
+    {"recipe", "artifacts"},
+    {"settings", "hub", "registry"},
+    {"contracts"},
+    {"backends"},
+    {"process", "cluster"},
+    {"preflight", "serving"},
+    {"janitor", "pipeline"},
+    {"terminal", "ui"},
+    {"cli", "airflow"},
 )
+"""The rooms of `airsmith`, the lowest first. A room imports from itself and from the layers below it."""
+
+GROUND_FLOOR = set().union(*LAYERS[:4])
+"""What the stages' side stands on as well."""
+STAGES_MAY_IMPORT = GROUND_FLOOR | {"process"}
+
+AIRFLOW_ROOM = ("plugins/airsmith/airflow/", "plugins/airsmith_plugin.py")
 TRAINING_LIBRARIES = {"accelerate", "datasets", "peft", "safetensors", "tokenizers", "torch", "transformers"}
 TRAINING_LIBRARIES_ARE_KNOWN_TO = ("containers/", "demo/tiny_llama.py")
 PICKLES = {"cPickle", "cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
@@ -109,7 +93,13 @@ class Module:
         return {name.partition(".")[0] for name in self.imports}
 
     @property
-    def airsmith_package(self) -> str:
+    def dotted_name(self) -> str:
+        """`airsmith.recipe.load` of `plugins/airsmith/recipe/load.py`."""
+        parts = Path(self.path).with_suffix("").parts
+        return ".".join(parts[0 if parts[0] == "demo" else 1 :]).removesuffix(".__init__")
+
+    @property
+    def room(self) -> str:
         """`recipe` of `plugins/airsmith/recipe/load.py`, `settings` of `plugins/airsmith/settings.py`."""
         return Path(self.path).parts[2].removesuffix(".py")
 
@@ -134,15 +124,44 @@ def known_only_to(names: set[str], places: tuple[str, ...]) -> list[str]:
 
 
 def test_imports_point_down():
-    against = [
+    layer_of = {room: number for number, layer in enumerate(LAYERS) for room in layer}
+    upward = [
         f"{module.path} imports {name}"
         for module in OF_AIRSMITH
-        if module.airsmith_package != "__init__"
+        if (room := module.room) != "__init__"
         for name in module.imports
         if name.startswith("airsmith.")
-        and name.split(".")[1] not in MAY_IMPORT[module.airsmith_package] | {"__version__"}
+        and (imported := name.split(".")[1]) not in (room, "__version__")
+        and layer_of[imported] >= layer_of[room]
     ]
-    assert not against
+    assert not upward
+
+
+def test_every_room_has_a_layer():
+    assert {module.room for module in OF_AIRSMITH} - {"__init__"} == set().union(*LAYERS)
+
+
+@pytest.mark.parametrize("root", ["plugins", "containers", "demo"])
+def test_no_modules_import_each_other_in_a_circle(root: str):
+    """Imports inside functions count: they would only hide a circle."""
+    modules = {module.dotted_name: module for module in under(f"{root}/")}
+    sorter = TopologicalSorter(
+        {
+            name: {imported for full in module.imports if (imported := longest_known(full, modules))} - {name}
+            for name, module in modules.items()
+        }
+    )
+    try:
+        sorter.prepare()
+    except CycleError as circle:
+        pytest.fail(f"import circle: {' -> '.join(circle.args[1])}")
+
+
+def longest_known(name: str, modules: Mapping[str, Module]) -> str | None:
+    """The module that an imported name is or comes from."""
+    while name not in modules and "." in name:
+        name = name.rpartition(".")[0]
+    return name if name in modules else None
 
 
 def test_the_stages_stand_on_the_ground_floor():
@@ -150,17 +169,17 @@ def test_the_stages_stand_on_the_ground_floor():
         f"{module.path} imports {name}"
         for module in under("containers/")
         for name in module.imports
-        if name.startswith("airsmith.") and name.split(".")[1] not in GROUND_FLOOR | {"__version__"}
+        if name.startswith("airsmith.") and name.split(".")[1] not in STAGES_MAY_IMPORT | {"__version__"}
     ]
     assert not against
 
 
-def test_dag_files_know_the_pipeline_alone():
+def test_dag_files_import_the_dags_room_alone():
     against = [
         f"{module.path} imports {name}"
         for module in under("dags/")
         for name in module.imports
-        if not name.startswith("airsmith.pipeline.") and name.partition(".")[0] not in sys.stdlib_module_names
+        if not name.startswith("airsmith.airflow.dags.") and name.partition(".")[0] not in sys.stdlib_module_names
     ]
     assert not against
 
@@ -170,8 +189,8 @@ def test_airsmith_knows_neither_its_stages_nor_the_demo():
     assert not known_only_to({"demo"}, ("demo/",))
 
 
-def test_airflow_is_known_to_the_dag_the_operators_and_the_plugin_alone():
-    assert not known_only_to({"airflow"}, AIRFLOW_IS_KNOWN_TO)
+def test_the_airflow_room_and_the_plugin_alone_import_airflow():
+    assert not known_only_to({"airflow"}, AIRFLOW_ROOM)
 
 
 def test_training_libraries_are_known_to_the_stages_alone():

@@ -23,7 +23,7 @@ from airsmith.artifacts.uploads import open_uploads
 from airsmith.cluster.jobs import ENGINES
 from airsmith.cluster.jobs.client import Jobs
 from airsmith.cluster.labels import TaskOwner, pod_labels
-from airsmith.cluster.stage_pod import container_security, pod_security
+from airsmith.cluster.security import container_security, pod_security
 from airsmith.janitor import inventory, pods
 from airsmith.janitor.endpoints import tidy_endpoints
 from airsmith.janitor.pods import YOUNGEST

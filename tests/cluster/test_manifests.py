@@ -14,10 +14,11 @@ from conftest import Cluster
 from kubernetes.dynamic.exceptions import ResourceNotFoundError
 
 from airsmith.cluster.access import optional_kinds
-from airsmith.serving.cluster.manifests import OPTIONAL_KINDS
+from airsmith.cluster.manifest import OPTIONAL_KINDS
 
-GOLDEN = Path(__file__).parents[1] / "airsmith" / "runtimes" / "golden"
-ENDPOINTS = Path(__file__).parents[1] / "airsmith" / "serving" / "golden"
+GOLDEN = Path(__file__).parents[1] / "airsmith" / "cluster" / "golden"
+JOBS = GOLDEN.parent / "jobs" / "golden"
+ENDPOINTS = Path(__file__).parents[1] / "airsmith" / "serving" / "cluster" / "golden"
 
 
 @pytest.fixture(scope="module")
@@ -55,12 +56,12 @@ def test_golden_pods_are_admitted_under_the_restricted_standard(
         dry_run(pod)
 
 
-@pytest.mark.parametrize("job", sorted(file.stem for file in GOLDEN.glob("jobs/*.yaml")))
+@pytest.mark.parametrize("job", sorted(file.stem for file in JOBS.glob("*.yaml")))
 def test_golden_jobs_are_admitted_by_the_engines_that_the_cluster_has(
     job: str, cluster: Cluster, dry_run: Callable[[dict[str, Any]], None]
 ) -> None:
     try:
-        for manifest in yaml.safe_load_all((GOLDEN / "jobs" / f"{job}.yaml").read_text(encoding="utf-8")):
+        for manifest in yaml.safe_load_all((JOBS / f"{job}.yaml").read_text(encoding="utf-8")):
             manifest["metadata"]["namespace"] = cluster.namespace
             if (
                 manifest["kind"] != "TrainJob"

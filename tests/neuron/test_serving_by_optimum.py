@@ -11,7 +11,7 @@ import yaml
 from huggingface_hub import constants
 from huggingface_hub.errors import OfflineModeIsEnabled
 
-GOLDEN = Path(__file__).parents[1] / "airsmith/serving/golden"
+GOLDEN = Path(__file__).parents[1] / "airsmith/serving/cluster/golden"
 
 
 def container(place: str, name: str) -> dict:

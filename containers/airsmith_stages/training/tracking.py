@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from airsmith.contracts.digests import flatten
 from airsmith.contracts.run import Run
 from airsmith.contracts.spec import RunSpec
 from airsmith.errors import AirsmithError, ErrorKind
+from airsmith.recipe.dotted_keys import flatten
 from airsmith_stages.training.history import Row
 
 EVENTS_FILE = "tensorboard/events.out.tfevents.0.airsmith"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from http import HTTPStatus
 from typing import Any
 
 import kubernetes
@@ -14,13 +15,11 @@ from kubernetes.config.config_exception import ConfigException
 from kubernetes.dynamic import DynamicClient
 
 from airsmith.cluster.labels import PREFIX, label_value
+from airsmith.cluster.manifest import OPTIONAL_KINDS, Manifest
 from airsmith.errors import AirsmithError, ErrorKind
-from airsmith.serving.cluster.containers import Manifest
-from airsmith.serving.cluster.manifests import OPTIONAL_KINDS
 
 FIELD_MANAGER = "airsmith"
-_MISSING = 404
-_REFUSED = (401, 403, _MISSING)
+_REFUSED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND)
 
 
 def cluster_client() -> ApiClient:
@@ -100,7 +99,7 @@ def _unless_missing(what: str, act: Callable[[], object]) -> bool:
         with refusals_told(what):
             act()
     except AirsmithError as error:
-        if isinstance(error.__cause__, ApiException) and error.__cause__.status == _MISSING:
+        if isinstance(error.__cause__, ApiException) and error.__cause__.status == HTTPStatus.NOT_FOUND:
             return False
         raise
     return True
@@ -111,7 +110,7 @@ def find_deployment(name: str, namespace: str, client: ApiClient) -> k8s.V1Deplo
     try:
         return AppsV1Api(client).read_namespaced_deployment(name, namespace)
     except ApiException as refusal:
-        if refusal.status == _MISSING:
+        if refusal.status == HTTPStatus.NOT_FOUND:
             return None
         raise
 

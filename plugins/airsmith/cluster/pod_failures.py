@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from http import HTTPStatus
 
 from kubernetes.client import models as k8s
 from kubernetes.client.exceptions import ApiException
@@ -35,7 +36,6 @@ _HINTS = {
     ),
     ErrorKind.ACCESS_DENIED: "See that the Secrets that settings and recipe name exist in the namespace.",
 }
-_FORBIDDEN, _MISSING, _INVALID, _TOO_MANY, _SERVER_ERROR = 403, 404, 422, 429, 500
 _SIGKILL_EXIT = 128 + 9
 _GOES_ON = "Run it again: a training goes on from its newest checkpoint."
 
@@ -88,25 +88,25 @@ def missing(stage: str, name: str, events: Sequence[k8s.CoreV1Event] = ()) -> Ai
 def not_created(stage: str, refusal: ApiException) -> AirsmithError:
     """The error of a pod that the API server does not take, in its own words."""
     said = str(refusal.body or refusal.reason)
-    if refusal.status == _FORBIDDEN and "exceeded quota" in said:
+    if refusal.status == HTTPStatus.FORBIDDEN and "exceeded quota" in said:
         return AirsmithError(
             ErrorKind.UNSCHEDULABLE,
             f"The namespace's quota leaves no room for the pod of {stage}: {said}",
             "Wait for other pods to end, or raise the quota.",
         )
-    if refusal.status in (_FORBIDDEN, _MISSING):
+    if refusal.status in (HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND):
         return AirsmithError(
             ErrorKind.ACCESS_DENIED,
             f"The cluster lets Airflow create no pod for {stage}: {said}",
             "See that kubernetes.namespace exists and that Airflow's service account may create pods in it.",
         )
-    if refusal.status == _TOO_MANY or refusal.status >= _SERVER_ERROR:
+    if refusal.status == HTTPStatus.TOO_MANY_REQUESTS or refusal.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return AirsmithError(
             ErrorKind.UNSCHEDULABLE,
             f"The cluster takes no pod for {stage} at the moment: {said}",
             "Where a webhook is named, see that what serves it (Kueue, a policy engine) is well.",
         )
-    kind = ErrorKind.BAD_RECIPE if refusal.status == _INVALID else ErrorKind.INTERNAL
+    kind = ErrorKind.BAD_RECIPE if refusal.status == HTTPStatus.UNPROCESSABLE_ENTITY else ErrorKind.INTERNAL
     return AirsmithError(kind, f"The cluster refuses the pod of {stage}: {said}", "Correct the recipe or the settings.")
 
 

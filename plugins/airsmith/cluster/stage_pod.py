@@ -9,19 +9,18 @@ from kubernetes.client import models as k8s
 from airsmith.backends import Placement, PodSize, get_backend
 from airsmith.cluster.labels import PREFIX, object_name, pod_labels
 from airsmith.cluster.queue import queue_labels
+from airsmith.cluster.secrets import api_key_of, variable_from_secret
+from airsmith.cluster.security import container_security, pod_security
 from airsmith.contracts.run import Run
 from airsmith.contracts.spec import RunSpec, StagePlan
-from airsmith.contracts.stages import TRAINING
+from airsmith.contracts.stages import HUB_STAGES, TRAINING
 from airsmith.errors import AirsmithError, ErrorKind
-from airsmith.process.stage_process import HUB_STAGES
 from airsmith.recipe.operation import Resources
-from airsmith.serving.cluster.served import api_key_of
 from airsmith.settings import BackendSettings, Settings
 
 CONTAINER = "base"
 SCRATCH = "/scratch"
 TEMPORARY = "temporary"
-USER_ID = 10001
 _SIZES = {
     "tokenize": PodSize(cpu="500m", memory="4Gi"),
     "merge": PodSize(cpu="1", memory="1Gi"),
@@ -81,26 +80,6 @@ def pod_name(stage: str, run: Run, spec: RunSpec) -> str:
     return object_name(spec.recipe.name[:30], stage, run.name.rsplit("-", 1)[-1], *trial)
 
 
-def pod_security() -> k8s.V1PodSecurityContext:
-    """Who a pod's processes are: somebody without rights, to whom its volumes belong."""
-    return k8s.V1PodSecurityContext(
-        run_as_non_root=True,
-        run_as_user=USER_ID,
-        run_as_group=USER_ID,
-        fs_group=USER_ID,
-        seccomp_profile=k8s.V1SeccompProfile(type="RuntimeDefault"),
-    )
-
-
-def container_security() -> k8s.V1SecurityContext:
-    """What a container may: nothing beyond its own processes and volumes."""
-    return k8s.V1SecurityContext(
-        allow_privilege_escalation=False,
-        read_only_root_filesystem=True,
-        capabilities=k8s.V1Capabilities(drop=["ALL"]),
-    )
-
-
 def _container(plan: StagePlan, run: Run, spec: RunSpec, settings: Settings) -> k8s.V1Container:
     return k8s.V1Container(
         name=CONTAINER,
@@ -141,7 +120,7 @@ def _environment(plan: StagePlan, spec: RunSpec, settings: Settings) -> list[k8s
 def _endpoint_key(spec: RunSpec, settings: Settings) -> list[k8s.V1EnvVar]:
     """The key that the endpoint asks for, by reference."""
     reference = api_key_of(spec.recipe, settings)
-    return [] if reference is None else [_from_secret("OPENAI_API_KEY", *reference.split("/"))]
+    return [] if reference is None else [variable_from_secret("OPENAI_API_KEY", *reference.split("/"))]
 
 
 def _hub_token(spec: RunSpec, settings: Settings) -> list[k8s.V1EnvVar]:
@@ -159,12 +138,7 @@ def _hub_token(spec: RunSpec, settings: Settings) -> list[k8s.V1EnvVar]:
         name, key = settings.kubernetes.hub_secret, "HF_TOKEN"
     else:
         return []
-    return [_from_secret("HF_TOKEN", name, key)]
-
-
-def _from_secret(variable: str, name: str, key: str) -> k8s.V1EnvVar:
-    source = k8s.V1EnvVarSource(secret_key_ref=k8s.V1SecretKeySelector(name=name, key=key))
-    return k8s.V1EnvVar(name=variable, value_from=source)
+    return [variable_from_secret("HF_TOKEN", name, key)]
 
 
 def _store_credentials(settings: Settings) -> list[k8s.V1EnvFromSource]:

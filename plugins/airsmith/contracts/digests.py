@@ -13,6 +13,7 @@ from airsmith.contracts.spec import RunSpec
 from airsmith.contracts.stages import NOT_DETERMINING, Input, StageContract, toolchain_on
 from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.recipe import Recipe
+from airsmith.recipe.dotted_keys import flatten
 
 _PLACEMENT_FIELDS = ("backend.devices", "backend.nodes", "backend.instance_type")
 
@@ -85,18 +86,6 @@ def _selected_fields(paths: tuple[str, ...], recipe: Recipe, ignored: tuple[str,
         if any(_lies_under(path, declared) for declared in paths)
         and not any(_lies_under(path, field) for field in ignored)
     }
-
-
-def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Turn nested mappings into one of dotted paths; an empty mapping stays a value."""
-    flat: dict[str, Any] = {}
-    for key, item in value.items():
-        path = f"{prefix}{key}"
-        if isinstance(item, Mapping) and item:
-            flat.update(flatten(item, f"{path}."))
-        else:
-            flat[path] = item
-    return flat
 
 
 def _lies_under(path: str, declared: str) -> bool:

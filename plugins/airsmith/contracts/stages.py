@@ -185,6 +185,8 @@ _CONTRACTS = (
 STAGES: Mapping[str, StageContract] = {contract.name: contract for contract in _CONTRACTS}
 """Every stage by name, in an order in which each follows its inputs."""
 
+HUB_STAGES = ("mirror_model", "mirror_dataset")
+"""The stages that talk to the Hub. All others run with the Hub's client switched off."""
 TRAINING = ("compile", "train")
 """The stages of the training's own launch: long, on the recipe's devices, and resumed by the next try."""
 

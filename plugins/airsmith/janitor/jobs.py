@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from http import HTTPStatus
 
 from kubernetes.client import ApiClient, CustomObjectsApi
 from kubernetes.client import models as k8s
@@ -13,8 +14,6 @@ from kubernetes.client.exceptions import ApiException
 from airsmith.cluster.jobs import ENGINES, Resource
 from airsmith.cluster.jobs.client import FOREGROUND
 from airsmith.cluster.jobs.job_kind import Object
-
-_MISSING, _CONFLICT = 404, 409
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ def delete_job(job: Job, client: ApiClient) -> None:
     try:
         CustomObjectsApi(client).delete_namespaced_custom_object(*place, job.metadata.name, body=exactly)
     except ApiException as refusal:
-        if refusal.status not in (_MISSING, _CONFLICT):
+        if refusal.status not in (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT):
             raise
 
 
@@ -60,7 +59,7 @@ def _list(resource: Resource, namespace: str, selector: str, client: ApiClient) 
     try:
         listed = CustomObjectsApi(client).list_namespaced_custom_object(*place, label_selector=selector)
     except ApiException as refusal:
-        if refusal.status == _MISSING:
+        if refusal.status == HTTPStatus.NOT_FOUND:
             return []
         raise
     return [Job(resource, _metadata(job)) for job in listed["items"]]

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from typing import Any, TypeVar
 
 from kubernetes.client import ApiClient, CoreV1Api
@@ -24,7 +25,6 @@ log = logging.getLogger("airsmith")
 
 YOUNGEST = timedelta(minutes=1)
 """A pod as young is left to whoever has made it."""
-_MISSING, _CONFLICT = 404, 409
 
 _Standing = TypeVar("_Standing", k8s.V1Pod, "k8s.V1Pod | Job")
 
@@ -119,5 +119,5 @@ def _delete_pod(pod: k8s.V1Pod, client: ApiClient) -> None:
     try:
         CoreV1Api(client).delete_namespaced_pod(pod.metadata.name, pod.metadata.namespace, body=exactly)
     except ApiException as refusal:
-        if refusal.status not in (_MISSING, _CONFLICT):
+        if refusal.status not in (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT):
             raise

@@ -8,6 +8,7 @@ from airsmith.contracts.spec import BatchPlan, ParallelPlan, Plan, StagePlan
 from airsmith.contracts.stages import TRAINING, trains_shards
 from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.recipe import Recipe
+from airsmith.settings import Settings
 
 LIGHT_IMAGE = "cpu"
 """The image without torch, for stages that move bytes."""
@@ -56,13 +57,12 @@ def make_plan(recipe: Recipe, *, is_sweep: bool = False) -> Plan:
     )
 
 
-def check_nodes(recipe: Recipe, runtime: str) -> None:
+def check_nodes(recipe: Recipe, settings: Settings) -> None:
     """Refuse several nodes where there is but one machine.
 
-    :param runtime: how the deployment starts stages.
     :raises AirsmithError: `bad_recipe`.
     """
-    if recipe.backend.nodes > 1 and runtime == "local":
+    if recipe.backend.nodes > 1 and not settings.uses_cluster:
         raise AirsmithError(
             ErrorKind.BAD_RECIPE,
             f"backend.nodes is {recipe.backend.nodes}, but the runtime `local` trains on this machine alone.",

@@ -52,7 +52,7 @@ def resolve(request: RunRequest, settings: Settings, read_connection: ReadConnec
     """
     merged = merge_recipe(request.recipe_file, request.form, request.overrides)
     plan = make_plan(merged.recipe, is_sweep=request.is_sweep)
-    check_nodes(merged.recipe, settings.runtime)
+    check_nodes(merged.recipe, settings)
     if request.is_sweep:
         trials_of(merged.recipe)
     toolchains = toolchains_of(plan, merged.recipe, settings)
@@ -83,6 +83,6 @@ def resolve(request: RunRequest, settings: Settings, read_connection: ReadConnec
 
 def image_references(plan: Plan, settings: Settings) -> dict[str, str]:
     """The images of a run on a cluster, by digest."""
-    if settings.runtime != "kubernetes":
+    if not settings.uses_cluster:
         return {}
     return {stage.image: settings.image(stage.image).reference for stage in plan.stages if not stage.runs_in_worker}

@@ -17,7 +17,7 @@ def toolchains_of(plan: Plan, recipe: Recipe, settings: Settings) -> dict[str, d
 
     :raises AirsmithError: `not_found`, naming what is missing where.
     """
-    if settings.runtime == "kubernetes":
+    if settings.uses_cluster:
         return image_toolchains(plan, recipe, settings)
     return local_toolchains(plan, recipe, settings.stages_python())
 

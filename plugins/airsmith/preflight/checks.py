@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from functools import partial
+from http import HTTPStatus
 
 from kubernetes.client import ApiClient, CoreV1Api
 from kubernetes.client import models as k8s
@@ -23,8 +24,6 @@ from airsmith.preflight.quota import is_ever_within
 from airsmith.settings import Settings
 
 log = logging.getLogger("airsmith")
-
-_CONFLICT = 409
 
 
 def preflight(run: Run, settings: Settings, client: ApiClient, owner: TaskOwner | None = None) -> None:
@@ -66,7 +65,7 @@ def refuse_unadmitted(stage: str, pod: k8s.V1Pod, client: ApiClient) -> None:
     try:
         CoreV1Api(client).create_namespaced_pod(pod.metadata.namespace, pod, dry_run="All")
     except ApiException as refusal:
-        if refusal.status == _CONFLICT:  # An earlier try's pod of this run is there, and was admitted.
+        if refusal.status == HTTPStatus.CONFLICT:  # An earlier try's pod of this run is there, and was admitted.
             return
         if is_ever_within(str(refusal.body)):
             log.warning("The namespace's quota is used up at the moment: %s", not_created(stage, refusal).message)

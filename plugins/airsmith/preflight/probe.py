@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 
 from kubernetes.client import ApiClient, CoreV1Api
 from kubernetes.client import models as k8s
@@ -37,8 +38,6 @@ PATIENCE_SECONDS = {ErrorKind.IMAGE_PULL_FAILED: 20}
 """A registry that fails may answer the kubelet's next try. A name or a Secret that is wrong stays wrong."""
 LONGEST_SECONDS = 300
 """Longest time that the checks themselves may take; also ends a pod that nobody follows any more."""
-
-_MISSING = 404
 
 
 def probe_pod(run: Run, spec: RunSpec, settings: Settings) -> k8s.V1Pod:
@@ -134,7 +133,7 @@ def _read(pod: k8s.V1Pod, client: ApiClient) -> k8s.V1Pod | None:
     try:
         return CoreV1Api(client).read_namespaced_pod(pod.metadata.name, pod.metadata.namespace)
     except ApiException as refusal:
-        if refusal.status == _MISSING:
+        if refusal.status == HTTPStatus.NOT_FOUND:
             return None
         raise
 
@@ -144,7 +143,7 @@ def _delete(pod: k8s.V1Pod, client: ApiClient) -> None:
     try:
         CoreV1Api(client).delete_namespaced_pod(pod.metadata.name, pod.metadata.namespace, grace_period_seconds=0)
     except ApiException as refusal:
-        if refusal.status == _MISSING:
+        if refusal.status == HTTPStatus.NOT_FOUND:
             return
         raise
     while _read(pod, client) is not None:

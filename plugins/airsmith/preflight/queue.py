@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Any
 
 from kubernetes.client import ApiClient
@@ -14,7 +15,6 @@ from airsmith.errors.checks import Check, check_all
 from airsmith.recipe.operation import Backend
 
 GROUP = "kueue.x-k8s.io"
-_FORBIDDEN, _MISSING = 403, 404
 
 
 def refuse_missing_queue(backend: Backend, namespace: str, client: ApiClient) -> None:
@@ -43,13 +43,13 @@ def _find(cluster: DynamicClient, kind: str, name: str, namespace: str | None, f
             f"Install Kueue, or remove {field}.",
         ) from absent
     except ApiException as refusal:
-        if refusal.status == _MISSING:
+        if refusal.status == HTTPStatus.NOT_FOUND:
             raise AirsmithError(
                 ErrorKind.NOT_FOUND,
                 f"{field} is {name!r}, but there is no such {kind}{place}.",
                 f"Create it, or correct {field}.",
             ) from refusal
-        if refusal.status == _FORBIDDEN:
+        if refusal.status == HTTPStatus.FORBIDDEN:
             raise AirsmithError(
                 ErrorKind.ACCESS_DENIED,
                 f"Airflow's service account may not read the {kind} {name}{place}.",

@@ -25,9 +25,7 @@ def hub_token(recipe: Recipe, settings: Settings, read_connection: ReadConnectio
         return read_connection(reference.airflow_connection)
     if reference.environment:
         return _from_environment(reference.environment)
-    if (
-        settings.runtime == "kubernetes"
-    ):  # The pods have it; the worker, which only pins revisions, has its own or none.
+    if settings.uses_cluster:  # The pods have it; the worker, which only pins revisions, has its own or none.
         return read_connection(settings.hub_connection) if settings.hub_connection else os.environ.get("HF_TOKEN")
     raise AirsmithError(
         ErrorKind.BAD_RECIPE,

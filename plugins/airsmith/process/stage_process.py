@@ -17,6 +17,7 @@ from airsmith.contracts.pointers import StagePointer
 from airsmith.contracts.recording import StageRecord, reuse_output
 from airsmith.contracts.run import Run
 from airsmith.contracts.spec import RunSpec
+from airsmith.contracts.stages import HUB_STAGES
 from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.process import guard
 from airsmith.process.hub_token import ReadConnection, hub_token, no_connections
@@ -24,9 +25,6 @@ from airsmith.settings import Settings
 
 TellLine = Callable[[int, str], None]
 """Takes a line of a stage's log with its level, one of `logging`'s."""
-
-HUB_STAGES = ("mirror_model", "mirror_dataset")
-"""The stages that talk to the Hub. All others run with the Hub's client switched off."""
 
 _AIRFLOWS_OWN = re.compile(r"_?AIRFLOW|PYTHON|VIRTUAL_ENV$")
 _SECRET = re.compile(r"(?!AWS_|AIRSMITH_|MLFLOW_).*(TOKEN|PASSWORD|SECRET|API_KEY)")

@@ -48,6 +48,14 @@ def form_changes(recipe: Recipe, form: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in given.items() if key not in _form_schemas() or _lookup(values, key) != value}
 
 
+def form_schema(node: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a JSON schema that Airflow's form reads; an optional field gets a list of types, not `anyOf`."""
+    if "anyOf" in node:
+        (only,) = (option for option in node["anyOf"] if option != {"type": "null"})
+        node = {**node, **only, "type": [only["type"], "null"]}
+    return {word: node[word] for word in _SCHEMA_WORDS if word in node}
+
+
 @cache
 def fixed_keys() -> tuple[str, ...]:
     """Dotted keys, fields and whole groups, that shape the graph and stand in no form."""
@@ -87,13 +95,8 @@ def _schema_at(root: dict[str, Any], key: str) -> dict[str, Any]:
 
 
 def _param_schema(key: str, node: dict[str, Any]) -> dict[str, Any]:
-    """Airflow's form wants a list of types, not `anyOf`, for a field that may be empty."""
     description, unit, place = node["description"], node["unit"], node["form"]
-    alternatives = [option for option in node.get("anyOf", []) if option != {"type": "null"}]
-    if "anyOf" in node:
-        (only,) = alternatives
-        node = {**node, **only, "type": [only["type"], "null"]}
-    schema = {word: node[word] for word in _SCHEMA_WORDS if word in node}
+    schema = form_schema(node)
     schema["title"] = key
     schema["description_md"] = f"{description} Unit: {unit}." if unit else description
     if place == "collapsed":

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from airsmith.contracts.digests import flatten
 from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.recipe import Recipe
+from airsmith.recipe.dotted_keys import flatten
 from airsmith.recipe.form import fixed_keys, form_changes
 from airsmith.recipe.load import read_recipe_file
 from airsmith.recipe.validate import validate_recipe

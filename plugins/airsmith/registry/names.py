@@ -21,3 +21,8 @@ def checked_name(name: str) -> str:
             "Use up to 63 of a-z, 0-9, '.', '_' and '-', beginning with a letter or a digit.",
         )
     return name
+
+
+def base_model_name(endpoint: str) -> str:
+    """What requests name to be answered by the base that an endpoint serves its adapters on."""
+    return f"{endpoint}-base"

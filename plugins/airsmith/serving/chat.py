@@ -13,7 +13,7 @@ import httpx
 from airsmith.artifacts.store import Store
 from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.registry import Endpoint, list_endpoints, read_endpoint
-from airsmith.serving.cluster.served import base_name
+from airsmith.registry.names import base_model_name
 
 ANSWER_SECONDS = 300.0
 EXAMPLE_TOKENS = 64
@@ -44,7 +44,7 @@ def asking(endpoint: Endpoint, model: str | None) -> Endpoint:
     """
     if model is None:
         return endpoint
-    served = {endpoint.model_name, *endpoint.adapters, *([base_name(endpoint.name)] if endpoint.adapters else [])}
+    served = {endpoint.model_name, *endpoint.adapters, *([base_model_name(endpoint.name)] if endpoint.adapters else [])}
     if model not in served:
         raise AirsmithError(
             ErrorKind.NOT_FOUND,

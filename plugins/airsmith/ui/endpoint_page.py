@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from html import escape
 
-from airflow.api_fastapi.auth.managers.models.resource_details import AccessView
-from airflow.api_fastapi.core_api.security import requires_access_view
-from fastapi import Depends, FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.params import Depends
 from fastapi.responses import HTMLResponse
 
 from airsmith.artifacts.store import Store
@@ -31,13 +30,21 @@ _PAGE = """\
 </html>
 """
 
-app = FastAPI(
-    dependencies=[Depends(requires_access_view(AccessView.PLUGINS))], docs_url=None, redoc_url=None, openapi_url=None
-)
-"""For who may see Airflow's plugins. It is served under the prefix that the plugin names."""
+router = APIRouter()
 
 
-@app.get("/endpoints/{name}")
+def endpoint_pages(authorization: Depends) -> FastAPI:
+    """The app with the page of each endpoint.
+
+    :param authorization: dependency that every request must pass.
+    """
+    app = FastAPI(dependencies=[authorization], docs_url=None, redoc_url=None, openapi_url=None)
+    app.include_router(router)
+    app.add_exception_handler(AirsmithError, _error_page)
+    return app
+
+
+@router.get("/endpoints/{name}")
 def show(name: str) -> HTMLResponse:
     """What an endpoint serves now, and how to ask it.
 
@@ -50,9 +57,8 @@ def show(name: str) -> HTMLResponse:
     return _page(f"Endpoint {endpoint.name}", body)
 
 
-@app.exception_handler(AirsmithError)
-def tell(_: Request, error: AirsmithError) -> HTMLResponse:
-    """An error as a page."""
+def _error_page(_: Request, error: Exception) -> HTMLResponse:
+    assert isinstance(error, AirsmithError)
     status = 503 if error.kind in (ErrorKind.STORE_UNAVAILABLE, ErrorKind.ACCESS_DENIED) else 404
     return _page(error.message, [_paragraph(error.hint)] if error.hint else [], status)
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.pipeline.plan import check_nodes, make_plan, solve_batch, stage_names
 from airsmith.recipe import Recipe
+from airsmith.settings import Settings
 
 
 def recipe_with(**groups: Any) -> Recipe:
@@ -62,9 +63,9 @@ def test_a_full_training_on_several_devices_is_consolidated() -> None:
 def test_several_nodes_are_refused_where_there_is_one_machine() -> None:
     several = recipe_with(backend={"nodes": 2})
     with pytest.raises(AirsmithError, match=r"backend\.nodes is 2"):
-        check_nodes(several, "local")
-    check_nodes(several, "kubernetes")
-    check_nodes(recipe_with(backend={"nodes": 1, "job": "rayjob"}), "local")
+        check_nodes(several, Settings(runtime="local"))
+    check_nodes(several, Settings(runtime="kubernetes"))
+    check_nodes(recipe_with(backend={"nodes": 1, "job": "rayjob"}), Settings(runtime="local"))
 
 
 def test_a_training_that_ray_starts_has_an_image_with_ray_and_all_else_has_not() -> None:

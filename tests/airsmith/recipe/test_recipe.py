@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from airsmith.contracts.digests import flatten
 from airsmith.errors import AirsmithError
 from airsmith.recipe import Recipe
+from airsmith.recipe.dotted_keys import flatten
 from airsmith.recipe.sources import source_kind
 from airsmith.recipe.validate import validate_recipe
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi import Depends
 from starlette.testclient import TestClient
 
+import airsmith_plugin
 from airsmith.artifacts.store import Store
 from airsmith.registry import Deployment, share_endpoint, swap_endpoint
 from airsmith.serving.chat import curl_line
-from airsmith.ui import endpoint_page
+from airsmith.ui.endpoint_page import endpoint_pages
 
 
 @pytest.fixture
@@ -23,18 +25,16 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
 
 
 @pytest.fixture
-def read(store: Store) -> Iterator[Callable[..., str]]:
+def read(store: Store) -> Callable[..., str]:
     """The text of an endpoint's page, as one who may see it gets it."""
-    (access,) = endpoint_page.app.router.dependencies
-    endpoint_page.app.dependency_overrides[access.dependency] = lambda: None
+    client = TestClient(endpoint_pages(Depends(lambda: None)))
 
     def page(name: str, status: int = 200) -> str:
-        answer = TestClient(endpoint_page.app).get(f"/endpoints/{name}")
+        answer = client.get(f"/endpoints/{name}")
         assert answer.status_code == status
         return answer.text
 
-    yield page
-    endpoint_page.app.dependency_overrides.clear()
+    return page
 
 
 def deployment(version: int, **changes: Any) -> Deployment:
@@ -76,6 +76,6 @@ def test_an_endpoint_that_is_not_there_is_said_so(store: Store, read: Callable[.
 
 def test_who_is_not_logged_in_sees_nothing(store: Store):
     swap_endpoint(store, "triage", deployment(1))
-    answer = TestClient(endpoint_page.app).get("/endpoints/triage")
+    answer = TestClient(airsmith_plugin.pages).get("/endpoints/triage")
     assert answer.status_code == 401
     assert "triage" not in answer.text

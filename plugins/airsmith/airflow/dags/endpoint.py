@@ -9,10 +9,13 @@ from airflow.sdk.definitions.context import Context
 from airflow.sdk.exceptions import DownstreamTasksSkipped
 
 from airsmith.airflow.dags.finetune import retry_options
-from airsmith.airflow.operators.local import EndpointLink, LocalStageOperator, typed_errors
+from airsmith.airflow.endpoint_link import EndpointLink
+from airsmith.airflow.operators.base import typed_errors
+from airsmith.airflow.runtime import cluster_of, runtime_of
 from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.pipeline.endpoint_change import ChangeRequest, EndpointChange, checked_change, make_change
 from airsmith.pipeline.pages import ENDPOINT_PAGE, STAGE_SUMMARIES
+from airsmith.recipe.form import form_schema
 from airsmith.settings import Settings, load_settings
 
 DAG_ID = "endpoint"
@@ -79,7 +82,7 @@ class ChangeEndpointOperator(BaseOperator):
             )
             self._changing = True
             try:
-                run = make_change(request, settings, _cluster(settings))
+                run = make_change(request, settings, cluster_of(settings))
             finally:
                 self._changing = False
         if run is None:
@@ -97,15 +100,6 @@ class ChangeEndpointOperator(BaseOperator):
             raise AirsmithError(ErrorKind.INTERRUPTED, "The change was told to stop.", "Trigger it again.")
 
 
-def _cluster(settings: Settings) -> Any:
-    """A client of the cluster where endpoints are pods, else None."""
-    if settings.runtime != "kubernetes":
-        return None
-    from airsmith.airflow.operators.endpoint import cluster_of  # half a second of imports
-
-    return cluster_of(settings)
-
-
 def _smoke_test(settings: Settings) -> BaseOperator:
     options: dict[str, Any] = {
         "task_id": SMOKE_TEST,
@@ -113,17 +107,13 @@ def _smoke_test(settings: Settings) -> BaseOperator:
         "doc_md": STAGE_SUMMARIES["smoke_test"],
         **retry_options(settings, "cpu"),
     }
-    if settings.runtime != "kubernetes":
-        return LocalStageOperator(stage="smoke_test", **options)
-    from airsmith.airflow.operators.endpoint import smoke_test_task
-
-    return smoke_test_task(settings, **options)
+    return runtime_of(settings).smoke_test_task(settings, **options)
 
 
 def _schema(name: str, field: dict[str, Any]) -> dict[str, Any]:
-    """Airflow's form wants a list of types, not `anyOf`, for a field that may be empty."""
-    schema = {"title": name.replace("_", " ").capitalize(), "description_md": field["description"]}
-    if "anyOf" in field:
-        (only,) = (option for option in field["anyOf"] if option != {"type": "null"})
-        return {**schema, **only, "type": [only["type"], "null"]}
-    return {**schema, "type": "string", "enum": field["enum"], "values_display": ACTIONS}
+    schema = {
+        "title": name.replace("_", " ").capitalize(),
+        "description_md": field["description"],
+        **form_schema(field),
+    }
+    return {**schema, "values_display": ACTIONS} if "enum" in field else schema

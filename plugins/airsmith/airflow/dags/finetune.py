@@ -12,8 +12,10 @@ from airflow.sdk import DAG, Asset, BaseOperator, Param, TaskGroup
 from airflow.sdk.definitions.context import Context
 from airflow.sdk.definitions.param import ParamsDict
 
-from airsmith.airflow.operators.local import connection_password, local_task, mapped_local_training, typed_errors
+from airsmith.airflow.connections import connection_password
+from airsmith.airflow.operators.base import typed_errors
 from airsmith.airflow.retry_policy import RetryByKind
+from airsmith.airflow.runtime import runtime_of
 from airsmith.contracts.spec import Plan, StagePlan
 from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.pipeline.graph import GROUPS, dag_id_of, group_of, upstream_stages
@@ -53,7 +55,7 @@ def build_dag(recipe: Recipe, file: Path, settings: Settings, trials: TrialTasks
     :raises AirsmithError: `bad_recipe` where the backend cannot run it.
     """
     plan = make_plan(recipe, is_sweep=trials is not None)
-    check_nodes(recipe, settings.runtime)
+    check_nodes(recipe, settings)
     dag = DAG(
         dag_id_of(file, "finetune" if trials is None else "sweep"),
         description=recipe.description or f"Fine-tunes {recipe.model.id} on {recipe.dataset.id}",
@@ -72,7 +74,15 @@ def build_dag(recipe: Recipe, file: Path, settings: Settings, trials: TrialTasks
         doc_md=STAGE_SUMMARIES["resolve"],
         **retry_options(settings, plan.backend),
     )
-    before = _preflight_task(dag, resolve, settings) if settings.runtime == "kubernetes" else resolve
+    preflight = runtime_of(settings).preflight_task(
+        task_id="preflight",
+        run_uri=RUN_URI,
+        dag=dag,
+        doc_md=STAGE_SUMMARIES["preflight"],
+        **retry_options(settings, "cpu"),
+    )
+    if preflight is not None:
+        preflight.set_upstream(resolve)
     groups = _groups(dag, plan)
     ends = {
         stage.stage: _both(_stage_task(stage, recipe, settings, dag=dag, task_group=groups[group_of(stage.stage)]))
@@ -81,7 +91,7 @@ def build_dag(recipe: Recipe, file: Path, settings: Settings, trials: TrialTasks
         for stage in plan.stages
     }
     for stage, upstream in upstream_stages(ends).items():
-        ends[stage][0].set_upstream([ends[source][1] for source in upstream] or before)
+        ends[stage][0].set_upstream([ends[source][1] for source in upstream] or preflight or resolve)
     # Last, because a task copies the params that its DAG has when it is made: most of a parse, and of the stored DAG.
     dag.params = ParamsDict(form_params(recipe))
     return dag
@@ -192,32 +202,13 @@ def _broken_dag(dag_id: str, file: Path, error: AirsmithError) -> DAG:
     return dag
 
 
-def _preflight_task(dag: DAG, resolve: BaseOperator, settings: Settings) -> BaseOperator:
-    """What looks before the first pod starts."""
-    from airsmith.airflow.operators.preflight import PreflightOperator  # half a second of imports
-
-    preflight = PreflightOperator(
-        task_id="preflight",
-        run_uri=RUN_URI,
-        dag=dag,
-        doc_md=STAGE_SUMMARIES["preflight"],
-        **retry_options(settings, "cpu"),
-    )
-    preflight.set_upstream(resolve)
-    return preflight
-
-
 def mapped_training(run_uris: Any, recipe: Recipe, settings: Settings, **options: Any) -> Any:
-    """One training for each of several runs, as many tasks as there are then.
+    """One training for each of several runs, mapped when the run begins.
 
-    :param run_uris: the output of the task that knows them.
+    :param run_uris: the output of the task that lists them.
     """
-    options = {**options, **retry_options(settings, recipe.backend.name)}
-    if settings.runtime == "kubernetes":
-        from airsmith.airflow.operators.pod import mapped_kubernetes_training
-
-        return mapped_kubernetes_training(run_uris, recipe, settings, **options)
-    return mapped_local_training(run_uris, **options)
+    retries = retry_options(settings, recipe.backend.name)
+    return runtime_of(settings).mapped_training(run_uris, recipe, settings, **options, **retries)
 
 
 def _groups(dag: DAG, plan: Plan) -> dict[str, TaskGroup]:
@@ -245,16 +236,7 @@ def _stage_task(stage: StagePlan, recipe: Recipe, settings: Settings, **where: A
         options["inlets"] = [dataset_asset(recipe)]
     if stage.stage == "register":
         options["outlets"] = [model_asset(recipe, settings)]
-    return _runtime(settings)(stage, recipe, settings, **options)
-
-
-def _runtime(settings: Settings) -> Callable[..., BaseOperator]:
-    """What makes a stage's task where this deployment runs stages."""
-    if settings.runtime == "kubernetes":
-        from airsmith.airflow.operators.pod import kubernetes_task  # half a second of imports
-
-        return kubernetes_task
-    return local_task
+    return runtime_of(settings).stage_task(stage, recipe, settings, **options)
 
 
 def retry_options(settings: Settings, backend: str) -> dict[str, Any]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import Any, get_args
+from typing import get_args
 
 from airflow.sdk import DAG, BaseOperator, Param
 from airflow.sdk.definitions.context import Context
 
-from airsmith.airflow.operators.local import typed_errors
+from airsmith.airflow.operators.base import typed_errors
+from airsmith.airflow.runtime import cluster_of
 from airsmith.settings import GarbageKind, Settings, load_settings
 
 DAG_ID = "janitor"
@@ -26,7 +27,7 @@ def janitor_dag() -> DAG:
         schedule=timedelta(minutes=settings.janitor.every_minutes),
         catchup=False,
         max_active_runs=1,
-        is_paused_upon_creation=settings.runtime != "kubernetes",
+        is_paused_upon_creation=not settings.uses_cluster,
         params={DELETE: _delete_param(settings)},
         tags=["operation"],
         default_args={"owner": settings.team or "airsmith"},
@@ -54,18 +55,9 @@ class JanitorOperator(BaseOperator):
         settings = load_settings()
         airflow = KnowingAirflow(this_airflow(), task_states)
         with typed_errors(self.log):
-            for section in make_round(settings, context["params"][DELETE], _cluster(settings), airflow):
+            for section in make_round(settings, context["params"][DELETE], cluster_of(settings), airflow):
                 for line in section.lines():
                     self.log.info(line)
-
-
-def _cluster(settings: Settings) -> Any:
-    """A client of the cluster where stages are pods, else None."""
-    if settings.runtime != "kubernetes":
-        return None
-    from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
-
-    return KubernetesHook(conn_id=settings.kubernetes.connection).get_conn()
 
 
 def _delete_param(settings: Settings) -> Param:

@@ -9,7 +9,7 @@ from airflow.sdk import DAG, BaseOperator, TaskGroup
 from airflow.sdk.definitions.context import Context
 
 from airsmith.airflow.dags.finetune import RUN_URI, build_dag, mapped_training, retry_options
-from airsmith.airflow.operators.local import typed_errors
+from airsmith.airflow.operators.base import typed_errors
 from airsmith.contracts.spec import Plan
 from airsmith.errors import AirsmithError
 from airsmith.pipeline.pages import SWEEP_SUMMARIES

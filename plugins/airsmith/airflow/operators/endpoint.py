@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
-from airflow.sdk import BaseOperator
 from airflow.sdk.definitions.context import Context
-from kubernetes.client import ApiClient
 
+from airsmith.airflow.connections import cluster_client
 from airsmith.airflow.operators.local import LocalDeployOperator
-from airsmith.airflow.operators.pod import KubernetesStageOperator, pod_options
+from airsmith.airflow.operators.pod import KubernetesStageOperator
 from airsmith.contracts.pointers import StagePointer
 from airsmith.contracts.run import Run
 from airsmith.errors import AirsmithError
 from airsmith.errors.stage_errors import VerificationFailedError
-from airsmith.settings import Settings, load_settings
-
-
-def smoke_test_task(settings: Settings, **options: Any) -> BaseOperator:
-    """The task that proves what an endpoint has come to serve.
-
-    :param options: of any task: its id, retries, place in the DAG.
-    """
-    return KubernetesSmokeTestOperator(stage="smoke_test", **pod_options(settings, "cpu"), **options)
+from airsmith.settings import load_settings
 
 
 class KubernetesSmokeTestOperator(KubernetesStageOperator):
@@ -65,9 +53,4 @@ class KubernetesDeployOperator(LocalDeployOperator):
         from airsmith.serving.cluster.endpoint import deploy
 
         settings = load_settings()
-        return deploy(Run.open(self.run_uri), settings, cluster_of(settings))
-
-
-def cluster_of(settings: Settings) -> ApiClient:
-    """The cluster of the pods, as Airflow's connection knows it."""
-    return KubernetesHook(conn_id=settings.kubernetes.connection).get_conn()
+        return deploy(Run.open(self.run_uri), settings, cluster_client(settings))

@@ -10,8 +10,7 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.definitions.context import Context
 from airflow.sdk.exceptions import AirflowException
 
-from airsmith.airflow.operators.base import fail, output_of, tell_assets
-from airsmith.airflow.operators.local import typed_errors
+from airsmith.airflow.operators.base import ReusableStage, fail, typed_errors
 from airsmith.airflow.task_owner import task_owner
 from airsmith.airflow.triggers.job import TrainingJobTrigger
 from airsmith.cluster.jobs import ENGINES, JobPhase
@@ -21,7 +20,6 @@ from airsmith.cluster.pod_failures import failure_of, has_ended, has_succeeded
 from airsmith.cluster.pod_logs import show_rest
 from airsmith.cluster.stage_pod import stage_pod
 from airsmith.contracts.cache import look_up_output
-from airsmith.contracts.recording import reuse_output
 from airsmith.contracts.run import Run
 from airsmith.contracts.spec import RunSpec
 from airsmith.errors import AirsmithError, ErrorKind, most_telling
@@ -30,7 +28,7 @@ from airsmith.settings import load_settings
 _GOES_ON = "Run it again: it goes on from its newest checkpoint."
 
 
-class TrainingJobOperator(BaseOperator):
+class TrainingJobOperator(ReusableStage, BaseOperator):
     """Train on several nodes, unless the output is there already.
 
     The job has the run's and the stage's name, so the API server itself refuses a second one. It is followed in the
@@ -77,12 +75,7 @@ class TrainingJobOperator(BaseOperator):
             run = Run.open(self.run_uri)
             spec = run.read_spec()
             name = job_name(self.stage, run, spec)
-            reused = reuse_output(self.stage, run, spec)
-            if reused is not None:
-                if context["ti"].try_number > 1:
-                    self._jobs.remove(name, self._longest_removal())
-                self.log.info("Reusing %s/%s: nothing that determines it has changed.", run.store.uri, reused.location)
-                tell_assets(context, self.outlets, self.run_uri, reused)
+            if self.reuse_output(context, run, spec):
                 return
             job = self._start(name, run, spec, context)
             if self._jobs.engine.state_of(job).phase is JobPhase.QUEUED:
@@ -121,11 +114,15 @@ class TrainingJobOperator(BaseOperator):
             if error is not None:
                 self._show_last_word(run)
                 fail(error, self.stage, run, self.log)
-            tell_assets(context, self.outlets, self.run_uri, output_of(self.stage, run))
+            self.finish(context)
 
     def on_kill(self) -> None:
         """Leave the job at work: the worker may only be restarting. The triggerer ends it when a person does."""
         self.log.info("The job goes on; the task's next try follows it.")
+
+    def remove_leftovers(self, run: Run, spec: RunSpec) -> None:
+        """Remove the job of an earlier try whose worker died after the job's end."""
+        self._jobs.remove(job_name(self.stage, run, spec), self._longest_removal())
 
     def _start(self, name: str, run: Run, spec: RunSpec, context: Context) -> Object:
         """The job that is at work already, else a new one in the place of any that has ended."""

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import time
 from functools import cached_property
+from http import HTTPStatus
 from typing import Any, NoReturn
 
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
-from airflow.sdk import BaseOperator
 from airflow.sdk.definitions.context import Context
 from airflow.sdk.exceptions import AirflowException
 from airflow.triggers.base import BaseTrigger
 from kubernetes.client import models as k8s
 from kubernetes.client.exceptions import ApiException
 
-from airsmith.airflow.operators.base import fail, output_of, tell_assets
-from airsmith.airflow.operators.job import TrainingJobOperator
-from airsmith.airflow.operators.local import typed_errors
+from airsmith.airflow.operators.base import ReusableStage, fail, typed_errors
 from airsmith.airflow.operators.pod_manager import StagePodManager
 from airsmith.airflow.task_owner import task_owner
 from airsmith.airflow.triggers.pod import ENDING, STAGE, TIMEOUT_SECONDS, QueuedPodTrigger
@@ -24,80 +22,21 @@ from airsmith.cluster.pod_failures import failure_of, has_ended, has_succeeded, 
 from airsmith.cluster.queue import is_held_back, queue_of
 from airsmith.cluster.stage_pod import CONTAINER, pod_name, stage_pod
 from airsmith.contracts.cache import look_up_output
-from airsmith.contracts.recording import reuse_output
 from airsmith.contracts.run import Run
-from airsmith.contracts.spec import StagePlan
+from airsmith.contracts.spec import RunSpec
 from airsmith.contracts.stages import TRAINING
 from airsmith.errors import AirsmithError, ErrorKind
-from airsmith.recipe import Recipe
-from airsmith.settings import Settings, load_settings
+from airsmith.settings import load_settings
 
 MOST_PREEMPTIONS = 100
 """After which a preempted training counts as a failure, and uses up a retry."""
 LOG_SECONDS = 30
 POLL_SECONDS = 1
-_MISSING, _CONFLICT = 404, 409
 _POD_UID, _PREEMPTIONS = "pod_uid", "preemptions"
 """Of `trigger_kwargs`: they come back in the trigger's event."""
 
 
-def kubernetes_task(stage: StagePlan, recipe: Recipe, settings: Settings, **options: Any) -> BaseOperator:
-    """The task of a stage on a cluster.
-
-    :param options: of any task: its id, retries, assets, place in the DAG.
-    """
-    from airsmith.airflow.operators.endpoint import KubernetesDeployOperator, smoke_test_task  # they stand on this
-
-    if stage.runs_in_worker:
-        return KubernetesDeployOperator(**options)
-    if stage.stage == "smoke_test":
-        return smoke_test_task(settings, **options)
-    in_triggerer = stage.stage in TRAINING
-    if in_triggerer and recipe.backend.nodes > 1:
-        return TrainingJobOperator(stage=stage.stage, **job_options(recipe, settings), **options)
-    return KubernetesStageOperator(
-        stage=stage.stage, deferrable=in_triggerer, **pod_options(settings, stage.backend), **options
-    )
-
-
-def mapped_kubernetes_training(run_uris: Any, recipe: Recipe, settings: Settings, **options: Any) -> Any:
-    """A training in a pod, or on several nodes, for each of several runs.
-
-    :param run_uris: the output of the task that knows them.
-    """
-    if recipe.backend.nodes > 1:
-        trainings = TrainingJobOperator.partial(stage="train", **job_options(recipe, settings), **options)
-    else:
-        backend = recipe.backend.name
-        trainings = KubernetesStageOperator.partial(
-            stage="train", deferrable=True, **pod_options(settings, backend), **options
-        )
-    return trainings.expand(run_uri=run_uris)
-
-
-def pod_options(settings: Settings, backend: str) -> dict[str, Any]:
-    """What the deployment decides about the pods of a backend."""
-    startup_seconds = settings.backend(backend).startup_timeout_seconds
-    return {
-        "namespace": settings.kubernetes.namespace,
-        "kubernetes_conn_id": settings.kubernetes.connection,
-        "startup_timeout_seconds": startup_seconds,
-        "schedule_timeout_seconds": startup_seconds,
-    }
-
-
-def job_options(recipe: Recipe, settings: Settings) -> dict[str, Any]:
-    """What recipe and deployment decide about a training on several nodes."""
-    return {
-        "engine": recipe.backend.job,
-        "nodes": recipe.backend.nodes,
-        "namespace": settings.kubernetes.namespace,
-        "kubernetes_conn_id": settings.kubernetes.connection,
-        "startup_timeout_seconds": settings.backend(recipe.backend.name).startup_timeout_seconds,
-    }
-
-
-class KubernetesStageOperator(KubernetesPodOperator):
+class KubernetesStageOperator(ReusableStage, KubernetesPodOperator):
     """Run a stage in a pod, unless its output is there already.
 
     The pod has the run's and the stage's name, so the API server itself refuses a second one. A worker that dies, and
@@ -140,16 +79,10 @@ class KubernetesStageOperator(KubernetesPodOperator):
         """
         with typed_errors(self.log):
             run = Run.open(self.run_uri)
-            spec = run.read_spec()
-            reused = reuse_output(self.stage, run, spec)
-            if reused is not None:
-                if context["ti"].try_number > 1:
-                    self._remove_what_has_ended(pod_name(self.stage, run, spec))
-                self.log.info("Reusing %s/%s: nothing that determines it has changed.", run.store.uri, reused.location)
-                tell_assets(context, self.outlets, self.run_uri, reused)
+            if self.reuse_output(context, run, run.read_spec()):
                 return
             super().execute(context)
-            tell_assets(context, self.outlets, self.run_uri, output_of(self.stage, Run.open(self.run_uri)))
+            self.finish(context)
 
     def trigger_reentry(self, context: Context, event: dict[str, Any]) -> None:
         """Go on with what the triggerer has seen; defers again while the pod works, or where its place was taken.
@@ -167,7 +100,7 @@ class KubernetesStageOperator(KubernetesPodOperator):
                 self.log.warning("%s A new pod takes its turn and goes on from the newest checkpoint.", error.message)
                 self.pod, self.trigger_kwargs = None, {_PREEMPTIONS: preemptions + 1}
                 self.execute_async(context)
-            tell_assets(context, self.outlets, self.run_uri, output_of(self.stage, Run.open(self.run_uri)))
+            self.finish(context)
 
     def invoke_defer_method(self, last_log_time: Any = None, context: Context | None = None) -> None:
         """Leave the pod to the triggerer, with what is needed to understand how it ends."""
@@ -206,7 +139,7 @@ class KubernetesStageOperator(KubernetesPodOperator):
             try:
                 return self.client.create_namespaced_pod(self.namespace, pod_request_obj)
             except ApiException as refusal:
-                if refusal.status != _CONFLICT:
+                if refusal.status != HTTPStatus.CONFLICT:
                     raise not_created(self.stage, refusal) from refusal
 
     def find_pod(self, namespace: str, context: Context, *, exclude_checked: bool = True) -> k8s.V1Pod | None:
@@ -257,9 +190,9 @@ class KubernetesStageOperator(KubernetesPodOperator):
     def _fail(self, error: AirsmithError) -> NoReturn:
         fail(error, self.stage, Run.open(self.run_uri), self.log)
 
-    def _remove_what_has_ended(self, name: str) -> None:
+    def remove_leftovers(self, run: Run, spec: RunSpec) -> None:
         """Remove the pod of an earlier try whose worker died after the pod's end."""
-        left = self._read_pod(name)
+        left = self._read_pod(pod_name(self.stage, run, spec))
         if left is not None and has_ended(left):
             self._remove(left)
 
@@ -267,7 +200,7 @@ class KubernetesStageOperator(KubernetesPodOperator):
         try:
             return self.client.read_namespaced_pod(name, self.namespace)
         except ApiException as refusal:
-            if refusal.status == _MISSING:
+            if refusal.status == HTTPStatus.NOT_FOUND:
                 return None
             raise
 

@@ -8,7 +8,7 @@ from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
 from airflow.sdk import BaseOperator
 from airflow.sdk.definitions.context import Context
 
-from airsmith.airflow.operators.local import typed_errors
+from airsmith.airflow.operators.base import typed_errors
 from airsmith.airflow.task_owner import task_owner
 from airsmith.contracts.run import Run
 from airsmith.preflight.checks import preflight

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime, timedelta, timezone
 from functools import cached_property
+from http import HTTPStatus
 from typing import Any
 
 from aiohttp import ClientError
@@ -29,7 +30,6 @@ POLLS_PER_AGE = 60
 LONGEST_POLL_SECONDS = 10.0
 HOPELESS_SECONDS = 60
 """After which an image that cannot be pulled, or a Secret that is missing, will not come by itself."""
-_MISSING = 404
 
 
 class TrainingJobTrigger(BaseTrigger):
@@ -108,7 +108,7 @@ class TrainingJobTrigger(BaseTrigger):
                     *place, self.name, propagation_policy=FOREGROUND
                 )
             except ApiException as refusal:
-                if refusal.status != _MISSING:
+                if refusal.status != HTTPStatus.NOT_FOUND:
                     self.log.error("%s %s could not be deleted: %s", resource.kind, self.name, refusal.reason)
 
     async def _follow(self) -> str:
@@ -151,7 +151,7 @@ class TrainingJobTrigger(BaseTrigger):
                     resource.group, resource.version, self.namespace, resource.plural, self.name
                 )
             except ApiException as refusal:
-                if refusal.status == _MISSING:
+                if refusal.status == HTTPStatus.NOT_FOUND:
                     return None
                 raise
         return job

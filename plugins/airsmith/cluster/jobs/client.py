@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
 from kubernetes.client import ApiClient, CoreV1Api, CustomObjectsApi
@@ -27,7 +28,6 @@ COMPANION_SECONDS = 20
 """Longest wait for the cluster to know the object that a job names."""
 FOREGROUND = "Foreground"
 """A job is gone when its pods are: two of them never work at once."""
-_MISSING, _CONFLICT = 404, 409
 
 
 def job_name(stage: str, run: Run, spec: RunSpec) -> str:
@@ -65,7 +65,7 @@ class Jobs:
                 self._replace(self.engine.COMPANION, companion)
             return self._create(self.engine.render(name, pod, nodes))
         except ApiException as refusal:
-            if refusal.status == _CONFLICT:
+            if refusal.status == HTTPStatus.CONFLICT:
                 return None
             raise self._refused(stage, refusal) from refusal
 
@@ -122,7 +122,7 @@ class Jobs:
         try:
             self._api.create_namespaced_custom_object(*self._place(resource), content)
         except ApiException as refusal:
-            if refusal.status != _CONFLICT:
+            if refusal.status != HTTPStatus.CONFLICT:
                 raise
             self._api.patch_namespaced_custom_object(*self._place(resource), content["metadata"]["name"], content)
 
@@ -134,7 +134,7 @@ class Jobs:
 
     def _refused(self, stage: str, refusal: ApiException) -> AirsmithError:
         kind = self.engine.RESOURCE.kind
-        if refusal.status == _MISSING:
+        if refusal.status == HTTPStatus.NOT_FOUND:
             return AirsmithError(
                 ErrorKind.NOT_FOUND,
                 f"The cluster knows no {kind} in namespace {self.namespace}: what runs it is not installed.",
@@ -147,6 +147,6 @@ class Jobs:
         try:
             return ask()
         except ApiException as refusal:
-            if refusal.status == _MISSING:
+            if refusal.status == HTTPStatus.NOT_FOUND:
                 return None
             raise

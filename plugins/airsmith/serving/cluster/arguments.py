@@ -6,8 +6,9 @@ import json
 
 from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.recipe.operation import ADAPTER_RANKS
+from airsmith.registry.names import base_model_name
 from airsmith.serving.cluster.containers import ADAPTERS_FOLDER, MODEL_FOLDER, PORT
-from airsmith.serving.cluster.served import ServedAdapter, ServedModel, base_name
+from airsmith.serving.cluster.served import ServedAdapter, ServedModel
 from airsmith.serving.engines import engine_arguments
 from airsmith.settings import Settings
 
@@ -24,7 +25,7 @@ def server_arguments(model: ServedModel, settings: Settings, folder: str = MODEL
     :param folder: where the model lies, unless it is streamed.
     :raises AirsmithError: `bad_recipe` where no server can stream from the settings' store.
     """
-    name = base_name(model.endpoint) if model.adapters else model.endpoint
+    name = base_model_name(model.endpoint) if model.adapters else model.endpoint
     plugin = model.server.plugin
     # What was compiled has weights and graphs; how the model ends an answer stands beside the weights that it is of.
     beside = ("--tokenizer", MODEL_FOLDER, "--generation-config", MODEL_FOLDER) if folder != MODEL_FOLDER else ()

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
+from airsmith.cluster.manifest import Manifest, as_manifest
+from airsmith.cluster.security import container_security
 from airsmith.settings import Settings
 
 PORT = 8000
 MODEL_FOLDER = "/scratch/model"
 ADAPTERS_FOLDER = "/scratch/adapters"
-
-Manifest = dict[str, Any]
 
 
 def container(
@@ -32,11 +31,7 @@ def container(
     return {
         "image": settings.image(image).reference,
         "env": [*({"name": name, "value": value} for name, value in plain.items()), *secret_variables],
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
+        "securityContext": as_manifest(container_security()),
         "volumeMounts": [{"name": "scratch", "mountPath": "/scratch"}, {"name": "shm", "mountPath": "/dev/shm"}],
     }
 

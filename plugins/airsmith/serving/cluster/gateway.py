@@ -8,9 +8,8 @@ from typing import Any
 from kubernetes.client import ApiClient, CustomObjectsApi
 
 from airsmith.cluster.access import refusals_told
+from airsmith.cluster.manifest import OPTIONAL_KINDS, Manifest
 from airsmith.errors import AirsmithError, ErrorKind
-from airsmith.serving.cluster.containers import Manifest
-from airsmith.serving.cluster.manifests import OPTIONAL_KINDS
 
 TAKEN_SECONDS = 30.0
 """Longest time that a controller may need to look at a route."""

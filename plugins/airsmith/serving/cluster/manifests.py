@@ -5,21 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from airsmith.cluster.labels import PREFIX, object_name, pod_labels
+from airsmith.cluster.manifest import OPTIONAL_KINDS, Manifest
 from airsmith.contracts.digests import canonical_digest
-from airsmith.serving.cluster.containers import PORT, Manifest
+from airsmith.serving.cluster.containers import PORT
 from airsmith.serving.cluster.served import ServedModel
 from airsmith.serving.cluster.server_pod import pod_spec
 from airsmith.settings import Settings
 
-OPTIONAL_KINDS = {
-    "PodDisruptionBudget": "policy/v1",
-    "HorizontalPodAutoscaler": "autoscaling/v2",
-    "PodMetrics": "metrics.k8s.io/v1beta1",
-    "ScaledObject": "keda.sh/v1alpha1",
-    "HTTPRoute": "gateway.networking.k8s.io/v1",
-    "ServiceMonitor": "monitoring.coreos.com/v1",
-}
-"""Kinds that an endpoint uses where the cluster has them. Without PodMetrics a HorizontalPodAutoscaler is blind."""
 WAITING_METRIC = "vllm:num_requests_waiting"
 """What vLLM exports, and endpoints scale by."""
 WAITING_PER_SERVER = 4

@@ -13,10 +13,11 @@ from collections.abc import Mapping
 from airsmith.artifacts.layout import artifact_folder
 from airsmith.backends.neuron import COMPILERS_FOLDERS
 from airsmith.backends.neuron_servers import scheduler_of, shape_of
+from airsmith.cluster.manifest import Manifest
 from airsmith.contracts.digests import canonical_digest
 from airsmith.contracts.stages import ArtifactType
 from airsmith.serving.cluster.arguments import computing_arguments
-from airsmith.serving.cluster.containers import MODEL_FOLDER, PORT, Manifest, container, light_container
+from airsmith.serving.cluster.containers import MODEL_FOLDER, PORT, container, light_container
 from airsmith.serving.cluster.served import COMPILE_SECONDS, ServedModel
 from airsmith.settings import Settings
 

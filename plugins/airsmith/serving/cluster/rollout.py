@@ -14,11 +14,11 @@ from airsmith.cluster.access import (
     optional_kinds,
     set_replicas,
 )
+from airsmith.cluster.manifest import OPTIONAL_KINDS, Manifest
+from airsmith.cluster.secrets import api_key_of
 from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.registry import Deployment
-from airsmith.serving.cluster.containers import Manifest
 from airsmith.serving.cluster.manifests import (
-    OPTIONAL_KINDS,
     address,
     autoscaler,
     backend_service,
@@ -26,7 +26,7 @@ from airsmith.serving.cluster.manifests import (
     deployment,
 )
 from airsmith.serving.cluster.neuron import compiled_artifact
-from airsmith.serving.cluster.served import ServedModel, api_key_of, deployment_name, longest_load
+from airsmith.serving.cluster.served import ServedModel, deployment_name, longest_load
 from airsmith.serving.cluster.startup import wait_until_available
 from airsmith.settings import Settings
 

@@ -8,7 +8,6 @@ from functools import cached_property
 from airsmith.backends.servers import Server, server_of
 from airsmith.cluster.labels import object_name
 from airsmith.recipe import Recipe
-from airsmith.settings import Settings
 
 LOAD_SECONDS = 600
 """Longest time that a server may take to fetch and load its model on plain CPUs."""
@@ -16,8 +15,6 @@ DEVICE_LOAD_SECONDS = 3 * LOAD_SECONDS
 """The same for large models, on accelerators."""
 COMPILE_SECONDS = 7200
 """The same where the server compiles first: up to an hour is reported for large models, and slower hosts have more."""
-API_KEY = "API_KEY"
-"""Key of the settings' Secret."""
 
 
 @dataclass(frozen=True)
@@ -97,19 +94,6 @@ class ServedModel:
 def deployment_name(endpoint: str, deployment: str) -> str:
     """Name of the object that runs one start of an endpoint's server."""
     return object_name(endpoint[:40], deployment[:8])
-
-
-def base_name(endpoint: str) -> str:
-    """What requests name to be answered by the base that an endpoint serves its adapters on."""
-    return f"{endpoint}-base"
-
-
-def api_key_of(recipe: Recipe, settings: Settings) -> str | None:
-    """Secret and key, `name/key`, of what requests must carry: the recipe's, else the deployment's."""
-    if recipe.secrets.api_key is not None:
-        return recipe.secrets.api_key.kubernetes_secret
-    secret = settings.kubernetes.api_key_secret
-    return f"{secret}/{API_KEY}" if secret is not None else None
 
 
 def longest_load(engine: str) -> int:

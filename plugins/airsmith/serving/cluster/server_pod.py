@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from airsmith.backends.instances import INSTANCE_TYPE_LABEL
+from airsmith.cluster.manifest import Manifest, as_manifest
+from airsmith.cluster.secrets import api_key_of
+from airsmith.cluster.security import pod_security
 from airsmith.serving.cluster.arguments import DRAIN_SECONDS, server_arguments
 from airsmith.serving.cluster.containers import (
     ADAPTERS_FOLDER,
     MODEL_FOLDER,
     PORT,
-    Manifest,
     container,
     light_container,
     store_credentials,
@@ -24,7 +26,7 @@ from airsmith.serving.cluster.neuron import (
     served_folder,
     writable_folders,
 )
-from airsmith.serving.cluster.served import ServedModel, api_key_of
+from airsmith.serving.cluster.served import ServedModel
 from airsmith.settings import Settings
 
 SERVER = "vllm"
@@ -55,13 +57,7 @@ def pod_spec(model: ServedModel, settings: Settings) -> Manifest:
         "nodeSelector": {**chosen.node_selector, **_instance_type(model)},
         "tolerations": tolerations,
         "terminationGracePeriodSeconds": DEREGISTRATION_SECONDS + DRAIN_SECONDS + 15,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": 10001,
-            "runAsGroup": 10001,
-            "fsGroup": 10001,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": as_manifest(pod_security()),
         "initContainers": [
             *([] if model.is_streamed else [_fetcher(model, settings)]),
             *compiling_containers(model, settings),

@@ -9,10 +9,11 @@ from kubernetes.client import ApiClient
 
 from airsmith.artifacts.store import Store
 from airsmith.cluster.access import apply, delete_if_there, optional_kinds
+from airsmith.cluster.manifest import OPTIONAL_KINDS
 from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.registry import Deployment, Endpoint, read_endpoint, share_endpoint, swap_endpoint
 from airsmith.serving.cluster.gateway import wait_until_taken
-from airsmith.serving.cluster.manifests import OPTIONAL_KINDS, address, guards, route, service, service_name
+from airsmith.serving.cluster.manifests import address, guards, route, service, service_name
 from airsmith.serving.cluster.rollout import end, is_available, resize
 from airsmith.serving.cluster.served import deployment_name
 from airsmith.settings import Settings

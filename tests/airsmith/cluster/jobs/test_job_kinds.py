@@ -20,7 +20,7 @@ from airsmith.contracts.run import Run
 from airsmith.recipe.operation import JobName
 from airsmith.settings import Image, Settings
 
-GOLDEN = Path(__file__).parent / "golden" / "jobs"
+GOLDEN = Path(__file__).parent / "golden"
 NODES = 3
 RUN = Run(Store.open("s3://bucket/prefix"), "runs/dag/run-0badcafe")
 

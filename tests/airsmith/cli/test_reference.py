@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from airsmith.cli.reference import recipe_page, settings_page
 from airsmith.recipe import Recipe
 from airsmith.recipe.schema import SCHEMA_FILE, recipe_schema, schema_text
 from airsmith.recipe.validate import valid_keys
-from airsmith.reference import recipe_page, settings_page
 from airsmith.settings import Settings
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = Path(__file__).parents[3] / "docs"
 STALE = "stale: run `make docs`"
 
 

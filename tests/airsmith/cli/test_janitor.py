@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from workshop import artifact, half_published, is_there, new_run
 
 from airsmith.artifacts.store import Store
-from airsmith.cli import app
+from airsmith.cli.main import app
 from airsmith.errors import AirsmithError
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def airsmith(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from airsmith.cli import main; main()", *arguments]
+    command = [sys.executable, "-c", "from airsmith.cli.main import main; main()", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
@@ -45,7 +45,7 @@ def test_settings_show_prints_origins() -> None:
 
 
 def test_the_command_line_starts_without_airflow() -> None:
-    code = "import sys, airsmith.cli; sys.exit('airflow' in sys.modules)"
+    code = "import sys, airsmith.cli.main; sys.exit('airflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -62,7 +62,7 @@ def test_plan_needs_no_cluster_and_no_model(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_command_that_lacks_a_library_says_how_to_install_it() -> None:
     hide = "import sys; sys.modules['kubernetes'] = None; sys.argv[1:] = ['plan', 'ticket-triage']"
-    command = [sys.executable, "-c", f"{hide}\nfrom airsmith.cli import main; main()"]
+    command = [sys.executable, "-c", f"{hide}\nfrom airsmith.cli.main import main; main()"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 1
     assert result.stderr.endswith("hint: pip install 'airsmith[kubernetes]'\n")

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from endpoints import ADAPTERS, served_model, settings_with
 
+from airsmith.cluster.secrets import api_key_of
 from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.serving.cluster.arguments import DRAIN_SECONDS
-from airsmith.serving.cluster.served import ServedAdapter, ServedModel, api_key_of
+from airsmith.serving.cluster.served import ServedAdapter, ServedModel
 from airsmith.serving.cluster.server_pod import DEREGISTRATION_SECONDS, pod_spec
 from airsmith.settings import Settings
 

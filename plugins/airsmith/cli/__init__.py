@@ -1,0 +1,1 @@
+"""Every `airsmith …` command: one module per group of commands. Each command is a few lines. Imports no Airflow."""
