@@ -24,6 +24,12 @@ LOADED_BY = {"img": "src", "script": "src", "source": "srcset", "iframe": "src",
 LINKS_THAT_LOAD_NOTHING = {"canonical", "next", "prev"}
 
 
+def read_project() -> dict[str, Any]:
+    """The configuration of the site."""
+    project: dict[str, Any] = tomllib.loads((REPOSITORY / "zensical.toml").read_text(encoding="utf-8"))["project"]
+    return project
+
+
 def nav_pages(entries: list[Any]) -> Iterator[str]:
     """The pages of a `nav`, which nests lists in tables with one key."""
     for entry in entries:
@@ -76,7 +82,7 @@ def external_files(site: Path) -> list[str]:
 
 def main() -> int:
     """Build and check; returns the exit code."""
-    project = tomllib.loads((REPOSITORY / "zensical.toml").read_text(encoding="utf-8"))["project"]
+    project = read_project()
     problems = nav_problems(project, REPOSITORY / project["docs_dir"])
     built = subprocess.run(["zensical", "build", "--strict", "--clean"], cwd=REPOSITORY, check=False)
     if built.returncode == 0:

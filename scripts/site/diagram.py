@@ -80,14 +80,18 @@ def read_bands(text: str) -> Iterator[Band]:
         groups = []
         for part in rest.split(" | "):
             name, equals, boxes = part.partition(" = ")
-            groups.append(Group(name, tuple(map(read_box, boxes.split(", ")))) if equals else Group("", (read_box(part),)))
+            groups.append(
+                Group(name, tuple(map(read_box, boxes.split(", ")))) if equals else Group("", (read_box(part),))
+            )
         yield Band(title, tuple(groups))
 
 
 def text(x: float, y: float, words: str, size: int, color: str, *, bold: bool = False, middle: bool = False) -> str:
     """One line of text; words between backquotes are set in a monospaced font."""
     spans = [
-        f'<tspan font-family="ui-monospace,Menlo,Consolas,monospace">{escape(part)}</tspan>' if index % 2 else escape(part)
+        f'<tspan font-family="ui-monospace,Menlo,Consolas,monospace">{escape(part)}</tspan>'
+        if index % 2
+        else escape(part)
         for index, part in enumerate(words.split("`"))
     ]
     weight = ' font-weight="600"' if bold else ""
@@ -153,11 +157,17 @@ def draw(bands: list[Band], palette: Palette) -> str:
             y += BAND_GAP
         parts += draw_band(band, y, palette)
         y += band.height
-    parts.append(text(WIDTH - 2, y + 18, "dashed: only with some backends", 12, palette.note).replace("<text ", '<text text-anchor="end" '))
+    parts.append(
+        text(WIDTH - 2, y + 18, "dashed: only with some backends", 12, palette.note).replace(
+            "<text ", '<text text-anchor="end" '
+        )
+    )
     label = re.sub("`", "", ". ".join(band.title for band in bands))
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y + 26:g}" role="img" aria-label="{escape(label)}"'
-        ' font-family="system-ui,-apple-system,Segoe UI,Helvetica,Arial,sans-serif">\n' + "\n".join(parts) + "\n</svg>\n"
+        ' font-family="system-ui,-apple-system,Segoe UI,Helvetica,Arial,sans-serif">\n'
+        + "\n".join(parts)
+        + "\n</svg>\n"
     )
 
 

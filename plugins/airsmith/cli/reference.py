@@ -1,4 +1,4 @@
-"""The reference pages of recipe and settings, made from the models that they describe."""
+"""Generates the reference pages: recipe and settings from their models, the errors from the retry table."""
 
 from __future__ import annotations
 
@@ -10,43 +10,78 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from airsmith.errors.retries import RETRIES, Retry
 from airsmith.recipe import Recipe
 from airsmith.recipe.schema import SCHEMA_FILE, schema_text
 from airsmith.recipe.validate import group_key, group_model
 from airsmith.settings import ENVIRONMENT_PREFIX, Settings
 
 _BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<", "min_length": "length ≥", "max_length": "length ≤"}
+_RETRY = {Retry.NEVER: "no", Retry.AT_ONCE: "immediately", Retry.BACK_OFF: "with backoff"}
 
 
 def write_reference(docs: Path) -> list[Path]:
-    """Write schema and pages anew.
+    """Regenerate the schema and the pages.
 
     :returns: the files written.
     """
-    pages = {SCHEMA_FILE: schema_text(), docs / "recipe.md": recipe_page(), docs / "settings.md": settings_page()}
+    pages = {
+        SCHEMA_FILE: schema_text(),
+        docs / "reference" / "recipe.md": recipe_page(),
+        docs / "reference" / "settings.md": settings_page(),
+        docs / "errors" / "index.md": error_page(docs),
+    }
     for path, text in pages.items():
         path.write_text(text, encoding="utf-8")
     return list(pages)
 
 
 def recipe_page() -> str:
-    """`docs/recipe.md`."""
+    """`docs/reference/recipe.md`."""
     head = (
         "# Recipe reference\n\n"
-        "Made from the model by `make docs`. A recipe is one YAML file; `airsmith recipe check FILE` checks it.\n"
+        "A recipe is one YAML file.\n"
+        "`airsmith recipe check FILE` validates it, and `airsmith recipe schema` prints its JSON Schema for editors.\n"
+        "`make docs` generates this page from the recipe's model.\n"
     )
-    return head + "".join(_group_tables(Recipe, "", "The recipe itself"))
+    return head + "".join(_group_tables(Recipe, "", "Top level"))
 
 
 def settings_page() -> str:
-    """`docs/settings.md`."""
+    """`docs/reference/settings.md`."""
     head = (
         "# Settings reference\n\n"
-        "Made from the model by `make docs`. What a platform engineer decides once per deployment: a YAML file that\n"
-        f"`AIRSMITH_SETTINGS` names, or variables `{ENVIRONMENT_PREFIX}<KEY>` with `__` for `.`, which win.\n"
-        "`airsmith settings show` says where each value comes from.\n"
+        "Settings configure a deployment of Airsmith: where stages run, where artifacts are stored, which images are used.\n"
+        "Set them in a YAML file that `AIRSMITH_SETTINGS` names, or in environment variables"
+        f" `{ENVIRONMENT_PREFIX}<KEY>` with `__` for `.`.\n"
+        "A variable takes precedence over the file.\n"
+        "`airsmith settings show` prints every setting with the source of its value.\n"
+        "`make docs` generates this page from the settings' model.\n"
     )
-    return head + "".join(_group_tables(Settings, "", "The settings"))
+    return head + "".join(_group_tables(Settings, "", "Top level"))
+
+
+def error_page(docs: Path) -> str:
+    """`docs/errors/index.md`: each kind with its retry and the first sentence of its own page."""
+    head = (
+        "# Errors\n\n"
+        "Every failure has one of these kinds.\n"
+        "A failed stage prints its kind, message and hint as one line of JSON, the last line of its log.\n"
+        "In Airflow, a retry takes one of the task's attempts, `backends.<name>.retries` of the"
+        " [settings](../reference/settings.md).\n"
+        "With backoff, the first pause is `retry_delay_seconds`, and each further pause is twice as long, up to 10 minutes.\n"
+        "`make docs` generates this page.\n"
+        "\n| kind | meaning | retry |\n|---|---|---|\n"
+    )
+    return head + "".join(
+        f"| [`{kind.value}`]({kind.value}.md) | {_meaning(docs / 'errors' / f'{kind.value}.md')} | {_RETRY[retry]} |\n"
+        for kind, retry in RETRIES.items()
+    )
+
+
+def _meaning(page: Path) -> str:
+    """The first line of a page below its heading."""
+    return page.read_text(encoding="utf-8").splitlines()[2].replace("|", "\\|")
 
 
 def _group_tables(model: type[BaseModel], prefix: str, heading: str) -> Iterator[str]:
@@ -57,7 +92,9 @@ def _group_tables(model: type[BaseModel], prefix: str, heading: str) -> Iterator
             rows.append(_row(f"{prefix}{name}", field, model.model_json_schema()["properties"][name]))
         else:
             groups.append((group, f"{prefix}{group_key(name, field.annotation)}", field.description or ""))
-    yield f"\n## {heading}\n\n| key | type | default | bounds | |\n|---|---|---|---|---|\n" + "\n".join(rows) + "\n"
+    if rows:
+        head = "| key | type | default | bounds | description |\n|---|---|---|---|---|\n"
+        yield f"\n## {heading}\n\n{head}" + "\n".join(rows) + "\n"
     for group, key, description in groups:
         yield from _group_tables(group, f"{key}.", f"`{key}`: {description.rstrip('.')}")
 
@@ -75,7 +112,7 @@ def _type(schema: dict[str, Any]) -> str:
     if "enum" in schema:
         return ", ".join(f"`{value}`" for value in schema["enum"])
     if schema.get("type") == "array":
-        return f"list of {_type(schema['items'])}"
+        return f"list of {_type(schema['items']) or 'any value'}"
     if schema.get("type") == "object":
         inner = schema.get("additionalProperties")
         return f"mapping to {_type(inner)}" if isinstance(inner, dict) else "mapping"
