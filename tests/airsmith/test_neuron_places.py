@@ -15,7 +15,7 @@ HEADING = "## What knows Neuron"
 
 WORDS = re.compile(r"neuron|trainium|inferentia|xla(?!bel|rge)|\b(trn|inf)[12]", re.IGNORECASE)
 """Not `xlabel`, which is a word of the library that draws, and no `xlarge`."""
-NOT_CODE = ("docs/", "tests/", "README.md", "CHANGELOG.md", "CONTRIBUTING.md")
+NOT_CODE = ("docs/", "zensical.toml", "tests/", "README.md", "CHANGELOG.md", "CONTRIBUTING.md")
 GENERATED = (".lock",)
 
 ROW = re.compile(r"^\| (?P<names>`[^|]+`) \| (?P<reason>[^|]*) \|$")
