@@ -17,7 +17,7 @@ from airsmith.contracts.run import Run
 from airsmith.contracts.stages import END_TOKENS, TOKENIZER
 from airsmith_stages.data.overflow import Sample
 from airsmith_stages.data.token_shards import write_split
-from airsmith_stages.training.order import BatchOrder
+from airsmith_stages.training.sampler import SeededBatchSampler
 from benchmarks.stage_runs import give, write_spec
 from benchmarks.train_facts import BATCH, LENGTH, SEED, STEPS, VOCABULARY
 
@@ -35,7 +35,7 @@ def main() -> None:
     LlamaForCausalLM(config).save_pretrained(folder / "model")
     (folder / "model" / "tokenizer.json").write_text("{}")
     rows = np.random.default_rng(SEED).integers(0, VOCABULARY, (ROWS, LENGTH), dtype=np.uint32)
-    taken = [row for batch in BatchOrder(np.full(ROWS, LENGTH), BATCH, BATCH, SEED) for row in batch]
+    taken = [row for batch in SeededBatchSampler(np.full(ROWS, LENGTH), BATCH, BATCH, SEED) for row in batch]
     np.save(folder / "rows.npy", rows[taken])
     run = Run(Store.open(f"file://{folder}/store"), "runs/benchmark/train")
     training = {

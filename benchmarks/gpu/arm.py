@@ -86,7 +86,7 @@ def main() -> None:
         trainer = ARMS[arm](case, steps, Path(folder), clock)
         trainer.train()
         if hasattr(trainer, "around"):  # ours publishes a last checkpoint beside the training
-            trainer.around.uploader.wait()
+            trainer.context.uploader.wait()
         losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
     peak = torch.cuda.max_memory_allocated() if DEVICE == "cuda" else 0
     found = {"case": asdict(case), "losses": losses, "seconds": clock.seconds(), "peak_memory_bytes": peak}

@@ -14,21 +14,21 @@ from airsmith.contracts.run import Run
 from airsmith.contracts.spec import RunSpec
 from airsmith.pipeline.plan import make_plan
 from airsmith.recipe import Recipe
-from airsmith_stages.accelerators import get_accelerator
 from airsmith_stages.data.token_shards import TokenRows
+from airsmith_stages.devices import get_device
 from airsmith_stages.training.arguments import training_arguments
 from airsmith_stages.training.checkpoints import Checkpoints, CheckpointUploader
+from airsmith_stages.training.distributed import SINGLE_PROCESS
 from airsmith_stages.training.flops import Arithmetic, count_flops_per_token
 from airsmith_stages.training.inputs import TrainingInputs
 from airsmith_stages.training.interruption import Interruption
 from airsmith_stages.training.lora import add_lora
 from airsmith_stages.training.loss import chunk_loss
 from airsmith_stages.training.model import trainable_parameters
-from airsmith_stages.training.processes import ALONE
 from airsmith_stages.training.progress import ProgressWriter
 from airsmith_stages.training.rows import Collator, RowDataset
 from airsmith_stages.training.snapshot import WholeSnapshots
-from airsmith_stages.training.trainer import ResumableTrainer, Surroundings
+from airsmith_stages.training.trainer import ResumableTrainer, TrainerContext
 from benchmarks.gpu.cases import Case
 
 
@@ -37,32 +37,32 @@ def trainer_of(
 ) -> ResumableTrainer:
     """A trainer of the stage, without what surrounds it."""
     spec = _spec(case, steps)
-    accelerator = get_accelerator(spec.recipe.backend.name)
-    accelerator.prepare()
+    device = get_device(spec.recipe.backend.name)
+    device.prepare()
     module = base.float().requires_grad_(True) if case.method == "full" else add_lora(base, spec.recipe)
     for _, parameter in trainable_parameters(module):
         parameter.data = parameter.data.float()
-    if not accelerator.fuses_loss():
+    if not device.fuses_loss():
         chunk_loss(base)
     inputs = _inputs(rows, case)
     store = Store.open(f"file://{folder}/store")
     arithmetic = Arithmetic(
         count_flops_per_token(module, base, inputs.train.sample_lengths()),
-        accelerator.peak_flops_per_second(spec.recipe.training.precision),
+        device.peak_flops_per_second(spec.recipe.training.precision),
     )
-    around = Surroundings(
+    context = TrainerContext(
         uploader=CheckpointUploader(Checkpoints(store, "benchmark", {}, {}), 1),
         progress=ProgressWriter(Run(store, "runs/benchmark/gpu")),
         interruption=Interruption(),
-        processes=ALONE,
-        snapshots=WholeSnapshots(module, ALONE),
+        distributed=SINGLE_PROCESS,
+        snapshots=WholeSnapshots(module, SINGLE_PROCESS),
         is_sharded=False,
         stop_at_step=None,
         arithmetic=arithmetic,
-        peak_memory_bytes=accelerator.peak_memory_bytes,
+        peak_memory_bytes=device.peak_memory_bytes,
     )
-    arguments = training_arguments(spec, accelerator, folder / "trainer")
-    trainer = ResumableTrainer(module, arguments, spec.recipe.training, inputs, around)
+    arguments = training_arguments(spec, device, folder / "trainer")
+    trainer = ResumableTrainer(module, arguments, spec.recipe.training, inputs, context)
     trainer.add_callback(clock)
     return trainer
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from airsmith.artifacts.manifest import Metric
 from airsmith.contracts.cache import Output
 from airsmith.contracts.spec import TrialResult
-from airsmith_stages.frame import StageContext
+from airsmith_stages.stage_context import StageContext
 
 ROWS_FILE, TABLE_FILE, SHEET_FILE, PLOT_FILE = "trials.json", "trials.md", "trials.csv", "trials.png"
 

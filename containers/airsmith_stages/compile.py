@@ -7,15 +7,17 @@ so inside the tool that compiles what they leave, and publishes the cache.
 from __future__ import annotations
 
 from airsmith.contracts.cache import Output
-from airsmith_stages.accelerators import get_accelerator
-from airsmith_stages.frame import StageContext
+from airsmith_stages.devices import get_device
+from airsmith_stages.stage_context import StageContext
 
 
 def run(context: StageContext) -> Output:
     """Take the training's first steps, on rows that hold nothing."""
-    accelerator = get_accelerator(context.spec.recipe.backend.name)
-    accelerator.prepare()
-    from airsmith_stages.neuron.compiling import extract_graphs  # It imports torch, and `prepare` has to come first.
+    device = get_device(context.spec.recipe.backend.name)
+    device.prepare()
+    from airsmith_stages.neuron.graph_extraction import (
+        extract_graphs,  # It imports torch, and `prepare` has to come first.
+    )
 
-    extract_graphs(context, accelerator)
-    return context.wanted
+    extract_graphs(context, device)
+    return context.output

@@ -12,24 +12,24 @@ from airsmith.artifacts.read import Artifact
 from airsmith.contracts.cache import Output
 from airsmith.contracts.stages import PIPELINE_PARALLEL, SHARDS, TENSOR_PARALLEL, ArtifactType
 from airsmith.errors import AirsmithError, ErrorKind
+from airsmith_stages.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from airsmith_stages.consolidating.artifacts import consolidate_artifact
 from airsmith_stages.consolidating.checkpoint import ShardedCheckpoint
 from airsmith_stages.consolidating.hugging_face import is_shard, read_hugging_face
 from airsmith_stages.consolidating.optimum_neuron import ADAPTER_SHARDS, MODEL_SHARDS, read_optimum_neuron
 from airsmith_stages.consolidating.replicas import Spread
-from airsmith_stages.frame import StageContext
-from airsmith_stages.memory import share_one_arena
-from airsmith_stages.weights.source import Source
+from airsmith_stages.memory import use_one_malloc_arena
+from airsmith_stages.stage_context import StageContext
+from airsmith_stages.weights.readers import FileReader
 
 log = logging.getLogger("airsmith")
 
-ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _OF_SHARDS = (SHARDS, TENSOR_PARALLEL, PIPELINE_PARALLEL)
 
 
 def run(context: StageContext) -> Output:
     """Consolidate what was trained; all else of its artifact stays as it is."""
-    share_one_arena()
+    use_one_malloc_arena()
     shards = context.input("train")
     is_adapter = shards.type == ArtifactType.ADAPTER_SHARDS
     with context.write_output() as output:
@@ -52,7 +52,7 @@ def run(context: StageContext) -> Output:
         return Output.of_artifact(output.publish(metrics=metrics, properties=properties))
 
 
-def _reader(shards: Artifact) -> Callable[[Source], ShardedCheckpoint]:
+def _reader(shards: Artifact) -> Callable[[FileReader], ShardedCheckpoint]:
     properties = shards.manifest.properties
     if TENSOR_PARALLEL not in properties:
         return partial(read_hugging_face, ranks=int(properties[SHARDS]))

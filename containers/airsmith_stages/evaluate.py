@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from airsmith.contracts.cache import Output
 from airsmith.errors import AirsmithError, ErrorKind
-from airsmith_stages.accelerators import get_accelerator
-from airsmith_stages.frame import StageContext
+from airsmith_stages.devices import get_device
+from airsmith_stages.stage_context import StageContext
 
 if TYPE_CHECKING:
-    from airsmith_stages.evaluating.judging import HeldOut, Judgement
+    from airsmith_stages.evaluating.evaluation import Evaluation, HeldOut
 
 EVALUATION_FILE, ANSWERS_FILE, FIXED_PROMPTS_FILE = "evaluation.json", "answers.jsonl", "fixed_prompts.json"
 
@@ -21,20 +21,20 @@ EVALUATION_FILE, ANSWERS_FILE, FIXED_PROMPTS_FILE = "evaluation.json", "answers.
 def run(context: StageContext) -> Output:
     """Judge the base, then the tuned model; only one of them is in memory at a time."""
     recipe = context.spec.recipe
-    accelerator = get_accelerator(recipe.evaluate_backend)
-    accelerator.prepare()
+    device = get_device(recipe.evaluate_backend)
+    device.prepare()
     # This imports torch, and `prepare` has to come before that.
-    from airsmith_stages.evaluating.judging import judge
+    from airsmith_stages.evaluating.evaluation import evaluate_model
 
     held_out = _read_held_out(context)
-    base = judge("base", context.fetch("mirror_model"), held_out, recipe, accelerator)
-    tuned = judge("tuned", context.fetch("merge"), held_out, recipe, accelerator)
+    base = evaluate_model("base", context.fetch("mirror_model"), held_out, recipe, device)
+    tuned = evaluate_model("tuned", context.fetch("merge"), held_out, recipe, device)
     return _publish(context, held_out, base, tuned)
 
 
 def _read_held_out(context: StageContext) -> HeldOut:
     from airsmith_stages.data.token_shards import INDEX_FILE, PROMPTS_FILE, read_rows, shard_names
-    from airsmith_stages.evaluating.judging import HeldOut
+    from airsmith_stages.evaluating.evaluation import HeldOut
 
     tokens = context.input("tokenize")
     index = json.loads(tokens.read(INDEX_FILE))
@@ -56,8 +56,8 @@ def _read_held_out(context: StageContext) -> HeldOut:
     )
 
 
-def _publish(context: StageContext, held_out: HeldOut, base: Judgement, tuned: Judgement) -> Output:
-    figures = {who: _figures(judgement) for who, judgement in (("base", base), ("tuned", tuned))}
+def _publish(context: StageContext, held_out: HeldOut, base: Evaluation, tuned: Evaluation) -> Output:
+    figures = {who: _metrics(evaluation) for who, evaluation in (("base", base), ("tuned", tuned))}
     metrics = {f"{name}_{who}": value for who in figures for name, value in figures[who].items()}
     with context.write_output() as output:
         summary = {**figures, "examples": held_out.examples}
@@ -67,11 +67,11 @@ def _publish(context: StageContext, held_out: HeldOut, base: Judgement, tuned: J
         return Output.of_artifact(output.publish(metrics={**metrics, "examples": held_out.examples}))
 
 
-def _figures(judgement: Judgement) -> dict[str, float]:
-    return {**asdict(judgement.score), "exact_match": judgement.exact_match}
+def _metrics(evaluation: Evaluation) -> dict[str, float]:
+    return {**asdict(evaluation.score), "exact_match": evaluation.exact_match}
 
 
-def _compared_answers(held_out: HeldOut, base: Judgement, tuned: Judgement) -> Iterable[dict[str, Any]]:
+def _compared_answers(held_out: HeldOut, base: Evaluation, tuned: Evaluation) -> Iterable[dict[str, Any]]:
     for index, prompt in enumerate(held_out.answered):
         yield {
             "messages": prompt["messages"],
@@ -84,7 +84,7 @@ def _compared_answers(held_out: HeldOut, base: Judgement, tuned: Judgement) -> I
         }
 
 
-def _fixed_prompts(held_out: HeldOut, base: Judgement, tuned: Judgement) -> list[dict[str, Any]]:
+def _fixed_prompts(held_out: HeldOut, base: Evaluation, tuned: Evaluation) -> list[dict[str, Any]]:
     return [
         {
             "messages": prompt["messages"],

@@ -30,7 +30,7 @@ _RUST_OS_ERROR = re.compile(r"\(os error (\d+)\)")
 """How libraries written in Rust, safetensors for one, tell an errno: in the text of an exception of their own."""
 
 
-class ToldToStop(BaseException):
+class StopRequested(BaseException):
     """SIGTERM has arrived. Not an Exception: whatever library is at work must not take it for a failure of its own."""
 
 
@@ -67,7 +67,7 @@ def as_airsmith_error(failure: BaseException) -> AirsmithError:
     """The error of the closed list that an exception, or what has caused it, stands for."""
     if isinstance(failure, AirsmithError):
         return failure
-    if isinstance(failure, ToldToStop):
+    if isinstance(failure, StopRequested):
         return AirsmithError(
             ErrorKind.INTERRUPTED, "The stage was told to stop (SIGTERM).", "It starts anew when it is run again."
         )
@@ -127,7 +127,7 @@ def _told(failure: BaseException) -> str:
 def _stop(signum: int, frame: FrameType | None) -> None:
     # One is enough: a second must not end the cleaning up after the first.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise ToldToStop
+    raise StopRequested
 
 
 def _tell(error: AirsmithError) -> None:

@@ -18,19 +18,17 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from airsmith.contracts.run import Run
 from airsmith.contracts.spec import RunSpec
 from airsmith.contracts.stages import TRAINING
 from airsmith.errors import AirsmithError, ErrorKind
-from airsmith_stages.accelerators import get_accelerator
-from airsmith_stages.accelerators.cpu import usable_cores
-from airsmith_stages.failures import ToldToStop, scratch_folder
+from airsmith_stages.devices import get_device
+from airsmith_stages.devices.cpu import usable_cores
+from airsmith_stages.failures import StopRequested, scratch_folder
+from airsmith_stages.stage_context import StageContext
 from airsmith_stages.torchrun import die_with_the_parent, error_in, run_torchrun
-
-if TYPE_CHECKING:
-    from airsmith_stages.frame import StageContext
 
 log = logging.getLogger("airsmith")
 
@@ -48,7 +46,7 @@ class Launcher(Protocol):
 
 
 @dataclass(frozen=True)
-class Ended:
+class LaunchResult:
     """How a launch apart ended.
 
     :ivar code: its exit code, below 0 the signal that ended it.
@@ -61,7 +59,7 @@ class Ended:
     log: Path
 
 
-def is_leading_node() -> bool:
+def is_leader_node() -> bool:
     """Whether this node's process speaks for the stage; the others' only take part."""
     return int(os.environ.get(NODE_RANK, "0")) == 0
 
@@ -109,15 +107,15 @@ def launch_command(stage: str, run: Run, spec: RunSpec, logs: str) -> list[str]:
     return [sys.executable, "-m", "airsmith_stages.torchrun", *torchrun_arguments(stage, run, spec, logs)]
 
 
-def launch_apart(
+def launch_in_subprocess(
     context: StageContext, environment: Mapping[str, str], tool: Sequence[str] = (), *, may_finish: bool
-) -> Ended:
+) -> LaunchResult:
     """Run a stage's processes on this node to their end, as a command of their own whose output is passed on.
 
     :param environment: what its environment has beside this one's.
     :param tool: the command that stands around it.
     :param may_finish: whether processes that are told to stop finish what they are at; else all end at once.
-    :raises ToldToStop: where this process was told to stop and the others had nothing to say about it.
+    :raises StopRequested: where this process was told to stop and the others had nothing to say about it.
     """
     folder = context.scratch / "launch"
     folder.mkdir()
@@ -135,7 +133,7 @@ def launch_apart(
     )
     try:
         _pass_on(process, output)
-    except ToldToStop as stop:
+    except StopRequested as stop:
         if not may_finish:
             raise
         _tell_to_stop(process)
@@ -143,10 +141,10 @@ def launch_apart(
         raise error_in(said) or stop from None
     finally:
         _kill_group(process)
-    return Ended(process.returncode, error_in(said), output)
+    return LaunchResult(process.returncode, error_in(said), output)
 
 
-def death_of(stage: str, code: int) -> AirsmithError:
+def exit_code_error(stage: str, code: int) -> AirsmithError:
     """What to say of a launch that ended without a word."""
     if code < 0:
         return AirsmithError(
@@ -162,7 +160,7 @@ def death_of(stage: str, code: int) -> AirsmithError:
 
 
 def _launcher(spec: RunSpec) -> str:
-    return get_accelerator(spec.recipe.backend.name).launcher
+    return get_device(spec.recipe.backend.name).launcher
 
 
 def _pass_on(process: subprocess.Popen[bytes], log_file: Path) -> None:

@@ -10,7 +10,7 @@ CGROUP_MEMORY_EVENTS = Path("/sys/fs/cgroup/memory.events")
 _M_ARENA_MAX = -8
 
 
-def share_one_arena() -> None:
+def use_one_malloc_arena() -> None:
     """Let all threads that begin from now on take memory from one arena; for stages that pass bytes on.
 
     glibc gives each thread an arena of its own (mallopt(3), M_ARENA_MAX). Where one thread reads blocks that another

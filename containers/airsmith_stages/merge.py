@@ -9,13 +9,13 @@ from dataclasses import asdict
 from airsmith.contracts.cache import Output
 from airsmith.contracts.stages import END_TOKENS
 from airsmith.errors import AirsmithError, ErrorKind
-from airsmith_stages.frame import StageContext
-from airsmith_stages.memory import share_one_arena
-from airsmith_stages.merging.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from airsmith_stages.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from airsmith_stages.memory import use_one_malloc_arena
 from airsmith_stages.merging.model import merge_model
 from airsmith_stages.model_files import add_all_but_weights
+from airsmith_stages.stage_context import StageContext
 from airsmith_stages.tokenizer_files import model_properties
-from airsmith_stages.weights.source import ArtifactSource, FolderSource
+from airsmith_stages.weights.readers import ArtifactReader, FolderReader
 
 log = logging.getLogger("airsmith")
 
@@ -23,13 +23,13 @@ log = logging.getLogger("airsmith")
 def run(context: StageContext) -> Output:
     """Merge the trained adapter into its base."""
     _refuse_other_base(context)
-    share_one_arena()
+    use_one_malloc_arena()
     recipe = context.spec.recipe
     base = context.input("mirror_model")
-    adapter = FolderSource(context.fetch(context.spec.plan.trained_by, [ADAPTER_WEIGHTS, ADAPTER_CONFIG]))
+    adapter = FolderReader(context.fetch(context.spec.plan.trained_by, [ADAPTER_WEIGHTS, ADAPTER_CONFIG]))
     with context.write_output() as output:
         report = merge_model(
-            ArtifactSource(base),
+            ArtifactReader(base),
             adapter,
             output.add_stream,
             dtype=recipe.model.dtype,

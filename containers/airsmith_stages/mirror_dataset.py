@@ -1,4 +1,4 @@
-"""Stage `mirror_dataset`: the dataset's files, from the Hub or a store, verified."""
+"""Stage `mirror_dataset`: copy the dataset's files from the Hub or a store, verified."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from fnmatch import fnmatchcase
 
 from airsmith.contracts.cache import Output
 from airsmith.recipe.sources import PICKLED_WEIGHTS
-from airsmith_stages.frame import StageContext
 from airsmith_stages.mirroring.copying import publish_copy
 from airsmith_stages.mirroring.source import Source
+from airsmith_stages.stage_context import StageContext
 
 NEVER_COPIED = (*PICKLED_WEIGHTS, "*.pickle", "*.py", ".gitattributes")
-"""A dataset is data: what could run, or says nothing about the examples, stays where it is."""
+"""Executable content and files unrelated to the examples."""
 
 
 def run(context: StageContext) -> Output:
-    """Copy the dataset that the recipe names."""
+    """Copy the recipe's dataset."""
     dataset = context.spec.recipe.dataset
     source = Source("dataset", dataset.id, dataset.revision)
     files = [file for file in source.files() if not any(fnmatchcase(file.name, glob) for glob in NEVER_COPIED)]

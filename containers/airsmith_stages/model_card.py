@@ -16,7 +16,7 @@ from airsmith.recipe.dotted_keys import flatten
 from airsmith.recipe.sources import source_kind
 from airsmith.registry import ModelVersion
 
-UNKNOWN_LICENCE = "unknown"
+UNKNOWN_LICENSE = "unknown"
 
 _TEMPLATE = """\
 ---
@@ -35,7 +35,7 @@ _TEMPLATE = """\
 | recipe | `{recipe_file}`, digest `{recipe_digest}`{bundle} |
 | changed for this run | {changed} |
 | made with | {versions} |
-| licence | {licence} |
+| license | {license} |
 
 ## On {examples} held-out examples
 
@@ -67,7 +67,7 @@ python -m vllm.entrypoints.openai.api_server --model {folder_in_shell} --served-
 {recipe}````
 """
 
-_LONGEST_CELL = 80
+_MAX_CELL_CHARACTERS = 80
 _METRICS = (("exact_match", "exact match"), ("token_accuracy", "token accuracy"), ("loss", "loss"))
 
 
@@ -76,13 +76,13 @@ class Provenance:
     """What the card says beyond version and spec.
 
     :param dataset_digest: digest of the data as it was copied.
-    :param base_licence: identifier that the base model's own card gives.
+    :param base_license: identifier that the base model's own card gives.
     :param weights_uri: folder that holds the merged model's files.
     :param warm_restarts: how many times its training went on without the optimizer's state.
     """
 
     dataset_digest: str
-    base_licence: str
+    base_license: str
     weights_uri: str
     warm_restarts: int = 0
 
@@ -110,7 +110,7 @@ def model_card(version: ModelVersion, spec: RunSpec, provenance: Provenance) -> 
         bundle=f", commit `{spec.bundle_version}`" if spec.bundle_version else "",
         changed=_changed_fields(spec) or "nothing",
         versions=", ".join(f"{name} {number}" for name, number in version.versions.items()),
-        licence=_licence_note(provenance.base_licence),
+        license=_license_note(provenance.base_license),
         examples=version.metrics.get("examples", "the"),
         metrics="\n".join(_metric_row(version, key, label) for key, label in _METRICS),
         folder_in_python=json.dumps(folder, ensure_ascii=False),
@@ -120,22 +120,22 @@ def model_card(version: ModelVersion, spec: RunSpec, provenance: Provenance) -> 
     )
 
 
-def licence_of(base_card: str) -> str:
-    """The licence in the front matter of a model's `README.md`; `unknown` where it gives none."""
+def license_of(base_card: str) -> str:
+    """The license in the front matter of a model's `README.md`; `unknown` where it gives none."""
     parts = base_card.split("---\n", 2)
     if len(parts) < 3 or parts[0].strip():
-        return UNKNOWN_LICENCE
+        return UNKNOWN_LICENSE
     try:
         front_matter = yaml.safe_load(parts[1])
     except yaml.YAMLError:
-        return UNKNOWN_LICENCE
-    licence = front_matter.get("license") if isinstance(front_matter, dict) else None
-    return licence if isinstance(licence, str) else UNKNOWN_LICENCE
+        return UNKNOWN_LICENSE
+    license = front_matter.get("license") if isinstance(front_matter, dict) else None
+    return license if isinstance(license, str) else UNKNOWN_LICENSE
 
 
 def _front_matter(recipe: Recipe, provenance: Provenance) -> dict[str, Any]:
     """What the Hub reads, so that the folder can be put there with its card."""
-    known = {} if provenance.base_licence == UNKNOWN_LICENCE else {"license": provenance.base_licence}
+    known = {} if provenance.base_license == UNKNOWN_LICENSE else {"license": provenance.base_license}
     on_hub = {
         key: value
         for key, value in (("base_model", recipe.model.id), ("datasets", recipe.dataset.id))
@@ -144,10 +144,10 @@ def _front_matter(recipe: Recipe, provenance: Provenance) -> dict[str, Any]:
     return {**known, **on_hub, "library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["airsmith"]}
 
 
-def _licence_note(base_licence: str) -> str:
-    if base_licence == UNKNOWN_LICENCE:
+def _license_note(base_license: str) -> str:
+    if base_license == UNKNOWN_LICENSE:
         return "unknown: the base model's card names none; see there, and the data's"
-    return f"the base model's: {base_licence}; see the data's as well"
+    return f"the base model's: {base_license}; see the data's as well"
 
 
 def _restarts(count: int) -> str:
@@ -175,7 +175,7 @@ def _changed_fields(spec: RunSpec) -> str:
 
 def _in_a_cell(value: Any) -> str:
     """A value within a table's code: one short line without what ends a cell or the code."""
-    line = textwrap.shorten(str(value), _LONGEST_CELL, placeholder=" …")
+    line = textwrap.shorten(str(value), _MAX_CELL_CHARACTERS, placeholder=" …")
     return line.replace("`", "'").replace("|", "\\|")
 
 

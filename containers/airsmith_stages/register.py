@@ -19,8 +19,8 @@ from airsmith.registry import (
     promote,
     register_version,
 )
-from airsmith_stages.frame import StageContext
-from airsmith_stages.model_card import UNKNOWN_LICENCE, Provenance, licence_of, model_card
+from airsmith_stages.model_card import UNKNOWN_LICENSE, Provenance, license_of, model_card
+from airsmith_stages.stage_context import StageContext
 
 log = logging.getLogger("airsmith")
 
@@ -38,7 +38,7 @@ def run(context: StageContext) -> Output:
     log.info("Registered %s/%s", store.uri, folder)
     return Output(
         ArtifactType.MODEL_VERSION,
-        context.wanted.digest,
+        context.output.digest,
         folder,
         found=True,
         properties={"version": str(version.version)},
@@ -50,7 +50,7 @@ def _draft(context: StageContext) -> ModelVersionDraft:
     recipe, pointers = context.spec.recipe, context.pointers
     trained = pointers[context.spec.plan.trained_by]
     return ModelVersionDraft(
-        digest=context.wanted.digest,
+        digest=context.output.digest,
         model=pointers["merge"].location,
         adapter=trained.location if trained.type == ArtifactType.ADAPTER else None,
         base_model=pointers["mirror_model"].location,
@@ -67,7 +67,7 @@ def _provenance(context: StageContext) -> Provenance:
     base, model = context.input("mirror_model"), context.input("merge")
     return Provenance(
         dataset_digest=context.input("tokenize").manifest.inputs["mirror_dataset"],
-        base_licence=licence_of(base.read(CARD_FILE).decode()) if CARD_FILE in base.names() else UNKNOWN_LICENCE,
+        base_license=license_of(base.read(CARD_FILE).decode()) if CARD_FILE in base.names() else UNKNOWN_LICENSE,
         weights_uri=f"{model.uri}/{model.manifest.content_root}",
         warm_restarts=int(context.pointers["train"].metrics.get("warm_restarts") or 0),
     )

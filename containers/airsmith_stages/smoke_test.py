@@ -18,7 +18,7 @@ from airsmith.artifacts.read import open_artifact
 from airsmith.contracts.cache import Output
 from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.registry import Endpoint, read_endpoint
-from airsmith_stages.frame import StageContext
+from airsmith_stages.stage_context import StageContext
 
 log = logging.getLogger("airsmith")
 
@@ -26,9 +26,9 @@ _Part = TypeVar("_Part")
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 COMPARED_TOKENS = 16
-LEAST_AGREEMENT = 0.95
+MIN_AGREEMENT = 0.95
 """Two engines round bfloat16 differently, and greedy decoding may then take another branch: not every token agrees."""
-ANSWER_SECONDS = 120.0
+REQUEST_TIMEOUT_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def run(context: StageContext) -> Output:
     prompts = [prompt for prompt in fixed if prompt["tuned_token_ids"] or prompt["base_token_ids"]]
     key = os.environ.get(KEY_VARIABLE)
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    with httpx.Client(base_url=endpoint.address, headers=headers, timeout=ANSWER_SECONDS) as client:
+    with httpx.Client(base_url=endpoint.address, headers=headers, timeout=REQUEST_TIMEOUT_SECONDS) as client:
         _check_listed(client, endpoint)
         answers = [_ask(client, endpoint, prompt) for prompt in prompts]
     report = compare(prompts, answers, _tokenizer(context, endpoint))
@@ -165,7 +165,7 @@ def _verify(report: SmokeReport, endpoint: Endpoint) -> None:
     if report.unlike_base < report.differing_prompts:
         same = report.differing_prompts - report.unlike_base
         raise _unproved(endpoint, f"{same} of {report.differing_prompts} answers are the base model's")
-    if report.agreement < LEAST_AGREEMENT:
+    if report.agreement < MIN_AGREEMENT:
         raise _unproved(endpoint, f"only {report.agreement:.1%} of the tokens are the tuned model's")
 
 

@@ -23,9 +23,9 @@ from airsmith.contracts.stages import END_TOKENS
 from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.recipe.sources import DatasetSource
 from airsmith_stages.data.batches import SampleBatch, TrainBatch, ValidationBatch, train_batch, validation_batch
-from airsmith_stages.data.chat import ExampleTokeniser, TokenisedExample
+from airsmith_stages.data.chat import EncodedExample, ExampleEncoder
 from airsmith_stages.data.examples import Examples, read_splits
-from airsmith_stages.data.leakage import Fingerprint, Seen, ValidationTexts
+from airsmith_stages.data.leakage import Fingerprint, Matches, ValidationTexts
 from airsmith_stages.data.overflow import OverflowReport, Sample
 from airsmith_stages.data.packing import pack
 from airsmith_stages.data.parallel import map_in_order, process_count
@@ -35,18 +35,18 @@ from airsmith_stages.data.token_shards import (
     PROMPTS_FILE,
     SAMPLE_FILE,
     Arrange,
-    alone,
+    one_sample_per_row,
     write_split,
 )
-from airsmith_stages.frame import StageContext
+from airsmith_stages.stage_context import StageContext
 from airsmith_stages.tokenizer_files import TOKENIZER_FILES, generation_end_ids
 
 log = logging.getLogger("airsmith")
 
 Batch = TypeVar("Batch")
 
-FEW_ROWS = 2048
-"""Rows that one process tokenises in about a second."""
+MIN_PARALLEL_ROWS = 2048
+"""Rows that one process encodes in about a second."""
 
 
 @dataclass(frozen=True)
@@ -64,19 +64,19 @@ def run(context: StageContext) -> Output:
     """Tokenize both splits of the dataset: examples pass through memory, and rows leave it in shards."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # There is a process per core, and threads do not outlive a fork.
     source = context.spec.recipe.dataset
-    tokeniser = load_tokeniser(context)
+    encoder = load_encoder(context)
     splits = read_splits(context.fetch("mirror_dataset"), source, context.scratch / "cache")
     with context.write_output() as output:
-        validation, known = _write_validation(splits.validation, tokeniser, output, context.scratch)
-        train, seen = _write_train(splits.train, tokeniser, known, output)
+        validation, known = _write_validation(splits.validation, encoder, output, context.scratch)
+        train, seen = _write_train(splits.train, encoder, known, output)
         leakage = known.report(seen, source.max_leakage_fraction)
         index = {
             "format": FORMAT,
             "max_length": source.max_length,
             "packing": source.packing,
-            "pad_token_id": _pad_token_id(tokeniser.tokenizer),
-            "end_of_turn_token_ids": sorted(tokeniser.end_of_turn_ids),
-            "vocab_size": len(tokeniser.tokenizer),
+            "pad_token_id": _pad_token_id(encoder.tokenizer),
+            "end_of_turn_token_ids": sorted(encoder.end_of_turn_ids),
+            "vocab_size": len(encoder.tokenizer),
             "splits": {"train": train.entry, "validation": validation.entry},
             "report": {
                 "train": train.report.as_dict(),
@@ -86,13 +86,13 @@ def run(context: StageContext) -> Output:
             },
         }
         output.add_bytes(INDEX_FILE, json.dumps(index, indent=2).encode())
-        (shown,) = tokeniser([next(iter(splits.train))])
-        output.add_bytes(SAMPLE_FILE, _shown_sample(tokeniser, shown).encode())
-        properties = {END_TOKENS: json.dumps(_end_tokens(tokeniser, shown))}
+        (shown,) = encoder([next(iter(splits.train))])
+        output.add_bytes(SAMPLE_FILE, _shown_sample(encoder, shown).encode())
+        properties = {END_TOKENS: json.dumps(_end_tokens(encoder, shown))}
         return Output.of_artifact(output.publish(metrics=_metrics(index), properties=properties))
 
 
-def load_tokeniser(context: StageContext) -> ExampleTokeniser:
+def load_encoder(context: StageContext) -> ExampleEncoder:
     """The base model's tokenizer, with the recipe's chat template where it gives one."""
     base = context.input("mirror_model")
     names = [name for name in base.names() if name in TOKENIZER_FILES or name.endswith(".py")]
@@ -113,14 +113,14 @@ def load_tokeniser(context: StageContext) -> ExampleTokeniser:
             f"The tokenizer of {recipe.model.id} has no tokenizer.json, so its tokens cannot be traced to the text.",
             "Choose a revision that has one.",
         )
-    return ExampleTokeniser(tokenizer, recipe.dataset.chat_template or tokenizer.chat_template, end_ids)
+    return ExampleEncoder(tokenizer, recipe.dataset.chat_template or tokenizer.chat_template, end_ids)
 
 
 def _write_validation(
-    examples: Examples, tokeniser: ExampleTokeniser, output: ArtifactWriter, scratch: Path
+    examples: Examples, encoder: ExampleEncoder, output: ArtifactWriter, scratch: Path
 ) -> tuple[_Written, ValidationTexts]:
     """Validation rows are never packed, so that each is judged alone."""
-    work = partial(validation_batch, examples=examples, tokeniser=tokeniser)
+    work = partial(validation_batch, examples=examples, encoder=encoder)
     fingerprints: list[Fingerprint] = []
     with (scratch / PROMPTS_FILE).open("wb") as prompts:
 
@@ -129,17 +129,17 @@ def _write_validation(
             prompts.write(batch.prompts)
             return batch.samples
 
-        written = _write("validation", examples, work, keep, alone, output)
+        written = _write("validation", examples, work, keep, one_sample_per_row, output)
     output.add_file(PROMPTS_FILE, scratch / PROMPTS_FILE)
     return written, ValidationTexts(fingerprints)
 
 
 def _write_train(
-    examples: Examples, tokeniser: ExampleTokeniser, validation: ValidationTexts, output: ArtifactWriter
-) -> tuple[_Written, Seen]:
+    examples: Examples, encoder: ExampleEncoder, validation: ValidationTexts, output: ArtifactWriter
+) -> tuple[_Written, Matches]:
     """The training rows, and what they have in common with the validation examples."""
-    work = partial(train_batch, examples=examples, tokeniser=tokeniser, validation=validation)
-    seen: list[Seen] = []
+    work = partial(train_batch, examples=examples, encoder=encoder, validation=validation)
+    seen: list[Matches] = []
 
     def keep(batch: TrainBatch) -> SampleBatch:
         if batch.seen:
@@ -147,7 +147,7 @@ def _write_train(
         return batch.samples
 
     written = _write("train", examples, work, keep, _arrangement(examples.source), output)
-    return written, reduce(or_, seen, Seen())
+    return written, reduce(or_, seen, Matches())
 
 
 def _write(
@@ -177,12 +177,12 @@ def _write(
 
 def _processes(examples: Examples) -> int:
     """One where there is too little to do for the start of others to be worth it."""
-    return process_count() if len(examples.rows) > FEW_ROWS else 1
+    return process_count() if len(examples.rows) > MIN_PARALLEL_ROWS else 1
 
 
 def _arrangement(source: DatasetSource) -> Arrange:
     if source.packing == "none":
-        return alone
+        return one_sample_per_row
     return lambda lengths, window: pack(lengths, source.max_length, source.seed + window)
 
 
@@ -206,19 +206,19 @@ def _tell_losses(report: OverflowReport, source: DatasetSource, split: str) -> N
     log.info("%s: %d examples, %d tokens", name, report.kept, report.kept_tokens)
 
 
-def _end_tokens(tokeniser: ExampleTokeniser, example: TokenisedExample) -> list[int]:
+def _end_tokens(encoder: ExampleEncoder, example: EncodedExample) -> list[int]:
     """Tokens at which the model learns to stop: EOS, and whatever an answer ends with here."""
-    eos = tokeniser.tokenizer.eos_token_id
+    eos = encoder.tokenizer.eos_token_id
     last_learnt = int(example.tokens[np.flatnonzero(example.loss_mask)[-1]])
     return list(dict.fromkeys([last_learnt] if eos is None else [int(eos), last_learnt]))
 
 
-def _shown_sample(tokeniser: ExampleTokeniser, tokenised: TokenisedExample) -> str:
+def _shown_sample(encoder: ExampleEncoder, encoded: EncodedExample) -> str:
     """One example as the model sees it; what is learnt stands between ⟦ and ⟧."""
-    pairs = zip(tokenised.tokens.tolist(), tokenised.loss_mask.tolist(), strict=True)
+    pairs = zip(encoded.tokens.tolist(), encoded.loss_mask.tolist(), strict=True)
     shown = []
     for learnt, run_of_tokens in groupby(pairs, key=itemgetter(1)):
-        text = tokeniser.tokenizer.decode([token for token, _ in run_of_tokens], clean_up_tokenization_spaces=False)
+        text = encoder.tokenizer.decode([token for token, _ in run_of_tokens], clean_up_tokenization_spaces=False)
         shown.append(f"⟦{text}⟧" if learnt else text)
     return "".join(shown) + "\n"
 
@@ -236,6 +236,6 @@ def _metrics(index: dict[str, Any]) -> dict[str, int | float]:
         "train_loss_tokens": train["loss_tokens"],
         "validation_rows": validation["rows"],
         "dropped_tokens": index["report"]["train"]["dropped_tokens"],
-        "leaked_examples": index["report"]["leakage"]["normalised"],
+        "leaked_examples": index["report"]["leakage"]["normalized"],
         "fill": index["report"]["fill"],
     }

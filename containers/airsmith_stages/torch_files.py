@@ -11,9 +11,9 @@ from typing import Any
 
 from airsmith.errors import AirsmithError
 from airsmith_stages.torch_pickles import METADATA, STATE, TENSOR, DescribedTensor, Record, broken_file, unpickle
+from airsmith_stages.weights.file_slice import FileSlice
 from airsmith_stages.weights.header import ITEM_BYTES
-from airsmith_stages.weights.part import PartOfFile
-from airsmith_stages.weights.source import Source
+from airsmith_stages.weights.readers import FileReader
 
 _LARGEST_METADATA_BYTES = 1 << 28
 _LARGEST_MEMBER_BYTES = 1 << 20
@@ -55,7 +55,7 @@ def read_metadata(name: str, content: bytes) -> Any:
     return unpickle(name, content, METADATA)
 
 
-def find_tensor(source: Source, file: str, begin: int, length: int) -> SavedTensor:
+def find_tensor(source: FileReader, file: str, begin: int, length: int) -> SavedTensor:
     """Find the one tensor of a file, or of a part of it, that `torch.save` wrote; its elements are not read.
 
     :raises AirsmithError: `bad_data`, naming the file.
@@ -67,7 +67,7 @@ def find_tensor(source: Source, file: str, begin: int, length: int) -> SavedTens
         return saved.place(tensor)
 
 
-def find_state(source: Source, file: str, length: int) -> dict[str, SavedTensor | TensorReference]:
+def find_state(source: FileReader, file: str, length: int) -> dict[str, SavedTensor | TensorReference]:
     """Find the tensors, by their names, of a file that `torch.save` wrote of a state; their elements are not read.
 
     torch_xla writes such files ("xser") with each tensor in a file of its own and a reference in its place. Source:
@@ -94,7 +94,7 @@ class _Saved:
 
     archive: zipfile.ZipFile
     root: str
-    part: PartOfFile
+    part: FileSlice
     begin: int
     length: int
 
@@ -111,8 +111,8 @@ class _Saved:
 
 
 @contextmanager
-def _opened(source: Source, file: str, begin: int, length: int) -> Iterator[_Saved]:
-    part = PartOfFile(source, file, begin, length)
+def _opened(source: FileReader, file: str, begin: int, length: int) -> Iterator[_Saved]:
+    part = FileSlice(source, file, begin, length)
     try:
         with zipfile.ZipFile(part) as archive:
             root = next(name for name in archive.namelist() if name.endswith("/data.pkl")).removesuffix("data.pkl")
@@ -137,7 +137,7 @@ def _reference(value: Any) -> TensorReference:
     return TensorReference(number)
 
 
-def _place(tensor: DescribedTensor, stored: zipfile.ZipInfo, part: PartOfFile, begin: int, length: int) -> SavedTensor:
+def _place(tensor: DescribedTensor, stored: zipfile.ZipInfo, part: FileSlice, begin: int, length: int) -> SavedTensor:
     part.seek(stored.header_offset)
     local_header = part.read(_LOCAL_HEADER_BYTES)
     if stored.compress_type != zipfile.ZIP_STORED or local_header[:4] != b"PK\x03\x04":

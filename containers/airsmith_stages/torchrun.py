@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airsmith.errors import AirsmithError, ErrorKind
+from airsmith_stages.failures import exit_code_of
+from airsmith_stages.stage_process import configure_logging, exit_process
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
@@ -30,12 +32,9 @@ _PARENT_DEATH_SIGNAL = 1
 
 def main() -> None:
     """Run torchrun with the arguments of the command line, and end with what its processes ended with."""
-    from airsmith_stages.cli import begin, end
-    from airsmith_stages.failures import exit_code_of
-
     die_with_the_parent()
-    begin()
-    end(exit_code_of(lambda: run_torchrun(sys.argv[1:])))
+    configure_logging()
+    exit_process(exit_code_of(lambda: run_torchrun(sys.argv[1:])))
 
 
 def run_torchrun(arguments: Sequence[str]) -> None:

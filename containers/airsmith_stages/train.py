@@ -6,21 +6,21 @@ import importlib
 from typing import Protocol
 
 from airsmith.contracts.cache import Output
-from airsmith_stages.accelerators import Accelerator, get_accelerator
-from airsmith_stages.frame import StageContext
+from airsmith_stages.devices import Device, get_device
+from airsmith_stages.stage_context import StageContext
 
 
 class TrainingModule(Protocol):
-    """A module that trains on one kind of accelerator."""
+    """A module that trains on one kind of device."""
 
-    def train(self, context: StageContext, accelerator: Accelerator) -> Output:
+    def train(self, context: StageContext, device: Device) -> Output:
         """Train to the last step and publish what was trained."""
 
 
 def run(context: StageContext) -> Output:
     """Train to the last step, from the newest checkpoint where there is one."""
-    accelerator = get_accelerator(context.spec.recipe.backend.name)
-    accelerator.prepare()
+    device = get_device(context.spec.recipe.backend.name)
+    device.prepare()
     # It imports torch, and `prepare` has to come before that.
-    module: TrainingModule = importlib.import_module(accelerator.training_module)
-    return module.train(context, accelerator)
+    module: TrainingModule = importlib.import_module(device.training_module)
+    return module.train(context, device)

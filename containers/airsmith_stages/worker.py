@@ -1,6 +1,6 @@
-"""One of several processes of a stage, as torchrun starts it: `python -m airsmith_stages.worker <stage> <run's URI>`.
+"""One of several processes of a stage, started by torchrun: `python -m airsmith_stages.worker <stage> <run's URI>`.
 
-What goes wrong it leaves to whoever started it: that one hears all of them.
+It leaves its error in torchrun's error file; the launcher reads the errors of all processes.
 """
 
 from __future__ import annotations
@@ -9,18 +9,18 @@ import os
 import sys
 
 from airsmith.contracts.run import Run
-from airsmith_stages.cli import begin, end
 from airsmith_stages.failures import exit_code_of
-from airsmith_stages.frame import take_part
+from airsmith_stages.stage_process import configure_logging, exit_process
+from airsmith_stages.stage_runner import run_worker
 from airsmith_stages.torchrun import die_with_the_parent
 
 
 def main() -> None:
-    """Take part in the stage that the command line names."""
+    """Run the stage named on the command line as one of its processes."""
     die_with_the_parent()
     stage, uri = sys.argv[1:]
-    begin(leader=os.environ["RANK"] == "0")
-    end(exit_code_of(lambda: take_part(stage, Run.open(uri))))
+    configure_logging(is_main_process=os.environ["RANK"] == "0")
+    exit_process(exit_code_of(lambda: run_worker(stage, Run.open(uri))))
 
 
 if __name__ == "__main__":

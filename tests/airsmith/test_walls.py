@@ -203,7 +203,7 @@ def test_a_backends_name_is_written_in_accelerators_alone():
     against = [
         f"{module.path}:{node.lineno} says {node.value!r}"
         for module in modules
-        if "/accelerators/" not in module.path
+        if "/devices/" not in module.path
         for node in ast.walk(module.tree)
         if isinstance(node, ast.Constant) and node.value in names
     ]

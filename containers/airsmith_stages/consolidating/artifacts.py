@@ -15,7 +15,7 @@ from airsmith.artifacts.read import Artifact
 from airsmith_stages.consolidating.assembly import consolidate
 from airsmith_stages.consolidating.checkpoint import ShardedCheckpoint
 from airsmith_stages.consolidating.replicas import Spread, spread_of
-from airsmith_stages.weights.source import ArtifactSource, Source
+from airsmith_stages.weights.readers import ArtifactReader, FileReader
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Consolidated:
 
 def consolidate_artifact(
     artifact: Artifact,
-    read: Callable[[Source], ShardedCheckpoint],
+    read: Callable[[FileReader], ShardedCheckpoint],
     writer: ArtifactWriter,
     *,
     max_shard_bytes: int = 5 * 10**9,
@@ -47,7 +47,7 @@ def consolidate_artifact(
     :param file: the one to write; a model's own files where it is empty.
     :raises AirsmithError: `verification_failed` where a file is not what was published; `bad_data`.
     """
-    checkpoint = read(ArtifactSource(artifact))
+    checkpoint = read(ArtifactReader(artifact))
     ended = Event()
     with ThreadPoolExecutor(1) as thread:
         verified = thread.submit(_verify, artifact, _files(checkpoint), ended)

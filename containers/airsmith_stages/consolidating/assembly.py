@@ -8,10 +8,10 @@ from dataclasses import replace
 
 from airsmith.artifacts.objects import Piece
 from airsmith_stages.consolidating.checkpoint import Chunk, ShardedCheckpoint, check
-from airsmith_stages.weights.cursor import ahead
+from airsmith_stages.weights.cursor import prefetch
 from airsmith_stages.weights.header import ITEM_BYTES
+from airsmith_stages.weights.readers import FileReader
 from airsmith_stages.weights.shards import index_of, plan_shards
-from airsmith_stages.weights.source import Source
 
 BLOCK_BYTES = 1024 * 1024
 """Read at once: what fits a processor's cache is copied faster than what does not."""
@@ -40,14 +40,14 @@ def consolidate(checkpoint: ShardedCheckpoint, write: WriteFile, *, max_shard_by
                 checkpoint.source, tensor.shape, tensors[tensor.name].chunks, ITEM_BYTES[tensor.dtype]
             )
         )
-        write(shard.file, ahead(_headed(shard.head, content)), shard.size_bytes)
+        write(shard.file, prefetch(_headed(shard.header_bytes, content)), shard.size_bytes)
     index = index_of(shards)
     if index is not None:
         write(index[0], [index[1]], len(index[1]))
     return len(tensors)
 
 
-def assembled(source: Source, shape: Sequence[int], chunks: Sequence[Chunk], item_bytes: int) -> Iterator[Piece]:
+def assembled(source: FileReader, shape: Sequence[int], chunks: Sequence[Chunk], item_bytes: int) -> Iterator[Piece]:
     """A tensor's bytes, row by row, from chunks that make it up."""
     if 0 in shape:
         return
@@ -70,7 +70,7 @@ def _headed(head: bytes, content: Iterable[Piece]) -> Iterator[Piece]:
     yield from content
 
 
-def _whole(source: Source, chunk: Chunk, size_bytes: int) -> Iterator[Piece]:
+def _whole(source: FileReader, chunk: Chunk, size_bytes: int) -> Iterator[Piece]:
     for offset in range(0, size_bytes, BLOCK_BYTES):
         yield source.read_range(chunk.file, chunk.begin + offset, min(BLOCK_BYTES, size_bytes - offset))
 
@@ -89,7 +89,7 @@ def _at_row(chunks: Sequence[Chunk], row: int, item_bytes: int) -> list[Chunk]:
     ]
 
 
-def _block(source: Source, shape: Sequence[int], first: int, chunks: Sequence[Chunk], item_bytes: int) -> Piece:
+def _block(source: FileReader, shape: Sequence[int], first: int, chunks: Sequence[Chunk], item_bytes: int) -> Piece:
     """Some rows, put together from what the chunks hold of them."""
     # Most checkpoints are cut by rows alone, and need none of it: loading it takes a tenth of a small one's time.
     import numpy as np

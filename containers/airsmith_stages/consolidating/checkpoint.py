@@ -9,7 +9,7 @@ from itertools import combinations, islice
 
 from airsmith.errors import AirsmithError, ErrorKind
 from airsmith_stages.weights.header import ITEM_BYTES
-from airsmith_stages.weights.source import Source
+from airsmith_stages.weights.readers import FileReader
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class ShardedCheckpoint:
     :param tensors: by name.
     """
 
-    source: Source
+    source: FileReader
     tensors: Mapping[str, ShardedTensor]
 
 
@@ -56,32 +56,34 @@ def check(checkpoint: ShardedCheckpoint) -> None:
     :raises AirsmithError: `bad_data`, naming tensor and file.
     """
     if not checkpoint.tensors:
-        raise broken("The checkpoint holds no tensor")
+        raise bad_checkpoint("The checkpoint holds no tensor")
     sizes = checkpoint.source.sizes()
     for name, tensor in checkpoint.tensors.items():
         for chunk in (*tensor.chunks, *tensor.copies):
             _check_chunk(name, tensor, chunk, sizes)
         for one, other in _neighbours(tensor):
             if _overlap(one, other):
-                raise broken(f"Chunks of {name} in {one.file} and {other.file} overlap")
+                raise bad_checkpoint(f"Chunks of {name} in {one.file} and {other.file} overlap")
         covered = sum(math.prod(chunk.shape) for chunk in tensor.chunks)
         if covered != math.prod(tensor.shape):
             files = f" (in {tensor.chunks[0].file} and others)" if tensor.chunks else ""
-            raise broken(
+            raise bad_checkpoint(
                 f"Of {name}{files}, {covered} of {math.prod(tensor.shape)} elements are there: a chunk is missing"
             )
 
 
 def _check_chunk(name: str, tensor: ShardedTensor, chunk: Chunk, sizes: Mapping[str, int]) -> None:
     if len(chunk.offsets) != len(tensor.shape) or len(chunk.shape) != len(tensor.shape):
-        raise broken(f"A chunk of {name} in {chunk.file} has not the tensor's {len(tensor.shape)} dimensions")
+        raise bad_checkpoint(f"A chunk of {name} in {chunk.file} has not the tensor's {len(tensor.shape)} dimensions")
     ends = [offset + length for offset, length in zip(chunk.offsets, chunk.shape, strict=True)]
     if any(end > length for end, length in zip(ends, tensor.shape, strict=True)):
-        raise broken(f"A chunk of {name} in {chunk.file} reaches beyond the tensor's shape {list(tensor.shape)}")
+        raise bad_checkpoint(
+            f"A chunk of {name} in {chunk.file} reaches beyond the tensor's shape {list(tensor.shape)}"
+        )
     if chunk.file not in sizes:
-        raise broken(f"{chunk.file}, which holds a chunk of {name}, is missing")
+        raise bad_checkpoint(f"{chunk.file}, which holds a chunk of {name}, is missing")
     if chunk.begin + math.prod(chunk.shape) * ITEM_BYTES[tensor.dtype] > sizes[chunk.file]:
-        raise broken(f"{chunk.file} ends before its chunk of {name} does")
+        raise bad_checkpoint(f"{chunk.file} ends before its chunk of {name} does")
 
 
 def _neighbours(tensor: ShardedTensor) -> Iterator[tuple[Chunk, Chunk]]:
@@ -107,7 +109,7 @@ def _overlap(one: Chunk, other: Chunk) -> bool:
     ) and 0 not in (*one.shape, *other.shape)
 
 
-def broken(what: str) -> AirsmithError:
+def bad_checkpoint(what: str) -> AirsmithError:
     """What a checkpoint is refused with."""
     return AirsmithError(
         ErrorKind.BAD_DATA, f"{what}.", "Use an earlier checkpoint, or let the training save this one again."

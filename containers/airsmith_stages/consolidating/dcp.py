@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from airsmith_stages.consolidating.checkpoint import Chunk, ShardedCheckpoint, ShardedTensor, broken
+from airsmith_stages.consolidating.checkpoint import Chunk, ShardedCheckpoint, ShardedTensor, bad_checkpoint
 from airsmith_stages.torch_files import find_tensor, read_metadata
 from airsmith_stages.torch_pickles import DTYPES, Record
-from airsmith_stages.weights.source import Source
+from airsmith_stages.weights.readers import FileReader
 
 METADATA = ".metadata"
 
@@ -33,7 +33,7 @@ _Places = Mapping[tuple[str, tuple[int, ...]], _Stored]
 """Where each chunk lies, by its tensor and its offsets."""
 
 
-def read_dcp(source: Source, prefix: str = "") -> ShardedCheckpoint:
+def read_dcp(source: FileReader, prefix: str = "") -> ShardedCheckpoint:
     """Read what `torch.distributed.checkpoint.save` has written.
 
     :param prefix: only tensors whose names begin with it are read, and lose it: `model.` of a whole training's state.
@@ -41,7 +41,7 @@ def read_dcp(source: Source, prefix: str = "") -> ShardedCheckpoint:
     """
     sizes = source.sizes()
     if METADATA not in sizes:
-        raise broken(f"The checkpoint has no {METADATA}: its saving was not finished")
+        raise bad_checkpoint(f"The checkpoint has no {METADATA}: its saving was not finished")
     metadata = read_metadata(METADATA, source.read_range(METADATA, 0, sizes[METADATA]))
     try:
         places = _places(metadata.field("storage_data"))
@@ -56,7 +56,7 @@ def read_dcp(source: Source, prefix: str = "") -> ShardedCheckpoint:
                 for name, tensor in described.items()
             }
     except (ValueError, TypeError, AttributeError, IndexError, KeyError) as error:
-        raise broken(f"{METADATA} does not describe a checkpoint: {error}") from error
+        raise bad_checkpoint(f"{METADATA} does not describe a checkpoint: {error}") from error
     return ShardedCheckpoint(source, tensors)
 
 
@@ -78,7 +78,12 @@ def _places(storage: Mapping[Any, Any]) -> _Places:
 
 
 def _tensor(
-    source: Source, sizes: Mapping[str, int], name: str, described: Record, places: _Places, threads: ThreadPoolExecutor
+    source: FileReader,
+    sizes: Mapping[str, int],
+    name: str,
+    described: Record,
+    places: _Places,
+    threads: ThreadPoolExecutor,
 ) -> ShardedTensor:
     properties = described.field("properties").state
     dtype = properties[0] if isinstance(properties, tuple) else properties["dtype"]
@@ -88,15 +93,15 @@ def _tensor(
     def chunk(boxed: Record) -> Chunk:
         offsets, shape = _sizes(boxed.field("offsets")), _sizes(boxed.field("sizes"))
         if (name, offsets) not in places:
-            raise broken(f"{METADATA} does not say where the chunk of {name} at {list(offsets)} is")
+            raise bad_checkpoint(f"{METADATA} does not say where the chunk of {name} at {list(offsets)} is")
         stored = places[name, offsets]
         if stored.file not in sizes:
-            raise broken(f"{stored.file}, which holds a chunk of {name}, is missing")
+            raise bad_checkpoint(f"{stored.file}, which holds a chunk of {name}, is missing")
         if stored.begin + stored.length > sizes[stored.file]:
-            raise broken(f"{stored.file} ends before its chunk of {name} does")
+            raise bad_checkpoint(f"{stored.file} ends before its chunk of {name} does")
         found = find_tensor(source, stored.file, stored.begin, stored.length)
         if (found.dtype, found.shape) != (dtype, shape):
-            raise broken(
+            raise bad_checkpoint(
                 f"{stored.file} holds {found.dtype} {list(found.shape)} for a chunk of {name} "
                 f"that is {dtype} {list(shape)}"
             )

@@ -10,9 +10,9 @@ import re
 from collections.abc import Mapping
 from functools import partial
 
-from airsmith_stages.consolidating.checkpoint import Chunk, ShardedCheckpoint, ShardedTensor, broken
+from airsmith_stages.consolidating.checkpoint import Chunk, ShardedCheckpoint, ShardedTensor, bad_checkpoint
 from airsmith_stages.weights.header import Header, read_header
-from airsmith_stages.weights.source import Source
+from airsmith_stages.weights.readers import FileReader
 
 _SHARD = re.compile(r"shard-(?P<rank>\d{5})-model-(?P<part>\d{5})-of-(?P<parts>\d{5})\.safetensors")
 _SHARDING = "DCP_SHARDING_INFO"
@@ -23,7 +23,7 @@ def is_shard(file: str) -> bool:
     return _SHARD.fullmatch(file) is not None
 
 
-def read_hugging_face(source: Source, ranks: int) -> ShardedCheckpoint:
+def read_hugging_face(source: FileReader, ranks: int) -> ShardedCheckpoint:
     """Read the files that processes have written, each all its chunks in as many files as the others.
 
     :param ranks: how many processes there were. The files do not say it, and what is left where the last one's are lost
@@ -38,9 +38,11 @@ def read_hugging_face(source: Source, ranks: int) -> ShardedCheckpoint:
         offsets = _saved_offsets(file, header)
         for tensor in header.tensors:
             if dtypes.setdefault(tensor.name, tensor.dtype) != tensor.dtype:
-                raise broken(f"{tensor.name} is {tensor.dtype} in {file}, and {dtypes[tensor.name]} in another file")
+                raise bad_checkpoint(
+                    f"{tensor.name} is {tensor.dtype} in {file}, and {dtypes[tensor.name]} in another file"
+                )
             if len(offsets.get(tensor.name, ())) != len(tensor.shape) or tensor.name not in offsets:
-                raise broken(f"{file} does not say where its chunk of {tensor.name} belongs")
+                raise bad_checkpoint(f"{file} does not say where its chunk of {tensor.name} belongs")
             chunk = Chunk(offsets[tensor.name], tensor.shape, file, tensor.begin)
             chunks.setdefault(tensor.name, []).append(chunk)
     return ShardedCheckpoint(
@@ -52,16 +54,16 @@ def _files(sizes: Mapping[str, int], ranks: int) -> list[str]:
     found = {(int(match["rank"]), int(match["part"])): match for name in sizes if (match := _SHARD.fullmatch(name))}
     parts = {int(match["parts"]) for match in found.values()}
     if len(parts) > 1:
-        raise broken(
+        raise bad_checkpoint(
             f"The checkpoint's files are in {min(parts)} parts and in {max(parts)}: they are not of one saving"
         )
     for rank in range(1, ranks + 1):
         for part in range(1, max(parts, default=1) + 1):
             if (rank, part) not in found:
                 of = f"part {part} of " if max(parts, default=1) > 1 else ""
-                raise broken(f"The checkpoint lacks {of}the file of process {rank} of {ranks}")
+                raise bad_checkpoint(f"The checkpoint lacks {of}the file of process {rank} of {ranks}")
     if len(found) > ranks * max(parts):
-        raise broken(f"{found[max(found)].string} is of no process of {ranks}")
+        raise bad_checkpoint(f"{found[max(found)].string} is of no process of {ranks}")
     return [found[key].string for key in sorted(found)]
 
 
@@ -70,16 +72,18 @@ def _saved_offsets(file: str, header: Header) -> dict[str, tuple[int, ...]]:
         content = json.loads(header.metadata[_SHARDING])
         offsets = {name: tuple(info["saved_offsets"]) for name, info in content.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise broken(f"{file} does not say where its chunks belong") from error
+        raise bad_checkpoint(f"{file} does not say where its chunks belong") from error
     if not all(type(value) is int and 0 <= value < 2**63 for values in offsets.values() for value in values):
-        raise broken(f"{file} gives places for its chunks that are none")
+        raise bad_checkpoint(f"{file} gives places for its chunks that are none")
     return offsets
 
 
 def _extent(name: str, chunks: list[Chunk]) -> tuple[int, ...]:
     """The shape that the chunks reach to; the files hold no other."""
     if any(len(chunk.shape) != len(chunks[0].shape) for chunk in chunks):
-        raise broken(f"The chunks of {name} in {chunks[0].file} and others are not of the same number of dimensions")
+        raise bad_checkpoint(
+            f"The chunks of {name} in {chunks[0].file} and others are not of the same number of dimensions"
+        )
     return tuple(
         max(chunk.offsets[dimension] + chunk.shape[dimension] for chunk in chunks)
         for dimension in range(len(chunks[0].shape))

@@ -19,7 +19,7 @@ _NAME = re.compile(r"\w+(\.\w+)*", re.ASCII)
 
 
 @dataclass(frozen=True)
-class Run:
+class Segment:
     """Rows or columns that lie together in a rank's tensor, and in the whole one.
 
     :param begin: the first one in the rank's tensor.
@@ -37,13 +37,13 @@ class Part:
 
     :param name: the tensor's, as transformers or peft know it.
     :param dimension: the one in which it is cut.
-    :param runs: by rank.
+    :param segments: by rank.
     :param owners: so many ranks hold all of it; those after them hold the same once more.
     """
 
     name: str
     dimension: int
-    runs: tuple[tuple[Run, ...], ...]
+    segments: tuple[tuple[Segment, ...], ...]
     owners: int
 
 
@@ -64,8 +64,10 @@ class Layout:
 
     def __init__(self, metadata: Any, ranks: int) -> None:
         self._ranks = ranks
-        self._cut_in = {_saved_name(name): self._dimension(name, how) for name, how in metadata["parameters"].items()}
-        self._special: dict[str, _Parts] = {}
+        self._partition_dims = {
+            _saved_name(name): self._dimension(name, how) for name, how in metadata["parameters"].items()
+        }
+        self._transformed: dict[str, _Parts] = {}
         for specs in metadata["model_weight_transformation_specs"]:
             for kind, spec in specs["specs"]:
                 self._add(kind, specs["module_fully_qualified_name"], spec)
@@ -73,7 +75,7 @@ class Layout:
     @property
     def names(self) -> frozenset[str]:
         """Names under which this pipeline rank's parameters are saved, where they are."""
-        return frozenset(self._cut_in)
+        return frozenset(self._partition_dims)
 
     def parts(self, name: str, shape: tuple[int, ...]) -> list[Part]:
         """What the ranks' tensors of a name hold.
@@ -81,9 +83,9 @@ class Layout:
         :param shape: of each rank's tensor.
         :raises ValueError: for a shape that it cannot have.
         """
-        if name in self._special:
-            return self._special[name](shape)
-        return [self._cut(name, self._cut_in[name], shape)]
+        if name in self._transformed:
+            return self._transformed[name](shape)
+        return [self._split(name, self._partition_dims[name], shape)]
 
     def _dimension(self, name: str, how: Mapping[str, Any]) -> int | None:
         if not how["tensor_model_parallel"]:
@@ -108,46 +110,49 @@ class Layout:
         lengths = [length // self._ranks for length in spec["original_dims"]]
         for infix in ("", ".lora_B"):
             parts = [f"{member}{infix}.weight" for member in members]
-            self._special[f"{fused}{infix}.weight"] = partial(self._in_turn, parts, lengths)
-        self._special[f"{fused}.lora_A.weight"] = partial(
+            self._transformed[f"{fused}{infix}.weight"] = partial(self._concatenated, parts, lengths)
+        self._transformed[f"{fused}.lora_A.weight"] = partial(
             self._shared, [f"{member}.lora_A.weight" for member in members]
         )
 
     def _add_heads(self, module: str, spec: Mapping[str, Any]) -> None:
-        heads = _Heads(spec, self._ranks)
+        heads = _HeadLayout(spec, self._ranks)
         names = [_named(module, spec[f"{member}_projection_name"]) for member in ("query", "key", "value")]
         fused, output = (_named(module, spec[f"{member}_projection_name"]) for member in ("gqa_qkv", "output"))
         for infix in ("", ".lora_B"):
             query, key, value = (f"{name}{infix}.weight" for name in names)
-            self._special[f"{fused}{infix}.weight_qkv"] = partial(heads.fused, query, key, value)
-            self._special[f"{fused}{infix}.weight_q"] = partial(heads.queries, query)
-            self._special[f"{fused}{infix}.weight_k"] = partial(heads.keys_or_values, key)
-            self._special[f"{fused}{infix}.weight_v"] = partial(heads.keys_or_values, value)
-        self._special[f"{fused}.lora_A.weight"] = partial(self._shared, [f"{name}.lora_A.weight" for name in names])
+            self._transformed[f"{fused}{infix}.weight_qkv"] = partial(heads.fused, query, key, value)
+            self._transformed[f"{fused}{infix}.weight_q"] = partial(heads.queries, query)
+            self._transformed[f"{fused}{infix}.weight_k"] = partial(heads.keys_or_values, key)
+            self._transformed[f"{fused}{infix}.weight_v"] = partial(heads.keys_or_values, value)
+        self._transformed[f"{fused}.lora_A.weight"] = partial(self._shared, [f"{name}.lora_A.weight" for name in names])
         for name in (f"{output}.weight", f"{output}.lora_A.weight"):
-            self._special[name] = partial(heads.queries, name, dimension=1)
+            self._transformed[name] = partial(heads.queries, name, dimension=1)
 
     def _shared(self, names: Sequence[str], shape: tuple[int, ...]) -> list[Part]:
-        return [self._cut(name, None, shape) for name in names]
+        return [self._split(name, None, shape) for name in names]
 
-    def _cut(self, name: str, dimension: int | None, shape: tuple[int, ...]) -> Part:
+    def _split(self, name: str, dimension: int | None, shape: tuple[int, ...]) -> Part:
         if dimension is None:
-            run = Run(0, shape[0] if shape else 1, 0)
-            return Part(name, 0, ((run,),) * self._ranks, owners=1)
-        return self._even(name, dimension, 0, shape[dimension])
+            segment = Segment(0, shape[0] if shape else 1, 0)
+            return Part(name, 0, ((segment,),) * self._ranks, owners=1)
+        return self._split_evenly(name, dimension, 0, shape[dimension])
 
-    def _in_turn(self, names: Sequence[str], lengths: Sequence[int], shape: tuple[int, ...]) -> list[Part]:
+    def _concatenated(self, names: Sequence[str], lengths: Sequence[int], shape: tuple[int, ...]) -> list[Part]:
         if shape[0] != sum(lengths):
             raise ValueError(f"it has {shape[0]} rows where its parts have {sum(lengths)}")
         begins = [sum(lengths[:number]) for number in range(len(lengths))]
-        return [self._even(name, 0, begin, length) for name, begin, length in zip(names, begins, lengths, strict=True)]
+        return [
+            self._split_evenly(name, 0, begin, length)
+            for name, begin, length in zip(names, begins, lengths, strict=True)
+        ]
 
-    def _even(self, name: str, dimension: int, begin: int, length: int) -> Part:
-        runs = tuple((Run(begin, length, rank * length),) for rank in range(self._ranks))
-        return Part(name, dimension, runs, owners=self._ranks)
+    def _split_evenly(self, name: str, dimension: int, begin: int, length: int) -> Part:
+        segments = tuple((Segment(begin, length, rank * length),) for rank in range(self._ranks))
+        return Part(name, dimension, segments, owners=self._ranks)
 
 
-class _Heads:
+class _HeadLayout:
     """The order of heads among ranks where key-value heads are repeated, so that every rank has some.
 
     :raises ValueError: for numbers that cannot be.
@@ -189,14 +194,14 @@ class _Heads:
 
     def _queries(self, name: str, dimension: int, begin: int) -> Part:
         head_rows = self._query_rows * self._ranks // self._query_heads
-        runs = tuple(
+        segments = tuple(
             tuple(
-                Run(begin + place * head_rows, count * head_rows, head * head_rows)
+                Segment(begin + place * head_rows, count * head_rows, head * head_rows)
                 for place, head, count in self._groups(rank)
             )
             for rank in range(self._ranks)
         )
-        return Part(name, dimension, runs, owners=self._ranks)
+        return Part(name, dimension, segments, owners=self._ranks)
 
     def _groups(self, rank: int) -> Iterable[tuple[int, int, int]]:
         """Query heads of a rank that belong to one of its key-value heads: place in the rank, first head, number."""
@@ -209,8 +214,10 @@ class _Heads:
 
     def _keys_or_values(self, name: str, begin: int) -> Part:
         owners = self._ranks // self._copies
-        runs = tuple((Run(begin, self._key_rows, rank % owners * self._key_rows),) for rank in range(self._ranks))
-        return Part(name, 0, runs, owners)
+        segments = tuple(
+            (Segment(begin, self._key_rows, rank % owners * self._key_rows),) for rank in range(self._ranks)
+        )
+        return Part(name, 0, segments, owners)
 
 
 def _check_length(found: int, expected: int) -> None:

@@ -16,12 +16,12 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from airsmith_stages.consolidating.checkpoint import Chunk, ShardedCheckpoint, ShardedTensor, broken
-from airsmith_stages.consolidating.neuron_layout import Layout, Part, Run
+from airsmith_stages.consolidating.checkpoint import Chunk, ShardedCheckpoint, ShardedTensor, bad_checkpoint
+from airsmith_stages.consolidating.neuron_layout import Layout, Part, Segment
 from airsmith_stages.consolidating.replicas import same_bytes
 from airsmith_stages.torch_files import TensorReference, find_state, find_tensor
 from airsmith_stages.weights.header import ITEM_BYTES
-from airsmith_stages.weights.source import Source
+from airsmith_stages.weights.readers import FileReader
 
 ADAPTER_SHARDS, MODEL_SHARDS = "adapter_shards/", "shards/"
 
@@ -44,7 +44,7 @@ _Rank = Mapping[str, _Stored]
 """A process's tensors by their saved names."""
 
 
-def read_optimum_neuron(source: Source, *, folder: str, tensor: int, pipeline: int) -> ShardedCheckpoint:
+def read_optimum_neuron(source: FileReader, *, folder: str, tensor: int, pipeline: int) -> ShardedCheckpoint:
     """Read what the library's processes have saved.
 
     :param folder: where it lies: `adapter_shards/`, or `shards/` where all parameters were trained.
@@ -57,7 +57,7 @@ def read_optimum_neuron(source: Source, *, folder: str, tensor: int, pipeline: i
 
 
 class _Reader:
-    def __init__(self, source: Source, folder: str, tensor: int, pipeline: int) -> None:
+    def __init__(self, source: FileReader, folder: str, tensor: int, pipeline: int) -> None:
         self._source, self._folder, self._tensor, self._pipeline = source, folder, tensor, pipeline
         self._sizes = source.sizes()
         self._tensors: dict[str, ShardedTensor] = {}
@@ -76,15 +76,17 @@ class _Reader:
 
     def _refuse_what_is_not_whole(self) -> None:
         if f"{self._folder}done" not in self._sizes:
-            raise broken(f"The checkpoint has no {self._folder}done: its saving was not finished")
+            raise bad_checkpoint(f"The checkpoint has no {self._folder}done: its saving was not finished")
         expected = {(0, rank, stage) for rank in range(self._tensor) for stage in range(self._pipeline)}
         for name in self._sizes:
             found = _STATE.fullmatch(name.removeprefix(self._folder)) if name.startswith(self._folder) else None
             if found is not None and tuple(int(number) for number in found.groups()) not in expected:
-                raise broken(f"{name} is of no process of {self._tensor} × {self._pipeline}")
+                raise bad_checkpoint(f"{name} is of no process of {self._tensor} × {self._pipeline}")
         for _, rank, stage in sorted(expected):
             if self._state_file(rank, stage) not in self._sizes:
-                raise broken(f"{self._state_file(rank, stage)} is missing, which one of the processes has saved")
+                raise bad_checkpoint(
+                    f"{self._state_file(rank, stage)} is missing, which one of the processes has saved"
+                )
 
     def _state_file(self, rank: int, stage: int) -> str:
         return f"{self._folder}model/dp_rank_00_tp_rank_{rank:02d}_pp_rank_{stage:02d}.pt"
@@ -95,11 +97,11 @@ class _Reader:
     def _layout(self, stage: int) -> Layout:
         file = self._metadata_file(stage)
         if file not in self._sizes:
-            raise broken(f"{file} is missing")
+            raise bad_checkpoint(f"{file} is missing")
         try:
             return Layout(json.loads(b"".join(self._source.stream(file))), self._tensor)
         except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError) as error:
-            raise broken(f"{file} does not describe shards of {self._tensor} ranks: {error}") from error
+            raise bad_checkpoint(f"{file} does not describe shards of {self._tensor} ranks: {error}") from error
 
     def _rank(self, file: str) -> _Rank:
         state = find_state(self._source, file, self._sizes[file])
@@ -109,7 +111,7 @@ class _Reader:
             if isinstance(found, TensorReference):
                 place = f"{file}.tensors/tensor_{found.number}.pt"
                 if place not in self._sizes:
-                    raise broken(f"{place} is missing, which holds {name}")
+                    raise bad_checkpoint(f"{place} is missing, which holds {name}")
                 found = find_tensor(self._source, place, 0, self._sizes[place])
             return _Stored(place, found.begin, found.dtype, found.shape)
 
@@ -124,12 +126,14 @@ class _Reader:
             file = self._state_file(rank, stage)
             missing = sorted((must | (ranks[0].keys() & layout.names)) - tensors.keys())
             if missing:
-                raise broken(f"{file} lacks {missing[0]}, which {self._metadata_file(stage)} or another rank has")
+                raise bad_checkpoint(
+                    f"{file} lacks {missing[0]}, which {self._metadata_file(stage)} or another rank has"
+                )
             for name in sorted(tensors.keys() - everywhere):
                 if is_adapter or not self._is_tied(name, tensors, everywhere):
-                    raise broken(f"{file} holds {name}, which {self._metadata_file(stage)} does not know")
+                    raise bad_checkpoint(f"{file} holds {name}, which {self._metadata_file(stage)} does not know")
             if rank and (more := sorted((tensors.keys() & layout.names) - ranks[0].keys())):
-                raise broken(f"{file} holds {more[0]}, which {self._state_file(0, stage)} has not")
+                raise bad_checkpoint(f"{file} holds {more[0]}, which {self._state_file(0, stage)} has not")
         return sorted(ranks[0].keys() & layout.names)
 
     def _is_tied(self, name: str, tensors: _Rank, known: frozenset[str]) -> bool:
@@ -148,23 +152,23 @@ class _Reader:
         first = ranks[0]
         for stored in ranks:
             if (stored.dtype, stored.shape) != (first.dtype, first.shape):
-                raise broken(
+                raise bad_checkpoint(
                     f"{stored.file} holds {stored.dtype} {list(stored.shape)} for {name}, "
                     f"and {first.file} {first.dtype} {list(first.shape)}"
                 )
         try:
             parts = layout.parts(name, first.shape)
         except (ValueError, IndexError) as error:
-            raise broken(f"{first.file} holds {name} in a wrong shape, {list(first.shape)}: {error}") from error
+            raise bad_checkpoint(f"{first.file} holds {name} in a wrong shape, {list(first.shape)}: {error}") from error
         for part in parts:
             if part.name in self._tensors:
-                raise broken(f"{first.file} holds {part.name}, which another pipeline rank has, too")
+                raise bad_checkpoint(f"{first.file} holds {part.name}, which another pipeline rank has, too")
             self._tensors[part.name] = _sharded(part, ranks)
 
 
 def _sharded(part: Part, ranks: list[_Stored]) -> ShardedTensor:
     held = [
-        [chunk for run in part.runs[rank] for chunk in _chunks(stored, part.dimension, run)]
+        [chunk for segment in part.segments[rank] for chunk in _chunks(stored, part.dimension, segment)]
         for rank, stored in enumerate(ranks)
     ]
     chunks = [chunk for rank in held[: part.owners] for chunk in rank]
@@ -179,20 +183,20 @@ def _whole(stored: _Stored) -> Chunk:
     return Chunk((0,) * len(stored.shape), stored.shape, stored.file, stored.begin)
 
 
-def _chunks(stored: _Stored, dimension: int, run: Run) -> Iterator[Chunk]:
-    """A run as boxes whose elements lie together: one, or where it is some columns of several, one for each row."""
+def _chunks(stored: _Stored, dimension: int, segment: Segment) -> Iterator[Chunk]:
+    """A segment as boxes whose elements lie together: one, or where it is some columns of several, one for each row."""
     if not stored.shape:
         yield _whole(stored)
     elif dimension == 0:
         row_bytes = _bytes_of(stored, stored.shape[1:])
-        offsets = (run.offset, *(0 for _ in stored.shape[1:]))
-        yield Chunk(offsets, (run.length, *stored.shape[1:]), stored.file, stored.begin + run.begin * row_bytes)
-    elif run.length == stored.shape[1]:
-        yield Chunk((0, run.offset), stored.shape, stored.file, stored.begin)
+        offsets = (segment.offset, *(0 for _ in stored.shape[1:]))
+        yield Chunk(offsets, (segment.length, *stored.shape[1:]), stored.file, stored.begin + segment.begin * row_bytes)
+    elif segment.length == stored.shape[1]:
+        yield Chunk((0, segment.offset), stored.shape, stored.file, stored.begin)
     else:
         for row in range(stored.shape[0]):
-            begin = _bytes_of(stored, (row * stored.shape[1] + run.begin,))
-            yield Chunk((row, run.offset), (1, run.length), stored.file, stored.begin + begin)
+            begin = _bytes_of(stored, (row * stored.shape[1] + segment.begin,))
+            yield Chunk((row, segment.offset), (1, segment.length), stored.file, stored.begin + begin)
 
 
 def _bytes_of(stored: _Stored, shape: tuple[int, ...]) -> int:

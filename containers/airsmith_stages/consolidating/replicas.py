@@ -8,12 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from airsmith.artifacts.objects import Piece
-from airsmith_stages.consolidating.checkpoint import Chunk, ShardedCheckpoint, ShardedTensor, broken
+from airsmith_stages.consolidating.checkpoint import Chunk, ShardedCheckpoint, ShardedTensor, bad_checkpoint
 from airsmith_stages.weights.header import ITEM_BYTES
-from airsmith_stages.weights.source import Source
+from airsmith_stages.weights.readers import FileReader
 
 _BLOCK_BYTES = 1024 * 1024
-_AT_ONCE = 8
+_THREADS = 8
 
 
 @dataclass(frozen=True)
@@ -38,18 +38,18 @@ def spread_of(checkpoint: ShardedCheckpoint) -> Spread:
     :raises AirsmithError: `bad_data` where elements differ that are no finite floats.
     """
     replicated = {name: tensor for name, tensor in sorted(checkpoint.tensors.items()) if tensor.copies}
-    with ThreadPoolExecutor(_AT_ONCE) as threads:
+    with ThreadPoolExecutor(_THREADS) as threads:
         found = list(threads.map(lambda item: _largest_difference(checkpoint.source, *item), replicated.items()))
     largest, name = max(zip(found, replicated, strict=True), default=(0.0, ""))
     return Spread(len(found), sum(difference > 0 for difference in found), largest, name if largest else "")
 
 
-def same_bytes(source: Source, one: Chunk, other: Chunk, item_bytes: int) -> bool:
+def same_bytes(source: FileReader, one: Chunk, other: Chunk, item_bytes: int) -> bool:
     """Whether two boxes of one shape hold the same bytes."""
     return all(mine == others for mine, others in _blocks(source, one, other, item_bytes))
 
 
-def _largest_difference(source: Source, name: str, tensor: ShardedTensor) -> float:
+def _largest_difference(source: FileReader, name: str, tensor: ShardedTensor) -> float:
     counting = {chunk.offsets: chunk for chunk in tensor.chunks}
     largest = 0.0
     for copy in tensor.copies:
@@ -70,10 +70,10 @@ def _difference(name: str, one: Chunk, other: Chunk, dtype: str, mine: Piece, ot
         difference = np.abs(to_floats(mine, dtype) - to_floats(others, dtype)).max()
         if np.isfinite(difference):
             return float(difference)
-    raise broken(f"{one.file} and {other.file} should hold the same of {name}, and are no finite numbers")
+    raise bad_checkpoint(f"{one.file} and {other.file} should hold the same of {name}, and are no finite numbers")
 
 
-def _blocks(source: Source, one: Chunk, other: Chunk, item_bytes: int) -> Iterator[tuple[bytes, bytes]]:
+def _blocks(source: FileReader, one: Chunk, other: Chunk, item_bytes: int) -> Iterator[tuple[bytes, bytes]]:
     size_bytes = math.prod(one.shape) * item_bytes
     for offset in range(0, size_bytes, _BLOCK_BYTES):
         length = min(_BLOCK_BYTES, size_bytes - offset)

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from airsmith.recipe.sources import DatasetSource
-from airsmith_stages.data.chat import ExampleTokeniser, TokenisedExample
+from airsmith_stages.data.chat import EncodedExample, ExampleEncoder
 from airsmith_stages.data.examples import Examples
-from airsmith_stages.data.leakage import Fingerprint, Seen, ValidationTexts, fingerprint
+from airsmith_stages.data.leakage import Fingerprint, Matches, ValidationTexts, fingerprint
 from airsmith_stages.data.overflow import OverflowReport, Sample, fit
 
 
@@ -30,7 +30,7 @@ class SampleBatch:
     report: OverflowReport
 
     @classmethod
-    def fitted(cls, examples: Iterable[TokenisedExample], source: DatasetSource) -> SampleBatch:
+    def fitted(cls, examples: Iterable[EncodedExample], source: DatasetSource) -> SampleBatch:
         """The samples that examples make under a recipe."""
         report = OverflowReport(source.overflow)
         samples = list(fit(examples, source.max_length, report))
@@ -56,7 +56,7 @@ class TrainBatch:
     """
 
     samples: SampleBatch
-    seen: Seen
+    seen: Matches
 
 
 @dataclass(frozen=True)
@@ -72,34 +72,34 @@ class ValidationBatch:
 
 
 def train_batch(
-    numbers: range, *, examples: Examples, tokeniser: ExampleTokeniser, validation: ValidationTexts
+    numbers: range, *, examples: Examples, encoder: ExampleEncoder, validation: ValidationTexts
 ) -> TrainBatch:
     """Make some rows of the training split ready."""
     read = examples.read(numbers)
-    tokenised = tokeniser(read, with_prompts=False)
-    return TrainBatch(SampleBatch.fitted(tokenised, examples.source), validation.seen_in(read))
+    encoded = encoder(read, with_prompts=False)
+    return TrainBatch(SampleBatch.fitted(encoded, examples.source), validation.matches_in(read))
 
 
-def validation_batch(numbers: range, *, examples: Examples, tokeniser: ExampleTokeniser) -> ValidationBatch:
+def validation_batch(numbers: range, *, examples: Examples, encoder: ExampleEncoder) -> ValidationBatch:
     """Make some rows of the validation split ready."""
     read = examples.read(numbers)
-    tokenised = tokeniser(read)
-    prompts = [_prompt_line(one, tokeniser) for one in tokenised if len(one.tokens) <= examples.source.max_length]
+    encoded = encoder(read)
+    prompts = [_prompt_line(one, encoder) for one in encoded if len(one.tokens) <= examples.source.max_length]
     return ValidationBatch(
-        SampleBatch.fitted(tokenised, examples.source),
+        SampleBatch.fitted(encoded, examples.source),
         [fingerprint(example) for example in read],
         "".join(prompts).encode(),
     )
 
 
-def _prompt_line(tokenised: TokenisedExample, tokeniser: ExampleTokeniser) -> str:
-    example, split_at = tokenised.example, tokenised.prompt_length
-    answer_mask = tokenised.loss_mask[split_at:].astype(bool)
+def _prompt_line(encoded: EncodedExample, encoder: ExampleEncoder) -> str:
+    example, split_at = encoded.example, encoded.prompt_length
+    answer_mask = encoded.loss_mask[split_at:].astype(bool)
     line: dict[str, Any] = {
-        "prompt_token_ids": tokenised.tokens[:split_at].tolist(),
+        "prompt_token_ids": encoded.tokens[:split_at].tolist(),
         "messages": list(example.messages[:-1]) or None,
-        "prompt": tokeniser.render_prompt(example),
+        "prompt": encoder.render_prompt(example),
         "answer": example.messages[-1]["content"] if example.is_conversation else example.completion,
-        "answer_token_ids": tokenised.tokens[split_at:][answer_mask].tolist(),
+        "answer_token_ids": encoded.tokens[split_at:][answer_mask].tolist(),
     }
     return json.dumps(line) + "\n"

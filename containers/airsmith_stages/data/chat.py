@@ -1,4 +1,4 @@
-"""Examples as tokens: rendered by the chat template, tokenised once, with a mask over what the assistant said."""
+"""Examples as tokens: rendered by the chat template, encoded once, with a mask over what the assistant said."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Span = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class TokenisedExample:
+class EncodedExample:
     """An example as the model sees it.
 
     :param tokens: uint32.
@@ -45,7 +45,7 @@ class _Rendered:
     answer_start: int
 
 
-class ExampleTokeniser:
+class ExampleEncoder:
     """Turns examples into tokens and masks, many at a time.
 
     :param chat_template: what renders conversations; None where the tokenizer and the recipe have none.
@@ -61,7 +61,7 @@ class ExampleTokeniser:
         self._own_bos_id = _own_bos_id(tokenizer)
         self._backend: Tokenizer = tokenizer.backend_tokenizer
 
-    def __call__(self, examples: Sequence[Example], *, with_prompts: bool = True) -> list[TokenisedExample]:
+    def __call__(self, examples: Sequence[Example], *, with_prompts: bool = True) -> list[EncodedExample]:
         """Tokenise a batch.
 
         :param with_prompts: False where nobody asks for `prompt_length`, which may cost another rendering; it is then
@@ -81,7 +81,7 @@ class ExampleTokeniser:
         rendered = self._render(example, with_prompt=True)
         return rendered.text[: rendered.answer_start]
 
-    def _masked(self, example: Example, rendered: _Rendered, encoding: Encoding) -> TokenisedExample:
+    def _masked(self, example: Example, rendered: _Rendered, encoding: Encoding) -> EncodedExample:
         ids = encoding.ids
         mask = np.zeros(len(ids), dtype=np.uint8)
         for begin, end in rendered.spans:
@@ -89,7 +89,7 @@ class ExampleTokeniser:
             first, last = _first_token_from(encoding, begin), _first_token_from(encoding, end)
             mask[first : self._through_end_of_turn(ids, first, last)] = 1
         self._check(example, ids, mask)
-        return TokenisedExample(
+        return EncodedExample(
             example,
             np.array(ids, dtype=np.uint32),
             mask,

@@ -25,28 +25,28 @@ class Fingerprint:
     """A validation example as training examples are compared with it.
 
     :param squeezed: digest of its words' letters without anything between them: different here is different everywhere.
-    :param normalised: digest of its words.
+    :param normalized: digest of its words.
     :param exact: digest of its text.
     """
 
     place: str
     squeezed: bytes
-    normalised: bytes
+    normalized: bytes
     exact: bytes
 
 
 @dataclass(frozen=True)
-class Seen:
+class Matches:
     """Digests of training texts that are also those of validation examples."""
 
-    normalised: frozenset[bytes] = frozenset()
+    normalized: frozenset[bytes] = frozenset()
     exact: frozenset[bytes] = frozenset()
 
     def __bool__(self) -> bool:
-        return bool(self.normalised)
+        return bool(self.normalized)
 
-    def __or__(self, other: Seen) -> Seen:
-        return Seen(self.normalised | other.normalised, self.exact | other.exact)
+    def __or__(self, other: Matches) -> Matches:
+        return Matches(self.normalized | other.normalized, self.exact | other.exact)
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,12 @@ class LeakageReport:
     """How many validation examples are known from training.
 
     :param exact: equal to the letter.
-    :param normalised: equal but for case, white space and punctuation; includes the exact ones.
+    :param normalized: equal but for case, white space and punctuation; includes the exact ones.
     """
 
     validation: int
     exact: int
-    normalised: int
+    normalized: int
 
     def as_dict(self) -> dict[str, int]:
         """The figures for `index.json`."""
@@ -69,7 +69,7 @@ class LeakageReport:
 def fingerprint(example: Example) -> Fingerprint:
     """What is kept of a validation example."""
     text = example.text()
-    return Fingerprint(example.place, _digest(_squeezed(text)), _digest(_normalised(text)), _digest(text))
+    return Fingerprint(example.place, _digest(_squeezed(text)), _digest(_normalized(text)), _digest(text))
 
 
 class ValidationTexts:
@@ -78,31 +78,31 @@ class ValidationTexts:
     def __init__(self, fingerprints: Iterable[Fingerprint]) -> None:
         self._fingerprints = list(fingerprints)
         self._squeezed = {one.squeezed for one in self._fingerprints}
-        self._normalised = {one.normalised for one in self._fingerprints}
+        self._normalized = {one.normalized for one in self._fingerprints}
         self._exact = {one.exact for one in self._fingerprints}
 
-    def seen_in(self, train: Iterable[Example]) -> Seen:
+    def matches_in(self, train: Iterable[Example]) -> Matches:
         """Those that stand among training examples."""
         # Squeezing costs a seventh of normalising, and lets hardly any example through.
         near = [text for text in (example.text() for example in train) if _digest(_squeezed(text)) in self._squeezed]
-        return Seen(
-            normalised=frozenset(_digest(_normalised(text)) for text in near) & self._normalised,
+        return Matches(
+            normalized=frozenset(_digest(_normalized(text)) for text in near) & self._normalized,
             exact=frozenset(_digest(text) for text in near) & self._exact,
         )
 
-    def report(self, seen: Seen, most_fraction: float) -> LeakageReport:
+    def report(self, seen: Matches, max_fraction: float) -> LeakageReport:
         """Count leaked examples.
 
         :param seen: those that stand anywhere in the training split.
         :raises AirsmithError: `bad_data` where there are more than the recipe allows.
         """
-        leaked = [one for one in self._fingerprints if one.normalised in seen.normalised]
+        leaked = [one for one in self._fingerprints if one.normalized in seen.normalized]
         report = LeakageReport(
             validation=len(self._fingerprints),
             exact=sum(one.exact in seen.exact for one in leaked),
-            normalised=len(leaked),
+            normalized=len(leaked),
         )
-        if report.normalised > most_fraction * report.validation:
+        if report.normalized > max_fraction * report.validation:
             raise _too_many(report, leaked)
         return report
 
@@ -110,10 +110,10 @@ class ValidationTexts:
 def _too_many(report: LeakageReport, leaked: Sequence[Fingerprint]) -> AirsmithError:
     return AirsmithError(
         ErrorKind.BAD_DATA,
-        f"{report.normalised} of {report.validation} validation examples also stand in the training split "
+        f"{report.normalized} of {report.validation} validation examples also stand in the training split "
         f"({report.exact} to the letter), the first in {leaked[0].place}.",
         "Remove them from one of the splits, or raise dataset.max_leakage_fraction "
-        f"to {report.normalised / report.validation:.3f} or more.",
+        f"to {report.normalized / report.validation:.3f} or more.",
     )
 
 
@@ -123,12 +123,12 @@ def _digest(text: str | bytes) -> bytes:
 
 
 def _squeezed(text: str) -> bytes:
-    """The normalised text without its spaces."""
+    """The normalized text without its spaces."""
     if text.isascii():
         return text.encode().lower().translate(None, _ASCII_NOT_WORDS) or text.encode()
-    return _normalised(text).replace(" ", "").encode()
+    return _normalized(text).replace(" ", "").encode()
 
 
-def _normalised(text: str) -> str:
+def _normalized(text: str) -> str:
     words = _NOT_WORDS.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
     return words or text  # Two texts without a word, such as emoji, are not the same for that.

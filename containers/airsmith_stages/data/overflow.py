@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from airsmith_stages.data.chat import TokenisedExample
+from airsmith_stages.data.chat import EncodedExample
 
 Policy = Literal["drop", "split", "truncate"]
 
@@ -57,7 +57,7 @@ class OverflowReport:
         return {**vars(self), "dropped_tokens": self.dropped_tokens}
 
 
-def fit(examples: Iterable[TokenisedExample], max_length: int, report: OverflowReport) -> Iterator[Sample]:
+def fit(examples: Iterable[EncodedExample], max_length: int, report: OverflowReport) -> Iterator[Sample]:
     """The samples of a split, none longer than a row; what is lost is counted in the report."""
     for example in examples:
         report.read += 1
@@ -71,7 +71,7 @@ def fit(examples: Iterable[TokenisedExample], max_length: int, report: OverflowR
         yield from learnt
 
 
-def _pieces(example: TokenisedExample, max_length: int, policy: Policy) -> Iterator[Sample]:
+def _pieces(example: EncodedExample, max_length: int, policy: Policy) -> Iterator[Sample]:
     length = len(example.tokens)
     if length > max_length and policy == "drop":
         return

@@ -15,7 +15,7 @@ def pack(lengths: Sequence[int], max_length: int, seed: int) -> list[list[int]]:
     hardly any sample is short. Rows come out in a seeded order, since that in which they were made runs from long
     samples to short ones.
     """
-    left = _Left(lengths, max_length)
+    left = _UnpackedSamples(lengths, max_length)
     rows: list[list[int]] = []
     while longest := left.longest(max_length):
         row = [left.take(longest)]
@@ -27,7 +27,7 @@ def pack(lengths: Sequence[int], max_length: int, seed: int) -> list[list[int]]:
     return [rows[row] for row in np.random.default_rng(seed).permutation(len(rows))]
 
 
-class _Left:
+class _UnpackedSamples:
     """The samples that stand in no row yet, by length.
 
     Bit n of `_there` tells whether some are n tokens long, and of `_mirrored`, whether some are max_length - n. Both

@@ -15,9 +15,9 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from airsmith.errors import AirsmithError, ErrorKind
-from airsmith_stages.accelerators.cpu import usable_cores
+from airsmith_stages.devices.cpu import usable_cores
 
-MOST_PROCESSES = 16
+MAX_PROCESSES = 16
 """Each takes about 100 MB beside what it shares with this one, and one process has to put together what they make."""
 
 T = TypeVar("T")
@@ -28,7 +28,7 @@ _work: Callable[[Any], Any]
 
 def process_count() -> int:
     """Processes for work that keeps a core busy."""
-    return min(usable_cores(), MOST_PROCESSES)
+    return min(usable_cores(), MAX_PROCESSES)
 
 
 def map_in_order(work: Callable[[T], R], things: Iterable[T], processes: int) -> Generator[R, None, None]:

@@ -83,7 +83,7 @@ class TokenRows:
         return len(self.offsets) - 1
 
 
-def rows_of(samples: Sequence[Sample], rows: Sequence[Sequence[int]]) -> TokenRows:
+def build_rows(samples: Sequence[Sample], rows: Sequence[Sequence[int]]) -> TokenRows:
     """Put samples into rows.
 
     :param rows: indices of the samples of each row.
@@ -100,7 +100,7 @@ def rows_of(samples: Sequence[Sample], rows: Sequence[Sequence[int]]) -> TokenRo
     )
 
 
-def alone(lengths: Sequence[int], window: int) -> list[list[int]]:
+def one_sample_per_row(lengths: Sequence[int], window: int) -> list[list[int]]:
     """A row for every sample."""
     return [[index] for index in range(len(lengths))]
 
@@ -112,7 +112,7 @@ def write_split(split: str, samples: Iterable[Sample], arrange: Arrange, output:
     """
     entry: dict[str, Any] = {"rows": 0, "tokens": 0, "loss_tokens": 0, "examples": 0, "shards": []}
     for number, window in enumerate(_windows(samples)):
-        rows = rows_of(window, arrange([len(sample.tokens) for sample in window], number))
+        rows = build_rows(window, arrange([len(sample.tokens) for sample in window], number))
         name = f"{split}-{number:05d}.safetensors"
         _write_shard(name, rows, output)
         entry["rows"] += len(rows)

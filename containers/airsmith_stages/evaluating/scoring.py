@@ -32,12 +32,12 @@ class Score:
 
 
 @torch.inference_mode()
-def score(model: PreTrainedModel, rows: TokenRows, pad_token_id: int, most_rows: int | None) -> Score:
+def score(model: PreTrainedModel, rows: TokenRows, pad_token_id: int, max_rows: int | None) -> Score:
     """Score a model on the first rows of a split.
 
     :raises AirsmithError: `non_finite_loss`.
     """
-    count = len(rows) if most_rows is None else min(most_rows, len(rows))
+    count = len(rows) if max_rows is None else min(max_rows, len(rows))
     lengths = np.diff(rows.offsets)[:count].tolist()
     vocabulary = model.get_input_embeddings().weight.shape[0]
     loss_sum, right, learnt = 0.0, 0, 0

@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 
 from airsmith.errors import AirsmithError, ErrorKind
+from airsmith_stages.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from airsmith_stages.merging.elements import FLOATING, Floats, to_floats
 from airsmith_stages.weights.header import Tensor
 from airsmith_stages.weights.model import open_weights
-from airsmith_stages.weights.source import Source
-
-ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+from airsmith_stages.weights.readers import FileReader
 
 _OTHER_METHODS = (
     "alora_invocation_tokens",
@@ -39,7 +38,7 @@ class Adapter:
         that changes nothing.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: FileReader) -> None:
         self.config = _read_config(source)
         _refuse_other_methods(self.config)
         self._weights = open_weights(source, ADAPTER_WEIGHTS)
@@ -55,7 +54,7 @@ class Adapter:
 
         :raises AirsmithError: `verification_failed` where they are no finite floats.
         """
-        return self.rows(name, 0, rows_of(self.shape(name))[0]).reshape(self.shape(name))
+        return self.rows(name, 0, matrix_shape(self.shape(name))[0]).reshape(self.shape(name))
 
     def rows(self, name: str, first: int, count: int) -> Floats:
         """Some rows of a tensor; one of more than two dimensions is seen as its rows, one after another.
@@ -64,21 +63,25 @@ class Adapter:
         """
         tensor = self.tensors[name]
         if tensor.dtype not in FLOATING:
-            raise refused(f"Adapter tensor {name} is of type {tensor.dtype}", "Train again in float32 or bfloat16.")
-        rows, columns = rows_of(tensor.shape)
+            raise verification_failed(
+                f"Adapter tensor {name} is of type {tensor.dtype}", "Train again in float32 or bfloat16."
+            )
+        rows, columns = matrix_shape(tensor.shape)
         row_bytes = tensor.size_bytes // rows if rows else 0
         begin = tensor.begin + first * row_bytes
         raw = self._weights.source.read_range(ADAPTER_WEIGHTS, begin, count * row_bytes)
         values = to_floats(raw, tensor.dtype).reshape(count, columns)
         if not np.isfinite(values).all():
-            raise refused(f"Adapter tensor {name} holds NaN or Inf", "Train again with a lower learning rate.")
+            raise verification_failed(
+                f"Adapter tensor {name} holds NaN or Inf", "Train again with a lower learning rate."
+            )
         return values
 
     def are_same(self, one: str, other: str) -> bool:
         """Whether two tensors are equal."""
         if self.shape(one) != self.shape(other):
             return False
-        rows, _ = rows_of(self.shape(one))
+        rows, _ = matrix_shape(self.shape(one))
         return all(
             np.array_equal(self.rows(one, first, count), self.rows(other, first, count))
             for first in range(0, rows, _BLOCK_ROWS)
@@ -105,21 +108,23 @@ class Adapter:
         for name in self.tensors:
             if "lora_A" not in name and "lora_embedding_A" not in name and self.floats(name).any():
                 return
-        raise refused("Every LoRA B matrix of the adapter is zero: it changes nothing", "Check that training ran.")
+        raise verification_failed(
+            "Every LoRA B matrix of the adapter is zero: it changes nothing", "Check that training ran."
+        )
 
 
-def rows_of(shape: tuple[int, ...]) -> tuple[int, int]:
+def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
     """Rows and columns of a tensor that is seen as rows, whatever its dimensions; a vector's rows have one element."""
     columns = shape[-1] if len(shape) > 1 else 1
     return (math.prod(shape) // columns if columns else 0), columns
 
 
-def refused(what: str, hint: str) -> AirsmithError:
-    """What a merge is refused with."""
+def verification_failed(what: str, hint: str) -> AirsmithError:
+    """What a merge is verification_failed with."""
     return AirsmithError(ErrorKind.VERIFICATION_FAILED, f"{what}.", hint)
 
 
-def _read_config(source: Source) -> dict[str, Any]:
+def _read_config(source: FileReader) -> dict[str, Any]:
     hint = "Train again, or save the adapter with peft's save_pretrained."
     size_bytes = source.sizes().get(ADAPTER_CONFIG)
     if size_bytes is None:
@@ -135,7 +140,9 @@ def _read_config(source: Source) -> dict[str, Any]:
 
 def _refuse_other_methods(config: Mapping[str, Any]) -> None:
     if config.get("peft_type") != "LORA":
-        raise refused(f"The adapter is of type {config.get('peft_type')}, not LORA", "Merge it with peft.")
+        raise verification_failed(f"The adapter is of type {config.get('peft_type')}, not LORA", "Merge it with peft.")
     asked = [key for key in _OTHER_METHODS if config.get(key)]
     if asked:
-        raise refused(f"The adapter's config has {asked[0]}, which is no plain LoRA or DoRA", "Merge it with peft.")
+        raise verification_failed(
+            f"The adapter's config has {asked[0]}, which is no plain LoRA or DoRA", "Merge it with peft."
+        )

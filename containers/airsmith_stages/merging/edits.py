@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from airsmith_stages.merging.adapter import Adapter, refused
+from airsmith_stages.merging.adapter import Adapter, verification_failed
 from airsmith_stages.merging.changes import Added, Change, Dora, ExpertsLowRank, LowRank, Replaced, TokenRows
 
 _PREFIX = "base_model.model."
@@ -65,7 +65,9 @@ def edits_of(adapter: Adapter, is_in_base: Callable[[str], bool]) -> dict[str, l
     modules: dict[str, dict[str, str]] = {}
     for name in sorted(adapter.tensors):
         if not name.startswith(_PREFIX):
-            raise refused(f"Adapter tensor {name} fits nowhere in the base: it is none of peft's LoRA", _OWN_BASE)
+            raise verification_failed(
+                f"Adapter tensor {name} fits nowhere in the base: it is none of peft's LoRA", _OWN_BASE
+            )
         path = name.removeprefix(_PREFIX)
         lora = _LORA.match(path)
         if lora:
@@ -92,7 +94,9 @@ def _of_modules(
     for module, paths in wrapped.items():
         parameters = [name for name in _targeted_parameters(adapter, module) if is_in_base(f"{module}.{name}")]
         if parameters and len(parameters) != len(paths):
-            raise refused(f"The adapter lacks LoRA matrices of {module} ({len(parameters)} parameters)", _AGAIN)
+            raise verification_failed(
+                f"The adapter lacks LoRA matrices of {module} ({len(parameters)} parameters)", _AGAIN
+            )
         for number, path in enumerate(paths):
             parts = modules[path]
             if parameters:
@@ -145,7 +149,9 @@ def _experts(adapter: Adapter, module: str, parameter: str, parts: Mapping[str, 
     rank = int(adapter.pattern("rank_pattern", path, "r"))
     _check(b, adapter.shape(b), (out, rows))
     if rows % rank:
-        raise refused(f"Adapter tensor {a} has {rows} rows, which is no multiple of its rank {rank}", _AGAIN)
+        raise verification_failed(
+            f"Adapter tensor {a} has {rows} rows, which is no multiple of its rank {rank}", _AGAIN
+        )
     experts = rows // rank
     scaling = adapter.scaling(path, rank)
 
@@ -196,13 +202,13 @@ def _token_rows(adapter: Adapter, module: str, name: str) -> Edit:
         indices = next((rows for key, rows in indices.items() if f".{module}".endswith(f".{key}")), None)
     count = adapter.shape(name)[0]
     if not isinstance(indices, list) or len(indices) != count or len(set(indices)) != count:
-        raise refused(f"Adapter tensor {name} has {count} rows, and its config not as many tokens", _AGAIN)
+        raise verification_failed(f"Adapter tensor {name} has {count} rows, and its config not as many tokens", _AGAIN)
     tokens = np.array(indices, np.int64)
 
     def load(target: Target) -> Change:
         _check(name, target.shape[1:], adapter.shape(name)[1:])
         if count and not 0 <= int(tokens.min()) <= int(tokens.max()) < target.shape[0]:
-            raise refused(f"Adapter tensor {name} changes tokens that the base does not have", _OWN_BASE)
+            raise verification_failed(f"Adapter tensor {name} changes tokens that the base does not have", _OWN_BASE)
         return TokenRows(tokens, adapter.floats(name))
 
     return Edit((name,), load, is_for_tokens=True)
@@ -211,13 +217,13 @@ def _token_rows(adapter: Adapter, module: str, name: str) -> Edit:
 def _pair(module: str, parts: Mapping[str, str], kind: str) -> tuple[str, str]:
     for part in (f"{kind}A", f"{kind}B"):
         if part not in parts:
-            raise refused(f"The adapter lacks {module}.{part}", _AGAIN)
+            raise verification_failed(f"The adapter lacks {module}.{part}", _AGAIN)
     return parts[f"{kind}A"], parts[f"{kind}B"]
 
 
 def _check(name: str, found: tuple[int, ...], expected: tuple[int, ...]) -> None:
     if found != expected:
-        raise refused(
+        raise verification_failed(
             f"Adapter tensor {name} is for a parameter of shape {list(expected)}, and the base's has {list(found)}",
             _OWN_BASE,
         )

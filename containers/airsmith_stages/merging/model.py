@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 from airsmith.artifacts.objects import Piece
 from airsmith.errors import AirsmithError, ErrorKind
-from airsmith_stages.merging.adapter import Adapter, refused
-from airsmith_stages.merging.passing import merged_tensors
+from airsmith_stages.merging.adapter import Adapter, verification_failed
 from airsmith_stages.merging.plan import plan_merge
-from airsmith_stages.weights.cursor import ahead
+from airsmith_stages.merging.streaming import merged_tensors
+from airsmith_stages.weights.cursor import prefetch
 from airsmith_stages.weights.model import open_weights
+from airsmith_stages.weights.readers import FileReader
 from airsmith_stages.weights.shards import Shard, index_of, plan_shards
-from airsmith_stages.weights.source import Source
 
 CONFIG = "config.json"
 
@@ -35,7 +35,7 @@ class MergeReport:
 
 
 def merge_model(
-    base: Source, adapter: Source, write: WriteFile, *, dtype: str = "auto", max_shard_bytes: int = 5 * 10**9
+    base: FileReader, adapter: FileReader, write: WriteFile, *, dtype: str = "auto", max_shard_bytes: int = 5 * 10**9
 ) -> MergeReport:
     """Merge an adapter into its base as peft's `merge_and_unload` does: the change in float32, and one rounding.
 
@@ -52,7 +52,7 @@ def merge_model(
     changed_elements: dict[str, int] = {}
     tensors = merged_tensors(weights, plan, changed_elements)
     for shard in shards:
-        write(shard.file, ahead(_content(shard, tensors)), shard.size_bytes)
+        write(shard.file, prefetch(_content(shard, tensors)), shard.size_bytes)
     next(tensors, None)  # the end of the base's last file, where it is verified
     _check_changes(changed_elements)
     _write_small(write, shards, plan.config)
@@ -60,7 +60,7 @@ def merge_model(
 
 
 def _content(shard: Shard, tensors: Iterator[Iterator[Piece]]) -> Iterator[Piece]:
-    yield shard.head
+    yield shard.header_bytes
     for _ in shard.header.tensors:
         yield from next(tensors)
 
@@ -76,10 +76,12 @@ def _write_small(write: WriteFile, shards: Sequence[Shard], config: object) -> N
 
 def _check_changes(changed_elements: dict[str, int]) -> None:
     if not any(changed_elements.values()):
-        raise refused("Merging has changed no tensor of the base", "Check that training ran and method.target_modules.")
+        raise verification_failed(
+            "Merging has changed no tensor of the base", "Check that training ran and method.target_modules."
+        )
 
 
-def _read_config(base: Source) -> dict[str, object]:
+def _read_config(base: FileReader) -> dict[str, object]:
     try:
         config = json.loads(base.read_range(CONFIG, 0, base.sizes()[CONFIG]))
         if isinstance(config, dict):

@@ -1,4 +1,4 @@
-"""Where a model's files keep the parameters that it has in memory: some are renamed, and some are in pieces.
+"""Where a model's files keep the parameters that it has in memory: some are renamed, and some are in placements.
 
 transformers loads tensors under other names than the files have, and puts the experts of a layer into one parameter
 (`transformers/conversion_mapping.py`); adapters know the names in memory. What is here is the part of that table that
@@ -33,7 +33,7 @@ _RENAMED = ((".mlp.", ".block_sparse_moe."),)
 
 
 @dataclass(frozen=True)
-class Piece:
+class Placement:
     """Rows of a parameter, as a tensor of the files.
 
     :param expert: the one whose rows they are, where the parameter holds all of them.
@@ -45,18 +45,18 @@ class Piece:
     first_row: int = 0
 
 
-def pieces_of(parameter: str, tensors: Mapping[str, Tensor]) -> list[Piece]:
+def placements_of(parameter: str, tensors: Mapping[str, Tensor]) -> list[Placement]:
     """The tensors that hold a parameter; empty where the files do not have it.
 
     :param tensors: the files', by name.
     """
     for name in _names(parameter):
         if name in tensors:
-            return [Piece(name)]
+            return [Placement(name)]
     for name in _names(parameter):
-        pieces = _expert_pieces(name, tensors)
-        if pieces:
-            return pieces
+        placements = _expert_placements(name, tensors)
+        if placements:
+            return placements
     return []
 
 
@@ -70,23 +70,23 @@ def _names(parameter: str) -> Iterator[str]:
                     yield name.replace(memory_part, files_part)
 
 
-def _expert_pieces(parameter: str, tensors: Mapping[str, Tensor]) -> list[Piece]:
+def _expert_placements(parameter: str, tensors: Mapping[str, Tensor]) -> list[Placement]:
     found = _EXPERTS.match(parameter)
     if not found:
         return []
     for names in _EXPERT_NAMES:
-        pieces: list[Piece] = []
+        placements: list[Placement] = []
         parts = ("gate", "up") if found["kind"] == "gate_up_proj" else ("down",)
         expert = 0
         while all((name := _expert_name(found["block"], names, expert, part)) in tensors for part in parts):
             first_row = 0
             for part in parts:
                 name = _expert_name(found["block"], names, expert, part)
-                pieces.append(Piece(name, expert, first_row))
+                placements.append(Placement(name, expert, first_row))
                 first_row += tensors[name].shape[0]
             expert += 1
-        if pieces:
-            return pieces
+        if placements:
+            return placements
     return []
 
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from airsmith.errors import AirsmithError, ErrorKind
-from airsmith_stages.merging.adapter import Adapter, refused
+from airsmith_stages.merging.adapter import Adapter, verification_failed
 from airsmith_stages.merging.changes import Change
 from airsmith_stages.merging.edits import Edit, Target, edits_of
 from airsmith_stages.merging.elements import DTYPE_NAMES, FLOATING
-from airsmith_stages.merging.placement import pieces_of
+from airsmith_stages.merging.placement import placements_of
 from airsmith_stages.merging.tying import KEY as TIED
 from airsmith_stages.merging.tying import Tying, find_tying
 from airsmith_stages.weights.header import Tensor
@@ -74,13 +74,15 @@ def plan_merge(base: Weights, config: Mapping[str, Any], adapter: Adapter, dtype
     :param dtype: torch's name of the result's type; `auto` leaves each tensor the base's.
     :raises AirsmithError: `verification_failed`, naming the tensor, for what fits nowhere or twice.
     """
-    _refuse_quantised(config)
+    _refuse_quantized(config)
     tensors = base.tensors()
-    edits = edits_of(adapter, lambda parameter: bool(pieces_of(parameter, tensors)))
+    edits = edits_of(adapter, lambda parameter: bool(placements_of(parameter, tensors)))
     tying = find_tying(edits, tensors, config, adapter)
     of_divided_head = edits.pop(tying.head, []) if tying and tying.is_divided else []
     placed = _placed(tying.shared(edits, tensors) if tying else edits, tensors, config, dtype)
-    old_head = {piece.tensor for piece in pieces_of(tying.head, tensors)} if tying and tying.is_divided else set()
+    old_head = (
+        {placement.tensor for placement in placements_of(tying.head, tensors)} if tying and tying.is_divided else set()
+    )
     merged: list[MergedTensor] = []
     for tensor in tensors.values():
         if tensor.name not in old_head:
@@ -97,29 +99,35 @@ def _placed(
 ) -> dict[str, list[PlacedEdit]]:
     """The edits by the tensor of the base that they change."""
     placed: dict[str, list[PlacedEdit]] = {}
-    nowhere = [edit.names[0] for parameter, made in edits.items() if not pieces_of(parameter, tensors) for edit in made]
+    nowhere = [
+        edit.names[0] for parameter, made in edits.items() if not placements_of(parameter, tensors) for edit in made
+    ]
     if nowhere:
-        raise refused(
+        raise verification_failed(
             f"Adapter tensor {nowhere[0]} fits nowhere in the base ({len(nowhere)} such edits)",
             "Use the base that the adapter was trained on.",
         )
     owner: dict[str, str] = {}
     for parameter, made in edits.items():
-        for piece in pieces_of(parameter, tensors):
-            other = owner.setdefault(piece.tensor, parameter)
+        for placement in placements_of(parameter, tensors):
+            other = owner.setdefault(placement.tensor, parameter)
             if other != parameter:
-                raise refused(
-                    f"The adapter changes {piece.tensor} twice: as {other} and as {parameter}", "Train again."
+                raise verification_failed(
+                    f"The adapter changes {placement.tensor} twice: as {other} and as {parameter}", "Train again."
                 )
-            tensor = tensors[piece.tensor]
+            tensor = tensors[placement.tensor]
             if tensor.dtype not in FLOATING:
-                raise refused(
-                    f"The base's {tensor.name} is of type {tensor.dtype}", "Use a base that is not quantised."
+                raise verification_failed(
+                    f"The base's {tensor.name} is of type {tensor.dtype}", "Use a base that is not quantized."
                 )
             target = Target(
-                tensor.shape, _wanted(tensor, dtype), piece.expert, piece.first_row, _is_transposed(parameter, config)
+                tensor.shape,
+                _wanted(tensor, dtype),
+                placement.expert,
+                placement.first_row,
+                _is_transposed(parameter, config),
             )
-            placed[piece.tensor] = [PlacedEdit(edit, target) for edit in made]
+            placed[placement.tensor] = [PlacedEdit(edit, target) for edit in made]
     return placed
 
 
@@ -150,7 +158,7 @@ def _changed_config(
             changes[TIED] = False
         rows = {tensor.shape[0] for tensor in of_both}
         if len(rows) > 1:
-            raise refused(
+            raise verification_failed(
                 f"Embedding and head would have {min(rows)} and {max(rows)} tokens", "Train both, or neither."
             )
         if rows != {of_both[0].base.shape[0]}:
@@ -164,13 +172,13 @@ def _changed_config(
     return changed
 
 
-def _refuse_quantised(config: Mapping[str, Any]) -> None:
+def _refuse_quantized(config: Mapping[str, Any]) -> None:
     inner = config.get("text_config")
     for part in (config, inner if isinstance(inner, Mapping) else {}):
         if part.get("quantization_config"):
             method = part["quantization_config"].get("quant_method", "unknown")
             raise AirsmithError(
                 ErrorKind.VERIFICATION_FAILED,
-                f"The base is quantised ({method}): what an adapter adds to it would be lost in its rounding.",
-                "Name the model that was quantised as model.id, and merge into that.",
+                f"The base is quantized ({method}): what an adapter adds to it would be lost in its rounding.",
+                "Name the model that was quantized as model.id, and merge into that.",
             )

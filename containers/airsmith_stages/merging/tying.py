@@ -12,7 +12,7 @@ from typing import Any
 
 from airsmith_stages.merging.adapter import Adapter
 from airsmith_stages.merging.edits import Edit
-from airsmith_stages.merging.placement import pieces_of
+from airsmith_stages.merging.placement import placements_of
 from airsmith_stages.weights.header import Tensor
 
 KEY = "tie_word_embeddings"
@@ -43,7 +43,7 @@ class Tying:
             return dict(edits)
         of_embedding = [made for name, made in edits.items() if _is_at(name, self.embedding, tensors)]
         shared = {name: made for name, made in edits.items() if name != self.head}
-        if of_embedding and pieces_of(self.head, tensors):
+        if of_embedding and placements_of(self.head, tensors):
             shared[self.head] = of_embedding[0]
         return shared
 
@@ -59,7 +59,7 @@ def find_tying(
     if embedding is None:
         return None
     head = _HEADS[embedding.endswith(_EMBEDDINGS[-1])]
-    was_one = not pieces_of(head, tensors) or is_tied(config)
+    was_one = not placements_of(head, tensors) or is_tied(config)
     of_embedding = next((made for name, made in edits.items() if _is_at(name, embedding, tensors)), [])
     stays_one = was_one and _are_for_both(of_embedding, edits.get(head, []), tensors[embedding], adapter)
     return Tying(embedding, head, is_divided=was_one and not stays_one, is_one=stays_one)
@@ -84,4 +84,6 @@ def _are_for_both(of_embedding: list[Edit], of_head: list[Edit], embedding: Tens
 
 
 def _is_at(parameter: str, tensor: str, tensors: Mapping[str, Tensor]) -> bool:
-    return parameter.endswith(_EMBEDDINGS) and [piece.tensor for piece in pieces_of(parameter, tensors)] == [tensor]
+    return parameter.endswith(_EMBEDDINGS) and [
+        placement.tensor for placement in placements_of(parameter, tensors)
+    ] == [tensor]

@@ -1,4 +1,4 @@
-"""Copy a source into an artifact: large files a few at a time, each in parallel ranges; small ones beside them."""
+"""Copy a source into an artifact: a few large files at a time, each in parallel ranges, and small files alongside."""
 
 from __future__ import annotations
 
@@ -13,19 +13,25 @@ from airsmith.artifacts.manifest import FileEntry
 from airsmith.artifacts.publish import ArtifactWriter
 from airsmith.contracts.cache import Output
 from airsmith.errors import AirsmithError, ErrorKind
-from airsmith_stages.frame import StageContext
-from airsmith_stages.memory import share_one_arena
-from airsmith_stages.mirroring.known import Known, find_known, remember_newest, remove_attempts
-from airsmith_stages.mirroring.source import Source, SourceFile
+from airsmith_stages.memory import use_one_malloc_arena
+from airsmith_stages.mirroring.reuse import (
+    ReusableFiles,
+    delete_abandoned_attempts,
+    find_reusable,
+    record_newest_mirror,
+)
+from airsmith_stages.mirroring.source import Source
+from airsmith_stages.mirroring.source_file import SourceFile
+from airsmith_stages.stage_context import StageContext
 
 log = logging.getLogger("airsmith")
 
 LARGE_BYTES = SMALLEST_PART_BYTES
-LARGE_AT_ONCE = 3
-"""The upload of a large file holds several parts in memory."""
-SMALL_AT_ONCE = 6
+MAX_LARGE_COPIES = 3
+"""Low, because the upload of a large file holds several parts in memory."""
+MAX_SMALL_COPIES = 6
 
-_MAY_PASS = (ErrorKind.HUB_UNAVAILABLE, ErrorKind.STORE_UNAVAILABLE, ErrorKind.INTERRUPTED)
+_TRANSIENT_KINDS = (ErrorKind.HUB_UNAVAILABLE, ErrorKind.STORE_UNAVAILABLE, ErrorKind.INTERRUPTED)
 
 
 def publish_copy(
@@ -34,33 +40,33 @@ def publish_copy(
     context: StageContext,
     properties: Callable[[ArtifactWriter], Mapping[str, str]] = lambda output: {},
 ) -> Output:
-    """Copy files of a source, and publish them as what the stage has made.
+    """Copy files of a source and publish them as the stage's output.
 
-    :param files: those that are wanted.
-    :param properties: of the artifact, once its files are there.
-    :raises AirsmithError: `bad_data` for a source without files, or one that has changed meanwhile.
+    :param files: the files to copy.
+    :param properties: computes the artifact's properties after all files are written.
+    :raises AirsmithError: `bad_data` if the source has no files or changes during the copy.
     """
-    _refuse_nothing(source, files)
-    share_one_arena()
+    _refuse_empty(source, files)
+    use_one_malloc_arena()
     with context.write_output() as output:
-        known = find_known(source, files, output)
+        known = find_reusable(source, files, output)
         size_bytes = copy_files(files, known, output)
         source.refuse_changed()
         artifact = output.publish(metrics={"size_bytes": size_bytes}, properties=properties(output))
-        remember_newest(source, artifact)
-        remove_attempts(known, artifact, output)
+        record_newest_mirror(source, artifact)
+        delete_abandoned_attempts(known, artifact, output)
         return Output.of_artifact(artifact)
 
 
-def copy_files(files: list[SourceFile], known: Known, output: ArtifactWriter) -> int:
-    """Copy files into an artifact; the first failure ends them all.
+def copy_files(files: list[SourceFile], known: ReusableFiles, output: ArtifactWriter) -> int:
+    """Copy files into an artifact; the first failure stops all copies.
 
-    After a failure that may pass, what is whole is left to the next attempt.
+    After a transient failure, complete files are kept for the next attempt.
 
-    :returns: the bytes of all.
+    :returns: total size in bytes.
     """
     stop = Event()
-    with ThreadPoolExecutor(LARGE_AT_ONCE) as large, ThreadPoolExecutor(SMALL_AT_ONCE) as small:
+    with ThreadPoolExecutor(MAX_LARGE_COPIES) as large, ThreadPoolExecutor(MAX_SMALL_COPIES) as small:
         copies = [
             (large if file.size_bytes > LARGE_BYTES else small).submit(_copy, file, known, output, stop)
             for file in sorted(files, key=lambda file: file.size_bytes, reverse=True)
@@ -68,44 +74,44 @@ def copy_files(files: list[SourceFile], known: Known, output: ArtifactWriter) ->
         try:
             size_bytes = sum(copy.result().size_bytes for copy in as_completed(copies))
         except BaseException as failure:
-            output.kept = _may_pass(failure) and any(file.sha256 and file.name in output.files for file in files)
+            output.kept = _is_transient(failure) and any(file.sha256 and file.name in output.files for file in files)
             stop.set()
             for pool in (large, small):
                 pool.shutdown(wait=False, cancel_futures=True)
             raise
     in_store = [file.size_bytes for file in files if file.name in known.paths]
     log.info(
-        "Copied %d files, %.1f MiB; %d of them, %.1f MiB, were in the store",
+        "Copied %d files (%.1f MiB); reused %d of them (%.1f MiB) from the store",
         len(files), size_bytes / 2**20, len(in_store), sum(in_store) / 2**20,
     )  # fmt: skip
     return size_bytes
 
 
-def _copy(file: SourceFile, known: Known, output: ArtifactWriter, stop: Event) -> FileEntry:
+def _copy(file: SourceFile, known: ReusableFiles, output: ArtifactWriter, stop: Event) -> FileEntry:
     path = known.paths.get(file.name)
     if path is not None:
         try:
-            return file.take_from_store(path, output, stop)
+            return file.copy_from_store(path, output, stop)
         except AirsmithError as failure:
             if failure.kind not in (ErrorKind.NOT_FOUND, ErrorKind.VERIFICATION_FAILED):
                 raise
-            log.info("%s is fetched after all: %s", file.name, failure.message)
-    begun = time.monotonic()
+            log.info("Downloading %s because its stored copy is not usable: %s", file.name, failure.message)
+    started_at = time.monotonic()
     entry = file.copy_to(output, stop)
     if file.size_bytes > LARGE_BYTES:
-        seconds = time.monotonic() - begun
+        seconds = time.monotonic() - started_at
         mebibytes = file.size_bytes / 2**20
         log.info("%s: %.0f MiB in %.1f s, %.0f MiB/s", file.name, mebibytes, seconds, mebibytes / seconds)
     return entry
 
 
-def _may_pass(failure: BaseException) -> bool:
-    """Whether another attempt may well succeed: the network's and the store's troubles, and whoever stopped us."""
-    return failure.kind in _MAY_PASS if isinstance(failure, AirsmithError) else not isinstance(failure, Exception)
+def _is_transient(failure: BaseException) -> bool:
+    """Whether a new attempt can succeed: network and store errors, and interruptions of this process."""
+    return (
+        failure.kind in _TRANSIENT_KINDS if isinstance(failure, AirsmithError) else not isinstance(failure, Exception)
+    )
 
 
-def _refuse_nothing(source: Source, files: list[SourceFile]) -> None:
+def _refuse_empty(source: Source, files: list[SourceFile]) -> None:
     if not files:
-        raise AirsmithError(
-            ErrorKind.BAD_DATA, f"{source.id} holds no files to copy.", "Check the id and the revision."
-        )
+        raise AirsmithError(ErrorKind.BAD_DATA, f"{source.id} has no files to copy.", "Check the id and the revision.")

@@ -1,4 +1,4 @@
-"""The Hub as a source: a listing at one commit, and files by ranged GETs, several at once."""
+"""The Hub as a source: the files of a repository at one commit, downloaded by concurrent range requests."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from huggingface_hub.hf_api import RepoFile
 
 from airsmith.hub import RepoType, hub_errors
 from airsmith_stages.mirroring.http_file import HttpFile
-from airsmith_stages.mirroring.pace import MOST_AT_ONCE, Pace
-from airsmith_stages.mirroring.source import SourceFile, Stream
-from airsmith_stages.mirroring.xet import is_asked_for, xet_streaming
+from airsmith_stages.mirroring.limiter import MAX_CONCURRENT_REQUESTS, RequestLimiter
+from airsmith_stages.mirroring.source_file import SourceFile, Stream
+from airsmith_stages.mirroring.xet import is_xet_enabled, xet_streaming
 
 _TIMEOUT = httpx.Timeout(20, connect=10)
-"""A silent connection is given up before a pod that was told to stop is killed."""
+"""Shorter than a pod's termination grace period, so that a silent connection does not outlast it."""
 
 
 def hub_files(repo_type: RepoType, repo_id: str, commit: str) -> list[SourceFile]:
-    """The files of a repository at a commit.
+    """List the files of a repository at a commit.
 
     :raises AirsmithError: `not_found`, `access_denied` or `hub_unavailable`, naming the repository and the remedy.
     """
@@ -30,7 +30,7 @@ def hub_files(repo_type: RepoType, repo_id: str, commit: str) -> list[SourceFile
         entries = [entry for entry in tree if isinstance(entry, RepoFile)]
     repository = (repo_type, repo_id, commit, api.endpoint, get_token())
     over_http = _http_streaming(*repository)
-    by_xet = xet_streaming(*repository) if is_asked_for() and any(entry.xet_hash for entry in entries) else over_http
+    by_xet = xet_streaming(*repository) if is_xet_enabled() and any(entry.xet_hash for entry in entries) else over_http
     return [
         SourceFile(
             name=entry.path,
@@ -46,15 +46,15 @@ def hub_files(repo_type: RepoType, repo_id: str, commit: str) -> list[SourceFile
 def _http_streaming(
     repo_type: RepoType, repo_id: str, commit: str, endpoint: str, token: str | None
 ) -> Callable[[RepoFile], Stream]:
-    """What streams a file; all files share connections, threads and a pace."""
-    limits = httpx.Limits(max_connections=MOST_AT_ONCE, max_keepalive_connections=MOST_AT_ONCE)
+    """A function that opens a file's stream; all files share connections, threads and a request limiter."""
+    limits = httpx.Limits(max_connections=MAX_CONCURRENT_REQUESTS, max_keepalive_connections=MAX_CONCURRENT_REQUESTS)
     client = httpx.Client(timeout=_TIMEOUT, limits=limits)
-    pool = ThreadPoolExecutor(MOST_AT_ONCE, thread_name_prefix="download")
-    pace = Pace()
+    pool = ThreadPoolExecutor(MAX_CONCURRENT_REQUESTS, thread_name_prefix="download")
+    limiter = RequestLimiter()
     headers = {"Authorization": f"Bearer {token}"} if token else {}
 
-    def streaming(entry: RepoFile) -> Stream:
+    def open_stream(entry: RepoFile) -> Stream:
         url = hf_hub_url(repo_id, entry.path, repo_type=repo_type, revision=commit, endpoint=endpoint)
-        return lambda stop: HttpFile(client, url, entry.size, pace, headers).stream(pool, stop)
+        return lambda stop: HttpFile(client, url, entry.size, limiter, headers).stream(pool, stop)
 
-    return streaming
+    return open_stream

@@ -1,33 +1,23 @@
-"""Files of a source, wherever they lie: names, sizes, expected hashes, and a way to stream them."""
+"""Where a model or a dataset comes from: a repository on the Hub, or a folder in a store."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from threading import Event
+from dataclasses import dataclass
 
 from airsmith.artifacts.listing import list_source, listing_digest
-from airsmith.artifacts.manifest import FileEntry
-from airsmith.artifacts.publish import ArtifactWriter
-from airsmith.artifacts.store import Piece, Store
+from airsmith.artifacts.store import Store
 from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.hub import RepoType
 from airsmith.recipe.sources import source_kind
-
-Stream = Callable[[Event], Iterator[Piece]]
-"""Begins to read a file. Once the event is set nobody wants the rest: what waits for the source gives up."""
-
-
-class CopyStoppedError(Exception):
-    """The copy was given up because another has failed, or because the stage ends."""
+from airsmith_stages.mirroring.hub_source import hub_files
+from airsmith_stages.mirroring.source_file import SourceFile, object_stream
 
 
 @dataclass(frozen=True)
 class Source:
     """Where a model or a dataset comes from.
 
-    :param revision: the commit, or the listing digest of a store's folder when the run was resolved.
+    :param revision: the commit, or for a folder in a store its listing digest at the time the run was resolved.
     """
 
     repo_type: RepoType
@@ -36,26 +26,24 @@ class Source:
 
     @property
     def is_store(self) -> bool:
-        """Whether it is a folder in a store, not a repository of the Hub."""
+        """Whether the source is a folder in a store rather than a repository on the Hub."""
         return source_kind(self.id) == "store"
 
     def files(self) -> list[SourceFile]:
-        """All that it holds.
+        """All files of the source.
 
-        :raises AirsmithError: `bad_data` for a store's folder that has changed since; what the Hub refuses.
+        :raises AirsmithError: `bad_data` if a store's folder has changed since the run was resolved, or the Hub's error.
         """
         if self.is_store:
             self.refuse_changed()
             store = Store.open(self.id)
             return [
-                SourceFile(info.path, info.size_bytes, streaming(store, info.path)) for info in list_source(self.id)
+                SourceFile(info.path, info.size_bytes, object_stream(store, info.path)) for info in list_source(self.id)
             ]
-        from airsmith_stages.mirroring.hub_source import hub_files
-
         return hub_files(self.repo_type, self.id, self.revision)
 
     def refuse_changed(self) -> None:
-        """Refuse a folder that somebody has written to since the run was resolved; a commit never changes.
+        """Reject a store's folder that has changed since the run was resolved; a commit never changes.
 
         :raises AirsmithError: `bad_data`.
         """
@@ -63,74 +51,5 @@ class Source:
             raise AirsmithError(
                 ErrorKind.BAD_DATA,
                 f"{self.id} has changed since this run was resolved.",
-                "Start a new run, and let nobody write there meanwhile.",
+                "Start a new run, and do not write to the folder while it runs.",
             )
-
-
-@dataclass(frozen=True)
-class SourceFile:
-    """One file to copy.
-
-    :param sha256: what its content must hash to, where the source says.
-    :param git_blob: git's id of its content, where that is what the source says.
-    """
-
-    name: str
-    size_bytes: int
-    stream: Stream
-    sha256: str | None = None
-    git_blob: str | None = None
-
-    def read(self) -> bytes:
-        """The whole file, verified; for small ones.
-
-        :raises AirsmithError: `verification_failed` where the content is not what the source announced.
-        """
-        content = b"".join(self._verified(Event()))
-        if self.sha256 is not None and hashlib.sha256(content).hexdigest() != self.sha256:
-            raise self._wrong("sha256", hashlib.sha256(content).hexdigest(), self.sha256)
-        return content
-
-    def copy_to(self, output: ArtifactWriter, stop: Event) -> FileEntry:
-        """Stream the file into an artifact, verified before the object exists.
-
-        :raises AirsmithError: `verification_failed` where the content is not what the source announced.
-        :raises CopyStoppedError: once the event is set.
-        """
-        return output.add_stream(self.name, self._verified(stop), self.size_bytes, self.sha256)
-
-    def take_from_store(self, path: str, output: ArtifactWriter, stop: Event) -> FileEntry:
-        """Add the file from an object of the artifact's store in place of the source.
-
-        :param path: an object that is known to have the file's sha256; for a file that has none to compare, one that
-            is read and verified.
-        :raises AirsmithError: `not_found` or `verification_failed` where it is not that any more.
-        """
-        if self.sha256 is not None:
-            return output.add_copy(self.name, path, self.size_bytes, self.sha256)
-        return replace(self, stream=streaming(output.store, path)).copy_to(output, stop)
-
-    def _verified(self, stop: Event) -> Iterator[Piece]:
-        blob = None
-        if self.git_blob is not None:
-            blob = hashlib.sha1(b"blob %d\0" % self.size_bytes, usedforsecurity=False)
-        for chunk in self.stream(stop):
-            if stop.is_set():
-                raise CopyStoppedError(self.name)
-            if blob is not None:
-                blob.update(chunk)
-            yield chunk
-        if blob is not None and blob.hexdigest() != self.git_blob:
-            raise self._wrong("git blob id", blob.hexdigest(), self.git_blob)
-
-    def _wrong(self, what: str, found: str, announced: str | None) -> AirsmithError:
-        return AirsmithError(
-            ErrorKind.VERIFICATION_FAILED,
-            f"{self.name} arrived with {what} {found}, not the announced {announced}.",
-            "Nothing was published; run again.",
-        )
-
-
-def streaming(store: Store, path: str) -> Stream:
-    """What reads an object."""
-    return lambda stop: store.stream(path)

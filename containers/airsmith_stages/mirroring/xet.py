@@ -1,6 +1,6 @@
-"""Files of the Hub's Xet storage by hf_xet, where `AIRSMITH_HUB_XET` asks for it, within a share of the memory.
+"""Download files of the Hub's Xet storage with hf_xet if `AIRSMITH_HUB_XET` is `1`, within a share of the memory.
 
-Left to itself, hf_xet buffers gigabytes. Without it, the same files come over the Hub's HTTP bridge.
+By default hf_xet buffers gigabytes. Without hf_xet, the same files are downloaded over the Hub's HTTP bridge.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from huggingface_hub.hf_api import RepoFile
 
 from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.hub import RepoType
-from airsmith_stages.mirroring.source import CopyStoppedError, Stream
+from airsmith_stages.mirroring.source_file import CopyStoppedError, Stream
 
-ASKED_FOR = "AIRSMITH_HUB_XET"
+XET_VARIABLE = "AIRSMITH_HUB_XET"
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 _SHARE = 4
-"""Of the memory: the rest is the process's own, and what its uploads hold."""
+"""One in so many bytes of memory is for hf_xet's buffers; the rest is for the process and its uploads."""
 _SMALLEST_BUFFER_BYTES = 64 * 2**20
 
 
-def is_asked_for() -> bool:
-    """Whether files of Xet storage are to come by hf_xet."""
-    return os.environ.get(ASKED_FOR) == "1"
+def is_xet_enabled() -> bool:
+    """Whether to download files of Xet storage with hf_xet."""
+    return os.environ.get(XET_VARIABLE) == "1"
 
 
 def xet_streaming(
     repo_type: RepoType, repo_id: str, commit: str, endpoint: str, token: str | None
 ) -> Callable[[RepoFile], Stream]:
-    """What streams a file of Xet storage; all share a session, whose buffers together have a bound."""
+    """A function that opens the stream of a file in Xet storage; all streams share one session with bounded buffers."""
     from hf_xet import XetConfig, XetFileInfo, XetSession  # type: ignore[import-untyped]
 
     session = XetSession(XetConfig().with_config(buffer_limits(memory_bytes())))
@@ -40,7 +40,7 @@ def xet_streaming(
         token_refresh_headers={"Authorization": f"Bearer {token}"} if token else {},
     )
 
-    def streaming(entry: RepoFile) -> Stream:
+    def open_stream(entry: RepoFile) -> Stream:
         def stream(stop: Event) -> Iterator[bytes]:
             try:
                 for chunk in group.download_stream(XetFileInfo(entry.xet_hash, entry.size)):
@@ -51,16 +51,16 @@ def xet_streaming(
                 raise AirsmithError(
                     ErrorKind.HUB_UNAVAILABLE,
                     f"Xet storage did not deliver {entry.path} of {repo_id}: {failure}.",
-                    f"Try again later, or without {ASKED_FOR}: over HTTP.",
+                    f"Try again later, or unset {XET_VARIABLE} to download over HTTP.",
                 ) from failure
 
         return stream
 
-    return streaming
+    return open_stream
 
 
 def buffer_limits(memory: int) -> dict[str, int]:
-    """hf_xet's settings for a process that has so many bytes of memory."""
+    """hf_xet's buffer settings for a process with `memory` bytes."""
     total = max(_SMALLEST_BUFFER_BYTES, memory // _SHARE)
     return {
         "reconstruction.download_buffer_limit": total,
@@ -73,7 +73,7 @@ def buffer_limits(memory: int) -> dict[str, int]:
 
 
 def memory_bytes(limit: Path = _CGROUP_LIMIT) -> int:
-    """What this process may use: its cgroup's limit, else the machine's memory."""
+    """Memory available to this process: its cgroup's limit, else the machine's memory."""
     physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     text = limit.read_text().strip() if limit.exists() else "max"
     return physical if text == "max" else min(int(text), physical)

@@ -20,13 +20,13 @@ from transformers.utils.logging import disable_progress_bar
 from airsmith.contracts.graphs import uses_flash_attention
 from airsmith.recipe import Recipe
 from airsmith_stages.training.lora import lora_config
-from airsmith_stages.training.order import mixed_seed
+from airsmith_stages.training.sampler import mixed_seed
 
 LONGEST_SEED = 2**31 - 1
 
 
 @dataclass(frozen=True)
-class PartOfModel:
+class ModelShard:
     """What this process holds of a model that is ready to be trained.
 
     :param module: a `NeuronPeftModel`, or the base itself where every parameter is trained.
@@ -43,7 +43,7 @@ class PartOfModel:
         return isinstance(self.module, PeftModel)
 
 
-def load_model(folder: Path, recipe: Recipe, arguments: NeuronTrainingArguments) -> PartOfModel:
+def load_model(folder: Path, recipe: Recipe, arguments: NeuronTrainingArguments) -> ModelShard:
     """Load this process's part of a base model and add what is trained.
 
     Every process draws the same random numbers, so that those that hold a matrix's parts begin with parts of one.
@@ -59,7 +59,7 @@ def load_model(folder: Path, recipe: Recipe, arguments: NeuronTrainingArguments)
         local_files_only=True,
     )
     module = base.requires_grad_(True) if recipe.method.name == "full" else _add_lora(base, recipe)
-    return PartOfModel(module, base.config, fingerprints(module, recipe.training.precision))
+    return ModelShard(module, base.config, fingerprints(module, recipe.training.precision))
 
 
 def seed_steps(seed: int, step: int) -> None:

@@ -12,13 +12,13 @@ from airsmith.artifacts.publish import write_artifact
 from airsmith.contracts.digests import checkpoint_key
 from airsmith.errors import AirsmithError
 from airsmith_stages.checkpoint_folders import CheckpointFolders
-from airsmith_stages.frame import StageContext
 from airsmith_stages.neuron.cache import clear_leftovers, count_graphs, files_to_keep, unpack_cache
+from airsmith_stages.stage_context import StageContext
 
 log = logging.getLogger("airsmith")
 
 
-def restore_cache(context: StageContext, folder: Path) -> int:
+def restore_partial_cache(context: StageContext, folder: Path) -> int:
     """Fill a folder with what the last try has kept; what is damaged is passed over with a warning.
 
     :returns: how many compiled graphs it has.
@@ -29,7 +29,7 @@ def restore_cache(context: StageContext, folder: Path) -> int:
     return count_graphs(folder) if restored is None else restored
 
 
-def keep_cache(context: StageContext, folder: Path, restored: int) -> None:
+def save_partial_cache(context: StageContext, folder: Path, restored: int) -> None:
     """Keep what a try that failed has compiled. That this fails, too, changes nothing about the first failure.
 
     :param restored: how many graphs were there before the try.
@@ -43,7 +43,7 @@ def keep_cache(context: StageContext, folder: Path, restored: int) -> None:
             context.run.store,
             folders.path(graphs),
             type="checkpoint",
-            digest=context.wanted.digest,
+            digest=context.output.digest,
             inputs={},
             versions={},
         ) as writer:
@@ -58,7 +58,7 @@ def keep_cache(context: StageContext, folder: Path, restored: int) -> None:
         log.warning("The %d compiled graphs could not be kept: %s", graphs, unkept.message)
 
 
-def forget_cache(context: StageContext) -> None:
+def delete_partial_cache(context: StageContext) -> None:
     """Remove what was kept, once the whole cache is there; what stays behind is the janitor's."""
     folders = _folders(context)
     try:

@@ -14,15 +14,15 @@ from torch import nn
 from airsmith.contracts.cache import Output
 from airsmith.contracts.stages import CONFIG, END_TOKENS, PIPELINE_PARALLEL, SHARDS, TENSOR_PARALLEL, TOKENIZER
 from airsmith.errors import AirsmithError, ErrorKind
-from airsmith_stages.frame import StageContext
 from airsmith_stages.model_files import add_all_but_weights
-from airsmith_stages.neuron.model import PartOfModel, fingerprints, trained_parameters
+from airsmith_stages.neuron.model import ModelShard, fingerprints, trained_parameters
 from airsmith_stages.neuron.position import Position
 from airsmith_stages.neuron.shards import save_shards
+from airsmith_stages.stage_context import StageContext
 from airsmith_stages.training.curve import write_history
+from airsmith_stages.training.distributed import DistributedContext
+from airsmith_stages.training.distributed_artifact import Content, add_from_all_ranks, files_under
 from airsmith_stages.training.history import Row, last_value
-from airsmith_stages.training.processes import Processes
-from airsmith_stages.training.together import Content, add_together, files_under
 
 log = logging.getLogger("airsmith")
 
@@ -46,24 +46,26 @@ class Trained:
     graphs_compiled: int
 
 
-def check_trained(before: PartOfModel, trained: Trained, precision: str, processes: Processes) -> None:
+def check_trained(before: ModelShard, trained: Trained, precision: str, distributed: DistributedContext) -> None:
     """Refuse weights that are broken, or that training has left as they were. Each process looks at its part.
 
     :raises AirsmithError: `non_finite_loss` or `verification_failed`, naming the parameter.
     """
-    processes.together(lambda: _check_part(before, trained.model, precision))
+    distributed.on_all_ranks(lambda: _check_part(before, trained.model, precision))
 
 
-def publish(context: StageContext, before: PartOfModel, trained: Trained, processes: Processes, folder: Path) -> Output:
+def publish(
+    context: StageContext, before: ModelShard, trained: Trained, distributed: DistributedContext, folder: Path
+) -> Output:
     """Publish what was trained, with its history; each node adds what its processes hold.
 
     :param folder: one that the processes of a node share.
     """
-    content: Content = save_shards(trained.model, folder, processes, is_adapter=before.is_adapter)
-    if processes.is_leader:
+    content: Content = save_shards(trained.model, folder, distributed, is_adapter=before.is_adapter)
+    if distributed.is_main_process:
         content = {**content, **_history_files(trained.end.history, context.spec.recipe.name, context.scratch)}
     with context.write_output() as output:
-        add_together(output, content, processes)
+        add_from_all_ranks(output, content, distributed)
 
         def complete() -> Output:
             properties = _properties(context, is_adapter=before.is_adapter)
@@ -72,10 +74,10 @@ def publish(context: StageContext, before: PartOfModel, trained: Trained, proces
                 add_all_but_weights(base, output, template, json.loads(properties[END_TOKENS]))
             return Output.of_artifact(output.publish(metrics=_metrics(trained), properties=properties))
 
-        return processes.by_leader(complete)
+        return distributed.on_main_process(complete)
 
 
-def _check_part(before: PartOfModel, model: nn.Module, precision: str) -> None:
+def _check_part(before: ModelShard, model: nn.Module, precision: str) -> None:
     for name, parameter in trained_parameters(model):
         if not torch.isfinite(parameter.detach().cpu()).all():
             raise AirsmithError(

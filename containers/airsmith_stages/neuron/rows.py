@@ -24,7 +24,7 @@ class StaticCollator:
 
     Attention is causal and takes no account of the mask: what stands to the right of a row changes nothing of it.
 
-    :param collator: makes the labels, as for every other accelerator.
+    :param collator: makes the labels, as for every other device.
     :param length: tokens of every row.
     """
 

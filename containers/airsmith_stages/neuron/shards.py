@@ -20,9 +20,10 @@ from torch import nn
 from torch_xla.utils import serialization
 
 from airsmith.errors import AirsmithError, ErrorKind
-from airsmith_stages.neuron.model import PartOfModel
-from airsmith_stages.training.processes import Processes
-from airsmith_stages.training.together import files_under
+from airsmith_stages.adapter_files import ADAPTER_CONFIG
+from airsmith_stages.neuron.model import ModelShard
+from airsmith_stages.training.distributed import DistributedContext
+from airsmith_stages.training.distributed_artifact import files_under
 
 ADAPTER_FOLDER = "adapter_default"
 ADAPTER_SHARDS, MODEL_SHARDS = "adapter_shards", "shards"
@@ -34,7 +35,9 @@ def shards_folder(*, is_adapter: bool) -> str:
     return ADAPTER_SHARDS if is_adapter else MODEL_SHARDS
 
 
-def save_shards(model: nn.Module, folder: Path, processes: Processes, *, is_adapter: bool) -> dict[str, Path]:
+def save_shards(
+    model: nn.Module, folder: Path, distributed: DistributedContext, *, is_adapter: bool
+) -> dict[str, Path]:
     """Write what was trained. All processes must come here at the same time.
 
     :param model: as the trainer has it: on the device, or a pipeline's.
@@ -44,24 +47,24 @@ def save_shards(model: nn.Module, folder: Path, processes: Processes, *, is_adap
     """
     folder.mkdir(parents=True, exist_ok=True)
     lean = {"save_embedding_layers": False} if is_adapter else {}
-    model.save_pretrained(str(folder), is_main_process=processes.is_leader, **lean)
-    processes.gather(None)
+    model.save_pretrained(str(folder), is_main_process=distributed.is_main_process, **lean)
+    distributed.barrier()
     root = folder / ADAPTER_FOLDER if is_adapter else folder
     shards = shards_folder(is_adapter=is_adapter)
-    processes.by_leader(lambda: _check_done(root / shards))
-    if processes.node[1] > 0:
+    distributed.on_main_process(lambda: _check_done(root / shards))
+    if not distributed.is_local_main_process:
         return {}
-    kept = (f"{shards}/", "adapter_config.json")
+    kept = (f"{shards}/", ADAPTER_CONFIG)
     return {name: path for name, path in files_under(root).items() if name.startswith(kept)}
 
 
-def load_shards(model: PartOfModel, folder: Path) -> None:
+def load_shards(model: ModelShard, folder: Path) -> None:
     """Put back this process's part, into a model that is not on the device yet.
 
     :param folder: what was published, with every process's part.
     :raises AirsmithError: `verification_failed` where it holds other parameters than the model trains.
     """
-    saved = read_part(folder / shards_folder(is_adapter=model.is_adapter))
+    saved = read_shard(folder / shards_folder(is_adapter=model.is_adapter))
     current = _trained_state(model)
     if {name: value.shape for name, value in saved.items()} != {name: value.shape for name, value in current.items()}:
         raise AirsmithError(
@@ -74,7 +77,7 @@ def load_shards(model: PartOfModel, folder: Path) -> None:
             value.copy_(saved[name])
 
 
-def read_part(folder: Path) -> dict[str, torch.Tensor]:
+def read_shard(folder: Path) -> dict[str, torch.Tensor]:
     """This process's tensors, by the names that the library gives them in its files.
 
     :param folder: the library's, with `model/dp_rank_00_tp_rank_TT_pp_rank_PP.pt`, whose tensors may lie beside it.
@@ -95,7 +98,7 @@ def _tensor(value: Any, path: Path) -> torch.Tensor:
     return tensor
 
 
-def _trained_state(model: PartOfModel) -> dict[str, torch.Tensor]:
+def _trained_state(model: ModelShard) -> dict[str, torch.Tensor]:
     """The model's own tensors, not copies, by the names that the library saves them under."""
     state = (
         get_peft_model_state_dict(model.module, save_embedding_layers=False)

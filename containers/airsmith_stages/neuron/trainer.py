@@ -22,17 +22,17 @@ from transformers import PrinterCallback, TrainerCallback, TrainerControl, Train
 
 from airsmith.errors import AirsmithError, ErrorKind
 from airsmith_stages.neuron.clock import Clock
-from airsmith_stages.neuron.order import StepOrder
 from airsmith_stages.neuron.position import POSITION_FILE, Position
 from airsmith_stages.neuron.rows import StaticCollator, label_count
+from airsmith_stages.neuron.sampler import StepSampler
 from airsmith_stages.neuron.shards import save_shards
-from airsmith_stages.training.callbacks import Flow, Reporting
+from airsmith_stages.training.callbacks import ProgressReportCallback, StopCallback
 from airsmith_stages.training.checkpoints import CheckpointUploader
+from airsmith_stages.training.distributed import DistributedContext
+from airsmith_stages.training.distributed_artifact import Content
 from airsmith_stages.training.interruption import Interruption
-from airsmith_stages.training.processes import Processes
 from airsmith_stages.training.progress import ProgressWriter
 from airsmith_stages.training.rows import Row
-from airsmith_stages.training.together import Content
 
 _COLUMNS = {"train/tokens_per_sec": "padded_tokens_per_second", "train/mfu": "mfu_6n_percent"}
 """The library's metrics under names that say what they count: its tokens include the padding, and its share of the
@@ -40,7 +40,7 @@ device's peak takes 6 operations per parameter and token, although a frozen one 
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class TrainerContext:
     """What a trainer works with besides model and data.
 
     :param node_folder: one that the processes of this node share.
@@ -50,7 +50,7 @@ class Surroundings:
     :param stop_at_step: where it pauses; at its end when None.
     """
 
-    processes: Processes
+    distributed: DistributedContext
     interruption: Interruption
     node_folder: Path
     is_adapter: bool
@@ -69,16 +69,16 @@ class WarmRestartingTrainer(NeuronTrainer):
         args: NeuronTrainingArguments,
         rows: Dataset[Row],
         collator: StaticCollator,
-        around: Surroundings,
+        context: TrainerContext,
     ) -> None:
-        turn, turns = get_data_parallel_rank(), get_data_parallel_size()
+        rank, world_size = get_data_parallel_rank(), get_data_parallel_size()
         batch_size = args.per_device_train_batch_size
-        rows_per_step = batch_size * args.gradient_accumulation_steps * turns
-        self.around = around
-        self.order = StepOrder(rows, rows_per_step, batch_size, args.seed, turn, turns)
-        self.order.between(around.start.step, args.max_steps)
+        rows_per_step = batch_size * args.gradient_accumulation_steps * world_size
+        self.context = context
+        self.sampler = StepSampler(rows, rows_per_step, batch_size, args.seed, rank, world_size)
+        self.sampler.between(context.start.step, args.max_steps)
         self.clock = Clock()
-        self.clock.restore(around.start.tokens, around.start.seconds)
+        self.clock.restore(context.start.tokens, context.start.seconds)
         super().__init__(model, args, data_collator=collator, train_dataset=rows, callbacks=self._callbacks(args))
         self.pop_callback(PrinterCallback)
 
@@ -88,23 +88,23 @@ class WarmRestartingTrainer(NeuronTrainer):
             self.train_dataset,
             "Training",
             self.args.per_device_train_batch_size,
-            sampler_fn=lambda rows: self.order,
+            sampler_fn=lambda rows: self.sampler,
             is_training=True,
         )
 
     def set_initial_training_values(self, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        """All epochs that are left are one pass to the library, see `StepOrder`."""
+        """All epochs that are left are one pass to the library, see `StepSampler`."""
         return (1, *super().set_initial_training_values(*args, **kwargs)[1:])
 
     def setup_training(self, *args: Any, **kwargs: Any) -> None:
-        """Begin, at the step where the training goes on: the callback `_GoingOn` sets it before others read it."""
+        """Start at the step to resume from, which the first callback, `_ResumeCallback`, sets before others read it."""
         super().setup_training(*args, **kwargs)
-        self.global_step_last_logged = self.around.start.step
+        self.global_step_last_logged = self.context.start.step
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LambdaLR:
         """The learning rate of the step where the training goes on."""
         scheduler: LambdaLR = super().create_scheduler(num_training_steps, optimizer)
-        advance(scheduler, self.around.start.step)
+        advance(scheduler, self.context.start.step)
         return scheduler
 
     def get_batch_samples(
@@ -118,8 +118,8 @@ class WarmRestartingTrainer(NeuronTrainer):
         batches, own_labels = super().get_batch_samples(epoch_iterator, num_batches, *args, **kwargs)
         if own_labels is None:
             return batches, None
-        labels = label_count(self.train_dataset, self.order.step_rows(self.state.global_step))
-        return batches, max(labels, 1) / self.order.num_replicas
+        labels = label_count(self.train_dataset, self.sampler.step_rows(self.state.global_step))
+        return batches, max(labels, 1) / self.sampler.num_replicas
 
     def log(self, logs: dict[str, float]) -> None:
         """Add a row to the history, in the shape that the run's metrics have.
@@ -131,7 +131,7 @@ class WarmRestartingTrainer(NeuronTrainer):
         _check_finite(told, step)
         row = {"step": step, **{name: value for name, value in told.items() if "/" not in name}}
         row |= {
-            "epoch": self.order.epochs_until(step),
+            "epoch": self.sampler.epochs_until(step),
             "tokens_per_second": round(self.clock.close_window(), 1),
             **{column: told[name] for name, column in _COLUMNS.items() if name in told},
         }
@@ -145,43 +145,47 @@ class WarmRestartingTrainer(NeuronTrainer):
             history=list(self.state.log_history),
             tokens=self.clock.tokens,
             seconds=self.clock.seconds(),
-            restarts=self.around.start.restarts,
+            restarts=self.context.start.restarts,
         )
 
     def _callbacks(self, args: NeuronTrainingArguments) -> list[TrainerCallback]:
-        around = self.around
+        context = self.context
         return [
-            _GoingOn(around.start, self.clock),
-            Flow(
-                lambda: around.processes.any(around.interruption.requested),
+            _ResumeCallback(context.start, self.clock),
+            StopCallback(
+                lambda: context.distributed.any(context.interruption.requested),
                 args.logging_steps,
                 None,
-                around.stop_at_step,
+                context.stop_at_step,
             ),
-            _Counting(self.order, self.clock),
-            *([] if around.progress is None else [Reporting(around.progress, self.clock)]),
+            _TokenCountCallback(self.sampler, self.clock),
+            *([] if context.progress is None else [ProgressReportCallback(context.progress, self.clock)]),
         ]
 
     def _told_by_the_last_stage(self, logs: Mapping[str, float]) -> Mapping[str, float]:
         """Of a pipeline its last stage alone knows the loss."""
-        everyones = self.around.processes.gather((self.is_logging_process(), dict(logs)))
+        everyones = self.context.distributed.all_gather((self.is_logging_process(), dict(logs)))
         return next(told for knows, told in everyones if knows)
 
     def _save_checkpoint(self) -> None:
-        uploader, around = self.around.uploader, self.around
+        uploader, context = self.context.uploader, self.context
         assert uploader is not None
         uploader.wait()
         step = self.state.global_step
-        folder = around.node_folder / f"checkpoint-{step}"
-        files: Content = save_shards(self.model, folder, around.processes, is_adapter=around.is_adapter)
-        if around.processes.is_leader:
+        folder = context.node_folder / f"checkpoint-{step}"
+        files: Content = save_shards(self.model, folder, context.distributed, is_adapter=context.is_adapter)
+        if context.distributed.is_main_process:
             files = {**files, POSITION_FILE: self.position().to_bytes()}
         # Whoever publishes the node's files removes them; the others have nothing to remove.
-        own = folder if around.processes.node[1] == 0 else _empty(around.node_folder / f"none-{around.processes.rank}")
+        own = (
+            folder
+            if context.distributed.is_local_main_process
+            else _empty(context.node_folder / f"none-{context.distributed.rank}")
+        )
         uploader.submit(step, lambda: files, own, None)
 
 
-class _GoingOn(TrainerCallback):
+class _ResumeCallback(TrainerCallback):
     """Puts the position where the training goes on into the state, which the library begins anew."""
 
     def __init__(self, start: Position, clock: Clock) -> None:
@@ -198,17 +202,17 @@ class _GoingOn(TrainerCallback):
         self._clock.begin(self._start.step)
 
 
-class _Counting(TrainerCallback):
+class _TokenCountCallback(TrainerCallback):
     """Counts the tokens of the steps."""
 
-    def __init__(self, order: StepOrder, clock: Clock) -> None:
-        self._order = order
+    def __init__(self, sampler: StepSampler, clock: Clock) -> None:
+        self._sampler = sampler
         self._clock = clock
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Count the step."""
-        rows: Any = self._order.dataset
-        self._clock.end_step(sum(int(rows.lengths[row]) for row in self._order.step_rows(state.global_step - 1)))
+        rows: Any = self._sampler.dataset
+        self._clock.end_step(sum(int(rows.lengths[row]) for row in self._sampler.step_rows(state.global_step - 1)))
 
 
 def advance(scheduler: LambdaLR, step: int) -> None:

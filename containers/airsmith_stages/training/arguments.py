@@ -7,10 +7,10 @@ from pathlib import Path
 from transformers import TrainingArguments
 
 from airsmith.contracts.spec import RunSpec
-from airsmith_stages.accelerators import Accelerator
+from airsmith_stages.devices import Device
 
 
-def training_arguments(spec: RunSpec, accelerator: Accelerator, output_dir: Path) -> TrainingArguments:
+def training_arguments(spec: RunSpec, device: Device, output_dir: Path) -> TrainingArguments:
     """What transformers is told. What it is not told, it does not do: no reports, no Hub, no local checkpoints kept."""
     training = spec.recipe.training
     batch = spec.plan.batch
@@ -39,5 +39,5 @@ def training_arguments(spec: RunSpec, accelerator: Accelerator, output_dir: Path
         ddp_find_unused_parameters=False,
         disable_tqdm=True,
         report_to="none",
-        **accelerator.training_arguments(spec.recipe),
+        **device.training_arguments(spec.recipe),
     )

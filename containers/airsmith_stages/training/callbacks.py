@@ -9,13 +9,13 @@ from typing import Any, Protocol
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from airsmith.contracts.pointers import Progress
+from airsmith_stages.training.distributed import DistributedContext
 from airsmith_stages.training.history import is_patience_spent, last_value
 from airsmith_stages.training.meter import Meter
-from airsmith_stages.training.processes import Processes
 from airsmith_stages.training.progress import ProgressWriter
 
 
-class Gauge(Protocol):
+class SpeedMeter(Protocol):
     """What people want to know of a training at once."""
 
     step_loss: float | None
@@ -26,7 +26,7 @@ class Gauge(Protocol):
         """Estimate of what is left."""
 
 
-class Flow(TrainerCallback):
+class StopCallback(TrainerCallback):
     """Ends the training: at its last step, when the patience is spent, or when a process is told to stop.
 
     :param should_stop: whether one of the processes was told to stop; all ask at the same time.
@@ -74,12 +74,12 @@ class Flow(TrainerCallback):
             control.should_training_stop = True
 
 
-class Metering(TrainerCallback):
+class MeterCallback(TrainerCallback):
     """Counts the steps."""
 
-    def __init__(self, meter: Meter, processes: Processes) -> None:
+    def __init__(self, meter: Meter, distributed: DistributedContext) -> None:
         self._meter = meter
-        self._processes = processes
+        self._distributed = distributed
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -89,13 +89,13 @@ class Metering(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Count the step, with the loss of all processes."""
-        self._meter.end_step(self._processes.mean)
+        self._meter.end_step(self._distributed.mean)
 
 
-class Reporting(TrainerCallback):
+class ProgressReportCallback(TrainerCallback):
     """Tells the run's folder how far the training is."""
 
-    def __init__(self, progress: ProgressWriter, meter: Gauge) -> None:
+    def __init__(self, progress: ProgressWriter, meter: SpeedMeter) -> None:
         self._progress = progress
         self._meter = meter
 

@@ -21,9 +21,9 @@ from airsmith.contracts.digests import checkpoint_key
 from airsmith.contracts.stages import toolchain_on
 from airsmith.errors import AirsmithError, ErrorKind
 from airsmith_stages.checkpoint_folders import DAMAGE, CheckpointFolders
-from airsmith_stages.frame import StageContext
-from airsmith_stages.training.processes import ALONE, Processes
-from airsmith_stages.training.together import Content, add_together
+from airsmith_stages.stage_context import StageContext
+from airsmith_stages.training.distributed import SINGLE_PROCESS, DistributedContext
+from airsmith_stages.training.distributed_artifact import Content, add_from_all_ranks
 
 log = logging.getLogger("airsmith")
 
@@ -35,14 +35,14 @@ class Checkpoints:
     :param key: digest of what determines the weights at a step.
     :param inputs: digests of what is trained from and on, for the manifest.
     :param versions: versions of the software, for the manifest.
-    :param processes: those that train together. All of them must publish and restore at the same time.
+    :param distributed: those that train together. All of them must publish and restore at the same time.
     """
 
     store: Store
     key: str
     inputs: Mapping[str, str]
     versions: Mapping[str, str]
-    processes: Processes = ALONE
+    distributed: DistributedContext = SINGLE_PROCESS
 
     @property
     def folders(self) -> CheckpointFolders:
@@ -60,7 +60,7 @@ class Checkpoints:
         :returns: its step and its local folder, which the processes of a node share, or None where there is nothing to
             go on from.
         """
-        step = self.processes.by_leader(lambda: self._restore_undamaged(local_dir, at_most))
+        step = self.distributed.on_main_process(lambda: self._restore_undamaged(local_dir, at_most))
         return None if step is None else (step, self.restore(step, local_dir / str(step)))
 
     def restore(self, step: int, local_dir: Path) -> Path:
@@ -69,21 +69,15 @@ class Checkpoints:
         :returns: its local folder, which the processes of a node share.
         :raises AirsmithError: `not_found` or `verification_failed`.
         """
-        node, number = self.processes.node
-
-        def copy() -> tuple[int, int, Path]:
-            return node, number, self._download(step, local_dir) if number == 0 else local_dir
-
-        copies = self.processes.together(copy)
-        return next(folder for of_node, first, folder in copies if (of_node, first) == (node, 0))
+        return self.distributed.once_per_node(lambda: self._download(step, local_dir))
 
     def publish(self, step: int, content: Content) -> None:
         """Publish the checkpoint of a step. One that is there already and whole is kept as it is.
 
         :param content: what this process adds to it.
         """
-        processes, group = self.processes, self.processes.upload
-        if processes.by_leader(lambda: self._is_kept(step), group):
+        distributed, group = self.distributed, self.distributed.upload_group
+        if distributed.on_main_process(lambda: self._is_kept(step), group):
             return
         with write_artifact(
             self.store,
@@ -93,8 +87,8 @@ class Checkpoints:
             inputs=self.inputs,
             versions=self.versions,
         ) as writer:
-            add_together(writer, content, processes, group)
-            processes.by_leader(lambda: writer.publish(metrics={"step": step}).digest, group)
+            add_from_all_ranks(writer, content, distributed, group)
+            distributed.on_main_process(lambda: writer.publish(metrics={"step": step}).digest, group)
 
     def prune(self, until: int, keep_newest: int, keep_also: int | None) -> None:
         """Remove what came before the newest checkpoints, complete or not.
@@ -154,7 +148,7 @@ class Checkpoints:
         return True
 
 
-def checkpoints_of(context: StageContext, processes: Processes) -> Checkpoints:
+def checkpoints_of(context: StageContext, distributed: DistributedContext) -> Checkpoints:
     """The checkpoints of the training that a stage is."""
     spec, contract = context.spec, context.contract
     return Checkpoints(
@@ -162,7 +156,7 @@ def checkpoints_of(context: StageContext, processes: Processes) -> Checkpoints:
         key=checkpoint_key(contract, spec, context.pointers),
         inputs={stage: pointer.digest for stage, pointer in context.pointers.items()},
         versions={name: spec.toolchain_version(contract.name, name) for name in toolchain_on(contract, spec.recipe)},
-        processes=processes,
+        distributed=distributed,
     )
 
 
@@ -212,6 +206,6 @@ class CheckpointUploader:
     def _publish(self, step: int, content: Callable[[], Content], local_dir: Path, best_step: int | None) -> None:
         self.checkpoints.publish(step, content())
         shutil.rmtree(local_dir)
-        if self.checkpoints.processes.is_leader:
+        if self.checkpoints.distributed.is_main_process:
             self.checkpoints.prune(step, self.keep_newest, best_step)
         log.info("Published the checkpoint of step %d", step)

@@ -9,26 +9,26 @@ from dataclasses import dataclass
 import torch
 
 from airsmith.recipe.training import Training
-from airsmith_stages.accelerators import Accelerator
-from airsmith_stages.frame import StageContext
+from airsmith_stages.devices import Device
+from airsmith_stages.stage_context import StageContext
 from airsmith_stages.training.arguments import training_arguments
 from airsmith_stages.training.checkpoints import CheckpointUploader, checkpoints_of
+from airsmith_stages.training.distributed import SINGLE_PROCESS, DistributedContext
 from airsmith_stages.training.flops import Arithmetic, count_flops_per_token
 from airsmith_stages.training.history import Row, best_step
 from airsmith_stages.training.inputs import TrainingInputs
-from airsmith_stages.training.interruption import Interruption, interrupted
+from airsmith_stages.training.interruption import Interruption, interruption_error
 from airsmith_stages.training.model import TrainableModel
-from airsmith_stages.training.processes import ALONE, Processes
 from airsmith_stages.training.progress import ProgressWriter
 from airsmith_stages.training.snapshot import ShardedSnapshots, WholeSnapshots
 from airsmith_stages.training.tracking import trackers
-from airsmith_stages.training.trainer import ResumableTrainer, Surroundings
+from airsmith_stages.training.trainer import ResumableTrainer, TrainerContext
 
 log = logging.getLogger("airsmith")
 
 
 @dataclass(frozen=True)
-class Fit:
+class FitResult:
     """What the training did.
 
     :param history: the rows of its metrics.
@@ -46,62 +46,62 @@ class Fit:
 
 def fit(
     context: StageContext,
-    accelerator: Accelerator,
+    device: Device,
     model: TrainableModel,
     inputs: TrainingInputs,
-    processes: Processes = ALONE,
-) -> Fit:
+    distributed: DistributedContext = SINGLE_PROCESS,
+) -> FitResult:
     """Train the model in place.
 
     :raises AirsmithError: `interrupted` after SIGTERM, with a checkpoint of the last step; `non_finite_loss`.
     """
     training = context.spec.recipe.training
     is_sharded = context.spec.recipe.method.name == "full"
-    snapshots = (ShardedSnapshots if is_sharded else WholeSnapshots)(model.module, processes)
-    checkpoints = checkpoints_of(context, processes)
+    snapshots = (ShardedSnapshots if is_sharded else WholeSnapshots)(model.module, distributed)
+    checkpoints = checkpoints_of(context, distributed)
     newest = checkpoints.restore_newest(context.scratch / "restored", at_most=context.spec.stop_at_step)
     log.info("Training from the beginning" if newest is None else f"Going on from the checkpoint of step {newest[0]}")
     interruption = Interruption()
     with (
-        ProgressWriter(context.run, trackers(context.run, context.spec) if processes.is_leader else ()) as progress,
+        ProgressWriter(
+            context.run, trackers(context.run, context.spec) if distributed.is_main_process else ()
+        ) as progress,
         interruption.deferred(),
         CheckpointUploader(checkpoints, training.save_total_limit) as uploader,
     ):
         trainer = ResumableTrainer(
             model.module,
-            training_arguments(context.spec, accelerator, context.scratch / "trainer"),
+            training_arguments(context.spec, device, context.scratch / "trainer"),
             training,
             inputs,
-            Surroundings(
+            TrainerContext(
                 uploader=uploader,
                 progress=progress,
                 interruption=interruption,
-                processes=processes,
+                distributed=distributed,
                 snapshots=snapshots,
                 is_sharded=is_sharded,
                 stop_at_step=context.spec.stop_at_step,
-                arithmetic=_arithmetic(accelerator, model, inputs, training),
-                peak_memory_bytes=accelerator.peak_memory_bytes,
+                arithmetic=_arithmetic(device, model, inputs, training),
+                peak_memory_bytes=device.peak_memory_bytes,
             ),
         )
         trainer.resume(None if newest is None else newest[1])
         uploader.wait()
         steps, total_steps = trainer.state.global_step, trainer.state.max_steps
-        if processes.any(interruption.requested):
-            raise interrupted(steps, total_steps)
+        if distributed.any(interruption.requested):
+            raise interruption_error(steps, total_steps)
     history = trainer.state.log_history
     best = best_step(history, training.save_steps, steps) if training.load_best_model_at_end else None
     if best is not None and best != steps:
         log.info("Ending with the weights of step %d, which has the lowest validation loss", best)
         snapshots.load_model(checkpoints.restore(best, context.scratch / "best"))
     assert trainer.optimizer is not None
-    return Fit(history, steps, trainer.order.tokens_until(steps), trainer.meter.seconds(), trainer.optimizer)
+    return FitResult(history, steps, trainer.sampler.tokens_until(steps), trainer.meter.seconds(), trainer.optimizer)
 
 
-def _arithmetic(
-    accelerator: Accelerator, model: TrainableModel, inputs: TrainingInputs, training: Training
-) -> Arithmetic:
+def _arithmetic(device: Device, model: TrainableModel, inputs: TrainingInputs, training: Training) -> Arithmetic:
     return Arithmetic(
         count_flops_per_token(model.module, model.base, inputs.train.sample_lengths()),
-        accelerator.peak_flops_per_second(training.precision),
+        device.peak_flops_per_second(training.precision),
     )

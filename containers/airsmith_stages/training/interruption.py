@@ -34,7 +34,7 @@ class Interruption:
         self.requested = True
 
 
-def interrupted(steps: int, total_steps: int) -> AirsmithError:
+def interruption_error(steps: int, total_steps: int) -> AirsmithError:
     """What a training ends with that was told to stop."""
     return AirsmithError(
         ErrorKind.INTERRUPTED,

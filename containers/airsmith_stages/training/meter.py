@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from airsmith_stages.training.flops import Arithmetic
-from airsmith_stages.training.order import BatchOrder
+from airsmith_stages.training.sampler import SeededBatchSampler
 
 
 class Meter:
@@ -17,11 +17,13 @@ class Meter:
     the one of an uninterrupted training.
     """
 
-    def __init__(self, order: BatchOrder, arithmetic: Arithmetic, peak_memory_bytes: Callable[[], int]) -> None:
+    def __init__(
+        self, sampler: SeededBatchSampler, arithmetic: Arithmetic, peak_memory_bytes: Callable[[], int]
+    ) -> None:
         self.step_loss: float | None = None
         self.tokens_per_second: float | None = None
         self.mfu: float | None = None
-        self._order = order
+        self._sampler = sampler
         self._arithmetic = arithmetic
         self._peak_memory_bytes = peak_memory_bytes
         self._loss_sum = 0.0
@@ -53,10 +55,10 @@ class Meter:
         loss = self._loss_sum / max(self._loss_steps, 1)
         self._loss_sum, self._loss_steps = 0.0, 0
         now = time.monotonic()
-        tokens = self._order.tokens_until(step) - self._order.tokens_until(self._window_began_step)
+        tokens = self._sampler.tokens_until(step) - self._sampler.tokens_until(self._window_began_step)
         self.tokens_per_second = tokens / max(now - self._window_began_at, 1e-9)
         self._window_began_at, self._window_began_step = now, step
-        computed = self._arithmetic.columns(self.tokens_per_second, self._order.turns)
+        computed = self._arithmetic.columns(self.tokens_per_second, self._sampler.world_size)
         self.mfu = computed.get("mfu")
         return {
             "loss": loss,
@@ -71,7 +73,7 @@ class Meter:
 
     def tokens(self, step: int) -> int:
         """Tokens, without padding, trained on until a step."""
-        return self._order.tokens_until(step)
+        return self._sampler.tokens_until(step)
 
     def seconds_to_go(self, step: int, total_steps: int) -> float | None:
         """Estimate from the steps of this attempt."""

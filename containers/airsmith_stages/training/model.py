@@ -16,7 +16,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.recipe import Recipe
-from airsmith_stages.accelerators import Accelerator
+from airsmith_stages.devices import Device
 from airsmith_stages.training.lora import add_lora
 from airsmith_stages.training.loss import chunk_loss
 
@@ -37,7 +37,7 @@ class TrainableModel:
     untrained: Mapping[str, bytes]
 
 
-def load_model(folder: Path, recipe: Recipe, accelerator: Accelerator) -> TrainableModel:
+def load_model(folder: Path, recipe: Recipe, device: Device) -> TrainableModel:
     """Load a base model and add what is trained.
 
     What is trained is held in float32, so that the optimizer's small steps are not lost in rounding. What is frozen is
@@ -47,7 +47,7 @@ def load_model(folder: Path, recipe: Recipe, accelerator: Accelerator) -> Traina
     """
     disable_progress_bar()  # type: ignore[no-untyped-call]
     set_seed(recipe.training.seed)
-    base = _load_base(folder, recipe, accelerator)
+    base = _load_base(folder, recipe, device)
     if recipe.method.name == "qlora":
         _refuse_unquantized(base)
     dtypes = {name: parameter.dtype for name, parameter in base.named_parameters()}
@@ -56,7 +56,7 @@ def load_model(folder: Path, recipe: Recipe, accelerator: Accelerator) -> Traina
     module = base.requires_grad_(True) if recipe.method.name == "full" else add_lora(base, recipe)
     for _, parameter in trainable_parameters(module):
         parameter.data = parameter.data.float()
-    if not accelerator.fuses_loss():  # Last: an output head that is trained or has an adapter is another module now.
+    if not device.fuses_loss():  # Last: an output head that is trained or has an adapter is another module now.
         chunk_loss(base)
     return TrainableModel(module, base, dtypes, fingerprints(module))
 
@@ -108,13 +108,13 @@ def _refuse_unquantized(base: PreTrainedModel) -> None:
         )
 
 
-def _load_base(folder: Path, recipe: Recipe, accelerator: Accelerator) -> PreTrainedModel:
+def _load_base(folder: Path, recipe: Recipe, device: Device) -> PreTrainedModel:
     return AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=recipe.model.dtype,
-        attn_implementation=accelerator.attn_implementation,
+        attn_implementation=device.attn_implementation,
         trust_remote_code=recipe.model.trust_remote_code,
         use_safetensors=True,
         local_files_only=True,
-        **accelerator.loading_arguments(recipe),
+        **device.loading_arguments(recipe),
     )

@@ -17,18 +17,18 @@ from torch.distributed.checkpoint.state_dict import get_model_state_dict
 from airsmith.contracts.cache import Output
 from airsmith.contracts.stages import CONFIG, END_TOKENS, SHARDS, TOKENIZER, trains_shards
 from airsmith.errors import AirsmithError, ErrorKind
-from airsmith_stages.frame import StageContext
+from airsmith_stages.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from airsmith_stages.model_files import add_all_but_weights
+from airsmith_stages.stage_context import StageContext
 from airsmith_stages.training.curve import write_history
-from airsmith_stages.training.fit import Fit
+from airsmith_stages.training.distributed import DistributedContext
+from airsmith_stages.training.distributed_artifact import add_from_all_ranks, files_under
+from airsmith_stages.training.fit import FitResult
 from airsmith_stages.training.history import last_value, lowest_eval_loss
 from airsmith_stages.training.model import TrainableModel, fingerprints, local_part, trainable_parameters
-from airsmith_stages.training.processes import Processes
-from airsmith_stages.training.together import add_together, files_under
 
 log = logging.getLogger("airsmith")
 
-ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 SHARD_SIZE = "5GB"
 
 
@@ -65,7 +65,9 @@ def check_trained(model: TrainableModel, optimizer: torch.optim.Optimizer) -> No
         )
 
 
-def publish(context: StageContext, model: TrainableModel, trained: Fit, processes: Processes) -> Output:
+def publish(
+    context: StageContext, model: TrainableModel, trained: FitResult, distributed: DistributedContext
+) -> Output:
     """Publish what was trained, with its history; each process adds what it holds."""
     recipe, pointers = context.spec.recipe, context.pointers
     folder = context.scratch / "output"
@@ -77,14 +79,14 @@ def publish(context: StageContext, model: TrainableModel, trained: Fit, processe
         base = pointers["mirror_model"].properties
         properties |= {name: base[name] for name in (TOKENIZER, CONFIG) if name in base}
     if trains_shards(recipe):
-        write_shards(model, folder, processes)
-        properties[SHARDS] = str(processes.world_size)
-    elif processes.is_leader:
+        write_shards(model, folder, distributed)
+        properties[SHARDS] = str(distributed.world_size)
+    elif distributed.is_main_process:
         (write_adapter if is_adapter else write_model)(model, folder)
-    if processes.is_leader:
+    if distributed.is_main_process:
         write_history(trained.history, recipe.name, folder)
     with context.write_output() as output:
-        add_together(output, files_under(folder), processes)
+        add_from_all_ranks(output, files_under(folder), distributed)
 
         def complete() -> Output:
             if not is_adapter:
@@ -92,7 +94,7 @@ def publish(context: StageContext, model: TrainableModel, trained: Fit, processe
                 add_all_but_weights(base, output, recipe.dataset.chat_template, json.loads(end_tokens))
             return Output.of_artifact(output.publish(metrics=_metrics(trained), properties=properties))
 
-        return processes.by_leader(complete)
+        return distributed.on_main_process(complete)
 
 
 def write_adapter(model: TrainableModel, folder: Path) -> None:
@@ -119,7 +121,7 @@ def write_model(model: TrainableModel, folder: Path) -> None:
             path.replace(folder / path.name)
 
 
-def write_shards(model: TrainableModel, folder: Path, processes: Processes) -> None:
+def write_shards(model: TrainableModel, folder: Path, distributed: DistributedContext) -> None:
     """Write what this process holds of a model, in the base's data types: one file of `HuggingFaceStorageWriter`."""
     tied = model.base.all_tied_weights_keys
     tensors = {
@@ -130,11 +132,11 @@ def write_shards(model: TrainableModel, folder: Path, processes: Processes) -> N
     dcp.save(
         tensors,
         storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True),
-        process_group=processes.talk,
+        process_group=distributed.control_group,
     )
 
 
-def _metrics(trained: Fit) -> dict[str, float | int | None]:
+def _metrics(trained: FitResult) -> dict[str, float | int | None]:
     """For the manifest: `train_loss` is the mean since the last row but one, `eval_loss` the lowest."""
     return {
         "train_loss": last_value(trained.history, "loss"),

@@ -19,9 +19,9 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from transformers.trainer import OPTIMIZER_NAME
 
+from airsmith_stages.training.distributed import DistributedContext
+from airsmith_stages.training.distributed_artifact import Content
 from airsmith_stages.training.model import load_trainable, trainable_parameters
-from airsmith_stages.training.processes import Processes
-from airsmith_stages.training.together import Content
 
 TRAINABLE = "trainable.safetensors"
 """A checkpoint's file of the parameters that are trained, where every process holds all of them."""
@@ -49,13 +49,13 @@ class Snapshots(Protocol):
 class WholeSnapshots:
     """Every process holds the whole of what is trained: the leader writes it."""
 
-    def __init__(self, model: nn.Module, processes: Processes) -> None:
+    def __init__(self, model: nn.Module, distributed: DistributedContext) -> None:
         self._model = model
-        self._processes = processes
+        self._distributed = distributed
 
     def take(self, optimizer: torch.optim.Optimizer, local_dir: Path) -> Callable[[], Content]:
         """Copy the state to memory, as the files that it becomes."""
-        if not self._processes.is_leader:
+        if not self._distributed.is_main_process:
             return dict
         parameters = {name: parameter.detach().contiguous() for name, parameter in trainable_parameters(self._model)}
         state = io.BytesIO()
@@ -76,9 +76,9 @@ class WholeSnapshots:
 class ShardedSnapshots:
     """Each process holds a part of every parameter and writes it, so that any number of processes can read them."""
 
-    def __init__(self, model: nn.Module, processes: Processes) -> None:
+    def __init__(self, model: nn.Module, distributed: DistributedContext) -> None:
         self._model = model
-        self._processes = processes
+        self._distributed = distributed
 
     def take(self, optimizer: torch.optim.Optimizer, local_dir: Path) -> Callable[[], Content]:
         """Copy the state to memory; files are written of it beside the training."""
@@ -86,13 +86,13 @@ class ShardedSnapshots:
         written = dcp.async_save(
             {**self._parameters(), **_named(get_optimizer_state_dict(self._model, optimizer))},
             storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True),
-            process_group=self._processes.upload,
-            no_dist=self._processes.world_size == 1,
+            process_group=self._distributed.upload_group,
+            no_dist=self._distributed.world_size == 1,
         )
 
         def files() -> Content:
             written.result()
-            mine = f"shard-{self._processes.rank + 1:05d}-"
+            mine = f"shard-{self._distributed.rank + 1:05d}-"
             return {f"{SHARDS}/{path.name}": path for path in sorted(folder.iterdir()) if path.name.startswith(mine)}
 
         return files
@@ -115,8 +115,8 @@ class ShardedSnapshots:
         dcp.load(
             tensors,
             storage_reader=HuggingFaceStorageReader(str(folder / SHARDS)),
-            process_group=self._processes.talk,
-            no_dist=self._processes.world_size == 1,
+            process_group=self._distributed.control_group,
+            no_dist=self._distributed.world_size == 1,
         )
 
 

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 from airsmith.contracts.cache import Output
 from airsmith.contracts.stages import trains_shards
-from airsmith_stages.accelerators import Accelerator
-from airsmith_stages.frame import StageContext
+from airsmith_stages.devices import Device
+from airsmith_stages.stage_context import StageContext
+from airsmith_stages.training.distributed import DistributedContext
 from airsmith_stages.training.fit import fit
 from airsmith_stages.training.inputs import check_fit, read_inputs
 from airsmith_stages.training.model import load_model
-from airsmith_stages.training.processes import Processes
 from airsmith_stages.training.result import check_trained, publish
 from airsmith_stages.training.sharding import shard
 
 
-def train(context: StageContext, accelerator: Accelerator) -> Output:
+def train(context: StageContext, device: Device) -> Output:
     """Train to the last step, from the newest checkpoint where there is one, and publish what was trained."""
     recipe = context.spec.recipe
-    processes = Processes.join(accelerator.process_group_backend)
-    model = load_model(context.fetch("mirror_model"), recipe, accelerator)
+    distributed = DistributedContext.from_environment(device.process_group_backend)
+    model = load_model(context.fetch("mirror_model"), recipe, device)
     with_validation = recipe.training.eval_steps is not None
     inputs = read_inputs(context.input("tokenize"), context.scratch / "tokens", with_validation=with_validation)
     check_fit(inputs, model.base)
     if trains_shards(recipe):
         model = shard(model, recipe.training.precision)
-    trained = fit(context, accelerator, model, inputs, processes)
+    trained = fit(context, device, model, inputs, distributed)
     check_trained(model, trained.optimizer)
-    return publish(context, model, trained, processes)
+    return publish(context, model, trained, distributed)

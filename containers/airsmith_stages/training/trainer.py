@@ -20,25 +20,25 @@ from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME
 
 from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.recipe.training import Training
-from airsmith_stages.training.callbacks import Flow, Metering, Reporting
+from airsmith_stages.training.callbacks import MeterCallback, ProgressReportCallback, StopCallback
 from airsmith_stages.training.checkpoints import CheckpointUploader
+from airsmith_stages.training.distributed import DistributedContext
+from airsmith_stages.training.distributed_artifact import Content
 from airsmith_stages.training.flops import Arithmetic
 from airsmith_stages.training.history import best_step, was_evaluated
 from airsmith_stages.training.inputs import TrainingInputs
 from airsmith_stages.training.interruption import Interruption
 from airsmith_stages.training.meter import Meter
-from airsmith_stages.training.order import BatchOrder
-from airsmith_stages.training.processes import Processes
 from airsmith_stages.training.progress import ProgressWriter
+from airsmith_stages.training.sampler import SeededBatchSampler
 from airsmith_stages.training.snapshot import Snapshots
-from airsmith_stages.training.together import Content
 from airsmith_stages.training.validation import validation_loss
 
 _METER_STATE = "meter.json"
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class TrainerContext:
     """What a trainer works with besides model, data and recipe.
 
     :param is_sharded: whether each process holds a part of every parameter, and not the whole of it.
@@ -48,7 +48,7 @@ class Surroundings:
     uploader: CheckpointUploader
     progress: ProgressWriter
     interruption: Interruption
-    processes: Processes
+    distributed: DistributedContext
     snapshots: Snapshots
     is_sharded: bool
     stop_at_step: int | None
@@ -69,19 +69,19 @@ class ResumableTrainer(Trainer):
         args: TrainingArguments,
         training: Training,
         inputs: TrainingInputs,
-        around: Surroundings,
+        context: TrainerContext,
     ) -> None:
-        processes = around.processes
+        distributed = context.distributed
         batch_size = args.per_device_train_batch_size
-        rows_per_step = batch_size * args.gradient_accumulation_steps * processes.world_size
+        rows_per_step = batch_size * args.gradient_accumulation_steps * distributed.world_size
         self.module = model
         self.training = training
         self.inputs = inputs
-        self.around = around
-        self.order = BatchOrder(
-            inputs.train.lengths, rows_per_step, batch_size, args.seed, processes.rank, processes.world_size
+        self.context = context
+        self.sampler = SeededBatchSampler(
+            inputs.train.lengths, rows_per_step, batch_size, args.seed, distributed.rank, distributed.world_size
         )
-        self.meter = Meter(self.order, around.arithmetic, around.peak_memory_bytes)
+        self.meter = Meter(self.sampler, context.arithmetic, context.peak_memory_bytes)
         super().__init__(
             model,
             args,
@@ -89,18 +89,18 @@ class ResumableTrainer(Trainer):
             train_dataset=inputs.train,
             eval_dataset=inputs.validation,
             callbacks=[
-                Flow(
-                    lambda: processes.any(around.interruption.requested),
+                StopCallback(
+                    lambda: distributed.any(context.interruption.requested),
                     training.logging_steps,
                     training.early_stopping_patience,
-                    around.stop_at_step,
+                    context.stop_at_step,
                 ),
-                Metering(self.meter, processes),
-                *([Reporting(around.progress, self.meter)] if processes.is_leader else []),
+                MeterCallback(self.meter, distributed),
+                *([ProgressReportCallback(context.progress, self.meter)] if distributed.is_main_process else []),
             ],
         )
         # A model that is spread already: accelerate need neither copy nor spread it, see `_prepare_for_training`.
-        self.is_distributed_loading_by_transformers = around.is_sharded and processes.world_size > 1
+        self.is_distributed_loading_by_transformers = context.is_sharded and distributed.world_size > 1
         self.remove_callback(PrinterCallback)
 
     def resume(self, checkpoint: Path | None) -> None:
@@ -115,7 +115,7 @@ class ResumableTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Batches in the order of the seed."""
-        return _EpochLoader(self.inputs.train, batch_sampler=self.order, collate_fn=self.inputs.collator)
+        return _EpochLoader(self.inputs.train, batch_sampler=self.sampler, collate_fn=self.inputs.collator)
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
@@ -139,8 +139,8 @@ class ResumableTrainer(Trainer):
             self.inputs.validation,
             self.inputs.collator,
             self.args.per_device_eval_batch_size,
-            should_stop=lambda: self.around.processes.any(self.around.interruption.requested),
-            processes=self.around.processes,
+            should_stop=lambda: self.context.distributed.any(self.context.interruption.requested),
+            distributed=self.context.distributed,
         )
         if loss is None:
             self.control.should_save = self.control.should_training_stop = True
@@ -155,7 +155,7 @@ class ResumableTrainer(Trainer):
         step = self.state.global_step
         row: dict[str, float] = {"step": step}
         if "loss" in logs:
-            row |= {**logs, **self.meter.close_window(step), "epoch": self.order.epochs_until(step)}
+            row |= {**logs, **self.meter.close_window(step), "epoch": self.sampler.epochs_until(step)}
         elif "eval_loss" in logs:
             row |= logs
         else:
@@ -188,23 +188,23 @@ class ResumableTrainer(Trainer):
         return nullcontext()
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        self.around.uploader.wait()
+        self.context.uploader.wait()
         step = self.state.global_step
         folder = Path(str(self.args.output_dir)) / f"checkpoint-{step}"
         files = self._small_files(folder / "small")
         assert isinstance(self.optimizer, AcceleratedOptimizer)
-        large = self.around.snapshots.take(self.optimizer.optimizer, folder)
+        large = self.context.snapshots.take(self.optimizer.optimizer, folder)
 
         def content() -> Content:
             return {**files, **large()}
 
-        self.around.uploader.submit(step, content, folder, self._best_step_so_far())
+        self.context.uploader.submit(step, content, folder, self._best_step_so_far())
 
     def _small_files(self, folder: Path) -> dict[str, bytes]:
         """What tells where the training is: of all processes the random numbers, of the leader the rest."""
         folder.mkdir(parents=True)
         self._save_rng_state(str(folder))
-        if self.around.processes.is_leader:
+        if self.context.distributed.is_main_process:
             torch.save(self.lr_scheduler.state_dict(), folder / SCHEDULER_NAME)
             self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
             (folder / _METER_STATE).write_text(json.dumps(self.meter.state()))
@@ -212,7 +212,7 @@ class ResumableTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         folder = Path(resume_from_checkpoint)
-        self.around.snapshots.load_model(folder)
+        self.context.snapshots.load_model(folder)
         self.meter.restore(json.loads((folder / _METER_STATE).read_text()))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
@@ -221,7 +221,7 @@ class ResumableTrainer(Trainer):
         folder = Path(checkpoint)
         assert isinstance(self.optimizer, AcceleratedOptimizer)
         assert self.lr_scheduler is not None
-        self.around.snapshots.load_optimizer(folder, self.optimizer.optimizer)
+        self.context.snapshots.load_optimizer(folder, self.optimizer.optimizer)
         self.lr_scheduler.load_state_dict(torch.load(folder / SCHEDULER_NAME, weights_only=True))
         for group, learning_rate in zip(self.optimizer.param_groups, self.lr_scheduler.get_last_lr(), strict=True):
             group["lr"] = learning_rate

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from airsmith_stages.training.order import share
-from airsmith_stages.training.processes import ALONE, Processes
+from airsmith_stages.training.distributed import SINGLE_PROCESS, DistributedContext
 from airsmith_stages.training.rows import IGNORED_LABEL, Collator, RowDataset
+from airsmith_stages.training.sampler import batches_of_rank
 
 
 def validation_loss(
@@ -18,7 +18,7 @@ def validation_loss(
     collator: Collator,
     batch_size: int,
     should_stop: Callable[[], bool],
-    processes: Processes = ALONE,
+    distributed: DistributedContext = SINGLE_PROCESS,
 ) -> float | None:
     """Mean loss per label, whatever the batches and whoever takes them; None where it was told to stop before the end.
 
@@ -30,7 +30,7 @@ def validation_loss(
     # Rows of like length share a batch; if memory is short, the first one shows it.
     longest_first = (-rows.lengths).argsort(kind="stable").tolist()
     with torch.no_grad():
-        for indices in share(longest_first, batch_size, processes.rank, processes.world_size):
+        for indices in batches_of_rank(longest_first, batch_size, distributed.rank, distributed.world_size):
             if should_stop():
                 return None
             batch = {name: tensor.to(device) for name, tensor in collator([rows[index] for index in indices]).items()}
@@ -40,4 +40,4 @@ def validation_loss(
             if count:
                 loss_sum += loss * count
                 labels += count
-    return processes.total(loss_sum) / processes.total(labels)
+    return distributed.sum(loss_sum) / distributed.sum(labels)

@@ -63,7 +63,7 @@ class Cursor:
         return piece
 
 
-def ahead(pieces: Iterable[_Piece], most: int = 2) -> Iterator[_Piece]:
+def prefetch(pieces: Iterable[_Piece], most: int = 2) -> Iterator[_Piece]:
     """The same pieces, made in a thread of their own, up to so many before they are asked for."""
     iterator = iter(pieces)
     end = object()

@@ -26,7 +26,7 @@ ITEM_BYTES: Mapping[str, int] = {
 """Bytes of one element, by the format's name of its type. Types of less than a byte are refused."""
 
 _LENGTH_BYTES = 8
-_LONGEST_HEADER_BYTES = 100_000_000
+_MAX_HEADER_BYTES = 100_000_000
 """The limit that the format's reference implementation sets."""
 _ALIGNMENT_BYTES = 8
 
@@ -72,23 +72,23 @@ def read_header(file_name: str, size_bytes: int, read_range: ReadRange) -> Heade
     :raises AirsmithError: `bad_data`, naming the file, where it is not of this format to its last byte.
     """
     if size_bytes < _LENGTH_BYTES:
-        raise _broken(file_name, f"has only {size_bytes} bytes")
+        raise _damaged(file_name, f"has only {size_bytes} bytes")
     length = int.from_bytes(read_range(0, _LENGTH_BYTES), "little")
     data_begin = _LENGTH_BYTES + length
-    if length > _LONGEST_HEADER_BYTES or data_begin > size_bytes:
-        raise _broken(file_name, f"announces a header of {length} bytes")
+    if length > _MAX_HEADER_BYTES or data_begin > size_bytes:
+        raise _damaged(file_name, f"announces a header of {length} bytes")
     try:
         content = json.loads(read_range(_LENGTH_BYTES, length).decode(), object_pairs_hook=_without_duplicates)
         header = _parsed(content, data_begin)
     except (ValueError, RecursionError) as error:
-        raise _broken(file_name, f"has a header that cannot be read: {error}") from error
+        raise _damaged(file_name, f"has a header that cannot be read: {error}") from error
     end = data_begin
     for tensor in header.tensors:
         if tensor.begin != end:
-            raise _broken(file_name, f"does not hold tensor {tensor.name} where the one before it ends")
+            raise _damaged(file_name, f"does not hold tensor {tensor.name} where the one before it ends")
         end = tensor.end
     if end != size_bytes:
-        raise _broken(file_name, f"has {size_bytes} bytes, but its tensors end at {end}")
+        raise _damaged(file_name, f"has {size_bytes} bytes, but its tensors end at {end}")
     return header
 
 
@@ -151,7 +151,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return content
 
 
-def _broken(file_name: str, what: str) -> AirsmithError:
+def _damaged(file_name: str, what: str) -> AirsmithError:
     return AirsmithError(
         ErrorKind.BAD_DATA,
         f"{file_name} {what}: it is no whole safetensors file.",

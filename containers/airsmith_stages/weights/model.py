@@ -11,7 +11,7 @@ from typing import Any
 
 from airsmith.errors import AirsmithError, ErrorKind
 from airsmith_stages.weights.header import Header, Tensor, read_header
-from airsmith_stages.weights.source import Source
+from airsmith_stages.weights.readers import FileReader
 
 SINGLE_FILE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
@@ -23,7 +23,7 @@ class Weights:
     :param headers: of each file, in the order of the files' names.
     """
 
-    source: Source
+    source: FileReader
     headers: Mapping[str, Header]
 
     def tensors(self) -> dict[str, Tensor]:
@@ -42,7 +42,7 @@ class Weights:
         raise KeyError(name)
 
 
-def open_weights(source: Source, single_file: str = SINGLE_FILE) -> Weights:
+def open_weights(source: FileReader, single_file: str = SINGLE_FILE) -> Weights:
     """Read the heads of a model's files.
 
     :raises AirsmithError: `bad_data`, naming the file, where the files are damaged, or are not those of the index.
@@ -53,26 +53,26 @@ def open_weights(source: Source, single_file: str = SINGLE_FILE) -> Weights:
     files = [single_file] if placed is None else sorted(set(placed.values()))
     for file in files:
         if file not in sizes:
-            raise _broken(file, "is missing")
+            raise _damaged(file, "is missing")
     headers = {file: read_header(file, sizes[file], partial(source.read_range, file)) for file in files}
     if placed is not None:
         _compare(index_name, placed, headers)
     return Weights(source, headers)
 
 
-def _read_index(source: Source, name: str, size_bytes: int) -> dict[str, str]:
+def _read_index(source: FileReader, name: str, size_bytes: int) -> dict[str, str]:
     try:
         content: Any = json.loads(source.read_range(name, 0, size_bytes))
         placed = content["weight_map"]
         names = {*placed, *placed.values()}
     except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
-        raise _broken(name, "is no index of safetensors files") from error
+        raise _damaged(name, "is no index of safetensors files") from error
     if not placed or not all(isinstance(text, str) for text in names):
-        raise _broken(name, "places no tensor in a file")
+        raise _damaged(name, "places no tensor in a file")
     for file in set(placed.values()):
         path = PurePosixPath(file)
         if path.is_absolute() or ".." in path.parts or "\\" in file or not file.endswith(".safetensors"):
-            raise _broken(name, f"names {file!r}, which is no safetensors file beside it")
+            raise _damaged(name, f"names {file!r}, which is no safetensors file beside it")
     return dict(placed)
 
 
@@ -82,18 +82,18 @@ def _compare(index_name: str, placed: Mapping[str, str], headers: Mapping[str, H
     for file, header in headers.items():
         for tensor in header.tensors:
             if tensor.name in found:
-                raise _broken(file, f"holds tensor {tensor.name}, and so does {found[tensor.name]}")
+                raise _damaged(file, f"holds tensor {tensor.name}, and so does {found[tensor.name]}")
             found[tensor.name] = file
     for tensor_name in sorted(placed.keys() | found.keys()):
         if placed.get(tensor_name) != found.get(tensor_name):
-            raise _broken(
+            raise _damaged(
                 index_name,
                 f"places tensor {tensor_name} in {placed.get(tensor_name, 'no file')}, "
                 f"but it is in {found.get(tensor_name, 'no file')}",
             )
 
 
-def _broken(file: str, what: str) -> AirsmithError:
+def _damaged(file: str, what: str) -> AirsmithError:
     return AirsmithError(
         ErrorKind.BAD_DATA, f"{file} {what}.", "Get the model's files again from where they came from."
     )

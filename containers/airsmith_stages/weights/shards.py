@@ -17,11 +17,11 @@ METADATA = {"format": "pt"}
 class Shard:
     """One file to write: its head, then the bytes of its tensors in their order.
 
-    :param head: its first bytes.
+    :param header_bytes: its first bytes.
     """
 
     file: str
-    head: bytes
+    header_bytes: bytes
     header: Header
 
     @property
@@ -30,7 +30,7 @@ class Shard:
         return self.header.tensors[-1].end
 
 
-def plan_shards(tensors: Iterable[tuple[str, str, tuple[int, ...]]], most_bytes: int) -> list[Shard]:
+def plan_shards(tensors: Iterable[tuple[str, str, tuple[int, ...]]], max_bytes: int) -> list[Shard]:
     """Divide tensors (name, type, shape) into files in their order; a tensor larger than a file has one of its own.
 
     :raises ValueError: where there is no tensor.
@@ -39,7 +39,7 @@ def plan_shards(tensors: Iterable[tuple[str, str, tuple[int, ...]]], most_bytes:
     filled = 0
     for described in tensors:
         size_bytes = Tensor(*described, begin=0).size_bytes
-        if groups[-1] and filled + size_bytes > most_bytes:
+        if groups[-1] and filled + size_bytes > max_bytes:
             groups.append([])
             filled = 0
         groups[-1].append(described)

@@ -11,9 +11,9 @@ from typing import Any
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from airsmith.recipe import Recipe
-from airsmith_stages.accelerators import Accelerator
 from airsmith_stages.data.token_shards import TokenRows
-from airsmith_stages.evaluating.answering import answer, answer_alone
+from airsmith_stages.devices import Device
+from airsmith_stages.evaluating.generation import generate_greedy, generate_unbatched
 from airsmith_stages.evaluating.scoring import Score, score
 
 log = logging.getLogger("airsmith")
@@ -48,7 +48,7 @@ class HeldOut:
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Evaluation:
     """How one model did.
 
     :param answers: its answers as text, one for each question that is answered.
@@ -66,24 +66,24 @@ class Judgement:
         return sum(self.correct) / len(self.correct)
 
 
-def judge(who: str, folder: Path, held_out: HeldOut, recipe: Recipe, accelerator: Accelerator) -> Judgement:
-    """Load a model, judge it, and let it go.
+def evaluate_model(who: str, folder: Path, held_out: HeldOut, recipe: Recipe, device: Device) -> Evaluation:
+    """Load a model, evaluate_model it, and let it go.
 
     :param who: the model's part, for the log.
     :raises AirsmithError: `non_finite_loss`.
     """
-    model = _load(folder, recipe, accelerator)
+    model = _load(folder, recipe, device)
     scored = score(model, held_out.rows, held_out.pad_token_id, recipe.evaluate.max_examples)
     token_ids, fixed = _answers(model, held_out, recipe.evaluate.max_new_tokens)
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=recipe.model.trust_remote_code)
     answers = [str(tokenizer.decode(ids, skip_special_tokens=True)) for ids in token_ids]
     correct = [is_exact(text, prompt["answer"]) for text, prompt in zip(answers, held_out.answered, strict=True)]
-    judgement = Judgement(scored, answers, correct, fixed)
+    evaluation = Evaluation(scored, answers, correct, fixed)
     log.info(
         "%s: loss %.4f, token accuracy %.3f, exact match %.3f of %d answers",
-        who, scored.loss, scored.token_accuracy, judgement.exact_match, len(answers),
+        who, scored.loss, scored.token_accuracy, evaluation.exact_match, len(answers),
     )  # fmt: skip
-    return judgement
+    return evaluation
 
 
 def is_exact(given: str, expected: str) -> bool:
@@ -91,23 +91,23 @@ def is_exact(given: str, expected: str) -> bool:
     return given.strip() == expected.strip()
 
 
-def _load(folder: Path, recipe: Recipe, accelerator: Accelerator) -> PreTrainedModel:
+def _load(folder: Path, recipe: Recipe, device: Device) -> PreTrainedModel:
     model = AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=recipe.model.dtype,
-        attn_implementation=accelerator.attn_implementation,
+        attn_implementation=device.attn_implementation,
         trust_remote_code=recipe.model.trust_remote_code,
         use_safetensors=True,
         local_files_only=True,
     )
-    return model.to(accelerator.device).eval()
+    return model.to(device.torch_device).eval()
 
 
 def _answers(model: PreTrainedModel, held_out: HeldOut, max_new_tokens: int) -> tuple[list[list[int]], list[list[int]]]:
     """Token ids of the answers, and of those to the fixed prompts. Both come from the same batches."""
     prompts = _token_ids(held_out.prompts[: max(held_out.examples, FIXED_PROMPTS)])
-    batched = answer(model, prompts, max_new_tokens=max_new_tokens, pad_token_id=held_out.pad_token_id)
-    fixed = answer_alone(
+    batched = generate_greedy(model, prompts, max_new_tokens=max_new_tokens, pad_token_id=held_out.pad_token_id)
+    fixed = generate_unbatched(
         model,
         _token_ids(held_out.fixed),
         batched[:FIXED_PROMPTS],

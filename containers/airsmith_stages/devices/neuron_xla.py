@@ -11,18 +11,18 @@ from typing import Any
 
 from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.recipe import Recipe
-from airsmith_stages.accelerators.cpu import peak_resident_bytes
+from airsmith_stages.devices.cpu import peak_resident_bytes
 
 
 @dataclass(frozen=True)
-class NeuronXlaAccelerator:
-    """One logical core of a Trainium per process. It trains; whatever else computes uses another accelerator."""
+class NeuronXlaDevice:
+    """One logical core of a Trainium per process. It trains; whatever else computes uses another device."""
 
-    device: str = "xla"
+    torch_device: str = "xla"
     attn_implementation: str = "eager"
     process_group_backend: str = "xla"
     training_module: str = "airsmith_stages.neuron.training"
-    launcher: str = "airsmith_stages.neuron.launching"
+    launcher: str = "airsmith_stages.neuron.launcher"
 
     def prepare(self) -> None:
         """See that the image has what drives the device.
@@ -58,4 +58,4 @@ class NeuronXlaAccelerator:
         return peak_resident_bytes()
 
 
-ACCELERATOR = NeuronXlaAccelerator()
+DEVICE = NeuronXlaDevice()

@@ -11,14 +11,14 @@ import numpy.typing as npt
 
 from airsmith.artifacts.objects import Piece
 from airsmith.errors import AirsmithError, ErrorKind
-from airsmith_stages.merging.adapter import refused, rows_of
+from airsmith_stages.merging.adapter import matrix_shape, verification_failed
 from airsmith_stages.merging.changes import Change
 from airsmith_stages.merging.elements import Floats, are_finite, bits_of, from_floats, rounded, to_floats
 from airsmith_stages.merging.plan import MergedTensor, MergePlan
-from airsmith_stages.weights.cursor import Cursor, ahead
+from airsmith_stages.weights.cursor import Cursor, prefetch
 from airsmith_stages.weights.header import ITEM_BYTES, Header, Tensor, read_header
 from airsmith_stages.weights.model import Weights
-from airsmith_stages.weights.source import Source
+from airsmith_stages.weights.readers import FileReader
 
 BLOCK_BYTES = 1 << 20
 """Of a changed tensor's rows at a time: what is computed with them stays in a core's cache."""
@@ -35,7 +35,7 @@ def merged_tensors(base: Weights, plan: MergePlan, changed_elements: dict[str, i
     for merged in plan.tensors:
         outputs.setdefault(merged.base.name, []).append(merged)
     for file, header in base.headers.items():
-        cursor = Cursor(ahead(base.source.stream(file)))
+        cursor = Cursor(prefetch(base.source.stream(file)))
         _check_head(file, header, cursor)
         for tensor in header.tensors:
             if tensor.name not in outputs:
@@ -60,13 +60,13 @@ def _check_head(file: str, header: Header, cursor: Cursor) -> None:
 
 
 def _blocks(
-    merged: MergedTensor, file: str, source: Source, cursor: Cursor, seen: hashlib._Hash | None
+    merged: MergedTensor, file: str, source: FileReader, cursor: Cursor, seen: hashlib._Hash | None
 ) -> Iterator[Piece]:
     """The base's bytes of a tensor; a copy's are read a second time, and must be those that were seen."""
     tensor = merged.base
     if merged.is_passed_on and seen is None:
         return cursor.pieces(tensor.size_bytes)
-    row_bytes = rows_of(tensor.shape)[1] * ITEM_BYTES[tensor.dtype]
+    row_bytes = matrix_shape(tensor.shape)[1] * ITEM_BYTES[tensor.dtype]
     block_bytes = max(1, BLOCK_BYTES // max(1, row_bytes)) * row_bytes
     if merged.is_copy and seen is not None:
         return _seen_again(tensor, file, source, block_bytes, seen.digest())
@@ -80,7 +80,7 @@ def _remembered(blocks: Iterable[Piece], seen: hashlib._Hash) -> Iterator[Piece]
         yield block
 
 
-def _seen_again(tensor: Tensor, file: str, source: Source, block_bytes: int, expected: bytes) -> Iterator[Piece]:
+def _seen_again(tensor: Tensor, file: str, source: FileReader, block_bytes: int, expected: bytes) -> Iterator[Piece]:
     digest = hashlib.sha256()
     for offset in range(tensor.begin, tensor.end, block_bytes):
         block = source.read_range(file, offset, min(block_bytes, tensor.end - offset))
@@ -107,7 +107,7 @@ def _changed(merged: MergedTensor, blocks: Iterator[Piece], changed_elements: di
     changed_elements[merged.name] = 0
     first = 0
     for raw in _regrouped(merged, changes, blocks):
-        values = to_floats(raw, merged.base.dtype).reshape(-1, rows_of(merged.shape)[1])
+        values = to_floats(raw, merged.base.dtype).reshape(-1, matrix_shape(merged.shape)[1])
         if merged.dtype != merged.base.dtype:
             values = rounded(values, merged.dtype).reshape(values.shape)
         before = _bits(merged, values.copy()) if merged.dtype != merged.base.dtype else bits_of(raw, merged.dtype)
@@ -127,7 +127,7 @@ def _regrouped(merged: MergedTensor, changes: list[Change], blocks: Iterator[Pie
     if merged.shape != merged.base.shape:
         for _ in blocks:
             pass
-        rows, columns = rows_of(merged.shape)
+        rows, columns = matrix_shape(merged.shape)
         row_bytes = columns * ITEM_BYTES[merged.base.dtype]
         block_rows = max(1, BLOCK_BYTES // row_bytes)
         for first in range(0, rows, block_rows):
@@ -141,5 +141,7 @@ def _regrouped(merged: MergedTensor, changes: list[Change], blocks: Iterator[Pie
 def _bits(merged: MergedTensor, values: Floats) -> npt.NDArray[Any]:
     bits = from_floats(np.ascontiguousarray(values).reshape(-1), merged.dtype)
     if not are_finite(bits, merged.dtype):
-        raise refused(f"The merged {merged.name} holds NaN or Inf in {merged.dtype}", "Set model.dtype to 'float32'.")
+        raise verification_failed(
+            f"The merged {merged.name} holds NaN or Inf in {merged.dtype}", "Set model.dtype to 'float32'."
+        )
     return bits

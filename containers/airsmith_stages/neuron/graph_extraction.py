@@ -10,17 +10,16 @@ from __future__ import annotations
 import numpy as np
 from torch.utils.data import Dataset
 
-from airsmith_stages.accelerators import Accelerator
-from airsmith_stages.frame import StageContext
+from airsmith_stages.devices import Device
 from airsmith_stages.neuron.errors import neuron_errors
 from airsmith_stages.neuron.model import load_model, seed_steps
 from airsmith_stages.neuron.rows import StaticCollator
-from airsmith_stages.neuron.trainer import Surroundings, WarmRestartingTrainer
-from airsmith_stages.neuron.training import join
+from airsmith_stages.neuron.trainer import TrainerContext, WarmRestartingTrainer
+from airsmith_stages.neuron.training import make_arguments
+from airsmith_stages.stage_context import StageContext
+from airsmith_stages.training.distributed import DistributedContext
 from airsmith_stages.training.interruption import Interruption
-from airsmith_stages.training.processes import Processes
 from airsmith_stages.training.rows import Collator, Row
-from airsmith_stages.training.together import fetch_together
 
 STEPS = 10
 LOGGED_EVERY = 5
@@ -52,17 +51,17 @@ class SyntheticRows(Dataset[Row]):
         return Row(self._tokens, np.ones(len(self._tokens), dtype=np.uint8), np.zeros(1, dtype=np.int64))
 
 
-def extract_graphs(context: StageContext, accelerator: Accelerator) -> None:
+def extract_graphs(context: StageContext, device: Device) -> None:
     """Take some steps of the training that a run plans."""
     recipe = context.spec.recipe
     length = recipe.dataset.max_length
     with neuron_errors():
-        arguments = join(context, STEPS, saves=False)
+        arguments = make_arguments(context, STEPS, saves=False)
         arguments.logging_steps = min(arguments.logging_steps, LOGGED_EVERY)
-        processes = Processes.join(accelerator.process_group_backend)
-        model = load_model(fetch_together(context, "mirror_model", processes), recipe, arguments)
+        distributed = DistributedContext.from_environment(device.process_group_backend)
+        model = load_model(distributed.once_per_node(lambda: context.fetch("mirror_model")), recipe, arguments)
         seed_steps(recipe.training.seed, 0)
         rows = SyntheticRows(recipe.training.total_train_batch_size, length, model.config.vocab_size)
-        surroundings = Surroundings(processes, Interruption(), context.scratch, is_adapter=model.is_adapter)
+        trainer_context = TrainerContext(distributed, Interruption(), context.scratch, is_adapter=model.is_adapter)
         collator = StaticCollator(Collator(_PAD, isolate_samples=False), length)
-        GraphExtraction(model.module, arguments, rows, collator, surroundings).train()
+        GraphExtraction(model.module, arguments, rows, collator, trainer_context).train()

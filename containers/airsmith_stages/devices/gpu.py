@@ -10,11 +10,11 @@ from typing import Any
 
 from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.recipe import Recipe
-from airsmith_stages.accelerators.base import TORCH_TRAINING
+from airsmith_stages.devices.base import TORCH_TRAINING
 
 
 @dataclass(frozen=True)
-class GpuAccelerator:
+class GpuDevice:
     """One GPU per process.
 
     :param driver: what a node must have, for the error where it has not.
@@ -24,7 +24,7 @@ class GpuAccelerator:
 
     driver: str
     peak_flops: Mapping[str, float] = field(default_factory=dict)
-    device: str = "cuda"
+    torch_device: str = "cuda"
     process_group_backend: str = "nccl"
     training_module: str = TORCH_TRAINING
     launcher: str = ""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
 
-class BatchOrder(Sampler[list[int]]):
+class SeededBatchSampler(Sampler[list[int]]):
     """The micro-batches of one epoch, as one of several processes takes them.
 
     Every epoch is a new permutation of all rows, cut into optimizer steps. Within a step the rows are sorted by length,
@@ -23,7 +23,7 @@ class BatchOrder(Sampler[list[int]]):
     :param lengths: tokens per row.
     :param rows_per_step: rows of an optimizer step, over all processes; an epoch's last step takes what is left.
     :param rows_per_batch: most rows of a micro-batch.
-    :param turn: this process's among `turns`.
+    :param rank: this process's among `world_size`.
     """
 
     def __init__(
@@ -32,15 +32,15 @@ class BatchOrder(Sampler[list[int]]):
         rows_per_step: int,
         rows_per_batch: int,
         seed: int,
-        turn: int = 0,
-        turns: int = 1,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         self.lengths = lengths
         self.rows_per_step = rows_per_step
         self.rows_per_batch = rows_per_batch
         self.seed = seed
-        self.turn = turn
-        self.turns = turns
+        self.rank = rank
+        self.world_size = world_size
         self.epoch = 0
         self._tokens_after_steps = lru_cache(maxsize=1)(self._count_tokens_after_steps)
 
@@ -58,11 +58,11 @@ class BatchOrder(Sampler[list[int]]):
         for start in range(0, len(permutation), self.rows_per_step):
             rows = permutation[start : start + self.rows_per_step]
             longest_first = rows[np.argsort(-self.lengths[rows], kind="stable")].tolist()
-            yield from share(longest_first, self.rows_per_batch, self.turn, self.turns)
+            yield from batches_of_rank(longest_first, self.rows_per_batch, self.rank, self.world_size)
 
     def __len__(self) -> int:
         whole_steps, rest = divmod(len(self.lengths), self.rows_per_step)
-        rows_per_round = self.rows_per_batch * self.turns
+        rows_per_round = self.rows_per_batch * self.world_size
         return whole_steps * -(-self.rows_per_step // rows_per_round) + -(-rest // rows_per_round)
 
     def tokens_until(self, step: int) -> int:
@@ -95,8 +95,8 @@ def mixed_seed(seed: int, number: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}:{number}".encode()).digest()[:4], "big")
 
 
-def share(rows: list[int], rows_per_batch: int, turn: int, turns: int) -> Iterator[list[int]]:
-    """The batches of one of several processes that take turns; every process gets as many, the last may be empty."""
-    for first in range(0, len(rows), rows_per_batch * turns):
-        begin = first + turn * rows_per_batch
+def batches_of_rank(rows: list[int], rows_per_batch: int, rank: int, world_size: int) -> Iterator[list[int]]:
+    """One rank's batches of some rows. All ranks get the same number of batches; the last may be empty."""
+    for first in range(0, len(rows), rows_per_batch * world_size):
+        begin = first + rank * rows_per_batch
         yield rows[begin : begin + rows_per_batch]

@@ -13,8 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from airsmith.errors import AirsmithError, ErrorKind
-from airsmith_stages.frame import StageContext
-from airsmith_stages.launch import Ended, death_of, is_leading_node, launch_apart
+from airsmith_stages.launch import LaunchResult, exit_code_error, is_leader_node, launch_in_subprocess
 from airsmith_stages.memory import out_of_memory_kills
 from airsmith_stages.neuron.cache import (
     count_graphs,
@@ -24,7 +23,8 @@ from airsmith_stages.neuron.cache import (
 )
 from airsmith_stages.neuron.environment import training_environment
 from airsmith_stages.neuron.graph_log import GraphLog, graph_name, read_graph_log
-from airsmith_stages.neuron.partial_cache import forget_cache, keep_cache, restore_cache
+from airsmith_stages.neuron.partial_cache import delete_partial_cache, restore_partial_cache, save_partial_cache
+from airsmith_stages.stage_context import StageContext
 
 log = logging.getLogger("airsmith")
 
@@ -46,7 +46,7 @@ def launch(context: StageContext) -> None:
         _train(context, cache)
 
 
-def check_compiled(ended: Ended, cache: Path, *, memory_ran_out: bool) -> None:
+def check_compiled(ended: LaunchResult, cache: Path, *, memory_ran_out: bool) -> None:
     """Refuse a cache that is not whole, whatever the tool's exit code says.
 
     :param memory_ran_out: whether the kernel killed a process of this container for its memory meanwhile.
@@ -60,7 +60,7 @@ def check_compiled(ended: Ended, cache: Path, *, memory_ran_out: bool) -> None:
     if ended.error is not None:
         raise ended.error
     if ended.code != 0 and not says_failed:
-        raise death_of("compile", ended.code)
+        raise exit_code_error("compile", ended.code)
     if failed or says_failed:
         raise _failed(failed, told)
     if count_graphs(cache) == 0:
@@ -73,29 +73,29 @@ def check_compiled(ended: Ended, cache: Path, *, memory_ran_out: bool) -> None:
 
 def _compile(context: StageContext, cache: Path) -> None:
     begun = time.monotonic()
-    reused = restore_cache(context, cache)
+    reused = restore_partial_cache(context, cache)
     if reused:
         log.info("Going on with %d graphs that an earlier try has compiled", reused)
     kills = out_of_memory_kills()
     try:
-        ended = launch_apart(
+        ended = launch_in_subprocess(
             context, training_environment(context.spec, cache), _tool(context.scratch), may_finish=False
         )
         check_compiled(ended, cache, memory_ran_out=out_of_memory_kills() > kills)
-        if is_leading_node():
+        if is_leader_node():
             _publish(context, cache, reused, round(time.monotonic() - begun, 1))
     except BaseException:
-        if is_leading_node():
-            keep_cache(context, cache, reused)
+        if is_leader_node():
+            save_partial_cache(context, cache, reused)
         raise
 
 
 def _train(context: StageContext, cache: Path) -> None:
     compiled = unpack_cache(context.input("compile"), cache) if "compile" in context.pointers else 0
     log.info("Beginning with %d compiled graphs", compiled)
-    ended = launch_apart(context, training_environment(context.spec, cache), may_finish=True)
+    ended = launch_in_subprocess(context, training_environment(context.spec, cache), may_finish=True)
     if ended.code != 0:
-        raise ended.error or death_of(context.contract.name, ended.code)
+        raise ended.error or exit_code_error(context.contract.name, ended.code)
     anew = count_graphs(cache) - compiled
     if anew and compiled:
         log.warning("%d graphs had to be compiled during the training: the stage compile has not seen them", anew)
@@ -108,7 +108,7 @@ def _publish(context: StageContext, cache: Path, reused: int, seconds: float) ->
             output.add_file(name, path)
         output.publish(metrics={"graphs": graphs, "reused": reused, "seconds": seconds})
     log.info("Compiled %d graphs", graphs - reused)
-    forget_cache(context)
+    delete_partial_cache(context)
 
 
 def _tool(scratch: Path) -> list[str]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from airsmith_stages.accelerators.gpu import GpuAccelerator
+from airsmith_stages.devices.gpu import GpuDevice
 
 PEAK_FLOPS = {"MI300X": 1307e12, "MI325X": 1307e12}
 
-ACCELERATOR = GpuAccelerator(driver="AMD's driver and device plugin", peak_flops=PEAK_FLOPS)
+DEVICE = GpuDevice(driver="AMD's driver and device plugin", peak_flops=PEAK_FLOPS)

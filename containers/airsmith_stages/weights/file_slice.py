@@ -5,15 +5,15 @@ from __future__ import annotations
 import io
 from typing import Any
 
-from airsmith_stages.weights.source import Source
+from airsmith_stages.weights.readers import FileReader
 
 _WINDOW_BYTES = 4096
 
 
-class PartOfFile(io.RawIOBase):
+class FileSlice(io.RawIOBase):
     """A part of a file, as a file: its begin and its end, where a saved tensor is described, are read once each."""
 
-    def __init__(self, source: Source, name: str, begin: int, length: int) -> None:
+    def __init__(self, source: FileReader, name: str, begin: int, length: int) -> None:
         self._source, self._name, self._begin, self._length = source, name, begin, length
         self._position = 0
         self._windows: dict[int, bytes] = {}

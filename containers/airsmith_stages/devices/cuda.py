@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from airsmith.recipe import Recipe
-from airsmith_stages.accelerators.gpu import GpuAccelerator
+from airsmith_stages.devices.gpu import GpuDevice
 
 PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "A10G": 70e12}
 
 
 @dataclass(frozen=True)
-class CudaAccelerator(GpuAccelerator):
+class CudaDevice(GpuDevice):
     """A GPU that also takes a base of 4 bits."""
 
     def loading_arguments(self, recipe: Recipe) -> dict[str, Any]:
@@ -33,4 +33,4 @@ class CudaAccelerator(GpuAccelerator):
         return {"quantization_config": quantization, "device_map": {"": int(os.environ.get("LOCAL_RANK", "0"))}}
 
 
-ACCELERATOR = CudaAccelerator(driver="NVIDIA's driver and device plugin", peak_flops=PEAK_FLOPS)
+DEVICE = CudaDevice(driver="NVIDIA's driver and device plugin", peak_flops=PEAK_FLOPS)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from airsmith.recipe import Recipe
-from airsmith_stages.accelerators.base import TORCH_TRAINING
+from airsmith_stages.devices.base import TORCH_TRAINING
 
 CGROUP_CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")
 """`<quota> <period>` in microseconds, or `max <period>`: what a container may use of the node's cores (cgroup v2)."""
@@ -20,10 +20,10 @@ PROCESS_STATUS = Path("/proc/self/status")
 
 
 @dataclass(frozen=True)
-class CpuAccelerator:
+class CpuDevice:
     """Every core of one machine, or as many as the container is given."""
 
-    device: str = "cpu"
+    torch_device: str = "cpu"
     attn_implementation: str = "sdpa"
     process_group_backend: str = "gloo"
     training_module: str = TORCH_TRAINING
@@ -102,4 +102,4 @@ def _container_cores() -> float:
         return math.inf
 
 
-ACCELERATOR = CpuAccelerator()
+DEVICE = CpuDevice()

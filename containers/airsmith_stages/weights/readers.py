@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from airsmith.artifacts.read import Artifact
 
 
-class Source(Protocol):
+class FileReader(Protocol):
     """Files by name, read by explicit ranges: a mapped file on a remote path dies of a signal where a read fails."""
 
     def sizes(self) -> dict[str, int]:
@@ -28,7 +28,7 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True)
-class FolderSource:
+class FolderReader:
     """A folder of this machine."""
 
     folder: Path
@@ -51,7 +51,7 @@ class FolderSource:
 
 
 @dataclass(frozen=True)
-class ArtifactSource:
+class ArtifactReader:
     """A published artifact."""
 
     artifact: Artifact

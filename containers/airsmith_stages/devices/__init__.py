@@ -5,14 +5,14 @@ from __future__ import annotations
 import importlib
 
 from airsmith.errors import AirsmithError, ErrorKind
-from airsmith_stages.accelerators.base import Accelerator
+from airsmith_stages.devices.base import Device
 
 _NAMES = ("cpu", "cuda", "rocm", "neuron_xla", "neuron_native")
-_MODULES = {name: f"airsmith_stages.accelerators.{name}" for name in _NAMES}
+_MODULES = {name: f"airsmith_stages.devices.{name}" for name in _NAMES}
 
 
-def get_accelerator(backend: str) -> Accelerator:
-    """The accelerator of a backend. Importing it does not import torch: `prepare` does.
+def get_device(backend: str) -> Device:
+    """The device of a backend. Importing it does not import torch: `prepare` does.
 
     :raises AirsmithError: `bad_recipe` where this version has none of that name.
     """
@@ -22,8 +22,8 @@ def get_accelerator(backend: str) -> Accelerator:
             f"backend.name is {backend!r}, which this version of the stages does not compute on.",
             f"Use one of {', '.join(sorted(_MODULES))}.",
         )
-    accelerator: Accelerator = importlib.import_module(_MODULES[backend]).ACCELERATOR
-    return accelerator
+    device: Device = importlib.import_module(_MODULES[backend]).DEVICE
+    return device
 
 
-__all__ = ["Accelerator", "get_accelerator"]
+__all__ = ["Device", "get_device"]

@@ -14,13 +14,13 @@ from torch.utils.data.distributed import DistributedSampler
 
 from airsmith.contracts.spec import RunSpec
 from airsmith.errors import AirsmithError, ErrorKind
-from airsmith_stages.training.order import permutation, share
 from airsmith_stages.training.rows import Row
+from airsmith_stages.training.sampler import batches_of_rank, permutation
 
 log = logging.getLogger("airsmith")
 
 
-class StepOrder(DistributedSampler[Row]):
+class StepSampler(DistributedSampler[Row]):
     """The rows of one of several data-parallel processes, batch after batch.
 
     Every epoch is a new permutation of all rows, cut into optimizer steps; the rows that are left at its end, less than
@@ -29,13 +29,13 @@ class StepOrder(DistributedSampler[Row]):
 
     :param rows_per_step: rows of an optimizer step, over all processes.
     :param rows_per_batch: rows of a micro-batch of one process; they divide a step's share of it.
-    :param turn: this process's among `turns`.
+    :param rank: this process's among `world_size`.
     """
 
     def __init__(
-        self, rows: Dataset[Row], rows_per_step: int, rows_per_batch: int, seed: int, turn: int = 0, turns: int = 1
+        self, rows: Dataset[Row], rows_per_step: int, rows_per_batch: int, seed: int, rank: int = 0, world_size: int = 1
     ) -> None:
-        super().__init__(rows, num_replicas=turns, rank=turn, seed=seed, drop_last=True)
+        super().__init__(rows, num_replicas=world_size, rank=rank, seed=seed, drop_last=True)
         self.rows_per_step = rows_per_step
         self.rows_per_batch = rows_per_batch
         self.first_step, self.last_step = 0, 0
@@ -73,7 +73,7 @@ class StepOrder(DistributedSampler[Row]):
 
     def __iter__(self) -> Iterator[int]:
         for step in range(self.first_step, self.last_step):
-            for batch in share(self.step_rows(step), self.rows_per_batch, self.rank, self.num_replicas):
+            for batch in batches_of_rank(self.step_rows(step), self.rows_per_batch, self.rank, self.num_replicas):
                 yield from batch
 
     def __len__(self) -> int:

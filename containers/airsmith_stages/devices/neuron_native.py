@@ -14,20 +14,20 @@ from typing import Any
 
 from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.recipe import Recipe
-from airsmith_stages.accelerators.base import TORCH_TRAINING
-from airsmith_stages.accelerators.cpu import peak_resident_bytes
+from airsmith_stages.devices.base import TORCH_TRAINING
+from airsmith_stages.devices.cpu import peak_resident_bytes
 
 NEURON = "neuron"
 
 
 @dataclass(frozen=True)
-class NeuronNativeAccelerator:
+class NeuronNativeDevice:
     """One logical core of a Trainium per process.
 
-    :ivar device: `neuron`; with `cpu` the same code computes on the host.
+    :ivar torch_device: `neuron`; with `cpu` the same code computes on the host.
     """
 
-    device: str = NEURON
+    torch_device: str = NEURON
     attn_implementation: str = "sdpa"
     process_group_backend: str = NEURON
     training_module: str = TORCH_TRAINING
@@ -40,14 +40,14 @@ class NeuronNativeAccelerator:
         """
         import torch
 
-        if self.device == NEURON:
+        if self.torch_device == NEURON:
             _take_core(int(os.environ.get("LOCAL_RANK", "0")))
-        torch.use_deterministic_algorithms(True, warn_only=self.device == NEURON)
+        torch.use_deterministic_algorithms(True, warn_only=self.torch_device == NEURON)
 
     def training_arguments(self, recipe: Recipe) -> dict[str, Any]:
         """Autocast to bfloat16 where asked for; Liger's kernels and the optimizer's fused ones are for GPUs."""
         return {
-            "use_cpu": self.device == "cpu",
+            "use_cpu": self.torch_device == "cpu",
             "bf16": recipe.training.precision == "bfloat16",
             "optim": "adamw_torch",
             "dataloader_pin_memory": False,
@@ -70,7 +70,7 @@ class NeuronNativeAccelerator:
         import torch
 
         # https://awsdocs-neuron.readthedocs-hosted.com/en/latest/torch/guides/memory-profiling-guide.html
-        return int(torch.neuron.max_memory_allocated()) if self.device == NEURON else peak_resident_bytes()
+        return int(torch.neuron.max_memory_allocated()) if self.torch_device == NEURON else peak_resident_bytes()
 
 
 def _take_core(number: int) -> None:
@@ -88,4 +88,4 @@ def _take_core(number: int) -> None:
     torch.accelerator.set_device_index(number)
 
 
-ACCELERATOR = NeuronNativeAccelerator()
+DEVICE = NeuronNativeDevice()

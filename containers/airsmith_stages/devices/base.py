@@ -1,4 +1,4 @@
-"""What a stage asks of an accelerator."""
+"""What a stage asks of an device."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ TORCH_TRAINING = "airsmith_stages.training.stage"
 """The module that trains on what torch drives itself."""
 
 
-class Accelerator(Protocol):
+class Device(Protocol):
     """One family of hardware, as the code that computes on it sees it.
 
     :ivar training_module: the module whose `train` trains on it.
-    :ivar device: torch's name of the device.
+    :ivar torch_device: torch's name of the device.
     :ivar attn_implementation: the attention kernel that transformers is to use.
     :ivar process_group_backend: torch's name of what carries tensors between its devices.
     :ivar launcher: the module whose `launch` starts the processes on a node; torchrun in this process where empty.
     """
 
     training_module: str
-    device: str
+    torch_device: str
     attn_implementation: str
     process_group_backend: str
     launcher: str

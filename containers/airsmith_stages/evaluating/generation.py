@@ -16,7 +16,7 @@ BATCH_TOKENS = 32_768
 
 
 @torch.inference_mode()
-def answer(
+def generate_greedy(
     model: PreTrainedModel,
     prompts: Sequence[Sequence[int]],
     *,
@@ -29,10 +29,10 @@ def answer(
     :param max_new_tokens: longest answer; a shorter one where the model's positions end.
     """
     answers: list[list[int]] = [[] for _ in prompts]
-    longest_text = _longest_text(model)
-    for batch in _batches([len(prompt) + max_new_tokens for prompt in prompts], longest_text, batch_prompts):
+    max_positions = _max_positions(model)
+    for batch in _batches([len(prompt) + max_new_tokens for prompt in prompts], max_positions, batch_prompts):
         width = max(len(prompts[index]) for index in batch)
-        room = min(max_new_tokens, longest_text - width)
+        room = min(max_new_tokens, max_positions - width)
         if room < 1:
             continue
         tokens = torch.full((len(batch), width), pad_token_id, dtype=torch.long)
@@ -49,7 +49,7 @@ def answer(
     return answers
 
 
-def answer_alone(
+def generate_unbatched(
     model: PreTrainedModel,
     prompts: Sequence[Sequence[int]],
     batched: Sequence[Sequence[int]],
@@ -66,7 +66,7 @@ def answer_alone(
     return [
         tokens
         if _is_greedy(model, prompt, tokens)
-        else answer(model, [prompt], max_new_tokens=max_new_tokens, pad_token_id=pad_token_id)[0]
+        else generate_greedy(model, [prompt], max_new_tokens=max_new_tokens, pad_token_id=pad_token_id)[0]
         for prompt, tokens in zip(prompts, shortened, strict=True)
     ]
 
@@ -80,12 +80,12 @@ def _is_greedy(model: PreTrainedModel, prompt: Sequence[int], answered: Sequence
     return bool(best.tolist() == list(answered))
 
 
-def _batches(lengths: Sequence[int], longest_text: int, most_rows: int) -> Iterator[list[int]]:
+def _batches(lengths: Sequence[int], max_positions: int, max_rows: int) -> Iterator[list[int]]:
     """Indices in batches. A prompt that leaves too little room for an answer comes alone: it would cut the others'."""
-    roomy = [index for index, length in enumerate(lengths) if length <= longest_text]
-    for batch in longest_first([lengths[index] for index in roomy], most_rows, BATCH_TOKENS):
+    roomy = [index for index, length in enumerate(lengths) if length <= max_positions]
+    for batch in longest_first([lengths[index] for index in roomy], max_rows, BATCH_TOKENS):
         yield [roomy[position] for position in batch]
-    yield from ([index] for index, length in enumerate(lengths) if length > longest_text)
+    yield from ([index] for index, length in enumerate(lengths) if length > max_positions)
 
 
 def _greedy(model: PreTrainedModel, max_new_tokens: int, pad_token_id: int) -> GenerationConfig:
@@ -98,7 +98,7 @@ def _greedy(model: PreTrainedModel, max_new_tokens: int, pad_token_id: int) -> G
     return config
 
 
-def _longest_text(model: PreTrainedModel) -> int:
+def _max_positions(model: PreTrainedModel) -> int:
     return int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2**31)
 
 
