@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from html import escape
@@ -14,6 +13,8 @@ SOURCE = IMAGES / "architecture.txt"
 WIDTH, MARGIN, GAP = 960, 14, 12
 TITLE_HEIGHT, BOX_HEIGHT, BAND_GAP = 30, 48, 26
 GROUP_TITLE, GROUP_BOX = 24, 30
+SANS = "system-ui,-apple-system,Segoe UI,Helvetica,Arial,sans-serif"
+MONOSPACED = "ui-monospace,Menlo,Consolas,monospace"
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Band:
     @property
     def height(self) -> int:
         """In pixels."""
-        inner = GROUP_TITLE + GROUP_BOX + 8 if any(group.title for group in self.groups) else BOX_HEIGHT
+        inner = GROUP_TITLE + GROUP_BOX if any(group.title for group in self.groups) else BOX_HEIGHT
         return TITLE_HEIGHT + inner + MARGIN
 
 
@@ -80,23 +81,20 @@ def read_bands(text: str) -> Iterator[Band]:
         groups = []
         for part in rest.split(" | "):
             name, equals, boxes = part.partition(" = ")
-            groups.append(
-                Group(name, tuple(map(read_box, boxes.split(", ")))) if equals else Group("", (read_box(part),))
-            )
+            texts = boxes.split(", ") if equals else [part]
+            groups.append(Group(name if equals else "", tuple(map(read_box, texts))))
         yield Band(title, tuple(groups))
 
 
-def text(x: float, y: float, words: str, size: int, color: str, *, bold: bool = False, middle: bool = False) -> str:
+def text(x: float, y: float, words: str, size: int, color: str, *, bold: bool = False, anchor: str = "start") -> str:
     """One line of text; words between backquotes are set in a monospaced font."""
     spans = [
-        f'<tspan font-family="ui-monospace,Menlo,Consolas,monospace">{escape(part)}</tspan>'
-        if index % 2
-        else escape(part)
+        f'<tspan font-family="{MONOSPACED}">{escape(part)}</tspan>' if index % 2 else escape(part)
         for index, part in enumerate(words.split("`"))
     ]
     weight = ' font-weight="600"' if bold else ""
-    anchor = ' text-anchor="middle"' if middle else ""
-    return f'<text x="{x:g}" y="{y:g}" font-size="{size}" fill="{color}"{weight}{anchor}>{"".join(spans)}</text>'
+    place = f'x="{x:g}" y="{y:g}" text-anchor="{anchor}"'
+    return f'<text {place} font-size="{size}" fill="{color}"{weight}>{"".join(spans)}</text>'
 
 
 def rectangle(x: float, y: float, width: float, height: float, fill: str, line: str, *, dashed: bool = False) -> str:
@@ -112,10 +110,10 @@ def draw_box(box: Box, x: float, y: float, width: float, height: float, palette:
     yield rectangle(x, y, width, height, palette.box, palette.line, dashed=box.optional)
     center = x + width / 2
     if box.note:
-        yield text(center, y + 20, box.name, 13, palette.text, bold=True, middle=True)
-        yield text(center, y + 37, box.note, 12, palette.note, middle=True)
+        yield text(center, y + 20, box.name, 13, palette.text, bold=True, anchor="middle")
+        yield text(center, y + 37, box.note, 12, palette.note, anchor="middle")
     else:
-        yield text(center, y + height / 2 + 4.5, box.name, 13, palette.text, middle=True)
+        yield text(center, y + height / 2 + 4.5, box.name, 13, palette.text, anchor="middle")
 
 
 def draw_group(group: Group, x: float, y: float, width: float, palette: Palette) -> Iterator[str]:
@@ -157,18 +155,11 @@ def draw(bands: list[Band], palette: Palette) -> str:
             y += BAND_GAP
         parts += draw_band(band, y, palette)
         y += band.height
-    parts.append(
-        text(WIDTH - 2, y + 18, "dashed: only with some backends", 12, palette.note).replace(
-            "<text ", '<text text-anchor="end" '
-        )
-    )
-    label = re.sub("`", "", ". ".join(band.title for band in bands))
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y + 26:g}" role="img" aria-label="{escape(label)}"'
-        ' font-family="system-ui,-apple-system,Segoe UI,Helvetica,Arial,sans-serif">\n'
-        + "\n".join(parts)
-        + "\n</svg>\n"
-    )
+    parts.append(text(WIDTH - 2, y + 18, "dashed: only with some backends", 12, palette.note, anchor="end"))
+    label = escape(". ".join(band.title for band in bands).replace("`", ""))
+    box = f'viewBox="0 0 {WIDTH} {y + 26:g}" role="img" aria-label="{label}"'
+    lines = "\n".join(parts)
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {box} font-family="{SANS}">\n{lines}\n</svg>\n'
 
 
 def main() -> None:

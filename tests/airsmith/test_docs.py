@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -77,9 +78,7 @@ def test_markdown_has_one_sentence_per_line() -> None:
         name = file.relative_to(REPOSITORY)
         wrong += [f"{name}: two sentences: {line}" for line in lines if holds_two_sentences(line)]
         wrong += [
-            f"{name}: broken sentence: {line}"
-            for line, following in zip(lines, lines[1:], strict=False)
-            if is_continued(line, following)
+            f"{name}: broken sentence: {line}" for line, following in pairwise(lines) if is_continued(line, following)
         ]
     assert not wrong, "\n".join(wrong)
 

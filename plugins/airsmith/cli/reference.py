@@ -51,7 +51,8 @@ def settings_page() -> str:
     """`docs/reference/settings.md`."""
     head = (
         "# Settings reference\n\n"
-        "Settings configure a deployment of Airsmith: where stages run, where artifacts are stored, which images are used.\n"
+        "Settings configure a deployment of Airsmith: where stages run, where artifacts are stored,"
+        " which images are used.\n"
         "Set them in a YAML file that `AIRSMITH_SETTINGS` names, or in environment variables"
         f" `{ENVIRONMENT_PREFIX}<KEY>` with `__` for `.`.\n"
         "A variable takes precedence over the file.\n"
@@ -69,7 +70,8 @@ def error_page(docs: Path) -> str:
         "A failed stage prints its kind, message and hint as one line of JSON, the last line of its log.\n"
         "In Airflow, a retry takes one of the task's attempts, `backends.<name>.retries` of the"
         " [settings](../reference/settings.md).\n"
-        "With backoff, the first pause is `retry_delay_seconds`, and each further pause is twice as long, up to 10 minutes.\n"
+        "With backoff, the first pause is `retry_delay_seconds`, and each further pause is twice as long,"
+        " up to 10 minutes.\n"
         "`make docs` generates this page.\n"
         "\n| kind | meaning | retry |\n|---|---|---|\n"
     )
