@@ -155,7 +155,7 @@ def draw(bands: list[Band], palette: Palette) -> str:
             y += BAND_GAP
         parts += draw_band(band, y, palette)
         y += band.height
-    parts.append(text(WIDTH - 2, y + 18, "dashed: only with some backends", 12, palette.note, anchor="end"))
+    parts.append(text(WIDTH - 2, y + 18, "dashed: only if needed", 12, palette.note, anchor="end"))
     label = escape(". ".join(band.title for band in bands).replace("`", ""))
     box = f'viewBox="0 0 {WIDTH} {y + 26:g}" role="img" aria-label="{label}"'
     lines = "\n".join(parts)

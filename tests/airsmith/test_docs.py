@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from scripts.site.__main__ import nav_problems, read_project
+from scripts.site.diagram import IMAGES, PALETTES, SOURCE, draw, read_bands
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -97,3 +98,10 @@ def test_every_link_to_a_file_resolves() -> None:
 def test_the_menu_of_the_site_names_every_page_once() -> None:
     project = read_project()
     assert not nav_problems(project, REPOSITORY / project["docs_dir"])
+
+
+@pytest.mark.parametrize("theme", PALETTES)
+def test_the_drawn_architecture_matches_its_text(theme: str) -> None:
+    bands = list(read_bands(SOURCE.read_text(encoding="utf-8")))
+    drawn = (IMAGES / f"architecture-{theme}.svg").read_text(encoding="utf-8")
+    assert drawn == draw(bands, PALETTES[theme]), "stale: run `make diagrams`"
