@@ -72,7 +72,7 @@ test-airflow: setup  ## the tests of Airflow's side
 	@$(AIRFLOW)/$(PYTEST) $(BY_FILE) -m 'not long' tests/end_to_end tests/faults tests/airsmith tests/containers --durations 20
 
 test-neuron: .venvs/neuron/.ready  ## Trainium's chain against optimum-neuron's own code, on stand-ins for the device (Python 3.11)
-	@$(NEURON)/python -m pytest tests/neuron
+	@PYTHONPATH=$(CURDIR)/tests/neuron/stubs $(NEURON)/python -m pytest tests/neuron
 
 test-training: setup  ## parity, resume, 500 kills and the reference sweep
 	@failed=0; export AIRSMITH_TEST_LONG=1; $(STAGES)/$(PYTEST) tests/airsmith_stages/training || failed=1; \
@@ -80,7 +80,7 @@ test-training: setup  ## parity, resume, 500 kills and the reference sweep
 	exit $$failed
 
 test-long: setup  ## all faults, races and damaged files, of which `make test` draws a twentieth, and what takes long
-	@failed=0; export AIRSMITH_TEST_LONG=1; $(STAGES)/python -m pytest tests/airsmith_stages/malformed || failed=1; \
+	@failed=0; export AIRSMITH_TEST_LONG=1; $(STAGES)/python -m pytest tests/airsmith_stages/test_damaged_files.py || failed=1; \
 	$(AIRFLOW)/$(PYTEST) $(BY_FILE) tests/faults || failed=1; \
 	exit $$failed
 

@@ -19,8 +19,8 @@ from airsmith.artifacts.read import open_artifact
 from airsmith.artifacts.store import Store
 from airsmith_stages.weights.header import Tensor
 from airsmith_stages.weights.model import open_weights
+from airsmith_stages.weights.readers import ArtifactReader, FileReader, FolderReader
 from airsmith_stages.weights.shards import plan_shards
-from airsmith_stages.weights.source import ArtifactSource, FolderSource, Source
 from benchmarks.arms import MEBIBYTE, Arm, Measured, measure, median_seconds, paired_ratio, scratch_folder
 from benchmarks.claims import Goal, report
 from benchmarks.consolidate_arms import MAX_SHARD_BYTES
@@ -83,7 +83,7 @@ def _arms(folder: Path, size_bytes: int) -> list[Arm]:
 
     def check(name: str) -> None:
         if name != COPY:
-            _check(digests, name, _published(store) if name == VERIFIED else FolderSource(output))
+            _check(digests, name, _published(store) if name == VERIFIED else FolderReader(output))
         clean()
 
     return [Arm(name, command, before=clean, after=partial(check, name)) for name, command in commands.items()]
@@ -112,10 +112,10 @@ def _published(store: Store) -> Source:
     artifact = open_artifact(store, _WHOLE)
     if artifact is None:
         raise RuntimeError("nothing was published")
-    return ArtifactSource(artifact)
+    return ArtifactReader(artifact)
 
 
-def _check(digests: dict[str, dict[str, str]], name: str, output: Source) -> None:
+def _check(digests: dict[str, dict[str, str]], name: str, output: FileReader) -> None:
     """Hold an arm's tensors to those of the first arm, after its first run."""
     weights = open_weights(output)
     if name not in digests:
@@ -128,7 +128,7 @@ def _check(digests: dict[str, dict[str, str]], name: str, output: Source) -> Non
         raise RuntimeError(f"{name} makes other tensors")
 
 
-def _digest(source: Source, file: str, tensor: Tensor) -> str:
+def _digest(source: FileReader, file: str, tensor: Tensor) -> str:
     """In blocks: a started program's peak is at least the memory of this one."""
     sha256 = hashlib.sha256()
     for begin in range(tensor.begin, tensor.end, MEBIBYTE):

@@ -17,17 +17,17 @@ MAX_SHARD_BYTES = 500_000_000
 def dcp_to_folder(checkpoint: str, output: str) -> None:
     """Airsmith's, without the store: nothing is hashed."""
     from airsmith_stages.consolidating.dcp import read_dcp
-    from airsmith_stages.weights.source import FolderSource
+    from airsmith_stages.weights.readers import FolderReader
 
-    _to_folder(read_dcp(FolderSource(Path(checkpoint))), Path(output))
+    _to_folder(read_dcp(FolderReader(Path(checkpoint))), Path(output))
 
 
 def hugging_face_to_folder(checkpoint: str, output: str, ranks: str) -> None:
     """The same of the other format."""
     from airsmith_stages.consolidating.hugging_face import read_hugging_face
-    from airsmith_stages.weights.source import FolderSource
+    from airsmith_stages.weights.readers import FolderReader
 
-    _to_folder(read_hugging_face(FolderSource(Path(checkpoint)), int(ranks)), Path(output))
+    _to_folder(read_hugging_face(FolderReader(Path(checkpoint)), int(ranks)), Path(output))
 
 
 def artifact_to_artifact(store: str, checkpoint: str, output: str) -> None:

@@ -22,7 +22,7 @@ from airsmith.artifacts.publish import write_artifact
 from airsmith.artifacts.read import open_artifact
 from airsmith.artifacts.store import Store
 from airsmith_stages.weights.model import open_weights
-from airsmith_stages.weights.source import FolderSource
+from airsmith_stages.weights.readers import FolderReader
 from benchmarks.arms import MEBIBYTE, Arm, Measured, measure, paired_ratio, scratch_folder
 from benchmarks.claims import Goal, report
 from benchmarks.s3_server import CREDENTIALS, minio_program, s3_server
@@ -135,7 +135,7 @@ def _goals(runs: dict[str, list[Measured]], facts: dict[str, int | str]) -> list
 
 def _compare(ours: Path, theirs: Path) -> dict[str, int]:
     """Count the elements whose bits differ."""
-    mine, other = open_weights(FolderSource(ours)), open_weights(FolderSource(theirs))
+    mine, other = open_weights(FolderReader(ours)), open_weights(FolderReader(theirs))
     if mine.tensors().keys() != other.tensors().keys():
         raise RuntimeError("the merged models do not have the same tensors")
     elements = differing = largest = 0

@@ -10,7 +10,7 @@ from pathlib import Path
 def folder_to_folder(base: str, adapter: str, output: str) -> None:
     """Airsmith's merge without the store: nothing is hashed."""
     from airsmith_stages.merging.model import merge_model
-    from airsmith_stages.weights.source import FolderSource
+    from airsmith_stages.weights.readers import FolderReader
 
     folder = Path(output)
     folder.mkdir(parents=True)
@@ -20,7 +20,7 @@ def folder_to_folder(base: str, adapter: str, output: str) -> None:
             for piece in pieces:
                 file.write(piece)
 
-    print(merge_model(FolderSource(Path(base)), FolderSource(Path(adapter)), write, max_shard_bytes=500_000_000))
+    print(merge_model(FolderReader(Path(base)), FolderReader(Path(adapter)), write, max_shard_bytes=500_000_000))
 
 
 def artifact_to_artifact(store: str, base: str, adapter: str, output: str) -> None:
@@ -28,17 +28,17 @@ def artifact_to_artifact(store: str, base: str, adapter: str, output: str) -> No
     from airsmith.artifacts.publish import write_artifact
     from airsmith.artifacts.read import open_artifact
     from airsmith.artifacts.store import Store
-    from airsmith_stages.memory import share_one_arena
+    from airsmith_stages.memory import use_one_malloc_arena
     from airsmith_stages.merging.model import merge_model
-    from airsmith_stages.weights.source import ArtifactSource, FolderSource
+    from airsmith_stages.weights.readers import ArtifactReader, FolderReader
 
-    share_one_arena()
+    use_one_malloc_arena()
     opened = Store.open(store)
     artifact = open_artifact(opened, base)
     assert artifact is not None
     with write_artifact(opened, output, type="model", digest="merged", inputs={}, versions={}) as writer:
         report = merge_model(
-            ArtifactSource(artifact), FolderSource(Path(adapter)), writer.add_stream, max_shard_bytes=500_000_000
+            ArtifactReader(artifact), FolderReader(Path(adapter)), writer.add_stream, max_shard_bytes=500_000_000
         )
         writer.publish()
     print(report)

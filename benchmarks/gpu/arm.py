@@ -85,7 +85,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         trainer = ARMS[arm](case, steps, Path(folder), clock)
         trainer.train()
-        if hasattr(trainer, "around"):  # ours publishes a last checkpoint beside the training
+        if hasattr(trainer, "context"):  # ours publishes a last checkpoint beside the training
             trainer.context.uploader.wait()
         losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
     peak = torch.cuda.max_memory_allocated() if DEVICE == "cuda" else 0
@@ -94,12 +94,12 @@ def main() -> None:
 
 
 def _counted(trainer: Trainer, case: Case) -> dict[str, float]:
-    """Tokens of a step without padding, and the arithmetic of one where the stage's trainer has counted it."""
+    """Tokens of a step without padding, and the FLOPs per token if the trainer has counted them."""
     rows = trainer.train_dataset
     lengths = getattr(rows, "lengths", None)
     tokens = case.length if lengths is None else float(np.mean(lengths))
-    arithmetic = getattr(getattr(trainer, "around", None), "arithmetic", None)
-    counted = {} if arithmetic is None else {"flops_per_token": arithmetic.flops_per_token}
+    training_flops = getattr(getattr(trainer, "context", None), "training_flops", None)
+    counted = {} if training_flops is None else {"flops_per_token": training_flops.flops_per_token}
     return {"tokens_per_step": tokens * case.batch, **counted}
 
 

@@ -57,7 +57,7 @@ def test_a_python_that_does_not_fit_is_named_with_its_version(newcomer: Path, ve
     command(newcomer / "python3", f"echo {version}")
     checked = check_prerequisites(newcomer)
     assert checked.returncode == 1
-    assert checked.stderr.startswith(f"error: python3 is Python {version}, but 3.10 to 3.13 is needed")
+    assert checked.stderr.startswith(f"error: python3 is Python {version}, but Python 3.10 to 3.13 is required")
 
 
 def test_a_python_without_venv_is_named_with_the_package_that_brings_it(newcomer: Path):
@@ -116,4 +116,4 @@ def test_a_wheel_of_another_python_is_left_and_the_index_is_asked(tmp_path: Path
     wheel("cp27-cp27m-win32", wheels)
     installed, told = install_torch(tmp_path, PIP_FIND_LINKS=str(wheels))
     assert installed == ""
-    assert told.startswith("The CPU build of torch cannot be reached")
+    assert told.startswith("The CPU build of torch is not reachable")

@@ -96,7 +96,7 @@ def test_a_cleared_training_ends_and_its_next_try_goes_on(
     clear(airflow, dag_id, run_id, "train")
     (later,) = follow(airflow, cluster, "cleared", (dag_id, run_id), pod.metadata.uid)
     assert later.metadata.name == pod.metadata.name
-    assert "Going on from the checkpoint" in log_of(airflow, dag_id, run_id, "train")
+    assert "Resuming from the checkpoint" in log_of(airflow, dag_id, run_id, "train")
     assert weights_of(newest_run(airflow.deployment, dag_id)) == undisturbed
 
 

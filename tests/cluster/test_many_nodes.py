@@ -136,7 +136,7 @@ def assert_it_went_on(
     wait_for(has_ended)
     log = log_of(airflow, *run, "train")
     assert airflow.task(*run, "train")["state"] == "success", log
-    assert "Going on from the checkpoint" in log
+    assert "Resuming from the checkpoint" in log
     assert weights_of(newest_run(airflow.deployment, run[0])) == weights
     wait_for(lambda: not nodes_of(cluster, name))
     end_run(airflow, *run)

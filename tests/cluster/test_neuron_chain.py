@@ -88,7 +88,7 @@ def test_a_graph_that_fails_fails_the_stage_whatever_the_tool_s_exit_code(chain:
     assert chain.failed.statuses()["compile"].state == "failed"
     assert chain.failed.pointer("train") is None
     assert "The compiler failed on 1 graph: MODULE_backward" in chain.failure
-    assert "Kept 2 compiled graphs for the next try" in chain.failure
+    assert "Saved 2 compiled graphs for the next attempt" in chain.failure
 
 
 def test_the_next_try_compiles_what_is_missing_and_keeps_no_lock(chain: Chain):
@@ -140,7 +140,7 @@ def test_a_killed_training_goes_on_and_ends_near_the_undisturbed_loss(
     wait_for(lambda: len(checkpoints(deployment) - others) == 2, process)
     (pod,) = training_pods(cluster, "tiny-killed")
     cluster.core.delete_namespaced_pod(pod.metadata.name, cluster.namespace, grace_period_seconds=0)
-    assert "It is a warm restart: the optimizer's moments begin anew" in deployment.finish(process)
+    assert "This is a warm restart: the optimizer's moments start from zero" in deployment.finish(process)
     run = newest_run(deployment, dag_id)
     compiled, trained = run.pointer("compile"), artifact_of(run, "train")
     assert compiled is not None

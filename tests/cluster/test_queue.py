@@ -101,9 +101,9 @@ def test_a_queued_training_waits_its_turn_says_its_place_and_survives_a_preempti
     wait_for(lambda: airflow.task(*important, "train")["state"] == "success")
     log = log_of(airflow, *important)
     assert "Preempted to accommodate a workload" in log
-    resumed = re.search(r"Going on from the checkpoint of step (\d+)", log)
+    resumed = re.search(r"Resuming from the checkpoint of step (\d+)", log)
     assert resumed is not None, log
-    assert f"told to stop (SIGTERM) and did so at step {resumed[1]} of" in log
+    assert f"SIGTERM stopped the training at step {resumed[1]} of" in log
     assert airflow.task(*important, "train")["try_number"] == 1
     assert newest_run(airflow.deployment, important[0]).statuses()["train"].state == "done"
     end_run(airflow, *important)

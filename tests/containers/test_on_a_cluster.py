@@ -1,6 +1,7 @@
-"""The built images run as a cluster runs them: as nobody, on a root that cannot be written to, under `restricted`.
+"""The built images run as non-root with a read-only root file system, under the `restricted` Pod Security Standard.
 
-They are those that AIRSMITH_TEST_SETTINGS names, on the cluster that KUBECONFIG names; without either, this is skipped.
+AIRSMITH_TEST_SETTINGS names the settings file with the images, KUBECONFIG the cluster; without them, these tests are
+skipped.
 """
 
 from __future__ import annotations
@@ -24,15 +25,15 @@ SCRATCH = {"HOME": "/scratch", "TMPDIR": "/scratch", "HF_HOME": "/scratch/hf", "
 
 @dataclass(frozen=True)
 class Pods:
-    """Runs a command in a pod."""
+    """Runs commands in pods of one namespace."""
 
     namespace: str
     core: kubernetes.client.CoreV1Api
 
     def run(self, image: Image, *command: str) -> tuple[str, str]:
-        """Start a pod and wait for its end.
+        """Create a pod and wait until it terminates.
 
-        :returns: the phase that it ended in, and its log.
+        :returns: its phase and its log.
         """
         name = f"image-{uuid.uuid4().hex[:8]}"
         self.core.create_namespaced_pod(self.namespace, _pod(name, image, command))
@@ -79,7 +80,7 @@ def _pod(name: str, image: Image, command: tuple[str, ...]) -> dict[str, object]
 @pytest.fixture(scope="module")
 def images() -> dict[str, Image]:
     if "AIRSMITH_TEST_SETTINGS" not in os.environ:
-        pytest.skip("no images: AIRSMITH_TEST_SETTINGS names no settings file, see `make images`")
+        pytest.skip("no images: AIRSMITH_TEST_SETTINGS is not set; see `make images`")
     return load_settings({"AIRSMITH_SETTINGS": os.environ["AIRSMITH_TEST_SETTINGS"]}).kubernetes.images
 
 
@@ -98,11 +99,11 @@ def pods() -> Iterator[Pods]:
 
 def image_of(images: dict[str, Image], name: str) -> Image:
     if name not in images:
-        pytest.skip(f"{Path(os.environ['AIRSMITH_TEST_SETTINGS']).name} names no image {name!r}")
+        pytest.skip(f"{Path(os.environ['AIRSMITH_TEST_SETTINGS']).name} contains no image {name!r}")
     return images[name]
 
 
-LOOK_AROUND = """
+CHECK_ENVIRONMENT = """
 import os, shutil, sys
 assert os.getuid() == 10001, os.getuid()
 for folder in ("/", "/opt/airsmith", "/tmp", sys.prefix):
@@ -117,13 +118,13 @@ assert pathlib.Path(airsmith.__cached__).exists(), "no bytecode"
 
 
 @pytest.mark.parametrize("name", ["cpu", "train-cpu", "vllm-cpu", "airflow"])
-def test_it_runs_as_nobody_on_a_root_that_cannot_be_written_to(pods: Pods, images: dict[str, Image], name: str):
-    phase, log = pods.run(image_of(images, name), "python", "-c", LOOK_AROUND)
+def test_it_runs_as_non_root_with_a_read_only_root_file_system(pods: Pods, images: dict[str, Image], name: str):
+    phase, log = pods.run(image_of(images, name), "python", "-c", CHECK_ENVIRONMENT)
     assert phase == "Succeeded", log
 
 
 @pytest.mark.parametrize("name", ["cpu", "train-cpu"])
-def test_the_stages_command_is_there(pods: Pods, images: dict[str, Image], name: str):
+def test_the_stages_command_is_installed(pods: Pods, images: dict[str, Image], name: str):
     phase, log = pods.run(image_of(images, name), "airsmith-stage", "--help")
     assert phase == "Succeeded", log
     assert all(stage in log for stage in ("mirror_model", "train", "register"))
@@ -137,7 +138,7 @@ def test_the_light_image_runs_its_stages_without_torch(pods: Pods, images: dict[
     assert phase == "Succeeded", log
 
 
-def test_training_computes_with_the_versions_that_the_settings_list(pods: Pods, images: dict[str, Image]):
+def test_the_training_image_has_the_versions_in_the_settings(pods: Pods, images: dict[str, Image]):
     image = image_of(images, "train-cpu")
     assert set(image.toolchain) == {name for contract in STAGES.values() for name in contract.toolchain}
     shown = "; ".join(f"print('{name}', {name}.__version__)" for name in image.toolchain)
@@ -147,7 +148,7 @@ def test_training_computes_with_the_versions_that_the_settings_list(pods: Pods, 
 
 
 @pytest.mark.parametrize("module", ["vllm.entrypoints.openai.api_server", "airsmith_stages.serving.fetch"])
-def test_the_server_can_fetch_a_model_and_serve_it(pods: Pods, images: dict[str, Image], module: str):
+def test_the_serving_image_can_fetch_a_model_and_serve_it(pods: Pods, images: dict[str, Image], module: str):
     phase, log = pods.run(image_of(images, "vllm-cpu"), "python", "-m", module, "--help")
     assert phase == "Succeeded", log
     assert "usage: " in log

@@ -1,4 +1,4 @@
-"""Publishing the demo's model and dataset: once, the same everywhere, and nothing to do the second time."""
+"""Publishing the demo's model and dataset is reproducible, and a second call publishes nothing."""
 
 from __future__ import annotations
 
@@ -17,20 +17,23 @@ from demo.ticket_triage import DATA
 from demo.tiny_llama import build_tiny_llama
 
 
-def run_command(root: Path, *python_options: str) -> dict[str, str]:
-    """Publish in a process of its own; the commits that it names."""
+def run_publish(root: Path, *python_options: str) -> dict[str, str]:
+    """Publish in a new process.
+
+    :returns: repository id -> commit id.
+    """
     command = [sys.executable, *python_options, "-m", "demo.publish", "--root", str(root)]
-    ended = subprocess.run(command, capture_output=True, text=True, check=True)
-    return dict(line.split() for line in ended.stdout.splitlines())
+    completed = subprocess.run(command, capture_output=True, text=True, check=True)
+    return dict(line.split() for line in completed.stdout.splitlines())
 
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
     root = tmp_path_factory.mktemp("root")
-    return root, run_command(root)
+    return root, run_publish(root)
 
 
-def test_the_hub_serves_what_was_published(published: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
+def test_the_hub_serves_the_published_repositories(published: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
     root, commits = published
     with serve(root) as hub:
         api = HfApi(hub.url, token=False)
@@ -40,12 +43,12 @@ def test_the_hub_serves_what_was_published(published: tuple[Path, dict[str, str]
         assert {path.name for path in folder.iterdir()} == {"README.md", "train.jsonl", "validation.jsonl"}
 
 
-def test_another_process_makes_the_same_model(published: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
+def test_another_process_builds_the_same_model(published: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
     build_tiny_llama(tmp_path / "model", DATA / "train.jsonl")
     assert publish(tmp_path / "root", "model", MODEL_ID, tmp_path / "model") == published[1][MODEL_ID]
 
 
-def test_a_second_time_publishes_nothing_and_needs_no_torch(published: tuple[Path, dict[str, str]]) -> None:
+def test_a_second_call_publishes_nothing_and_does_not_import_torch(published: tuple[Path, dict[str, str]]) -> None:
     root, commits = published
     before = {path: path.stat().st_mtime_ns for path in (root / "objects").iterdir()}
     code = (
@@ -61,7 +64,7 @@ def test_a_second_time_publishes_nothing_and_needs_no_torch(published: tuple[Pat
         assert list(repository.commits) == [commits[repo_id]]
 
 
-def test_a_lost_or_replaced_model_is_published_again(published: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
+def test_a_missing_or_replaced_model_is_published_again(published: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
     root, commits = published
     (tmp_path / "a.txt").write_text("not a model")
     publish(root, "model", MODEL_ID, tmp_path)

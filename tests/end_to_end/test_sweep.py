@@ -6,10 +6,10 @@ import json
 
 import pytest
 import yaml
+from tests.end_to_end.house import RECIPE, REPOSITORY, House
 
 from airsmith.artifacts.read import open_artifact
 from airsmith.contracts.run import Run
-from tests.end_to_end.house import RECIPE, REPOSITORY, House
 
 SWEEP = {
     "trials": [
@@ -53,7 +53,7 @@ def test_every_trial_is_trained_but_the_one_that_fails_and_the_best_go_on(sweep_
 
 def test_survivors_resume_with_the_schedule_of_the_whole(sweep_run: tuple[Run, str]):
     run, log = sweep_run
-    assert log.count("Going on from the checkpoint of step 10") == 2
+    assert log.count("Resuming from the checkpoint of step 10") == 2
     rows = [row for row in run.trial("2-r=8").metrics() if "learning_rate" in row]
     assert [row["step"] for row in rows] == [5, 10, 15, 20]
     # A straight line to 0 at step 20, whatever happened at step 10.
@@ -99,7 +99,7 @@ def test_the_command_line_finds_the_same_winner_and_trains_nothing_anew(house: H
     winner = next(trial for trial in sweep_run[0].read_spec().trials if trial.is_winner)
     assert f"The winner is {winner.name}" in log
     assert "Trial 3-r=4-target_modules=_no_such_layer-at-10 failed" in log
-    assert log.count("Going on from") == 0
+    assert log.count("Resuming from") == 0
     found = house.runs()[-1].pointer("train")
     assert found is not None
     assert found.digest == winner.train_digest
