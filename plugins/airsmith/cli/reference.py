@@ -1,15 +1,18 @@
-"""Generates the reference pages: recipe and settings from their models, the errors from the retry table."""
+"""Generates the reference pages from the models of recipe and settings, the commands and the retry table."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import typer
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from airsmith.cli.app import app
 from airsmith.errors.retries import RETRIES, Retry
 from airsmith.recipe import Recipe
 from airsmith.recipe.schema import SCHEMA_FILE, schema_text
@@ -29,6 +32,7 @@ def write_reference(docs: Path) -> list[Path]:
         SCHEMA_FILE: schema_text(),
         docs / "reference" / "recipe.md": recipe_page(),
         docs / "reference" / "settings.md": settings_page(),
+        docs / "reference" / "cli.md": command_page(app),
         docs / "errors" / "index.md": error_page(docs),
     }
     for path, text in pages.items():
@@ -79,6 +83,43 @@ def error_page(docs: Path) -> str:
         f"| [`{kind.value}`]({kind.value}.md) | {_meaning(docs / 'errors' / f'{kind.value}.md')} | {_RETRY[retry]} |\n"
         for kind, retry in RETRIES.items()
     )
+
+
+def command_page(application: typer.Typer) -> str:
+    """`docs/reference/cli.md`: every command with its arguments and options.
+
+    :param application: the command line, after all its commands were imported.
+    """
+    head = (
+        "# Command reference\n\n"
+        "The command `airsmith` is part of the package `airsmith`.\n"
+        "Its exit code is 0 on success, 1 after an error, which it prints with a hint,"
+        " and 2 if the command line is invalid.\n"
+        "`make docs` generates this page.\n"
+    )
+    return head + "".join(_command_sections(typer.main.get_command(application), "airsmith"))
+
+
+def _command_sections(command: Any, name: str) -> Iterator[str]:
+    """The sections of a command of click, or of the commands in a group."""
+    if hasattr(command, "commands"):
+        for child in sorted(command.commands):
+            yield from _command_sections(command.commands[child], f"{name} {child}")
+        return
+    sentences = re.sub(r"(?<=\.) (?=[A-Z])", "\n", _one_line(command.help))
+    yield f"\n## {name}\n\n{sentences}\n"
+    rows = [
+        f"| {', '.join(f'`{option}`' for option in parameter.opts)} | {_one_line(getattr(parameter, 'help', ''))} |"
+        for parameter in command.params
+        if parameter.name != "help"
+    ]
+    if rows:
+        yield "\n| argument or option | description |\n|---|---|\n" + "\n".join(rows) + "\n"
+
+
+def _one_line(text: str | None) -> str:
+    """A help text without line breaks, for a cell of a table."""
+    return " ".join((text or "").split()).replace("|", "\\|")
 
 
 def _meaning(page: Path) -> str:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from airsmith.cli.reference import error_page, recipe_page, settings_page
+from airsmith.cli import main
+from airsmith.cli.reference import command_page, error_page, recipe_page, settings_page
 from airsmith.recipe import Recipe
 from airsmith.recipe.schema import SCHEMA_FILE, recipe_schema, schema_text
 from airsmith.recipe.validate import valid_keys
@@ -25,6 +26,7 @@ def test_the_shipped_schema_is_the_models() -> None:
     [
         ("reference/recipe.md", recipe_page()),
         ("reference/settings.md", settings_page()),
+        ("reference/cli.md", command_page(main.app)),
         ("errors/index.md", error_page(DOCS)),
     ],
 )
