@@ -11,7 +11,7 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[2]
 PAGE = REPOSITORY / "docs" / "neuron.md"
-HEADING = "## What knows Neuron"
+HEADING = "## Files that depend on Neuron"
 
 WORDS = re.compile(r"neuron|trainium|inferentia|xla(?!bel|rge)|\b(trn|inf)[12]", re.IGNORECASE)
 """Not `xlabel`, which is a word of the library that draws, and no `xlarge`."""

@@ -76,6 +76,7 @@ def error_page(docs: Path) -> str:
         " [settings](../reference/settings.md).\n"
         "With backoff, the first pause is `retry_delay_seconds`, and each further pause is twice as long,"
         " up to 10 minutes.\n"
+        "`airsmith run` does not retry; when you repeat the command, it reuses what the store already contains.\n"
         "`make docs` generates this page.\n"
         "\n| kind | meaning | retry |\n|---|---|---|\n"
     )
