@@ -20,6 +20,7 @@ UPGRADE ?= --upgrade
 AIRFLOW := .venvs/airflow/bin
 STAGES := .venvs/stages/bin
 NEURON := .venvs/neuron/bin
+SITE := .venvs/docs/bin
 UV := .venvs/uv/bin/uv
 DEMO := $(AIRFLOW)/python -m demo
 PYTEST := python -m pytest -n $(PYTEST_WORKERS)
@@ -40,7 +41,7 @@ export UV_CUSTOM_COMPILE_COMMAND := make lock
 export PYTHONPATH := $(CURDIR)
 
 .PHONY: help setup demo stop test lint types test-stages test-airflow test-neuron test-training test-long images test-cluster test-cluster-long
-.PHONY: bench benchmark-stages benchmark-deferred lock docs clean
+.PHONY: bench benchmark-stages benchmark-deferred lock docs diagrams site clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | column -t -s "$$(printf '\t')"
@@ -119,6 +120,7 @@ lock: $(UV)  ## resolve all dependencies anew (UPGRADE= keeps the versions that 
 	$(LOCK_IMAGE) setup.cfg containers/vllm-cuda/requirements.txt -o containers/vllm-cuda/requirements.lock
 	$(LOCK_ANYWHERE) --config-file containers/train-cpu/uv.toml --no-emit-package torch -c containers/train-cpu/torch.txt $(AS_TESTED) \
 		benchmarks/requirements.txt -o benchmarks/requirements.lock
+	$(LOCK_ANYWHERE) scripts/site/requirements.txt -o scripts/site/requirements.lock
 
 images: setup  ## build and push IMAGES to REGISTRY, and write their digests into SETTINGS (BUILD=…, BASE_IMAGE=…)
 	@$(AIRFLOW)/python -m scripts.images $(IMAGES) --registry '$(REGISTRY)' --settings '$(SETTINGS)' --build '$(BUILD)' \
@@ -142,8 +144,14 @@ benchmark-stages: setup  ## where a stage's seconds go on that cluster, beside t
 benchmark-deferred: setup  ## what many deferred trainings cost, on a cluster with fake nodes
 	@AIRSMITH_TEST_SETTINGS='$(SETTINGS)' $(AIRFLOW)/python -m benchmarks.deferred_trainings
 
-docs: setup  ## write the generated reference pages anew
+docs: setup  ## regenerate the schema and the reference pages
 	@$(AIRFLOW)/airsmith recipe docs
+
+diagrams:  ## redraw docs/images/architecture-*.svg from architecture.txt
+	@$(PYTHON) -m scripts.site.diagram
+
+site: .venvs/docs/.locked  ## build the site of docs/ into .airsmith/site; a broken link or a page that is missing from the menu fails
+	@PATH=$(CURDIR)/$(SITE):$$PATH $(SITE)/python -m scripts.site
 
 clean:  ## end what runs, and remove the environments and all that the demo made
 	-@$(MAKE) --no-print-directory stop
@@ -202,4 +210,11 @@ INSTALL = $(UV) pip install --quiet --no-deps --python
 	@$(VENV) .venvs/benchmarks
 	@$(INSTALL) .venvs/benchmarks/bin/python --require-hashes -r $<
 	@UV=$(UV) scripts/install-torch .venvs/benchmarks/bin/python containers/train-cpu/torch.txt
+	@touch $@
+
+# What builds the site of docs/.
+.venvs/docs/.locked: scripts/site/requirements.lock | $(UV)
+	@echo "Setting up the site's virtual environment …"
+	@$(VENV) .venvs/docs
+	@$(INSTALL) $(SITE)/python --require-hashes -r $<
 	@touch $@

@@ -12,7 +12,7 @@ HEADING = "## What knows Neuron"
 
 WORDS = re.compile(r"neuron|trainium|inferentia|xla(?!bel|rge)|\b(trn|inf)[12]", re.IGNORECASE)
 """Excludes `xlabel` of matplotlib, and `xlarge`."""
-NOT_CODE = ("docs/", "tests/", "README.md", "CHANGELOG.md", "CONTRIBUTING.md")
+NOT_CODE = ("docs/", "zensical.toml", "tests/", "README.md", "CHANGELOG.md", "CONTRIBUTING.md")
 GENERATED = (".lock",)
 
 ROW = re.compile(r"^\| (?P<names>`[^|]+`) \| (?P<reason>[^|]*) \|$")

@@ -111,9 +111,7 @@ def deployed(artifacts: ModelArtifacts) -> Callable[..., Run]:
         if merged is None:
             artifacts.base_model("merged")
             merged = artifacts.publish("model", "merged", artifacts.folder / "merged")
-        record = Revision(
-            engine="vllm", address=address, model_name="tiny", model_uri=merged.folder, id=deployment
-        )
+        record = Revision(engine="vllm", address=address, model_name="tiny", model_uri=merged.folder, id=deployment)
         record_current(artifacts.store, "tiny", record)
         run = artifacts.new_run(evaluate=artifacts.evaluation(f"evaluation-{next(numbers)}", prompts))
         point_to(run, "deploy", Output("endpoint", "d-1", "endpoints/tiny.json", True))

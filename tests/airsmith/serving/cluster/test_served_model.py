@@ -6,7 +6,6 @@ import json
 from typing import Any
 
 import pytest
-from airsmith.serving.cluster.served_model import ServedAdapter
 
 from airsmith.artifacts.layout import artifact_folder
 from airsmith.artifacts.read import Artifact
@@ -14,7 +13,7 @@ from airsmith.contracts.run import Run
 from airsmith.contracts.stages import ArtifactType
 from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.registry import Endpoint, record_current
-from airsmith.serving.cluster.served_model import resolve_served_model
+from airsmith.serving.cluster.served_model import ServedAdapter, resolve_served_model
 from tests.support.local_endpoints import LocalHost
 from tests.support.registry import new_revision
 from tests.support.runs import finish_stage_with, publish_artifact
