@@ -23,10 +23,14 @@ NEURON := .venvs/neuron/bin
 UV := .venvs/uv/bin/uv
 DEMO := $(AIRFLOW)/python -m demo
 PYTEST := python -m pytest -n $(PYTEST_WORKERS)
-# The longest first, so that no worker is left with them alone at the end.
+# The longest first, so that both workers finish at about the same time.
 CLUSTER_TESTS := $(patsubst %,tests/cluster/test_%.py,neuron_chain serving pipeline)
 CLUSTER_TESTS += $(filter-out $(CLUSTER_TESTS),$(wildcard tests/cluster/test_*.py))
-TEST_CLUSTER = AIRSMITH_TEST_SETTINGS='$(SETTINGS)' $(AIRFLOW)/python -m pytest $(CLUSTER_TESTS)
+# `make test-cluster` runs all tests; CORE=1 the core set, SHARD=K/N or SHARD=COMMIT one shard of the others, both together both.
+CORE ?=
+SHARD ?=
+SELECT_CLUSTER_TESTS = $(if $(CORE),--core) $(if $(SHARD),--shard '$(SHARD)')
+TEST_CLUSTER = AIRSMITH_TEST_SETTINGS='$(SETTINGS)' $(AIRFLOW)/python -m pytest $(CLUSTER_TESTS) $(SELECT_CLUSTER_TESTS)
 BY_FILE := --dist loadfile --no-loadscope-reorder
 
 # uv reads none of pip's variables: a package index that pip is told of serves uv as well.
@@ -39,7 +43,7 @@ export UV_CUSTOM_COMPILE_COMMAND := make lock
 # Commands run from the checkout, whatever it is called, and need no PYTHONPATH of the caller's.
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: help setup demo stop test lint types test-stages test-airflow test-neuron test-training test-long images test-cluster test-cluster-long
+.PHONY: help setup demo stop test lint types test-stages test-airflow test-neuron test-training test-long images cluster-images test-cluster test-cluster-long
 .PHONY: bench benchmark-stages benchmark-deferred lock docs clean
 
 help:  ## list the targets
@@ -124,11 +128,18 @@ images: setup  ## build and push IMAGES to REGISTRY, and write their digests int
 	@$(AIRFLOW)/python -m scripts.images $(IMAGES) --registry '$(REGISTRY)' --settings '$(SETTINGS)' --build '$(BUILD)' \
 		$(if $(BASE_IMAGE),--build-arg 'BASE_IMAGE=$(BASE_IMAGE)') $(addprefix --stand-in ,$(STAND_IN))
 
-test-cluster: setup  ## the tests on the cluster that KUBECONFIG names, with the images of SETTINGS
+# pytest's exit status 5: no test is selected.
+test-cluster: setup  ## the tests on the cluster that KUBECONFIG names, with the images of SETTINGS (CORE=1, SHARD=K/N or COMMIT)
 	@failed=0; \
-	$(TEST_CLUSTER) -m 'not long and not alone' -n $(PYTEST_WORKERS) $(BY_FILE) --durations 25 || failed=1; \
-	$(TEST_CLUSTER) -m 'not long and alone' --durations 10 || failed=1; \
+	$(TEST_CLUSTER) -m 'not long and not alone' -n $(PYTEST_WORKERS) $(BY_FILE) --durations 25 || [ $$? = 5 ] || failed=1; \
+	$(TEST_CLUSTER) -m 'not long and alone' --durations 10 || [ $$? = 5 ] || failed=1; \
 	exit $$failed
+
+cluster-images: setup  ## print the images that the selected cluster tests need (CORE=1, SHARD=K/N or COMMIT)
+	@mkdir -p .airsmith
+	@$(AIRFLOW)/python -m pytest $(CLUSTER_TESTS) $(SELECT_CLUSTER_TESTS) -m 'not long' --collect-only -qq \
+		--images-file .airsmith/cluster-images.txt >/dev/null
+	@cat .airsmith/cluster-images.txt
 
 test-cluster-long: setup  ## those that take long as well
 	@$(TEST_CLUSTER) --durations 30

@@ -37,8 +37,8 @@ from benchmarks.airflow_tasks import seconds
 from benchmarks.api_requests import Requests, counted_requests
 from benchmarks.fake_pods import fake_pods
 from demo.airflow_api import wait_until
-from tests.cluster.deploying import Cluster, Deployment, deployed, own_namespace
-from tests.cluster.standalone import Airflow, standalone
+from tests.cluster.airflow_server import AirflowServer, airflow_server
+from tests.cluster.installation import Cluster, Installation, install_airsmith, new_namespace
 
 DAG_ID = "many"
 LONGEST_SECONDS = 1800
@@ -97,15 +97,15 @@ def main() -> int:
     numbers = parser.parse_args().trainings
     images = Path(os.environ["AIRSMITH_TEST_SETTINGS"])
     with (
-        own_namespace() as cluster,
+        new_namespace() as cluster,
         tempfile.TemporaryDirectory() as folder,
-        deployed(cluster, Path(folder), images) as deployment,
+        install_airsmith(cluster, Path(folder), images) as installation,
         counted_requests(cluster.namespace) as requests,
     ):
-        spec = _prepare(deployment)
-        deployment.environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = os.environ["BENCHMARK_DATABASE"]
-        deployment.finish(deployment.start("db", "migrate"))
-        with standalone(deployment, **AIRFLOW) as airflow:
+        spec = _prepare(installation)
+        installation.environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = os.environ["BENCHMARK_DATABASE"]
+        installation.finish(installation.start("db", "migrate"))
+        with airflow_server(installation, **AIRFLOW) as airflow:
             airflow.api.wait_for_dag(DAG_ID, 120)
             rounds = []
             for number in numbers:
@@ -114,7 +114,7 @@ def main() -> int:
     return 0
 
 
-def _round(airflow: Airflow, cluster: Cluster, spec: RunSpec, requests: Requests, number: int) -> Round:
+def _round(airflow: AirflowServer, cluster: Cluster, spec: RunSpec, requests: Requests, number: int) -> Round:
     """Start the trainings, look at the triggerer while all are deferred, and let their pods end."""
     with fake_pods(cluster) as pods:
         runs = dict(_started(airflow, spec, number, index) for index in range(number))
@@ -137,25 +137,25 @@ def _round(airflow: Airflow, cluster: Cluster, spec: RunSpec, requests: Requests
     return Round(number, memory, cpu, asked, ends, max(ended.values()) - burst_began)
 
 
-def _prepare(deployment: Deployment) -> RunSpec:
+def _prepare(installation: Installation) -> RunSpec:
     """Put the DAG in place of the recipes', let pods go to fake nodes, and resolve one run as a pattern for all."""
     from airsmith.pipeline.resolve import RunRequest, resolve
     from airsmith.settings import load_settings
 
-    file = deployment.folder / "airsmith.yaml"
+    file = installation.folder / "airsmith.yaml"
     settings = yaml.safe_load(file.read_text())
     toleration = {"key": "kwok.x-k8s.io/node", "operator": "Equal", "value": "fake", "effect": "NoSchedule"}
     settings["backends"]["cpu"] |= {"node_selector": {"type": "fake"}, "tolerations": [toleration]}
     file.write_text(yaml.safe_dump(settings))
-    deployment.write_recipe(DAG_ID, RECIPE)
-    (deployment.folder / "dags" / "finetune.py").unlink()
-    (deployment.folder / "dags" / "many.py").write_text(DAG_FILE)
+    installation.write_recipe(DAG_ID, RECIPE)
+    (installation.folder / "dags" / "finetune.py").unlink()
+    (installation.folder / "dags" / "many.py").write_text(DAG_FILE)
     os.environ["AIRSMITH_SETTINGS"] = str(file)
-    request = RunRequest(DAG_ID, "pattern", deployment.folder / "dags" / "recipes" / "many.yaml")
+    request = RunRequest(DAG_ID, "pattern", installation.folder / "dags" / "recipes" / "many.yaml")
     return resolve(request, load_settings()).read_spec()
 
 
-def _started(airflow: Airflow, pattern: RunSpec, number: int, index: int) -> tuple[str, Run]:
+def _started(airflow: AirflowServer, pattern: RunSpec, number: int, index: int) -> tuple[str, Run]:
     """A run whose inputs are there, triggered.
 
     :returns: Airflow's id of it, and its folder.
@@ -163,7 +163,7 @@ def _started(airflow: Airflow, pattern: RunSpec, number: int, index: int) -> tup
     name = f"{number}-{index}"
     training = pattern.recipe.training.model_copy(update={"seed": 1000 * number + index})
     recipe = pattern.recipe.model_copy(update={"training": training})
-    run = Run(airflow.deployment.store, run_folder(DAG_ID, name))
+    run = Run(airflow.installation.store, run_folder(DAG_ID, name))
     run.write_spec(pattern.model_copy(update={"run_id": name, "recipe": recipe}))
     for source in STAGES["train"].inputs:
         made = Output("made-up", f"{source.stage}-digest", f"artifacts/{source.stage}", True, {source.property: "1"})
@@ -182,7 +182,7 @@ def _publish(run: Run) -> None:
     record.finish(Output.of_artifact(writer.publish()), cached=False)
 
 
-def _watch_triggerer(airflow: Airflow, requests: Requests) -> tuple[float, float, float]:
+def _watch_triggerer(airflow: AirflowServer, requests: Requests) -> tuple[float, float, float]:
     """What the triggerer uses, and what Airflow asks of the API server.
 
     :returns: MiB, percent of one core, requests per minute.
@@ -199,7 +199,7 @@ def _cpu_seconds(processes: list[psutil.Process]) -> float:
     return sum(sum(process.cpu_times()[:2]) for process in processes)
 
 
-def _wait_for(airflow: Airflow, runs: dict[str, Run], states: set[str]) -> None:
+def _wait_for(airflow: AirflowServer, runs: dict[str, Run], states: set[str]) -> None:
     """Wait until every task is in one of the states."""
 
     def found() -> list[str]:
@@ -220,11 +220,11 @@ def _wait_for(airflow: Airflow, runs: dict[str, Run], states: set[str]) -> None:
     assert wait_until(is_so, LONGEST_SECONDS, 2), found()
 
 
-def _task(airflow: Airflow, run_id: str) -> dict[str, Any]:
+def _task(airflow: AirflowServer, run_id: str) -> dict[str, Any]:
     return airflow.task(DAG_ID, run_id, "train")
 
 
-def _pod_name(airflow: Airflow, run_id: str) -> str:
+def _pod_name(airflow: AirflowServer, run_id: str) -> str:
     path = f"dags/{DAG_ID}/dagRuns/{run_id}/taskInstances/train/xcomEntries/pod_name"
     return str(airflow.api.request("GET", path)["value"])
 
