@@ -43,7 +43,7 @@ export UV_CUSTOM_COMPILE_COMMAND := make lock
 # Commands run from the checkout, whatever it is called, and need no PYTHONPATH of the caller's.
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: help setup demo stop test lint types test-stages test-airflow test-neuron test-training test-long images cluster-images test-cluster test-cluster-long
+.PHONY: help setup demo stop test lint types test-stages test-airflow test-neuron test-training test-long images cluster-images test-cluster test-cluster-long wheel test-wheel
 .PHONY: bench benchmark-stages benchmark-deferred lock docs clean
 
 help:  ## list the targets
@@ -153,6 +153,19 @@ benchmark-stages: setup  ## where a stage's seconds go on that cluster, beside t
 benchmark-deferred: setup  ## what many deferred trainings cost, on a cluster with fake nodes
 	@AIRSMITH_TEST_SETTINGS='$(SETTINGS)' $(AIRFLOW)/python -m benchmarks.deferred_trainings
 
+wheel: setup  ## build both distributions, airsmith and airsmith-stages, into dist/
+	@rm -rf dist && mkdir -p dist .airsmith
+	@build=$$(mktemp -d .airsmith/wheel.XXXXXX); trap 'rm -rf "$$build"' EXIT; \
+	cp -R --parents README.md LICENSE setup.cfg pyproject.toml plugins containers/setup.cfg containers/pyproject.toml \
+		containers/airsmith_stages "$$build"; \
+	for project in "$$build" "$$build/containers"; do \
+		$(UV) build --quiet --wheel --build-constraints containers/build-tools.lock --out-dir dist "$$project"; \
+	done
+	@rm -f dist/.gitignore; ls dist
+
+test-wheel: wheel  ## install the wheels into clean environments and use them
+	@$(AIRFLOW)/python -m pytest tests/packaging
+
 docs: setup  ## write the generated reference pages anew
 	@$(AIRFLOW)/airsmith recipe docs
 
@@ -190,7 +203,7 @@ INSTALL = $(UV) pip install --quiet --no-deps --python
 
 .venvs/stages/.ready: .venvs/stages/.locked setup.cfg containers/setup.cfg
 	@$(INSTALL) $(STAGES)/python -e . -e containers
-	@rm -rf plugins/*.egg-info
+	@rm -rf plugins/*.egg-info containers/*.egg-info
 	@touch $@
 
 # optimum-neuron runs on Python 3.10 and 3.11 only; its lock is for 3.11, which Neuron's training image has.
@@ -204,7 +217,7 @@ INSTALL = $(UV) pip install --quiet --no-deps --python
 
 .venvs/neuron/.ready: .venvs/neuron/.locked setup.cfg containers/setup.cfg
 	@$(INSTALL) $(NEURON)/python -e . -e containers
-	@rm -rf plugins/*.egg-info
+	@rm -rf plugins/*.egg-info containers/*.egg-info
 	@touch $@
 
 # What Airsmith's stages are measured beside.

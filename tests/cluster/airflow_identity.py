@@ -10,14 +10,14 @@ from typing import Any
 import kubernetes
 import yaml
 
-HELM_VALUES = Path(__file__).parents[2] / "helm-values"
+MANIFESTS = Path(__file__).parents[2] / "manifests"
 WORKER = "airflow-worker"
 TOKEN_SECONDS = 7200
 
 
 def manifests(name: str, namespace: str) -> Iterator[dict[str, Any]]:
     """The objects of a file in `manifests/`, for a namespace that holds both pods and Airflow."""
-    for manifest in yaml.safe_load_all((HELM_VALUES / name).read_text(encoding="utf-8")):
+    for manifest in yaml.safe_load_all((MANIFESTS / name).read_text(encoding="utf-8")):
         if "namespace" in manifest["metadata"]:
             manifest["metadata"]["namespace"] = namespace
         else:  # Cluster-scoped objects: unique names separate test runs.

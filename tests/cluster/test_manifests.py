@@ -16,8 +16,10 @@ from airsmith.serving.cluster.manifests import OPTIONAL_KINDS
 from tests.cluster import airflow_identity
 from tests.cluster.installation import Cluster
 
-GOLDEN = Path(__file__).parents[1] / "airsmith" / "runtimes" / "golden"
-ENDPOINTS = Path(__file__).parents[1] / "airsmith" / "serving" / "golden"
+AIRSMITH_TESTS = Path(__file__).parents[1] / "airsmith"
+[JOBS] = AIRSMITH_TESTS.glob("**/golden/jobs")
+PODS = JOBS.parent
+[ENDPOINTS] = (folder for folder in AIRSMITH_TESTS.glob("**/golden") if folder != PODS)
 
 
 @pytest.fixture(scope="module")
@@ -46,19 +48,19 @@ def dry_run(cluster: Cluster) -> Callable[[dict[str, Any]], None]:
     return check
 
 
-@pytest.mark.parametrize("backend", sorted(file.stem for file in GOLDEN.glob("*.yaml")))
+@pytest.mark.parametrize("backend", sorted(file.stem for file in PODS.glob("*.yaml")))
 def test_golden_pods_are_admitted_under_the_restricted_standard(
     backend: str, cluster: Cluster, dry_run: Callable[[dict[str, Any]], None]
 ) -> None:
-    for pod in yaml.safe_load_all((GOLDEN / f"{backend}.yaml").read_text(encoding="utf-8")):
+    for pod in yaml.safe_load_all((PODS / f"{backend}.yaml").read_text(encoding="utf-8")):
         pod["metadata"]["namespace"] = cluster.namespace
         dry_run(pod)
 
 
-@pytest.mark.parametrize("job", sorted(file.stem for file in GOLDEN.glob("jobs/*.yaml")))
+@pytest.mark.parametrize("job", sorted(file.stem for file in JOBS.glob("*.yaml")))
 def test_golden_jobs_are_admitted(job: str, cluster: Cluster, dry_run: Callable[[dict[str, Any]], None]) -> None:
     try:
-        for manifest in yaml.safe_load_all((GOLDEN / "jobs" / f"{job}.yaml").read_text(encoding="utf-8")):
+        for manifest in yaml.safe_load_all((JOBS / f"{job}.yaml").read_text(encoding="utf-8")):
             manifest["metadata"]["namespace"] = cluster.namespace
             if manifest["kind"] != "TrainJob":  # A dry run does not leave the runtime that its admission needs.
                 dry_run(manifest)
@@ -95,7 +97,7 @@ def test_manifests_for_kubectl_are_admitted(
 
 
 def test_the_dry_run_detects_invalid_manifests(cluster: Cluster, dry_run: Callable[[dict[str, Any]], None]) -> None:
-    pod = next(yaml.safe_load_all((GOLDEN / "cpu.yaml").read_text(encoding="utf-8")))
+    pod = next(yaml.safe_load_all((PODS / "cpu.yaml").read_text(encoding="utf-8")))
     pod["metadata"]["namespace"] = cluster.namespace
     pod["spec"]["containers"][0]["securityContext"]["readOnlyRootFileSystem"] = True  # wrong capitalization
     with pytest.raises(kubernetes.client.ApiException, match="field not declared"):
