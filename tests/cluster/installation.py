@@ -176,5 +176,8 @@ def _environment(folder: Path, kubeconfig: Path) -> dict[str, str]:
         "AIRFLOW_HOME": str(folder / "airflow"),
         "AIRFLOW__CORE__DAGS_FOLDER": str(folder / "dags"),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        # Pods of other tests can use all cores while Airflow parses a file.
+        "AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT": "150",
+        "AIRFLOW__DAG_PROCESSOR__DAG_FILE_PROCESSOR_TIMEOUT": "180",
         "AIRSMITH_SETTINGS": str(folder / "airsmith.yaml"),
     }

@@ -36,16 +36,14 @@ def test_the_workflow_and_the_gate_run_the_same_targets():
 def test_every_target_exists():
     targets = {target for script in SCRIPTS for target in make_targets(script.read_text(encoding="utf-8"))}
     assert targets
-    for target in targets:
-        subprocess.run(["make", "--dry-run", "--silent", target], cwd=REPOSITORY, check=True, capture_output=True)
-
-
-def test_make_test_contains_no_suite_that_the_gate_omits():
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
-    [suites] = re.findall(
-        r"^test: (.*?)##.*\n\t@\$\(MAKE\) --no-print-directory --keep-going (.*)$", makefile, re.MULTILINE
-    )
-    assert set(" ".join(suites).split()) <= make_targets(SCRIPTS[0].read_text(encoding="utf-8"))
+    assert targets <= set(re.findall(r"^([a-z][a-z-]*):(?!=)", makefile, re.MULTILINE))
+
+
+def test_the_gate_contains_every_suite_of_make_test():
+    makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    [(first, second)] = re.findall(r"^test: (.*?)##.*\n\t@\$\(MAKE\) --[\w-]+ --[\w-]+ (.*)$", makefile, re.MULTILINE)
+    assert {*first.split(), *second.split()} <= make_targets(SCRIPTS[0].read_text(encoding="utf-8"))
 
 
 def test_the_scripts_are_valid_shell():
