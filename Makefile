@@ -29,7 +29,10 @@ CLUSTER_TESTS += $(filter-out $(CLUSTER_TESTS),$(wildcard tests/cluster/test_*.p
 # `make test-cluster` runs all tests; CORE=1 the core set, SHARD=K/N or SHARD=COMMIT one shard of the others, both together both.
 CORE ?=
 SHARD ?=
-SELECT_CLUSTER_TESTS = $(if $(CORE),--core) $(if $(SHARD),--shard '$(SHARD)')
+# DURATIONS=1 updates the durations by which the shards are balanced.
+DURATIONS ?=
+SELECT_CLUSTER_TESTS = $(if $(CORE),--core) $(if $(SHARD),--shard '$(SHARD)') \
+	$(if $(DURATIONS),--durations-file tests/cluster/durations.json)
 TEST_CLUSTER = AIRSMITH_TEST_SETTINGS='$(SETTINGS)' $(AIRFLOW)/python -m pytest $(CLUSTER_TESTS) $(SELECT_CLUSTER_TESTS)
 BY_FILE := --dist loadfile --no-loadscope-reorder
 

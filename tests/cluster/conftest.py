@@ -9,7 +9,9 @@ commit's hash determines; together they select both. AIRSMITH_TEST_SHARD sets `-
 
 from __future__ import annotations
 
+import json
 import os
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +19,7 @@ import pytest
 
 from tests.cluster.airflow_server import AirflowServer, airflow_server
 from tests.cluster.installation import Cluster, Installation, install_airsmith, new_namespace
-from tests.cluster.selection import Shard, known_durations, parse_shard, shards_of
+from tests.cluster.selection import Shard, function_of, known_durations, parse_shard, shards_of
 
 FOLDER = Path(__file__).parent
 
@@ -54,7 +56,30 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("cluster")
     group.addoption("--core", action="store_true", help="run the tests marked `core`")
     group.addoption("--shard", type=_shard, metavar="K/N|COMMIT", help="run one shard of the tests not marked `core`")
+    group.addoption("--durations-file", type=Path, metavar="FILE", help="update the durations that balance the shards")
     group.addoption("--images-file", type=Path, metavar="FILE", help="write the names of the needed images to a file")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    file = config.getoption("durations_file", default=None)
+    if file is not None and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(DurationsRecorder(file))
+
+
+class DurationsRecorder:
+    """Writes the seconds of each test function, set-up included, to a file."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._seconds: dict[str, float] = defaultdict(float)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._seconds[function_of(report.nodeid)] += report.duration
+
+    def pytest_sessionfinish(self) -> None:
+        known = json.loads(self._file.read_text()) if self._file.exists() else {}
+        known |= {function: round(seconds, 1) for function, seconds in self._seconds.items()}
+        self._file.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:

@@ -1,6 +1,6 @@
-"""Which cluster tests a pytest run executes: the core set, and one shard of all others.
+"""Select cluster tests: the core set, and one shard of all others.
 
-Everybody who lands a commit runs the core set and one shard, drawn from the commit; so landings run all shards in turn.
+The gate runs the core set and the shard that the commit's hash determines, so successive commits run all shards.
 """
 
 from __future__ import annotations
@@ -81,6 +81,6 @@ def function_of(test: str) -> str:
 
 
 def known_durations() -> dict[str, float]:
-    """Measured seconds by function, set-up of its own fixtures included."""
+    """Measured seconds by function, set-up included; `make test-cluster DURATIONS=1` updates them."""
     content: dict[str, float] = json.loads(Path(__file__).with_name("durations.json").read_text(encoding="utf-8"))
     return content

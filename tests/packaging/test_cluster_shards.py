@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,12 +13,28 @@ REPOSITORY = Path(__file__).parents[2]
 SHARDS = 3
 
 
+class Collector:
+    """A pytest plugin that records the selected tests."""
+
+    def __init__(self) -> None:
+        self.tests: set[str] = set()
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        self.tests = {item.nodeid for item in session.items}
+
+
 def collected(*options: str) -> set[str]:
     """Node ids of the tests that pytest selects."""
-    command = [sys.executable, "-m", "pytest", "tests/cluster", "--collect-only", "-q", "-m", "not long", *options]
-    listed = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
-    assert listed.returncode == 0, listed.stdout + listed.stderr
-    return set(re.findall(r"^tests/cluster/\S+::.+$", listed.stdout, re.MULTILINE))
+    collector = Collector()
+    arguments = ["tests/cluster", "--collect-only", "-qq", "-m", "not long", "-p", "no:cacheprovider", *options]
+    assert pytest.main([f"--rootdir={REPOSITORY}", *arguments], plugins=[collector]) == pytest.ExitCode.OK
+    return collector.tests
+
+
+@pytest.fixture(autouse=True)
+def _in_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.delenv("AIRSMITH_TEST_SHARD", raising=False)
 
 
 def test_shards_and_the_core_set_are_disjoint_and_complete():
