@@ -37,8 +37,8 @@ from benchmarks.airflow_tasks import timestamp
 from benchmarks.api_requests import RequestCounter, counted_requests
 from benchmarks.fake_pods import fake_pods
 from demo.airflow_api import wait_until
-from tests.cluster.deploying import Cluster, Deployment, deployed, own_namespace
-from tests.cluster.standalone import Airflow, standalone
+from tests.cluster.airflow_server import AirflowServer, airflow_server
+from tests.cluster.installation import Cluster, Installation, install_airsmith, new_namespace
 
 DAG_ID = "many"
 TIMEOUT_SECONDS = 1800
@@ -60,13 +60,13 @@ from airflow.sdk import DAG
 
 from airsmith.pipeline.plan import make_plan
 from airsmith.recipe.load import load_recipe
-from airsmith.airflow.operators.pod import kubernetes_task
+from airsmith.airflow.kubernetes_runtime import stage_task
 from airsmith.settings import load_settings
 
 recipe = load_recipe(Path(__file__).parent / "recipes" / "many.yaml")
 stage = next(stage for stage in make_plan(recipe).stages if stage.stage == "train")
 with DAG("many", schedule=None, max_active_runs=1000, max_active_tasks=1000, is_paused_upon_creation=False):
-    kubernetes_task(stage, recipe, load_settings(), task_id="train", run_uri="{{ dag_run.conf['run'] }}")
+    stage_task(stage, recipe, load_settings(), task_id="train", run_uri="{{ dag_run.conf['run'] }}")
 """
 AIRFLOW = {
     "AIRFLOW__SCHEDULER__MAX_DAGRUNS_TO_CREATE_PER_LOOP": "100",
@@ -91,21 +91,21 @@ class Round:
 
 
 def main() -> int:
-    """Run all rounds on one Airflow, and print the table."""
+    """Run all rounds on one AirflowServer, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("trainings", nargs="*", type=int, default=[50, 200])
     numbers = parser.parse_args().trainings
     images = Path(os.environ["AIRSMITH_TEST_SETTINGS"])
     with (
-        own_namespace() as cluster,
+        new_namespace() as cluster,
         tempfile.TemporaryDirectory() as folder,
-        deployed(cluster, Path(folder), images) as deployment,
+        install_airsmith(cluster, Path(folder), images) as installation,
         counted_requests(cluster.namespace) as requests,
     ):
-        spec = _prepare(deployment)
-        deployment.environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = os.environ["BENCHMARK_DATABASE"]
-        deployment.finish(deployment.start("db", "migrate"))
-        with standalone(deployment, **AIRFLOW) as airflow:
+        spec = _prepare(installation)
+        installation.environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = os.environ["BENCHMARK_DATABASE"]
+        installation.finish(installation.start("db", "migrate"))
+        with airflow_server(installation, **AIRFLOW) as airflow:
             airflow.api.wait_for_dag(DAG_ID, 120)
             rounds = []
             for number in numbers:
@@ -114,7 +114,7 @@ def main() -> int:
     return 0
 
 
-def _round(airflow: Airflow, cluster: Cluster, spec: RunSpec, requests: RequestCounter, number: int) -> Round:
+def _round(airflow: AirflowServer, cluster: Cluster, spec: RunSpec, requests: RequestCounter, number: int) -> Round:
     """Start the trainings, observe the triggerer while all are deferred, and terminate their pods."""
     with fake_pods(cluster) as pods:
         runs = dict(_start_run(airflow, spec, number, index) for index in range(number))
@@ -137,33 +137,33 @@ def _round(airflow: Airflow, cluster: Cluster, spec: RunSpec, requests: RequestC
     return Round(number, memory, cpu, request_rate, ends, max(ended_at.values()) - burst_started_at)
 
 
-def _prepare(deployment: Deployment) -> RunSpec:
+def _prepare(installation: Installation) -> RunSpec:
     """Replace the recipes' DAGs, schedule pods to fake nodes, and resolve one run as the template of all others."""
     from airsmith.pipeline.resolve import RunRequest, resolve
     from airsmith.settings import load_settings
 
-    file = deployment.folder / "airsmith.yaml"
+    file = installation.folder / "airsmith.yaml"
     settings = yaml.safe_load(file.read_text())
     toleration = {"key": "kwok.x-k8s.io/node", "operator": "Equal", "value": "fake", "effect": "NoSchedule"}
     settings["backends"]["cpu"] |= {"node_selector": {"type": "fake"}, "tolerations": [toleration]}
     file.write_text(yaml.safe_dump(settings))
-    deployment.write_recipe(DAG_ID, RECIPE)
-    (deployment.folder / "dags" / "finetune.py").unlink()
-    (deployment.folder / "dags" / "many.py").write_text(DAG_FILE)
+    installation.write_recipe(DAG_ID, RECIPE)
+    (installation.folder / "dags" / "finetune.py").unlink()
+    (installation.folder / "dags" / "many.py").write_text(DAG_FILE)
     os.environ["AIRSMITH_SETTINGS"] = str(file)
-    request = RunRequest(DAG_ID, "template", deployment.folder / "dags" / "recipes" / "many.yaml")
+    request = RunRequest(DAG_ID, "template", installation.folder / "dags" / "recipes" / "many.yaml")
     return resolve(request, load_settings()).read_spec()
 
 
-def _start_run(airflow: Airflow, template: RunSpec, number: int, index: int) -> tuple[str, Run]:
+def _start_run(airflow: AirflowServer, template: RunSpec, number: int, index: int) -> tuple[str, Run]:
     """Trigger a run whose inputs exist.
 
-    :returns: its id in Airflow, and its folder.
+    :returns: its id in AirflowServer, and its folder.
     """
     name = f"{number}-{index}"
     training = template.recipe.training.model_copy(update={"seed": 1000 * number + index})
     recipe = template.recipe.model_copy(update={"training": training})
-    run = Run(airflow.deployment.store, run_folder(DAG_ID, name))
+    run = Run(airflow.installation.store, run_folder(DAG_ID, name))
     run.write_spec(template.model_copy(update={"run_id": name, "recipe": recipe}))
     for source in STAGES["train"].inputs:
         output = Output("fake", f"{source.stage}-digest", f"artifacts/{source.stage}", True, {source.property: "1"})
@@ -182,7 +182,7 @@ def _publish(run: Run) -> None:
     record.finish(Output.of_artifact(writer.publish()), cached=False)
 
 
-def _observe_triggerer(airflow: Airflow, requests: RequestCounter) -> tuple[float, float, float]:
+def _observe_triggerer(airflow: AirflowServer, requests: RequestCounter) -> tuple[float, float, float]:
     """Measure the triggerer's resources and Airflow's requests to the API server.
 
     :returns: MiB, percent of one core, requests per minute.
@@ -200,7 +200,7 @@ def _cpu_seconds(processes: list[psutil.Process]) -> float:
     return sum(sum(process.cpu_times()[:2]) for process in processes)
 
 
-def _wait_for(airflow: Airflow, runs: dict[str, Run], states: set[str]) -> None:
+def _wait_for(airflow: AirflowServer, runs: dict[str, Run], states: set[str]) -> None:
     """Wait until every task is in one of the states."""
 
     def read_states() -> list[str]:
@@ -221,11 +221,11 @@ def _wait_for(airflow: Airflow, runs: dict[str, Run], states: set[str]) -> None:
     assert wait_until(all_in_states, TIMEOUT_SECONDS, 2), read_states()
 
 
-def _task(airflow: Airflow, run_id: str) -> dict[str, Any]:
+def _task(airflow: AirflowServer, run_id: str) -> dict[str, Any]:
     return airflow.task(DAG_ID, run_id, "train")
 
 
-def _pod_name(airflow: Airflow, run_id: str) -> str:
+def _pod_name(airflow: AirflowServer, run_id: str) -> str:
     path = f"dags/{DAG_ID}/dagRuns/{run_id}/taskInstances/train/xcomEntries/pod_name"
     return str(airflow.api.request("GET", path)["value"])
 

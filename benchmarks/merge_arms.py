@@ -1,4 +1,4 @@
-"""The ways to merge that `benchmarks.merge` times, each as a program: `python -m benchmarks.merge_arms WAY …`."""
+"""The implementations that `benchmarks.merge` compares: `python -m benchmarks.merge_arms FUNCTION …`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def folder_to_folder(base: str, adapter: str, output: str) -> None:
-    """Airsmith's merge without the store: nothing is hashed."""
+    """Airsmith's merge without the store and without hashing."""
     from airsmith_stages.merging.model import merge_model
     from airsmith_stages.weights.readers import FolderReader
 
@@ -24,7 +24,7 @@ def folder_to_folder(base: str, adapter: str, output: str) -> None:
 
 
 def artifact_to_artifact(store: str, base: str, adapter: str, output: str) -> None:
-    """Airsmith's merge as the stage does it: what is read is verified, and what is written hashed."""
+    """Airsmith's merge as in the stage: it verifies the input and hashes the output."""
     from airsmith.artifacts.publish import write_artifact
     from airsmith.artifacts.read import open_artifact
     from airsmith.artifacts.store import Store
@@ -45,7 +45,7 @@ def artifact_to_artifact(store: str, base: str, adapter: str, output: str) -> No
 
 
 def folder_to_artifact(folder: str, store: str, output: str) -> None:
-    """No way to merge: puts a model where one is merged from."""
+    """Publish a base model to merge into. Not an arm."""
     from airsmith.artifacts.publish import write_artifact
     from airsmith.artifacts.store import Store
 
@@ -55,7 +55,7 @@ def folder_to_artifact(folder: str, store: str, output: str) -> None:
 
 
 def peft(base: str, adapter: str, output: str) -> None:
-    """What people write: load, merge, save."""
+    """The usual code with peft: load, merge, save."""
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
@@ -64,5 +64,5 @@ def peft(base: str, adapter: str, output: str) -> None:
 
 
 if __name__ == "__main__":
-    ways = (folder_to_folder, artifact_to_artifact, folder_to_artifact, peft)
-    {way.__name__: way for way in ways}[sys.argv[1]](*sys.argv[2:])
+    functions = (folder_to_folder, artifact_to_artifact, folder_to_artifact, peft)
+    {function.__name__: function for function in functions}[sys.argv[1]](*sys.argv[2:])

@@ -12,7 +12,7 @@ import kubernetes
 from kubernetes.client import models as k8s
 from urllib3.exceptions import HTTPError
 
-from tests.cluster.deploying import Cluster
+from tests.cluster.installation import Cluster
 
 
 @dataclass

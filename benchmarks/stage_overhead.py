@@ -7,7 +7,7 @@ KubernetesPodOperator with its defaults runs pods of 3 s. The phases of a task, 
 - before: until the pod exists (cache check, pod spec, request to the API server);
 - pod: until the process starts its work (scheduling, image pull, container start, interpreter start);
 - work: until the process has its result;
-- after: until the task ends (process exit, its detection by the kubelet and by Airflow, log, removal of the pod).
+- after: until the task ends (process exit, its detection by the kubelet and by AirflowServer, log, removal of the pod).
 
 The overhead is hop + before + after.
 """
@@ -31,8 +31,8 @@ from airsmith.contracts.run import Run
 from benchmarks.airflow_tasks import timestamp
 from benchmarks.pod_times import PodTimes, WatchedPods, watched_pods
 from demo.airflow_api import wait_until
-from tests.cluster.deploying import Deployment, deployed, own_namespace
-from tests.cluster.standalone import Airflow, standalone
+from tests.cluster.airflow_server import AirflowServer, airflow_server
+from tests.cluster.installation import Installation, install_airsmith, new_namespace
 
 RUN_SECONDS = 900
 RECIPE: dict[str, Any] = {
@@ -89,14 +89,14 @@ def main() -> int:
     """Run the provider's operator, then the recipe twice, and print the tables."""
     images = Path(os.environ["AIRSMITH_TEST_SETTINGS"])
     with (
-        own_namespace() as cluster,
+        new_namespace() as cluster,
         tempfile.TemporaryDirectory() as folder,
-        deployed(cluster, Path(folder), images) as deployment,
+        install_airsmith(cluster, Path(folder), images) as installation,
         watched_pods(cluster) as watched,
     ):
-        _write_peer(deployment, cluster.namespace, images)
-        dag_id = deployment.write_recipe("measured", RECIPE)
-        with standalone(deployment) as airflow:
+        _write_peer(installation, cluster.namespace, images)
+        dag_id = installation.write_recipe("measured", RECIPE)
+        with airflow_server(installation) as airflow:
             console = Console(width=110)
             _print(console, "KubernetesPodOperator with its defaults", list(_peer_times(airflow, watched)))
             for title in ("Airsmith, first run", "Airsmith, all cached"):
@@ -104,15 +104,15 @@ def main() -> int:
     return 0
 
 
-def _write_peer(deployment: Deployment, namespace: str, images: Path) -> None:
+def _write_peer(installation: Installation, namespace: str, images: Path) -> None:
     reference = {
         name: image["reference"] for name, image in yaml.safe_load(images.read_text())["kubernetes"]["images"].items()
     }
     text = dedent(PEER_DAG).format(cpu=reference["cpu"], train=reference["train-cpu"], namespace=namespace)
-    (deployment.folder / "dags" / "peer.py").write_text(text)
+    (installation.folder / "dags" / "peer.py").write_text(text)
 
 
-def _peer_times(airflow: Airflow, watched: WatchedPods) -> Iterator[TaskTimes]:
+def _peer_times(airflow: AirflowServer, watched: WatchedPods) -> Iterator[TaskTimes]:
     _, tasks = _finished_tasks(airflow, "peer")
     ended = timestamp(tasks[0]["queued_when"])
     for task in tasks:
@@ -123,9 +123,9 @@ def _peer_times(airflow: Airflow, watched: WatchedPods) -> Iterator[TaskTimes]:
         ended = timestamp(task["end_date"])
 
 
-def _stage_times(airflow: Airflow, dag_id: str, watched: WatchedPods) -> Iterator[TaskTimes]:
+def _stage_times(airflow: AirflowServer, dag_id: str, watched: WatchedPods) -> Iterator[TaskTimes]:
     run_id, tasks = _finished_tasks(airflow, dag_id)
-    run = next(run for run in reversed(airflow.deployment.runs()) if run.read_spec().run_id == run_id)
+    run = next(run for run in reversed(airflow.installation.runs()) if run.read_spec().run_id == run_id)
     for task in tasks:
         start = timestamp(task["start_date"])
         earlier = [timestamp(other["end_date"]) for other in tasks if timestamp(other["end_date"]) <= start]
@@ -152,7 +152,7 @@ def _task_times(task: dict[str, Any], ready: float, created: float, started: flo
     return TaskTimes(task["task_id"], start - ready, created - start, started - created, done - started, end - done)
 
 
-def _finished_tasks(airflow: Airflow, dag_id: str) -> tuple[str, list[dict[str, Any]]]:
+def _finished_tasks(airflow: AirflowServer, dag_id: str) -> tuple[str, list[dict[str, Any]]]:
     """Run a DAG and assert that it succeeds.
 
     :returns: the run's id, and its tasks ordered by their start.

@@ -11,7 +11,7 @@ from kubernetes.client import ApiClient
 from kubernetes.client import models as k8s
 from kubernetes.client.exceptions import ApiException
 
-from airsmith.cluster.pod_failures import creation_error, failure_of, has_finished, has_succeeded, missing
+from airsmith.cluster.pod_failures import creation_error, failure_of, has_finished, has_succeeded, pod_missing
 from airsmith.errors import AirsmithError, ErrorKind
 
 
@@ -137,7 +137,7 @@ def test_the_events_of_a_missing_pod_explain_its_removal(reason: str, component:
         message=message,
         source=k8s.V1EventSource(component=component),
     )
-    assert missing("train", "p", [event]).kind.value == kind
+    assert pod_missing("train", "p", [event]).kind.value == kind
 
 
 def test_a_pod_that_does_not_start_is_reported_with_its_newest_warning() -> None:

@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 from airflow.sdk import RetryAction
 
-from airsmith.airflow.retry_policy import LONGEST_DELAY, RetryByKind
+from airsmith.airflow.retry_policy import MAX_DELAY, RetryByKind
 from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.errors.retries import RETRIES, Retry
 from airsmith.errors.stage_errors import StageError, as_stage_error
@@ -45,7 +45,7 @@ def test_the_retry_policy_follows_the_table(kind: ErrorKind):
 def test_the_delay_doubles_up_to_a_maximum():
     error = AirsmithError(ErrorKind.HUB_UNAVAILABLE, "")
     delays = [POLICY.evaluate(error, try_number, 100).retry_delay for try_number in (1, 2, 3, 1000)]
-    assert delays == [timedelta(seconds=10), timedelta(seconds=20), timedelta(seconds=40), LONGEST_DELAY]
+    assert delays == [timedelta(seconds=10), timedelta(seconds=20), timedelta(seconds=40), MAX_DELAY]
 
 
 def test_other_exceptions_follow_airflows_default():

@@ -13,7 +13,7 @@ import pytest
 from airsmith.artifacts.store import Store
 from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.registry import Endpoint, record_current
-from airsmith.serving.chat import curl_command, find_endpoint, reached, select_model, stream_answer
+from airsmith.serving.chat import curl_command, find_endpoint, reachable, select_model, stream_answer
 from airsmith.serving.local.endpoint import deploy, stop_all
 from tests.support.http_servers import QuietHandler, serve_http
 from tests.support.local_endpoints import LocalHost
@@ -153,7 +153,7 @@ def test_an_adapter_or_the_base_model_is_selected_by_name(tmp_path: Path):
 
 def test_a_local_endpoint_needs_no_port_forwarding(tmp_path: Path):
     endpoint = record_endpoint(Store.open(f"file://{tmp_path}"), "tiny")
-    with reached(endpoint) as reachable:
+    with reachable(endpoint) as reachable:
         assert reachable is endpoint
 
 
@@ -161,7 +161,7 @@ def test_an_endpoint_on_a_cluster_requires_a_kubeconfig(tmp_path: Path, monkeypa
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "none"))
     endpoint = endpoint_with_key(tmp_path, "http://127.0.0.1:9")
-    with pytest.raises(AirsmithError, match="No cluster is configured") as failed, reached(endpoint):
+    with pytest.raises(AirsmithError, match="No cluster is configured") as failed, reachable(endpoint):
         pass
     assert "KUBECONFIG" in failed.value.hint
 

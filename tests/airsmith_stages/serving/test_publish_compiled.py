@@ -18,10 +18,9 @@ from airsmith.errors import AirsmithError, ErrorKind
 from airsmith_stages.serving import publish_compiled as module
 from airsmith_stages.serving.fetch import fetch_if_exists
 from airsmith_stages.serving.publish_compiled import (
-    keep,
     publish_compiled,
+    publish_when_healthy,
     publish_with_retries,
-    stay_beside,
     wait_until_healthy,
 )
 from tests.support.http_servers import QuietHandler, serve_http
@@ -158,7 +157,7 @@ class PodEndsWhenIdle(threading.Event):
 
 def test_the_sidecar_runs_until_its_pod_terminates(serve_health: Callable[[list[int]], str]):
     result, kept = PodEndsWhenIdle(), []
-    stay_beside(serve_health([200]), lambda: kept.append(result.is_set()), result)
+    publish_when_healthy(serve_health([200]), lambda: kept.append(result.is_set()), result)
     assert kept == [False]
     assert result.is_set()
 
@@ -181,7 +180,7 @@ def test_only_temporary_errors_are_retried(
             raise AirsmithError(kind, "The store says no.", "Ask it.")
 
     monkeypatch.setattr(module, "publish_compiled", failing_once)
-    keep(f"file://{tmp_path}/store", PATH, compiled, IMAGE, lambda _: False)
+    publish_with_retries(f"file://{tmp_path}/store", PATH, compiled, IMAGE, lambda _: False)
     assert len(attempts_made) == attempts
     assert "The store says no. Ask it." in caplog.text
 

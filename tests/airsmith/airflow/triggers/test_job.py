@@ -7,7 +7,7 @@ from datetime import datetime, timedelta, timezone
 import pytest
 from kubernetes.client import models as k8s
 
-from airsmith.airflow.triggers.job import HOPELESS_SECONDS, TrainingJobTrigger
+from airsmith.airflow.triggers.job import UNSTARTABLE_SECONDS, TrainingJobTrigger
 from airsmith.errors import AirsmithError, ErrorKind, most_telling
 
 STARTUP_SECONDS = 300
@@ -55,7 +55,7 @@ def test_pods_that_exceed_the_startup_timeout_have_not_started(trigger: Training
 
 
 def test_a_failing_image_pull_has_a_shorter_timeout(trigger: TrainingJobTrigger) -> None:
-    young, old = (pod("a", "Pending", HOPELESS_SECONDS + more, waiting="ImagePullBackOff") for more in (-9, 9))
+    young, old = (pod("a", "Pending", UNSTARTABLE_SECONDS + more, waiting="ImagePullBackOff") for more in (-9, 9))
     assert trigger._ending([young], 9) is None
     assert trigger._ending([old], 9) == "not_started"
     error = most_telling(trigger._seen.values())

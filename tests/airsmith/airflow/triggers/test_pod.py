@@ -16,14 +16,14 @@ from airflow.triggers.base import TriggerEvent
 from tenacity import stop_after_attempt
 
 from airsmith.airflow.triggers import pod as queued_trigger
-from airsmith.airflow.triggers.pod import ENDING, STAGE, TIMEOUT_SECONDS, QueuedPodTrigger
+from airsmith.airflow.triggers.pod import DISRUPTION, STAGE, TIMEOUT_SECONDS, QueuedPodTrigger
 from airsmith.cluster.queue import pending_path, workloads_path
 from airsmith.errors import AirsmithError, ErrorKind
 from tests.support.http_servers import QuietHandler, serve_http
 
 NAMESPACE, QUEUE, UID = "airsmith", "nlp", "42"
 POD = f"/api/v1/namespaces/{NAMESPACE}/pods/p"
-PENDING, WORKLOADS = pending_path(NAMESPACE, QUEUE), workloads_path(NAMESPACE)
+PDISRUPTION, WORKLOADS = pending_path(NAMESPACE, QUEUE), workloads_path(NAMESPACE)
 
 
 def pod(phase: str = "Pending", *gates: str, scheduled_at: str = "2026-01-01T00:00:00Z") -> dict[str, Any]:
@@ -111,7 +111,7 @@ def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
 def test_the_position_is_logged_when_it_changes_and_no_timeout_applies(capsys: pytest.CaptureFixture[str]) -> None:
     responses = {
         POD: [GATED, GATED, GATED, GATED, pod("Succeeded")],
-        PENDING: [position(2), position(2), position(1), position(1)],
+        PDISRUPTION: [position(2), position(2), position(1), position(1)],
         WORKLOADS: [{"items": []}],
     }
     with api_server(responses) as kubeconfig:
@@ -157,7 +157,7 @@ def test_the_reason_of_an_eviction_is_kept_after_the_pod_is_deleted() -> None:
     )
     with api_server({POD: [drained, drained, drained, None]}) as kubeconfig:
         event = event_of(trigger(kubeconfig, **{STAGE: "train"}))
-    error = AirsmithError.from_json_line(event[ENDING])
+    error = AirsmithError.from_json_line(event[DISRUPTION])
     assert error is not None
     assert (error.kind, error.message) == (ErrorKind.EVICTED, "The pod of stage train was ended: its node was drained.")
 

@@ -14,7 +14,7 @@ import yaml
 
 from airsmith.cluster.jobs import JOB_KINDS, JobPhase, JobState
 from airsmith.cluster.jobs.client import job_name
-from airsmith.cluster.jobs.job_kind import LONGEST_JOB_NAME
+from airsmith.cluster.jobs.job_kind import MAX_JOB_NAME_LENGTH
 from airsmith.cluster.stage_pod import stage_pod
 from airsmith.recipe.operation import JobName
 from airsmith.settings import Image, Settings
@@ -100,7 +100,7 @@ def test_every_job_kind_of_the_recipe_is_implemented() -> None:
 
 @pytest.mark.parametrize("name", ["a", "x" * 60, "a-" * 15 + "b"])
 def test_a_job_name_leaves_room_for_suffixes(name: str) -> None:
-    assert len(job_name("train", RUN, cluster_spec(name=name))) <= LONGEST_JOB_NAME
+    assert len(job_name("train", RUN, cluster_spec(name=name))) <= MAX_JOB_NAME_LENGTH
 
 
 @each_kind

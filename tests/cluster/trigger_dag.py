@@ -1,6 +1,6 @@
-"""Trigger a DAG of AIRFLOW__CORE__DAGS_FOLDER again and again in one process: `python trigger.py FILE FD`.
+"""Run a DAG of AIRFLOW__CORE__DAGS_FOLDER for each line of standard input: `python trigger_dag.py FILE FD`.
 
-Each line of standard input is the form of a run, as JSON; each line to the file descriptor says how its tasks ended.
+Each line is the trigger form of a run, as JSON. The states of its tasks are written as a line to the file descriptor.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from airflow.dag_processing.dagbag import BundleDagBag
 
 
 def main(file: str, descriptor: int) -> None:
-    """Answer each line of standard input."""
+    """Run the DAG for each line of standard input."""
     folder = os.environ["AIRFLOW__CORE__DAGS_FOLDER"]
     bag = BundleDagBag(dag_folder=f"{folder}/{file}", bundle_path=folder, bundle_name="dags-folder")
     assert not bag.import_errors, bag.import_errors
     (dag,) = bag.dags.values()
-    with os.fdopen(descriptor, "w", buffering=1) as answers:
+    with os.fdopen(descriptor, "w", buffering=1) as results:
         for line in sys.stdin:
             run = dag.test(run_conf=json.loads(line))
             states = {task.task_id: str(task.state) for task in run.get_task_instances()}
-            print(json.dumps(states), file=answers)
+            print(json.dumps(states), file=results)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A queue of Kueue with room for one training, made for a test's namespace and removed afterwards."""
+"""A Kueue queue with quota for one training, for the duration of a test."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import kubernetes
-from kubernetes.client.exceptions import ApiException
 
-from tests.cluster.deploying import Cluster
+from tests.cluster.installation import Cluster, is_served
 
 GROUP = ("kueue.x-k8s.io", "v1beta1")
 QUEUE = "trainings"
@@ -19,17 +18,17 @@ TRAINING_CPU = "500m"
 
 @dataclass(frozen=True)
 class Queue:
-    """Where trainings queue.
+    """A LocalQueue and its priorities.
 
-    :param high, highest: WorkloadPriorityClasses; work takes the place of less important work, and of such without.
+    :param high, highest: WorkloadPriorityClasses; a workload preempts those of lower or no priority.
     """
 
     cluster: Cluster
     high: str
     highest: str
 
-    def occupy(self, name: str, image: str, priority: str) -> None:
-        """Fill the queue with a pod that works until it is deleted."""
+    def fill(self, name: str, image: str, priority: str) -> None:
+        """Use up the quota with a pod that runs until it is deleted."""
         labels = {"kueue.x-k8s.io/queue-name": QUEUE, "kueue.x-k8s.io/priority-class": priority}
         container = {
             "name": "base",
@@ -58,18 +57,12 @@ class Queue:
 
 def is_installed() -> bool:
     """Whether the cluster has Kueue."""
-    try:
-        kubernetes.client.CustomObjectsApi().list_cluster_custom_object(*GROUP, "clusterqueues")
-    except ApiException as refusal:
-        if refusal.status == 404:
-            return False
-        raise
-    return True
+    return is_served(*GROUP, "clusterqueues")
 
 
 @contextmanager
 def queue(cluster: Cluster) -> Iterator[Queue]:
-    """A LocalQueue, with a ClusterQueue, a flavor and priorities of its own."""
+    """Create a LocalQueue with its own ClusterQueue, flavor and priorities."""
     api, own = kubernetes.client.CustomObjectsApi(), cluster.namespace
     queue = Queue(cluster, high=f"{own}-high", highest=f"{own}-highest")
     whole = [

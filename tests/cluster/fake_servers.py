@@ -1,6 +1,6 @@
-"""Versions of a model whose server is forty lines of Python: it starts at once, and says which version answers.
+"""A fake model server that starts at once and reports which version answers.
 
-It takes the place of vLLM in an endpoint's pods; all else about them, the smoke test included, is as in life.
+It replaces vLLM in an endpoint's pods; everything else, the smoke test included, is unchanged.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ SERVER = f"""\
 import http.server, json, os, pathlib, signal, sys
 signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
 folder = pathlib.Path(__file__).parent
-told = json.loads((folder / "told.json").read_text())
-if told["refusal"]:
-    print(told["refusal"], file=sys.stderr)
+config = json.loads((folder / "server.json").read_text())
+if config["startup_error"]:
+    print(config["startup_error"], file=sys.stderr)
     sys.exit(2)
 
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
-        self.reply({{"data": [{{"id": sys.argv[1]}}], "version": told["version"]}})
+        self.reply({{"data": [{{"id": sys.argv[1]}}], "version": config["version"]}})
 
     def do_POST(self):
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["messages"][0]["content"]
-        self.reply({{"choices": [{{"message": {{"content": told["answers"][asked]}}}}]}})
+        question = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["messages"][0]["content"]
+        self.reply({{"choices": [{{"message": {{"content": config["answers"][question]}}}}]}})
 
     def reply(self, answer):
         body = json.dumps(answer).encode()
@@ -65,23 +65,28 @@ http.server.ThreadingHTTPServer(("", {PORT}), Handler).serve_forever()
 
 
 @dataclass(frozen=True)
-class Versions:
-    """A registry with versions of one model."""
+class FakeVersions:
+    """Registers versions of one model."""
 
     store: Store
 
-    def register(self, *, lies: bool = False, refusal: str = "", **serve: Any) -> int:
-        """Make a version as a run would have.
+    def register(self, *, answers_as_base: bool = False, startup_error: str = "", **serve: Any) -> int:
+        """Register a version with its artifacts and return its number.
 
-        :param lies: whether its server answers as the base does.
-        :param refusal: what its server says instead of starting.
+        :param answers_as_base: whether its server gives the base model's answers.
+        :param startup_error: its server prints this and exits.
         """
         digest = uuid.uuid4().hex
         number = len([info for info in self.store.list(f"models/{MODEL}") if info.path.endswith("version.json")]) + 1
         tuned = {question: f"version {number} {'abcd'[place]}" for place, question in enumerate(QUESTIONS)}
         base = {question: f"base {'abcd'[place]}" for place, question in enumerate(QUESTIONS)}
-        told = {"version": number, "refusal": refusal, "answers": base if lies else tuned}
-        model = {"server.py": SERVER, "told.json": json.dumps(told), "config.json": "{}", "tokenizer.json": TOKENIZER}
+        config = {"version": number, "startup_error": startup_error, "answers": base if answers_as_base else tuned}
+        model = {
+            "server.py": SERVER,
+            "server.json": json.dumps(config),
+            "config.json": "{}",
+            "tokenizer.json": TOKENIZER,
+        }
         prompts = [prompt(question, tuned[question], base[question]) for question in QUESTIONS]
         outputs = {
             "merge": self._publish(ArtifactType.MODEL, digest, model),
@@ -127,28 +132,28 @@ class Versions:
             return writer.publish()
 
 
-def serve_by_stand_in() -> None:
-    """Let this process describe endpoints whose servers are the models' own."""
-    as_in_life = server_pod._server
+def use_fake_servers() -> None:
+    """Replace the server container of all endpoints that this process deploys."""
+    original = server_pod._server
 
     def server(model: ServedModel, settings: Settings) -> dict[str, Any]:
-        container = as_in_life(model, settings)
-        quick = {"httpGet": {"path": "/health", "port": PORT}, "periodSeconds": 1}
+        container = original(model, settings)
+        probe = {"httpGet": {"path": "/health", "port": PORT}, "periodSeconds": 1}
         return {
             **container,
             "image": settings.image("cpu").reference,
             "command": ["python", f"{MODEL_FOLDER}/server.py", model.model_name],
             "args": [],
             "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "128Mi"}},
-            "startupProbe": {**quick, "failureThreshold": 60},
-            "readinessProbe": quick,
+            "startupProbe": {**probe, "failureThreshold": 60},
+            "readinessProbe": probe,
         }
 
     server_pod._server = server  # type: ignore[assignment]
 
 
 def prompt(question: str, tuned: str, base: str) -> dict[str, Any]:
-    """A prompt that the version is proved by, as `evaluate` leaves it."""
+    """A prompt for the smoke test, as `evaluate` writes it."""
     return {
         "messages": [{"role": "user", "content": question}],
         "prompt": "",
@@ -171,4 +176,4 @@ TOKENIZER = json.dumps(
         "model": {"type": "WordLevel", "vocab": {word: id for id, word in enumerate(WORDS)}, "unk_token": "<unk>"},
     }
 )
-"""Of whole words."""
+"""Its tokens are whole words."""

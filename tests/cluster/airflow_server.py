@@ -1,4 +1,4 @@
-"""A real Airflow on a deployment: API server, scheduler with its workers, DAG processor, triggerer."""
+"""A running Airflow: API server, scheduler with its workers, DAG processor, triggerer."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from typing import Any
 import psutil
 
 from demo.airflow_api import AirflowApi, Login, is_healthy, wait_until
-from tests.cluster.deploying import Deployment
+from tests.cluster.installation import Installation
 
 START_SECONDS = 600
 
 
 @dataclass(frozen=True)
-class Airflow:
-    """What runs, and how to ask it."""
+class AirflowServer:
+    """A running Airflow and the client of its API."""
 
-    deployment: Deployment
+    installation: Installation
     process: subprocess.Popen[bytes]
     environment: dict[str, str]
     api: AirflowApi
     replacements: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def start_triggerer(self) -> None:
-        """A new triggerer, as whatever supervises a real one would start."""
-        self.replacements.append(self.deployment.start("triggerer", **self.environment))
+        """Start a new triggerer, as a supervisor would."""
+        self.replacements.append(self.installation.start("triggerer", **self.environment))
 
     def processes(self, *words: str) -> list[psutil.Process]:
-        """Airflow's processes whose command line has all of the words."""
+        """Airflow's processes whose command line contains all the words."""
         found = []
         for process in psutil.Process(self.process.pid).children(recursive=True):
             with suppress(psutil.Error):
@@ -45,35 +45,35 @@ class Airflow:
         return found
 
     def task(self, dag_id: str, run_id: str, task_id: str) -> dict[str, Any]:
-        """A task instance as the API shows it."""
+        """A task instance as the API returns it."""
         return dict(self.api.request("GET", f"dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}"))
 
 
 @contextmanager
-def standalone(deployment: Deployment, **variables: str) -> Iterator[Airflow]:
-    """Airflow at work as long as the block lasts.
+def airflow_server(installation: Installation, **variables: str) -> Iterator[AirflowServer]:
+    """Run Airflow for the duration of the block.
 
-    :param variables: Airflow's own configuration beside what a test needs.
+    :param variables: additional environment variables.
     """
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"http://127.0.0.1:{free.getsockname()[1]}"
     environment = {**_environment(address), **variables}
-    process = deployment.start("standalone", **environment)
+    process = installation.start("standalone", **environment)
     try:
-        assert wait_until(lambda: is_healthy(address), START_SECONDS, 0.5), deployment.log_of(process)
-        airflow = Airflow(
-            deployment, process, environment, AirflowApi(address, Login.read(deployment.folder / "airflow"))
+        assert wait_until(lambda: is_healthy(address), START_SECONDS, 0.5), installation.log_of(process)
+        airflow = AirflowServer(
+            installation, process, environment, AirflowApi(address, Login.read(installation.folder / "airflow"))
         )
         yield airflow
         for replacement in airflow.replacements:
             replacement.terminate()
             replacement.wait()
     finally:
-        family = psutil.Process(process.pid).children(recursive=True)
+        children = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(signal.SIGINT)
-        _, alive = psutil.wait_procs([psutil.Process(process.pid), *family], timeout=20)
-        for straggler in alive:
-            straggler.kill()
+        _, alive = psutil.wait_procs([psutil.Process(process.pid), *children], timeout=20)
+        for survivor in alive:
+            survivor.kill()
         process.wait()
 
 

@@ -1,4 +1,4 @@
-"""An Airsmith of its own on the cluster that KUBECONFIG names: a namespace, a store's folder, a Hub, Airflow's home."""
+"""An Airsmith installation on the cluster that KUBECONFIG names: namespace, store prefix, Hub, Airflow home."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from tests.cluster import airflow_identity
 REPOSITORY = Path(__file__).parents[2]
 STAGES_PYTHON = REPOSITORY / ".venvs" / "stages" / "bin" / "python"
 BUCKET = os.environ.get("AIRSMITH_TEST_BUCKET", "airsmith")
-STORE_AS_PODS_SEE_IT = os.environ.get("AIRSMITH_TEST_POD_S3_ENDPOINT", "http://minio.storage:9000")
+STORE_ENDPOINT_IN_PODS = os.environ.get("AIRSMITH_TEST_POD_S3_ENDPOINT", "http://minio.storage:9000")
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """What the tests know of the cluster.
+    """The cluster under test.
 
-    :param namespace: theirs alone, with the `restricted` Pod Security Standard enforced.
-    :param host_address: an address of this machine that pods reach.
+    :param namespace: reserved for these tests; enforces the `restricted` Pod Security Standard.
+    :param host_address: address of this machine that pods can reach.
     """
 
     namespace: str
@@ -41,14 +41,14 @@ class Cluster:
     core: kubernetes.client.CoreV1Api
 
     def pods(self, prefix: str = "") -> list[kubernetes.client.V1Pod]:
-        """The namespace's pods named so. A test counts its own: those of the one before may still be ending."""
+        """The namespace's pods whose names start with a prefix. Pods of an earlier test may still be terminating."""
         pods = self.core.list_namespaced_pod(self.namespace).items
         return [pod for pod in pods if pod.metadata.name.startswith(prefix)]
 
 
 @dataclass(frozen=True)
-class Deployment:
-    """One Airsmith: its folder, Airflow's home and its settings."""
+class Installation:
+    """One Airsmith: folder, store and the environment of its commands."""
 
     folder: Path
     store: Store
@@ -56,16 +56,13 @@ class Deployment:
     logs: dict[int, Path] = field(default_factory=dict)
 
     def write_recipe(self, name: str, recipe: object) -> str:
-        """Add a recipe.
-
-        :returns: the id of its DAG.
-        """
+        """Add a recipe and return its DAG id."""
         (self.folder / "dags" / "recipes" / f"{name}.yaml").write_text(yaml.safe_dump(recipe))
-        (self.folder / "dags" / "finetune.py").touch()  # a file that has changed is parsed at once
+        (self.folder / "dags" / "finetune.py").touch()  # Airflow parses a changed file at once
         return f"finetune_{name.replace('-', '_')}"
 
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
-        """Start `airflow …`; what it says goes to a file."""
+        """Start `airflow …` with its output in a log file."""
         log = self.folder / f"{uuid.uuid4()}.log"
         with log.open("w") as output:
             process = subprocess.Popen(
@@ -76,31 +73,39 @@ class Deployment:
         return process
 
     def log_of(self, process: subprocess.Popen[bytes]) -> str:
-        """What a process has said so far."""
+        """A process's output so far."""
         return self.logs[process.pid].read_text()
 
     def finish(self, process: subprocess.Popen[bytes]) -> str:
-        """Wait for a good end.
-
-        :returns: what the process said.
-        """
+        """Wait for a process to exit with status 0 and return its output."""
         assert process.wait() == 0, self.log_of(process)
         return self.log_of(process)
 
     def runs(self) -> list[Run]:
-        """The runs in the store, oldest first."""
+        """The store's runs, oldest first."""
         specs = [info for info in self.store.list("runs") if info.path.endswith("/spec.json")]
         return [Run(self.store, info.path.rsplit("/", 1)[0]) for info in sorted(specs, key=lambda info: info.modified)]
 
 
+def is_served(group: str, version: str, plural: str) -> bool:
+    """Whether the API server serves a custom resource."""
+    try:
+        kubernetes.client.CustomObjectsApi().list_cluster_custom_object(group, version, plural)
+    except kubernetes.client.ApiException as error:
+        if error.status == 404:
+            return False
+        raise
+    return True
+
+
 def stop_endpoint(store: Store, name: str) -> None:
-    """Take an endpoint's servers away: they have a core each, which the next test's trainings need."""
+    """Delete an endpoint's servers. Each holds a core that the next test's training needs."""
     stop(store, name, kubernetes.client.ApiClient())
 
 
 @contextmanager
-def own_namespace() -> Iterator[Cluster]:
-    """A namespace with the `restricted` Pod Security Standard, the store's Secret and Airflow's account."""
+def new_namespace() -> Iterator[Cluster]:
+    """A namespace with the `restricted` Pod Security Standard, the store's Secret and Airflow's service account."""
     kubernetes.config.load_kube_config()
     core = kubernetes.client.CoreV1Api()
     server = urlsplit(kubernetes.client.Configuration.get_default_copy().host).hostname or ""
@@ -118,8 +123,8 @@ def own_namespace() -> Iterator[Cluster]:
 
 
 @contextmanager
-def deployed(cluster: Cluster, folder: Path, images: Path) -> Iterator[Deployment]:
-    """An Airsmith whose pods run in the namespace; its Hub has the demo's model and dataset.
+def install_airsmith(cluster: Cluster, folder: Path, images: Path) -> Iterator[Installation]:
+    """An Airsmith whose pods run in the namespace. Its Hub holds the demo's model and dataset.
 
     :param images: settings file that `make images SETTINGS=…` wrote.
     """
@@ -132,13 +137,13 @@ def deployed(cluster: Cluster, folder: Path, images: Path) -> Iterator[Deploymen
         publish = [str(STAGES_PYTHON), "-m", "demo.publish", "--root", str(folder / "hub")]
         subprocess.run(publish, cwd=REPOSITORY, check=True)
         kubeconfig = airflow_identity.kubeconfig(cluster.namespace, folder)
-        deployment = Deployment(folder, Store.open(store), _environment(folder, kubeconfig))
-        deployment.finish(deployment.start("db", "migrate"))
+        installation = Installation(folder, Store.open(store), _environment(folder, kubeconfig))
+        installation.finish(installation.start("db", "migrate"))
         try:
-            yield deployment
+            yield installation
         finally:
-            for info in deployment.store.list(""):
-                deployment.store.delete(info.path)
+            for info in installation.store.list(""):
+                installation.store.delete(info.path)
 
 
 def _settings(cluster: Cluster, store: str, hub_endpoint: str, images: dict[str, Any]) -> dict[str, Any]:
@@ -152,9 +157,9 @@ def _settings(cluster: Cluster, store: str, hub_endpoint: str, images: dict[str,
             "images": images,
             "store_secret": "store",
             "scratch_size": "1Gi",
-            # One thread a process: the nodes share this machine's cores, and threads that wait for others only spin.
+            # One thread per process: the nodes share this machine's cores, and idle OpenMP threads spin.
             "environment": {
-                "AWS_ENDPOINT_URL": STORE_AS_PODS_SEE_IT,
+                "AWS_ENDPOINT_URL": STORE_ENDPOINT_IN_PODS,
                 "AWS_REGION": "us-east-1",
                 "OMP_NUM_THREADS": "1",
             },
@@ -171,5 +176,8 @@ def _environment(folder: Path, kubeconfig: Path) -> dict[str, str]:
         "AIRFLOW_HOME": str(folder / "airflow"),
         "AIRFLOW__CORE__DAGS_FOLDER": str(folder / "dags"),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        # Pods of other tests can use all cores while Airflow parses a file.
+        "AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT": "150",
+        "AIRFLOW__DAG_PROCESSOR__DAG_FILE_PROCESSOR_TIMEOUT": "180",
         "AIRSMITH_SETTINGS": str(folder / "airsmith.yaml"),
     }

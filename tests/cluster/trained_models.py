@@ -1,4 +1,4 @@
-"""Runs whose models are made already, for endpoints of the cluster: a base, two adapters, each of them merged."""
+"""Finished runs for endpoints of the cluster: a base model and two adapters, each also merged."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ from airsmith.contracts.stages import ArtifactType
 from airsmith.pipeline.plan import make_plan
 from airsmith.recipe import Recipe
 from airsmith.settings import Image, KubernetesSettings, Settings
-from tests.cluster.deploying import BUCKET, REPOSITORY, STAGES_PYTHON, STORE_AS_PODS_SEE_IT, Cluster
+from tests.cluster.installation import BUCKET, REPOSITORY, STAGES_PYTHON, STORE_ENDPOINT_IN_PODS, Cluster
 
 
 @dataclass(frozen=True)
-class Shop:
-    """A store with models, and settings by which the cluster serves them.
+class TrainedModels:
+    """A store with models, and the settings to serve them.
 
-    :param models: folder that `build_models.py` has filled.
-    :param client: of Airflow's worker, with its rights.
+    :param models: output folder of `build_models.py`.
+    :param client: a client with the rights of Airflow's worker.
     """
 
     folder: Path
@@ -48,10 +48,10 @@ class Shop:
     cluster: Cluster
     client: kubernetes.client.ApiClient
 
-    def run(self, adapter: str, *, merged: str = "", **recipe: Any) -> Run:
-        """A run of a recipe with an adapter's name, in which all stages before `deploy` are done.
+    def finished_run(self, adapter: str, *, merged: str = "", **recipe: Any) -> Run:
+        """A run in which all stages before `deploy` are done.
 
-        :param merged: digest of the merged model, where it is to be another artifact.
+        :param merged: digest of the merged model, to make it a separate artifact.
         """
         resolved = Recipe.model_validate(
             {
@@ -80,15 +80,12 @@ class Shop:
             StageRecord.begin(stage, run).finish(Output.of_artifact(artifact), cached=False)
         return run
 
-    def said(self) -> dict[str, dict[str, str]]:
-        """What base and adapters answer, by model and question."""
-        return json.loads((self.models / "said.json").read_text())
+    def expected_answers(self) -> dict[str, dict[str, str]]:
+        """The answers of base and adapters, by model and question."""
+        return json.loads((self.models / "answers.json").read_text())
 
     def smoke_pod(self, run: Run) -> kubernetes.client.V1Pod:
-        """Run the smoke test of a run's endpoint as the pod that it is.
-
-        :returns: the pod, ended.
-        """
+        """Run the smoke test of a run's endpoint in its pod; return the finished pod."""
         pod = stage_pod("smoke_test", run, run.read_spec(), "0" * 64, self.settings)
         core, namespace = self.cluster.core, self.cluster.namespace
         core.create_namespaced_pod(namespace, pod)
@@ -97,17 +94,20 @@ class Shop:
         for event in watch.stream(core.list_namespaced_pod, namespace, field_selector=selector, timeout_seconds=120):
             if event["object"].status.phase in ("Succeeded", "Failed"):
                 return event["object"]
-        raise AssertionError(f"{pod.metadata.name} did not end")
+        raise AssertionError(f"{pod.metadata.name} did not finish")
 
     def environment(self) -> dict[str, str]:
-        """What `airsmith …` on a person's machine needs to know, beside KUBECONFIG."""
+        """The environment of `airsmith …` outside the cluster, in addition to KUBECONFIG."""
         file = self.folder / "settings.yaml"
         file.write_text(yaml.safe_dump({"runtime": "kubernetes", "store": self.store.uri}))
         known = {name: value for name, value in os.environ.items() if not name.startswith("AIRSMITH")}
         return {**known, "AIRSMITH_SETTINGS": str(file)}
 
     def _publish(self, kind: str, digest: str, files: Mapping[str, str]) -> Artifact:
-        """An artifact of files that the shop has, by their names in it; a folder's keep their own."""
+        """Publish files as an artifact.
+
+        :param files: path below `models` by name in the artifact; an empty name adds a folder's content.
+        """
         folder = artifact_folder(kind, digest)
         published = open_artifact(self.store, folder)
         if published is not None:
@@ -122,14 +122,16 @@ class Shop:
 
 
 @contextmanager
-def open_shop(folder: Path, cluster: Cluster, images: Path, client: kubernetes.client.ApiClient) -> Iterator[Shop]:
-    """Make the models and say how they are served; the store is emptied at the end.
+def trained_models(
+    folder: Path, cluster: Cluster, images: Path, client: kubernetes.client.ApiClient
+) -> Iterator[TrainedModels]:
+    """Build the models; delete their store at the end.
 
     :param images: settings file that names the images.
     """
-    models = folder / "models"
+    models_folder = folder / "models"
     subprocess.run(
-        [STAGES_PYTHON, Path(__file__).parent / "build_models.py", models],
+        [STAGES_PYTHON, Path(__file__).parent / "build_models.py", models_folder],
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, check=True, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     known = yaml.safe_load(images.read_text())["kubernetes"]["images"]
@@ -142,12 +144,12 @@ def open_shop(folder: Path, cluster: Cluster, images: Path, client: kubernetes.c
             images={name: Image.model_validate(image) for name, image in known.items()},
             store_secret="store",
             scratch_size="1Gi",
-            environment={"AWS_ENDPOINT_URL": STORE_AS_PODS_SEE_IT, "AWS_REGION": "us-east-1"},
+            environment={"AWS_ENDPOINT_URL": STORE_ENDPOINT_IN_PODS, "AWS_REGION": "us-east-1"},
         ),
     )
-    shop = Shop(folder, models, Store.open(settings.store), settings, cluster, client)
+    models = TrainedModels(folder, models_folder, Store.open(settings.store), settings, cluster, client)
     try:
-        yield shop
+        yield models
     finally:
-        for info in list(shop.store.list("")):
-            shop.store.delete(info.path)
+        for info in list(models.store.list("")):
+            models.store.delete(info.path)
