@@ -153,8 +153,8 @@ def test_an_adapter_or_the_base_model_is_selected_by_name(tmp_path: Path):
 
 def test_a_local_endpoint_needs_no_port_forwarding(tmp_path: Path):
     endpoint = record_endpoint(Store.open(f"file://{tmp_path}"), "tiny")
-    with reachable(endpoint) as reachable:
-        assert reachable is endpoint
+    with reachable(endpoint) as reached:
+        assert reached is endpoint
 
 
 def test_an_endpoint_on_a_cluster_requires_a_kubeconfig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
