@@ -108,7 +108,7 @@ def _write_placement(file: Path, size_bytes: int) -> Path:
     return file
 
 
-def _published(store: Store) -> Source:
+def _published(store: Store) -> FileReader:
     artifact = open_artifact(store, _WHOLE)
     if artifact is None:
         raise RuntimeError("nothing was published")
