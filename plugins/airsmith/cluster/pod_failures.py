@@ -209,7 +209,7 @@ def _exited(stage: str, pod: k8s.V1Pod) -> AirsmithError | None:
         return None
     if ended.exit_code == _SIGKILL_EXIT:
         return AirsmithError(
-            ErrorKind.KILLED, f"The process of stage {stage} was killed by another process (SIGKILL).", _RESUMES
+            ErrorKind.KILLED, f"The process of stage {stage} was killed (SIGKILL).", _RESUMES
         )
     return AirsmithError(
         ErrorKind.INTERNAL,
