@@ -70,7 +70,11 @@ CASES = [
         "evicted",
         "drained",
     ),
-    (pod(conditions=condition("DisruptionTarget", "True", "PreemptionByScheduler")), "preempted", "preempted by pods of a higher priority"),
+    (
+        pod(conditions=condition("DisruptionTarget", "True", "PreemptionByScheduler")),
+        "preempted",
+        "preempted by pods of a higher priority",
+    ),
     (
         pod(conditions=condition("TerminationTarget", "True", "WorkloadEvictedDueToPreempted", PREEMPTED)),
         "preempted",

@@ -40,9 +40,18 @@ def change(local_host: LocalHost, action: str, run_id: str = "manual", **fields:
         ({"action": "stop", "endpoint": "a", "percent": 0}, "The action stop does not accept percent."),
         ({"action": "roll_back", "endpoint": "a", "model": "m"}, "The action roll_back does not accept model."),
         ({"action": "scale", "endpoint": "a", "replicas": 2, "version": 1}, "does not accept version"),
-        ({"action": "deploy", "model": "m", "percent": 0}, "A version cannot be deployed with 0 percent of the requests."),
-        ({"action": "deploy", "model": "m", "replicas": 3}, "replicas applies only to a canary, but percent is not between 1 and 99"),
-        ({"action": "shift_traffic", "endpoint": "a", "percent": 100, "replicas": 3}, "percent is not between 1 and 99"),
+        (
+            {"action": "deploy", "model": "m", "percent": 0},
+            "A version cannot be deployed with 0 percent of the requests.",
+        ),
+        (
+            {"action": "deploy", "model": "m", "replicas": 3},
+            "replicas applies only to a canary, but percent is not between 1 and 99",
+        ),
+        (
+            {"action": "shift_traffic", "endpoint": "a", "percent": 100, "replicas": 3},
+            "percent is not between 1 and 99",
+        ),
         ({"action": "explode"}, "action"),
         ({"action": "deploy", "model": "m", "percent": 101}, "percent"),
         ({"action": "scale", "endpoint": "Not A Name", "replicas": 1}, "endpoint is 'Not A Name', but must match"),

@@ -159,7 +159,10 @@ def test_the_reason_of_an_eviction_is_kept_after_the_pod_is_deleted() -> None:
         event = event_of(trigger(kubeconfig, **{STAGE: "train"}))
     error = AirsmithError.from_json_line(event[DISRUPTION])
     assert error is not None
-    assert (error.kind, error.message) == (ErrorKind.EVICTED, "The pod of stage train was terminated: its node was drained.")
+    assert (error.kind, error.message) == (
+        ErrorKind.EVICTED,
+        "The pod of stage train was terminated: its node was drained.",
+    )
 
 
 def test_an_old_pod_is_polled_less_often() -> None:
