@@ -132,12 +132,12 @@ def launch_in_subprocess(
         preexec_fn=die_with_the_parent,
     )
     try:
-        _pass_on(process, output)
+        _forward(process, output)
     except StopRequested as stop:
         if not may_finish:
             raise
         _tell_to_stop(process)
-        _pass_on(process, output)
+        _forward(process, output)
         raise error_in(said) or stop from None
     finally:
         _kill_group(process)
@@ -163,7 +163,7 @@ def _launcher(spec: RunSpec) -> str:
     return get_device(spec.recipe.backend.name).launcher
 
 
-def _pass_on(process: subprocess.Popen[bytes], log_file: Path) -> None:
+def _forward(process: subprocess.Popen[bytes], log_file: Path) -> None:
     """Show what a command prints as it comes, and keep it, until the command ends."""
     assert process.stdout is not None
     with log_file.open("ab") as file:

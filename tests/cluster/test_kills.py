@@ -65,11 +65,11 @@ def follow(
     """
     seen: dict[str, kubernetes.client.V1Pod] = {}
 
-    def has_ended() -> bool:
+    def has_finished() -> bool:
         seen.update({pod.metadata.uid: pod for pod in pods_of(cluster, name, "train")})
         return airflow.task(*run, "train")["state"] in ("success", "failed")
 
-    wait_for(has_ended)
+    wait_for(has_finished)
     assert airflow.task(*run, "train")["state"] == "success"
     left = time.monotonic()
     wait_for(lambda: not pods_of(cluster, name, "train"))

@@ -129,11 +129,11 @@ def assert_it_went_on(
     :returns: what its tries have said.
     """
 
-    def has_ended() -> bool:
+    def has_finished() -> bool:
         assert len(jobs_of(cluster, name, job)) <= 1
         return airflow.task(*run, "train")["state"] in ENDED
 
-    wait_for(has_ended)
+    wait_for(has_finished)
     log = log_of(airflow, *run, "train")
     assert airflow.task(*run, "train")["state"] == "success", log
     assert "Going on from the checkpoint" in log

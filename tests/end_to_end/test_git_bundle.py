@@ -75,10 +75,10 @@ class Airflow:
     def finish(self, dag_id: str, run_id: str) -> Run:
         """Wait for a run's good end."""
 
-        def has_ended() -> bool:
+        def has_finished() -> bool:
             return self.api.run_state(dag_id, run_id) in ("success", "failed")
 
-        assert wait_until(has_ended, WAIT_SECONDS)
+        assert wait_until(has_finished, WAIT_SECONDS)
         assert self.api.run_state(dag_id, run_id) == "success", self.api.failed_tasks(dag_id, run_id)
         return next(run for run in self.house.runs() if run.read_spec().run_id == run_id)
 

@@ -132,7 +132,7 @@ def test_a_stage_killed_while_it_publishes_leaves_nothing_half_made(
         threading.Thread(target=kill_when, args=(victim, lambda: any(run.store.list(folder)))).start()
 
     with pytest.raises(AirsmithError) as failure:
-        bring_to_output(stage, run, settings_of(house, run), tell, tell_process=kill_while_publishing)
+        bring_to_output(stage, run, settings_of(house, run), tell, on_start=kill_while_publishing)
     assert failure.value.kind is ErrorKind.KILLED
     assert run.pointer(stage) is None
     assert open_artifact(run.store, folder) is None

@@ -11,7 +11,7 @@ from kubernetes.client import ApiClient
 from kubernetes.client import models as k8s
 from kubernetes.client.exceptions import ApiException
 
-from airsmith.cluster.pod_failures import failure_of, has_ended, has_succeeded, missing, not_created
+from airsmith.cluster.pod_failures import creation_error, failure_of, has_finished, has_succeeded, pod_missing
 from airsmith.errors import AirsmithError, ErrorKind
 
 
@@ -135,7 +135,7 @@ def test_the_events_of_a_vanished_pod_say_who_took_its_place(reason: str, report
         message=said,
         source=k8s.V1EventSource(component=reporter),
     )
-    assert missing("train", "p", [event]).kind.value == kind
+    assert pod_missing("train", "p", [event]).kind.value == kind
 
 
 def test_a_pod_that_its_node_cannot_start_is_said_in_the_words_of_its_newest_warning() -> None:
@@ -160,8 +160,8 @@ def test_a_pod_that_its_node_cannot_start_is_said_in_the_words_of_its_newest_war
 
 
 def test_a_pod_that_was_deleted_while_it_worked_has_not_succeeded() -> None:
-    assert has_ended(pod("Failed"))
-    assert not has_ended(pod("Running", {"running": {}}))
+    assert has_finished(pod("Failed"))
+    assert not has_finished(pod("Running", {"running": {}}))
     assert not has_succeeded(pod("Running", {"running": {}}))
     assert has_succeeded(pod("Succeeded", ended(0, "Completed")))
     assert has_succeeded(pod("Running", ended(0, "Completed")))
@@ -179,7 +179,7 @@ def test_a_pod_that_was_deleted_while_it_worked_has_not_succeeded() -> None:
 )
 def test_a_pod_that_the_cluster_refuses_is_told_in_its_words(status: int, said: str, kind: str) -> None:
     refusal = ApiException(status=status, reason=said)
-    error = not_created("train", refusal)
+    error = creation_error("train", refusal)
     assert error.kind.value == kind
     assert said in error.message
     assert error.hint

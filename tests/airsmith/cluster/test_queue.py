@@ -6,7 +6,7 @@ from typing import Any
 
 from kubernetes.client import models as k8s
 
-from airsmith.cluster.queue import is_held_back, pending_path, queue_labels, waiting_line, workloads_path
+from airsmith.cluster.queue import is_queued, pending_path, queue_labels, waiting_line, workloads_path
 
 UID = "b3d7fd8c-576e-429b-9589-da08f6e85019"
 SHORT = "couldn't assign flavors to pod set main: insufficient unused quota for cpu in flavor a100, 5 more needed"
@@ -58,9 +58,9 @@ def test_only_kueues_gates_hold_a_pod_back() -> None:
         gates = [k8s.V1PodSchedulingGate(name=name) for name in names]
         return k8s.V1Pod(spec=k8s.V1PodSpec(containers=[], scheduling_gates=gates or None))
 
-    assert is_held_back(gated("kueue.x-k8s.io/admission"))
-    assert not is_held_back(gated("example.org/other"))
-    assert not is_held_back(gated())
+    assert is_queued(gated("kueue.x-k8s.io/admission"))
+    assert not is_queued(gated("example.org/other"))
+    assert not is_queued(gated())
 
 
 def test_a_recipe_without_a_queue_gets_no_label() -> None:

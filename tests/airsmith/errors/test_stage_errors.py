@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 from airflow.sdk import RetryAction
 
-from airsmith.airflow.retry_policy import LONGEST_DELAY, RetryByKind
+from airsmith.airflow.retry_policy import MAX_DELAY, RetryByKind
 from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.errors.retries import RETRIES, Retry
 from airsmith.errors.stage_errors import StageError, as_stage_error
@@ -45,7 +45,7 @@ def test_the_table_decides_about_a_retry(kind: ErrorKind):
 def test_backing_off_doubles_up_to_a_bound():
     error = AirsmithError(ErrorKind.HUB_UNAVAILABLE, "")
     delays = [POLICY.evaluate(error, try_number, 100).retry_delay for try_number in (1, 2, 3, 1000)]
-    assert delays == [timedelta(seconds=10), timedelta(seconds=20), timedelta(seconds=40), LONGEST_DELAY]
+    assert delays == [timedelta(seconds=10), timedelta(seconds=20), timedelta(seconds=40), MAX_DELAY]
 
 
 def test_what_airflow_raises_is_left_to_airflow():

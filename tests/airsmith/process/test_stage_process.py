@@ -161,7 +161,7 @@ def test_a_second_thread_may_stop_it(run: Run, stages_that: StagesThat):
     stopper.start()
     with pytest.raises(AirsmithError, match="SIGTERM"):
         bring_to_output(
-            STAGE, run, settings, lambda level, line: ready.set(), tell_process=lambda process: running.append(process)
+            STAGE, run, settings, lambda level, line: ready.set(), on_start=lambda process: running.append(process)
         )
     stopper.join()
 

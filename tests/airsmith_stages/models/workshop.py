@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+from airsmith_stages.frame import run_stage
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -38,7 +39,6 @@ from airsmith_stages.data.chat import ExampleTokeniser
 from airsmith_stages.data.examples import Example
 from airsmith_stages.data.overflow import Sample
 from airsmith_stages.data.token_shards import INDEX_FILE, PROMPTS_FILE, alone, write_split
-from airsmith_stages.frame import run_stage
 from airsmith_stages.tokenizer_files import tokenizer_digest
 from demo.tiny_llama import train_tokenizer
 

@@ -18,7 +18,7 @@ from airflow.triggers.base import TriggerEvent
 from tenacity import stop_after_attempt
 
 from airsmith.airflow.triggers import pod as queued_trigger
-from airsmith.airflow.triggers.pod import ENDING, STAGE, TIMEOUT_SECONDS, QueuedPodTrigger
+from airsmith.airflow.triggers.pod import DISRUPTION, STAGE, TIMEOUT_SECONDS, QueuedPodTrigger
 from airsmith.cluster.queue import pending_path, workloads_path
 from airsmith.errors import AirsmithError, ErrorKind
 
@@ -165,7 +165,7 @@ def test_who_ended_a_pod_is_known_after_it_is_gone() -> None:
     )
     with api_server({POD: [drained, drained, drained, None]}) as kubeconfig:
         event = fired(trigger(kubeconfig, **{STAGE: "train"}))
-    told = AirsmithError.from_json_line(event[ENDING])
+    told = AirsmithError.from_json_line(event[DISRUPTION])
     assert told is not None
     assert (told.kind, told.message) == (ErrorKind.EVICTED, "The pod of stage train was ended: its node was drained.")
 

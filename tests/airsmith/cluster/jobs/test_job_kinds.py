@@ -14,7 +14,7 @@ from test_pods import DIGEST, SETTINGS, make_spec
 from airsmith.artifacts.store import Store
 from airsmith.cluster.jobs import JOB_KINDS, JobPhase, JobState
 from airsmith.cluster.jobs.client import job_name
-from airsmith.cluster.jobs.job_kind import LONGEST_JOB_NAME
+from airsmith.cluster.jobs.job_kind import MAX_JOB_NAME_LENGTH
 from airsmith.cluster.stage_pod import stage_pod
 from airsmith.contracts.run import Run
 from airsmith.recipe.operation import JobName
@@ -101,13 +101,13 @@ def test_every_engine_of_the_recipe_is_there_and_no_other() -> None:
 
 @pytest.mark.parametrize("name", ["a", "x" * 60, "a-" * 15 + "b"])
 def test_a_job_s_name_leaves_room_for_what_engines_add(name: str) -> None:
-    assert len(job_name("train", RUN, make_spec(name=name))) <= LONGEST_JOB_NAME
+    assert len(job_name("train", RUN, make_spec(name=name))) <= MAX_JOB_NAME_LENGTH
 
 
 @each
 def test_a_new_job_is_at_work_and_a_suspended_one_is_queued(job: str) -> None:
     state_of = JOB_KINDS[job].state_of
-    assert state_of({"spec": {}}) == JobState(JobPhase.WORKING)
+    assert state_of({"spec": {}}) == JobState(JobPhase.RUNNING)
     assert state_of({"spec": {"suspend": True}, "status": {}}) == JobState(JobPhase.QUEUED)
 
 
@@ -115,7 +115,7 @@ def test_a_new_job_is_at_work_and_a_suspended_one_is_queued(job: str) -> None:
     ("job", "status", "state"),
     [
         ("jobset", {"conditions": [{"type": "Completed", "status": "True"}]}, JobState(JobPhase.SUCCEEDED)),
-        ("jobset", {"conditions": [{"type": "Completed", "status": "False"}]}, JobState(JobPhase.WORKING)),
+        ("jobset", {"conditions": [{"type": "Completed", "status": "False"}]}, JobState(JobPhase.RUNNING)),
         (
             "jobset",
             {"conditions": [{"type": "Failed", "status": "True", "message": "lost"}]},
@@ -127,8 +127,8 @@ def test_a_new_job_is_at_work_and_a_suspended_one_is_queued(job: str) -> None:
             {"conditions": [{"type": "Failed", "status": "True", "reason": "JobsFailed"}]},
             JobState(JobPhase.FAILED, "JobsFailed"),
         ),
-        ("rayjob", {"jobStatus": "RUNNING", "jobDeploymentStatus": "Running"}, JobState(JobPhase.WORKING)),
-        ("rayjob", {"jobStatus": "SUCCEEDED", "jobDeploymentStatus": "Running"}, JobState(JobPhase.WORKING)),
+        ("rayjob", {"jobStatus": "RUNNING", "jobDeploymentStatus": "Running"}, JobState(JobPhase.RUNNING)),
+        ("rayjob", {"jobStatus": "SUCCEEDED", "jobDeploymentStatus": "Running"}, JobState(JobPhase.RUNNING)),
         ("rayjob", {"jobStatus": "SUCCEEDED", "jobDeploymentStatus": "Complete"}, JobState(JobPhase.SUCCEEDED)),
         (
             "rayjob",
