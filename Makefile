@@ -20,13 +20,21 @@ UPGRADE ?= --upgrade
 AIRFLOW := .venvs/airflow/bin
 STAGES := .venvs/stages/bin
 NEURON := .venvs/neuron/bin
+SITE := .venvs/docs/bin
 UV := .venvs/uv/bin/uv
 DEMO := $(AIRFLOW)/python -m demo
 PYTEST := python -m pytest -n $(PYTEST_WORKERS)
-# The longest first, so that no worker is left with them alone at the end.
+# The longest first, so that both workers finish at about the same time.
 CLUSTER_TESTS := $(patsubst %,tests/cluster/test_%.py,neuron_chain serving pipeline)
 CLUSTER_TESTS += $(filter-out $(CLUSTER_TESTS),$(wildcard tests/cluster/test_*.py))
-TEST_CLUSTER = AIRSMITH_TEST_SETTINGS='$(SETTINGS)' $(AIRFLOW)/python -m pytest $(CLUSTER_TESTS)
+# `make test-cluster` runs all tests; CORE=1 the core set, SHARD=K/N or SHARD=COMMIT one shard of the others, both together both.
+CORE ?=
+SHARD ?=
+# DURATIONS=1 updates the durations by which the shards are balanced.
+DURATIONS ?=
+SELECT_CLUSTER_TESTS = $(if $(CORE),--core) $(if $(SHARD),--shard '$(SHARD)') \
+	$(if $(DURATIONS),--durations-file tests/cluster/durations.json)
+TEST_CLUSTER = AIRSMITH_TEST_SETTINGS='$(SETTINGS)' $(AIRFLOW)/python -m pytest $(CLUSTER_TESTS) $(SELECT_CLUSTER_TESTS)
 BY_FILE := --dist loadfile --no-loadscope-reorder
 
 # uv reads none of pip's variables: a package index that pip is told of serves uv as well.
@@ -39,8 +47,8 @@ export UV_CUSTOM_COMPILE_COMMAND := make lock
 # Commands run from the checkout, whatever it is called, and need no PYTHONPATH of the caller's.
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: help setup demo stop test lint types test-stages test-airflow test-neuron test-training test-long images test-cluster test-cluster-long
-.PHONY: bench benchmark-stages benchmark-deferred lock docs clean
+.PHONY: help setup demo stop test lint types test-stages test-airflow test-neuron test-training test-long images cluster-images
+.PHONY: test-cluster test-cluster-long wheel test-wheel bench benchmark-stages benchmark-deferred lock docs diagrams site clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | column -t -s "$$(printf '\t')"
@@ -71,7 +79,7 @@ test-airflow: setup  ## the tests of Airflow's side
 	@$(AIRFLOW)/$(PYTEST) $(BY_FILE) -m 'not long' tests/end_to_end tests/faults tests/airsmith tests/containers --durations 20
 
 test-neuron: .venvs/neuron/.ready  ## Trainium's chain against optimum-neuron's own code, on stand-ins for the device (Python 3.11)
-	@$(NEURON)/python -m pytest tests/neuron
+	@PYTHONPATH=$(CURDIR)/tests/neuron/stubs $(NEURON)/python -m pytest tests/neuron
 
 test-training: setup  ## parity, resume, 500 kills and the reference sweep
 	@failed=0; export AIRSMITH_TEST_LONG=1; $(STAGES)/$(PYTEST) tests/airsmith_stages/training || failed=1; \
@@ -79,7 +87,7 @@ test-training: setup  ## parity, resume, 500 kills and the reference sweep
 	exit $$failed
 
 test-long: setup  ## all faults, races and damaged files, of which `make test` draws a twentieth, and what takes long
-	@failed=0; export AIRSMITH_TEST_LONG=1; $(STAGES)/python -m pytest tests/airsmith_stages/malformed || failed=1; \
+	@failed=0; export AIRSMITH_TEST_LONG=1; $(STAGES)/python -m pytest tests/airsmith_stages/test_damaged_files.py || failed=1; \
 	$(AIRFLOW)/$(PYTEST) $(BY_FILE) tests/faults || failed=1; \
 	exit $$failed
 
@@ -119,16 +127,24 @@ lock: $(UV)  ## resolve all dependencies anew (UPGRADE= keeps the versions that 
 	$(LOCK_IMAGE) setup.cfg containers/vllm-cuda/requirements.txt -o containers/vllm-cuda/requirements.lock
 	$(LOCK_ANYWHERE) --config-file containers/train-cpu/uv.toml --no-emit-package torch -c containers/train-cpu/torch.txt $(AS_TESTED) \
 		benchmarks/requirements.txt -o benchmarks/requirements.lock
+	$(LOCK_ANYWHERE) scripts/site/requirements.txt -o scripts/site/requirements.lock
 
 images: setup  ## build and push IMAGES to REGISTRY, and write their digests into SETTINGS (BUILD=…, BASE_IMAGE=…)
 	@$(AIRFLOW)/python -m scripts.images $(IMAGES) --registry '$(REGISTRY)' --settings '$(SETTINGS)' --build '$(BUILD)' \
 		$(if $(BASE_IMAGE),--build-arg 'BASE_IMAGE=$(BASE_IMAGE)') $(addprefix --stand-in ,$(STAND_IN))
 
-test-cluster: setup  ## the tests on the cluster that KUBECONFIG names, with the images of SETTINGS
+# pytest's exit status 5: no test is selected.
+test-cluster: setup  ## the tests on the cluster that KUBECONFIG names, with the images of SETTINGS (CORE=1, SHARD=K/N or COMMIT)
 	@failed=0; \
-	$(TEST_CLUSTER) -m 'not long and not alone' -n $(PYTEST_WORKERS) $(BY_FILE) --durations 25 || failed=1; \
-	$(TEST_CLUSTER) -m 'not long and alone' --durations 10 || failed=1; \
+	$(TEST_CLUSTER) -m 'not long and not alone' -n $(PYTEST_WORKERS) $(BY_FILE) --durations 25 || [ $$? = 5 ] || failed=1; \
+	$(TEST_CLUSTER) -m 'not long and alone' --durations 10 || [ $$? = 5 ] || failed=1; \
 	exit $$failed
+
+cluster-images: setup  ## print the images that the selected cluster tests need (CORE=1, SHARD=K/N or COMMIT)
+	@mkdir -p .airsmith
+	@$(AIRFLOW)/python -m pytest $(CLUSTER_TESTS) $(SELECT_CLUSTER_TESTS) -m 'not long' --collect-only -qq \
+		--images-file .airsmith/cluster-images.txt >/dev/null
+	@cat .airsmith/cluster-images.txt
 
 test-cluster-long: setup  ## those that take long as well
 	@$(TEST_CLUSTER) --durations 30
@@ -142,8 +158,27 @@ benchmark-stages: setup  ## where a stage's seconds go on that cluster, beside t
 benchmark-deferred: setup  ## what many deferred trainings cost, on a cluster with fake nodes
 	@AIRSMITH_TEST_SETTINGS='$(SETTINGS)' $(AIRFLOW)/python -m benchmarks.deferred_trainings
 
-docs: setup  ## write the generated reference pages anew
+wheel: setup  ## build both distributions, airsmith and airsmith-stages, into dist/
+	@rm -rf dist && mkdir -p dist .airsmith
+	@build=$$(mktemp -d .airsmith/wheel.XXXXXX); trap 'rm -rf "$$build"' EXIT; \
+	cp -R --parents README.md LICENSE setup.cfg pyproject.toml plugins containers/setup.cfg containers/pyproject.toml \
+		containers/airsmith_stages "$$build"; \
+	for project in "$$build" "$$build/containers"; do \
+		$(UV) build --quiet --wheel --build-constraints containers/build-tools.lock --out-dir dist "$$project"; \
+	done
+	@rm -f dist/.gitignore; ls dist
+
+test-wheel: wheel  ## install the wheels into clean environments and use them
+	@$(AIRFLOW)/python -m pytest tests/packaging
+
+docs: setup  ## regenerate the schema and the reference pages
 	@$(AIRFLOW)/airsmith recipe docs
+
+diagrams:  ## redraw docs/images/architecture-*.svg from architecture.txt
+	@$(PYTHON) -m scripts.site.diagram
+
+site: .venvs/docs/.locked  ## build the site of docs/ into .airsmith/site; a broken link or a page that is missing from the menu fails
+	@PATH=$(CURDIR)/$(SITE):$$PATH $(SITE)/python -m scripts.site
 
 clean:  ## end what runs, and remove the environments and all that the demo made
 	-@$(MAKE) --no-print-directory stop
@@ -179,7 +214,7 @@ INSTALL = $(UV) pip install --quiet --no-deps --python
 
 .venvs/stages/.ready: .venvs/stages/.locked setup.cfg containers/setup.cfg
 	@$(INSTALL) $(STAGES)/python -e . -e containers
-	@rm -rf plugins/*.egg-info
+	@rm -rf plugins/*.egg-info containers/*.egg-info
 	@touch $@
 
 # optimum-neuron runs on Python 3.10 and 3.11 only; its lock is for 3.11, which Neuron's training image has.
@@ -193,7 +228,7 @@ INSTALL = $(UV) pip install --quiet --no-deps --python
 
 .venvs/neuron/.ready: .venvs/neuron/.locked setup.cfg containers/setup.cfg
 	@$(INSTALL) $(NEURON)/python -e . -e containers
-	@rm -rf plugins/*.egg-info
+	@rm -rf plugins/*.egg-info containers/*.egg-info
 	@touch $@
 
 # What Airsmith's stages are measured beside.
@@ -202,4 +237,11 @@ INSTALL = $(UV) pip install --quiet --no-deps --python
 	@$(VENV) .venvs/benchmarks
 	@$(INSTALL) .venvs/benchmarks/bin/python --require-hashes -r $<
 	@UV=$(UV) scripts/install-torch .venvs/benchmarks/bin/python containers/train-cpu/torch.txt
+	@touch $@
+
+# What builds the site of docs/.
+.venvs/docs/.locked: scripts/site/requirements.lock | $(UV)
+	@echo "Setting up the site's virtual environment …"
+	@$(VENV) .venvs/docs
+	@$(INSTALL) $(SITE)/python --require-hashes -r $<
 	@touch $@

@@ -1,1 +1,1 @@
-"""What Airsmith costs, measured on the real thing. No test depends on a figure."""
+"""Benchmarks of Airsmith with real components. No test depends on a measurement."""

@@ -1,4 +1,4 @@
-"""How many requests Airflow's service account has sent to the API server: the server's own count, by a flow schema."""
+"""Count the requests of Airflow's service account to the Kubernetes API server, with a FlowSchema and its metric."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ METRIC = "apiserver_flowcontrol_dispatched_requests_total"
 
 
 @dataclass(frozen=True)
-class Requests:
-    """The requests that one flow schema has taken."""
+class RequestCounter:
+    """Counts the requests that match one FlowSchema."""
 
     schema: str
 
     def total(self) -> float:
-        """How many there have been so far."""
+        """The number of requests so far."""
         client = kubernetes.client.ApiClient()
-        answer = client.call_api("/metrics", "GET", auth_settings=["BearerToken"], _preload_content=False)
-        lines = answer.data.decode().splitlines()
-        mine = (line for line in lines if line.startswith(METRIC) and f'"{self.schema}"' in line)
-        return sum(float(re.split(r"\s+", line)[1]) for line in mine)
+        response = client.call_api("/metrics", "GET", auth_settings=["BearerToken"], _preload_content=False)
+        lines = response.data.decode().splitlines()
+        matching = (line for line in lines if line.startswith(METRIC) and f'"{self.schema}"' in line)
+        return sum(float(re.split(r"\s+", line)[1]) for line in matching)
 
 
 @contextmanager
-def counted_requests(namespace: str) -> Iterator[Requests]:
-    """Count what Airflow's account in a namespace asks, as long as the block lasts."""
+def counted_requests(namespace: str) -> Iterator[RequestCounter]:
+    """Count the requests of Airflow's account in a namespace while the block runs."""
     schemas = kubernetes.client.FlowcontrolApiserverV1Api()
     name = f"airsmith-{namespace}"
     everything = {"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"], "namespaces": ["*"], "clusterScope": True}
@@ -43,6 +43,6 @@ def counted_requests(namespace: str) -> Iterator[Requests]:
     spec = {"matchingPrecedence": 500, "priorityLevelConfiguration": {"name": "workload-low"}, "rules": [rule]}
     schemas.create_flow_schema({"metadata": {"name": name}, "spec": spec})
     try:
-        yield Requests(name)
+        yield RequestCounter(name)
     finally:
         schemas.delete_flow_schema(name)

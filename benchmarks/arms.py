@@ -1,4 +1,4 @@
-"""Time commands side by side: in turn, each a process of its own, what it wrote on the disk before the clock stops."""
+"""Time commands alternately, each as a process. The measured time includes writing its output to disk."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ MEBIBYTE = 1024 * 1024
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to do the work.
+    """One implementation to compare.
 
-    :param command: a program and its arguments; a failure of it ends the benchmark.
-    :param before: makes the same start for every run, as removing the last run's output. Not timed.
-    :param after: looks at what a run has made, and raises where it is not the work that was asked for. Not timed.
+    :param command: a program and its arguments; if it fails, the benchmark stops.
+    :param before: prepares a run, for example by removing the output of the previous one. Not timed.
+    :param after: checks a run's output, and raises an error if it is wrong. Not timed.
     """
 
     name: str
@@ -35,10 +35,10 @@ class Arm:
 class Measured:
     """One run of an arm.
 
-    :param seconds: from its start until it has ended and the disk has what it wrote.
-    :param cpu_seconds: of it and all that it started.
-    :param peak_rss_bytes: of the largest of its processes (`ru_maxrss`).
-    :param written_bytes: to file systems, by all of them (`ru_oublock`).
+    :param seconds: from its start until it has exited and its output is on disk.
+    :param cpu_seconds: CPU time of the process and its descendants.
+    :param peak_rss_bytes: peak memory of the largest process (`ru_maxrss`).
+    :param written_bytes: written to file systems by all processes (`ru_oublock`).
     """
 
     seconds: float
@@ -48,10 +48,11 @@ class Measured:
 
 
 def measure(arms: Sequence[Arm], repetitions: int = 5, warm_ups: int = 1) -> dict[str, list[Measured]]:
-    """Run all arms in turn, again and again, so that what changes on the machine meanwhile changes all of them.
+    """Run all arms alternately, so that changes of the machine's speed affect all of them.
 
+    :param warm_ups: number of rounds that do not count.
     :returns: the counted runs of each arm.
-    :raises RuntimeError: with the end of an arm's output, where it fails.
+    :raises RuntimeError: an arm fails; the message contains the last lines of its output.
     """
     runs: dict[str, list[Measured]] = {arm.name: [] for arm in arms}
     for round_number in range(-warm_ups, repetitions):
@@ -85,22 +86,22 @@ def run(arm: Arm) -> Measured:
         if process.returncode != 0:
             output.seek(0)
             end = output.read()[-2000:].decode(errors="replace")
-            raise RuntimeError(f"{arm.name} failed with {process.returncode}:\n{end}")
+            raise RuntimeError(f"{arm.name} failed with exit status {process.returncode}:\n{end}")
     return Measured(seconds, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024, used.ru_oublock * 512)
 
 
 def median_seconds(runs: Sequence[Measured]) -> float:
-    """The middle one of the times."""
+    """The median time of the runs."""
     return statistics.median(measured.seconds for measured in runs)
 
 
 def paired_ratio(runs: Sequence[Measured], others: Sequence[Measured]) -> float:
-    """The middle one of the ratios of times, round by round."""
+    """The median over the rounds of the ratio of both times."""
     return statistics.median(measured.seconds / other.seconds for measured, other in zip(runs, others, strict=True))
 
 
 def scratch_folder() -> Path:
-    """Where arms write: `BENCHMARK_FOLDER`, else the system's temporary folder."""
+    """The folder for outputs: `BENCHMARK_FOLDER`, or the system's temporary folder."""
     folder = Path(os.environ.get("BENCHMARK_FOLDER") or tempfile.gettempdir()) / "airsmith-bench"
     folder.mkdir(parents=True, exist_ok=True)
     return folder

@@ -1,4 +1,4 @@
-"""What a benchmark shows: a table for people, and a JSON file per claim in `benchmarks/results`."""
+"""Report a benchmark's results: a printed table, and a JSON file in `benchmarks/results`."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ RESULTS = Path(__file__).parent / "results"
 
 @dataclass(frozen=True)
 class Goal:
-    """One figure that a claim sets itself.
+    """A target for one metric.
 
-    :param what: in words, with its unit.
-    :param most: it is to be at most this, or
-    :param least: at least this.
+    :param what: description of the metric, with its unit.
+    :param most: the largest value that reaches the goal.
+    :param least: the smallest value that reaches the goal.
     """
 
     what: str
@@ -36,15 +36,16 @@ class Goal:
 
     @property
     def reached(self) -> bool:
-        """Whether the figure is as it is to be."""
+        """Whether the value is within the bounds."""
         return (self.most is None or self.found <= self.most) and (self.least is None or self.found >= self.least)
 
 
 def report(claim: str, title: str, runs: Mapping[str, Sequence[Measured]], goals: Sequence[Goal], **facts: Any) -> None:
-    """Print a claim's table and write `results/CLAIM.json`.
+    """Print a benchmark's table and write `results/CLAIM.json`.
 
-    :param runs: of each arm; the first one is ours.
-    :param facts: what else belongs to the claim, as the size of what was worked on.
+    :param claim: name of the benchmark.
+    :param runs: the runs of each arm; the first arm is Airsmith.
+    :param facts: further values for the JSON file, for example the size of the input.
     """
     console = Console()
     table = Table("arm", "median s", "spread s", "CPU s", "peak MiB", title=title, title_justify="left")
@@ -53,7 +54,7 @@ def report(claim: str, title: str, runs: Mapping[str, Sequence[Measured]], goals
     console.print(table)
     for goal in goals:
         bound = f"at most {goal.most:g}" if goal.most is not None else f"at least {goal.least:g}"
-        console.print(f"{'reached' if goal.reached else 'NOT REACHED'}: {goal.what} {goal.found:.3g} ({bound})")
+        console.print(f"{'reached' if goal.reached else 'NOT REACHED'}: {goal.what}: {goal.found:.3g} ({bound})")
     content = {
         "claim": claim,
         "title": title,
@@ -68,7 +69,7 @@ def report(claim: str, title: str, runs: Mapping[str, Sequence[Measured]], goals
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
+    """Description of this machine."""
     processor = next(
         (line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
         platform.processor(),

@@ -1,6 +1,6 @@
-"""Consolidating a sharded checkpoint: beside a copy of it, which is the limit, and beside torch and accelerate.
+"""Consolidating a sharded checkpoint, compared with torch, accelerate and a plain copy, which is the lower bound.
 
-`python -m benchmarks.consolidate [GIGABYTES]`: 2.2 where none is given.
+`python -m benchmarks.consolidate [GIGABYTES]` (default: 2.2)
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from airsmith.artifacts.read import open_artifact
 from airsmith.artifacts.store import Store
 from airsmith_stages.weights.header import Tensor
 from airsmith_stages.weights.model import open_weights
+from airsmith_stages.weights.readers import ArtifactReader, FileReader, FolderReader
 from airsmith_stages.weights.shards import plan_shards
-from airsmith_stages.weights.source import ArtifactSource, FolderSource, Source
 from benchmarks.arms import MEBIBYTE, Arm, Measured, measure, median_seconds, paired_ratio, scratch_folder
 from benchmarks.claims import Goal, report
 from benchmarks.consolidate_arms import MAX_SHARD_BYTES
@@ -35,32 +35,32 @@ _ACCELERATE = Path(".venvs/benchmarks/bin/accelerate")
 
 
 def main() -> None:
-    """Measure and write the claim."""
+    """Measure, and write the report."""
     size_bytes = int(float(sys.argv[1] if len(sys.argv) > 1 else 2.2) * 1e9)
     folder = scratch_folder() / "consolidate"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     try:
-        _claim(folder, size_bytes)
+        _run(folder, size_bytes)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _claim(folder: Path, size_bytes: int) -> None:
+def _run(folder: Path, size_bytes: int) -> None:
     inputs = [sys.executable, "-m", "benchmarks.consolidate_inputs", str(size_bytes)]
     subprocess.run([*inputs, folder / "dcp", folder / "hugging_face"], check=True)
     total_bytes = sum(2 * math.prod(shape) for shape in shapes(size_bytes).values())
     runs = measure(_arms(folder, size_bytes))
-    title = f"Consolidate {total_bytes / 1e9:.1f} GB, bfloat16, of {RANKS} processes"
-    beside_copy = paired_ratio(runs[VERIFIED], runs[COPY])
+    title = f"Consolidate {total_bytes / 1e9:.1f} GB, bfloat16, from {RANKS} ranks"
+    relative_to_copy = paired_ratio(runs[VERIFIED], runs[COPY])
     report(
         "consolidate", title, runs, _goals(runs),
-        checkpoint_bytes=total_bytes, ranks=RANKS, verified_and_hashed_beside_cp=beside_copy,
+        checkpoint_bytes=total_bytes, ranks=RANKS, verified_and_hashed_relative_to_cp=relative_to_copy,
     )  # fmt: skip
 
 
 def _arms(folder: Path, size_bytes: int) -> list[Arm]:
-    """Ours first; each leaves the same tensors, which its first run is held to."""
+    """All arms, Airsmith's first. The first run of each must produce the same tensors as Airsmith's."""
     dcp, hugging_face, output = folder / "dcp", folder / "hugging_face", folder / "output"
     store = Store.open(f"file://{folder}/store")
     _link_artifact(store, dcp)
@@ -83,14 +83,14 @@ def _arms(folder: Path, size_bytes: int) -> list[Arm]:
 
     def check(name: str) -> None:
         if name != COPY:
-            _check(digests, name, _published(store) if name == VERIFIED else FolderSource(output))
+            _check(digests, name, _published(store) if name == VERIFIED else FolderReader(output))
         clean()
 
     return [Arm(name, command, before=clean, after=partial(check, name)) for name, command in commands.items()]
 
 
 def _link_artifact(store: Store, checkpoint: Path) -> None:
-    """Publish a checkpoint; its files are hard links to those of the folder."""
+    """Publish a checkpoint whose files are hard links to those in the folder."""
     with write_artifact(store, _CHECKPOINT, type="checkpoint", digest="sharded", inputs={}, versions={}) as writer:
         writer.add_folder(checkpoint)
         artifact = writer.publish()
@@ -101,22 +101,22 @@ def _link_artifact(store: Store, checkpoint: Path) -> None:
 
 
 def _write_placement(file: Path, size_bytes: int) -> Path:
-    """The number of the file of each tensor, as torch's function wants it: the files that ours make."""
+    """Write the output file number of each tensor for torch's function, with the same files as Airsmith's."""
     tensors = [(name, "BF16", shape) for name, shape in sorted(shapes(size_bytes).items())]
     shards = enumerate(plan_shards(tensors, MAX_SHARD_BYTES), start=1)
     file.write_text(json.dumps({tensor.name: number for number, shard in shards for tensor in shard.header.tensors}))
     return file
 
 
-def _published(store: Store) -> Source:
+def _published(store: Store) -> FileReader:
     artifact = open_artifact(store, _WHOLE)
     if artifact is None:
-        raise RuntimeError("nothing was published")
-    return ArtifactSource(artifact)
+        raise RuntimeError("No artifact was published.")
+    return ArtifactReader(artifact)
 
 
-def _check(digests: dict[str, dict[str, str]], name: str, output: Source) -> None:
-    """Hold an arm's tensors to those of the first arm, after its first run."""
+def _check(digests: dict[str, dict[str, str]], name: str, output: FileReader) -> None:
+    """After an arm's first run, compare its tensors with those of the first arm."""
     weights = open_weights(output)
     if name not in digests:
         digests[name] = {
@@ -125,11 +125,11 @@ def _check(digests: dict[str, dict[str, str]], name: str, output: Source) -> Non
             for tensor in header.tensors
         }
     if digests[name] != next(iter(digests.values())):
-        raise RuntimeError(f"{name} makes other tensors")
+        raise RuntimeError(f"The tensors of {name} differ from those of the first arm.")
 
 
-def _digest(source: Source, file: str, tensor: Tensor) -> str:
-    """In blocks: a started program's peak is at least the memory of this one."""
+def _digest(source: FileReader, file: str, tensor: Tensor) -> str:
+    """Read in blocks: the peak memory of a child process is at least the memory of this process."""
     sha256 = hashlib.sha256()
     for begin in range(tensor.begin, tensor.end, MEBIBYTE):
         sha256.update(source.read_range(file, begin, min(MEBIBYTE, tensor.end - begin)))
@@ -140,10 +140,10 @@ def _goals(runs: dict[str, list[Measured]]) -> list[Goal]:
     peer = min((TORCH, ACCELERATE), key=lambda name: median_seconds(runs[name]))
     ours = [measured for name in (VERIFIED, DCP, HUGGING_FACE) for measured in runs[name]]
     return [
-        Goal("time beside cp, .distcp", paired_ratio(runs[DCP], runs[COPY]), most=1.2),
-        Goal("time beside cp, safetensors shards", paired_ratio(runs[HUGGING_FACE], runs[COPY]), most=1.2),
-        Goal(f"time beside {peer}, .distcp", paired_ratio(runs[DCP], runs[peer]), most=1),
-        Goal(f"time beside {peer}, safetensors shards", paired_ratio(runs[HUGGING_FACE], runs[peer]), most=1),
+        Goal("time relative to cp, .distcp", paired_ratio(runs[DCP], runs[COPY]), most=1.2),
+        Goal("time relative to cp, safetensors shards", paired_ratio(runs[HUGGING_FACE], runs[COPY]), most=1.2),
+        Goal(f"time relative to {peer}, .distcp", paired_ratio(runs[DCP], runs[peer]), most=1),
+        Goal(f"time relative to {peer}, safetensors shards", paired_ratio(runs[HUGGING_FACE], runs[peer]), most=1),
         Goal("peak MiB", max(one.peak_rss_bytes for one in ours) / MEBIBYTE, most=128),
     ]
 

@@ -1,4 +1,4 @@
-"""The ways to consolidate that `benchmarks.consolidate` times: `python -m benchmarks.consolidate_arms WAY …`."""
+"""The implementations that `benchmarks.consolidate` compares: `python -m benchmarks.consolidate_arms FUNCTION …`."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ MAX_SHARD_BYTES = 500_000_000
 
 
 def dcp_to_folder(checkpoint: str, output: str) -> None:
-    """Airsmith's, without the store: nothing is hashed."""
+    """Airsmith on a DCP checkpoint, without the store and without hashing."""
     from airsmith_stages.consolidating.dcp import read_dcp
-    from airsmith_stages.weights.source import FolderSource
+    from airsmith_stages.weights.readers import FolderReader
 
-    _to_folder(read_dcp(FolderSource(Path(checkpoint))), Path(output))
+    _to_folder(read_dcp(FolderReader(Path(checkpoint))), Path(output))
 
 
 def hugging_face_to_folder(checkpoint: str, output: str, ranks: str) -> None:
-    """The same of the other format."""
+    """Airsmith on Hugging Face shards, without the store and without hashing."""
     from airsmith_stages.consolidating.hugging_face import read_hugging_face
-    from airsmith_stages.weights.source import FolderSource
+    from airsmith_stages.weights.readers import FolderReader
 
-    _to_folder(read_hugging_face(FolderSource(Path(checkpoint)), int(ranks)), Path(output))
+    _to_folder(read_hugging_face(FolderReader(Path(checkpoint)), int(ranks)), Path(output))
 
 
 def artifact_to_artifact(store: str, checkpoint: str, output: str) -> None:
-    """Airsmith's by the contract: what is read is verified, and what is written hashed."""
+    """Airsmith as in the stage: it verifies the input and hashes the output."""
     from airsmith.artifacts.publish import write_artifact
     from airsmith.artifacts.read import open_artifact
     from airsmith.artifacts.store import Store
@@ -47,7 +47,7 @@ def artifact_to_artifact(store: str, checkpoint: str, output: str) -> None:
 
 
 def torch(checkpoint: str, output: str, placed: str) -> None:
-    """What torch has for it, with a thread for each core."""
+    """torch's function, with one thread per core (2)."""
     from torch.distributed.checkpoint._consolidate_hf_safetensors import consolidate_safetensors_files
 
     Path(output).mkdir()
@@ -68,5 +68,5 @@ def _to_folder(checkpoint: ShardedCheckpoint, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    ways = (dcp_to_folder, hugging_face_to_folder, artifact_to_artifact, torch)
-    {way.__name__: way for way in ways}[sys.argv[1]](*sys.argv[2:])
+    functions = (dcp_to_folder, hugging_face_to_folder, artifact_to_artifact, torch)
+    {function.__name__: function for function in functions}[sys.argv[1]](*sys.argv[2:])

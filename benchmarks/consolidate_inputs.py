@@ -1,4 +1,4 @@
-"""A model's checkpoint as torch saves it from several processes, in both of its formats, with random weights.
+"""A sharded checkpoint with random weights, saved by torch from several ranks in both of its formats.
 
 `python -m benchmarks.consolidate_inputs BYTES DCP_FOLDER HUGGING_FACE_FOLDER`
 """
@@ -26,7 +26,7 @@ _LAYER = {
 
 
 def shapes(size_bytes: int) -> dict[str, tuple[int, ...]]:
-    """The tensors of a Llama of about this size in bfloat16."""
+    """Names and shapes of the tensors of a bfloat16 Llama of about this size."""
     ends = {
         "model.embed_tokens.weight": (_VOCABULARY, _HIDDEN),
         "model.norm.weight": (_HIDDEN,),
@@ -39,7 +39,7 @@ def shapes(size_bytes: int) -> dict[str, tuple[int, ...]]:
 
 
 def write_checkpoints(size_bytes: int, dcp: Path, hugging_face: Path) -> None:
-    """Save the same tensors in both formats, their rows shared by the processes as FSDP does."""
+    """Save the same tensors in both formats, sharded by rows over the ranks as in FSDP."""
     import torch
 
     torch.multiprocessing.start_processes(

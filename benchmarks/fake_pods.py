@@ -1,4 +1,4 @@
-"""Pods on fake nodes (KWOK): they run until they are told to end, and nothing runs in them."""
+"""Pods on fake nodes (KWOK): they run no process, and terminate when their status is patched."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ import kubernetes
 from kubernetes.client import models as k8s
 from urllib3.exceptions import HTTPError
 
-from tests.cluster.deploying import Cluster
+from tests.cluster.installation import Cluster
 
 RUN_FOR = {"metadata": {"annotations": {"fake.airsmith/run-for": "24h"}}}
 
 
 @dataclass
 class FakePods:
-    """The pods of a namespace, and when each was told to end.
+    """The pods of a namespace.
 
-    :ivar running: names of those at work.
-    :ivar ended_at: in seconds since the epoch.
+    :ivar running: names of the running pods.
+    :ivar ended_at: name -> time of termination, in seconds since the epoch.
     """
 
     cluster: Cluster
     running: set[str] = field(default_factory=set)
     ended_at: dict[str, float] = field(default_factory=dict)
 
-    def see(self, event: str, pod: k8s.V1Pod) -> None:
-        """Let a new pod run for long, and keep track of those that do."""
+    def handle(self, event: str, pod: k8s.V1Pod) -> None:
+        """Handle a watch event: let a new pod run for 24 h, and update `running`."""
         if event == "ADDED":
             self.cluster.core.patch_namespaced_pod(pod.metadata.name, pod.metadata.namespace, RUN_FOR)
         if pod.status.phase == "Running" and event != "DELETED":
@@ -39,7 +39,7 @@ class FakePods:
             self.running.discard(pod.metadata.name)
 
     def end(self, name: str) -> None:
-        """Let a pod have ended well."""
+        """Set a pod's status to `Succeeded`."""
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         ended = {"terminated": {"exitCode": 0, "reason": "Completed", "startedAt": now, "finishedAt": now}}
         status = {"phase": "Succeeded", "containerStatuses": [
@@ -51,14 +51,14 @@ class FakePods:
 
 @contextmanager
 def fake_pods(cluster: Cluster) -> Iterator[FakePods]:
-    """The namespace's pods as long as the block lasts."""
+    """Watch the namespace's pods while the block runs."""
     pods, watch = FakePods(cluster), kubernetes.watch.Watch()
 
     def follow() -> None:
-        # Once the block has ended the server may end the stream as it likes.
+        # After the block has finished, the server may close the stream at any time.
         with suppress(HTTPError):
             for event in watch.stream(cluster.core.list_namespaced_pod, cluster.namespace):
-                pods.see(event["type"], event["object"])
+                pods.handle(event["type"], event["object"])
 
     thread = threading.Thread(target=follow, daemon=True)
     thread.start()

@@ -1,8 +1,9 @@
-"""Merging a LoRA adapter: beside a copy of the base, which is the limit, and beside peft.
+"""Merging a LoRA adapter, compared with peft and with a plain copy of the base, which is the lower bound.
 
-python -m benchmarks.merge [GIGABYTES]      (2.1, with peft beside; other sizes without)
+`python -m benchmarks.merge [GIGABYTES]` (default: 2.1; only this size is compared with peft)
 
-Where there is MinIO (`minio` on the path, or MINIO), the merge from one bucket to another as well, for its memory.
+If MinIO is installed (`minio` on the path, or the program in MINIO), the merge in a bucket is measured as well, for its
+peak memory.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from airsmith.artifacts.publish import write_artifact
 from airsmith.artifacts.read import open_artifact
 from airsmith.artifacts.store import Store
 from airsmith_stages.weights.model import open_weights
-from airsmith_stages.weights.source import FolderSource
+from airsmith_stages.weights.readers import FolderReader
 from benchmarks.arms import MEBIBYTE, Arm, Measured, measure, paired_ratio, scratch_folder
 from benchmarks.claims import Goal, report
 from benchmarks.s3_server import CREDENTIALS, minio_program, s3_server
@@ -35,20 +36,20 @@ _BASE, _MERGED = "artifacts/base_model/base", "artifacts/model/merged"
 
 
 def main() -> None:
-    """Measure one size and write its claim."""
+    """Measure one size, and write the report."""
     gigabytes = float(sys.argv[1]) if len(sys.argv) > 1 else WITH_PEFT_GIGABYTES
     with_peft = gigabytes == WITH_PEFT_GIGABYTES
     folder = scratch_folder() / "merge"
     shutil.rmtree(folder, ignore_errors=True)
     try:
-        _claim("merge" if with_peft else f"merge_{gigabytes:g}gb", folder, int(gigabytes * 1e9), with_peft)
+        _run("merge" if with_peft else f"merge_{gigabytes:g}gb", folder, int(gigabytes * 1e9), with_peft)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _claim(claim: str, folder: Path, size_bytes: int, with_peft: bool) -> None:
+def _run(claim: str, folder: Path, size_bytes: int, with_peft: bool) -> None:
     base, adapter, store = folder / "base", folder / "adapter", Store.open(f"file://{folder}/store")
-    # In a process of its own: an arm's peak is never below the memory of the process that starts it.
+    # In its own process: the peak memory of an arm is at least the memory of the process that starts it.
     inputs = [sys.executable, "-m", "benchmarks.merge_inputs", str(base), str(adapter), str(size_bytes)]
     base_bytes = int(subprocess.run(inputs, check=True, capture_output=True, text=True).stdout)
     with _s3_arm(folder, base, adapter) as on_s3:
@@ -61,7 +62,7 @@ def _claim(claim: str, folder: Path, size_bytes: int, with_peft: bool) -> None:
 
 
 def _arms(folder: Path, base: Path, adapter: Path, store: Store, with_peft: bool) -> list[Arm]:
-    """Ours first. The base lies once in a folder, and once, by hard links, in a store as an artifact."""
+    """All arms, Airsmith's first. The base is in a folder and, as hard links, in an artifact."""
     _link_artifact(store, base)
     program = [sys.executable, "-m", "benchmarks.merge_arms"]
     outputs = {COPY: folder / "copy", PLAIN: folder / "merged", PEFT: folder / "by_peft"}
@@ -87,7 +88,7 @@ def _arms(folder: Path, base: Path, adapter: Path, store: Store, with_peft: bool
 
 @contextmanager
 def _s3_arm(folder: Path, base: Path, adapter: Path) -> Iterator[list[Arm]]:
-    """The merge in a bucket of MinIO, where there is one."""
+    """The merge in a bucket; no arm if MinIO is not installed."""
     if minio_program() is None:
         yield []
         return
@@ -99,7 +100,7 @@ def _s3_arm(folder: Path, base: Path, adapter: Path) -> Iterator[list[Arm]]:
         upload = [*program, "folder_to_artifact", str(base), uri, _BASE]
         subprocess.run(upload, check=True, env={**os.environ, **environment})
         merge = [*program, "artifact_to_artifact", uri, _BASE, str(adapter), _MERGED]
-        # MinIO's own folder on its disk: what the last run made goes in one stroke.
+        # Removing the folder on MinIO's disk deletes the previous output at once.
         before = partial(shutil.rmtree, disk / _BUCKET / _MERGED, ignore_errors=True)
         yield [Arm(ON_S3, merge, before=before, environment=environment)]
 
@@ -116,14 +117,14 @@ def _link_artifact(store: Store, base: Path) -> None:
 
 def _check(store: Store) -> None:
     if open_artifact(store, _MERGED) is None:
-        raise RuntimeError("nothing was published")
+        raise RuntimeError("No artifact was published.")
 
 
 def _goals(runs: dict[str, list[Measured]], facts: dict[str, int | str]) -> list[Goal]:
     ours = [one for name in (VERIFIED, PLAIN, ON_S3) for one in runs.get(name, ())]
     goals = [
-        Goal("time beside cp, nothing hashed", paired_ratio(runs[PLAIN], runs[COPY]), most=1.25),
-        Goal("time beside cp, verified and hashed", paired_ratio(runs[VERIFIED], runs[COPY]), most=1.6),
+        Goal("time relative to cp, nothing hashed", paired_ratio(runs[PLAIN], runs[COPY]), most=1.25),
+        Goal("time relative to cp, verified and hashed", paired_ratio(runs[VERIFIED], runs[COPY]), most=1.6),
         Goal("peak MiB", max(one.peak_rss_bytes for one in ours) / MEBIBYTE, most=128),
     ]
     if "differing_elements" in facts:
@@ -135,9 +136,9 @@ def _goals(runs: dict[str, list[Measured]], facts: dict[str, int | str]) -> list
 
 def _compare(ours: Path, theirs: Path) -> dict[str, int]:
     """Count the elements whose bits differ."""
-    mine, other = open_weights(FolderSource(ours)), open_weights(FolderSource(theirs))
+    mine, other = open_weights(FolderReader(ours)), open_weights(FolderReader(theirs))
     if mine.tensors().keys() != other.tensors().keys():
-        raise RuntimeError("the merged models do not have the same tensors")
+        raise RuntimeError("The merged models have different tensors.")
     elements = differing = largest = 0
     for name in mine.tensors():
         bits, expected = (np.frombuffer(weights.read(name), np.int16) for weights in (mine, other))

@@ -1,4 +1,4 @@
-"""The ways to merge that `benchmarks.merge` times, each as a program: `python -m benchmarks.merge_arms WAY …`."""
+"""The implementations that `benchmarks.merge` compares: `python -m benchmarks.merge_arms FUNCTION …`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 
 
 def folder_to_folder(base: str, adapter: str, output: str) -> None:
-    """Airsmith's merge without the store: nothing is hashed."""
+    """Airsmith's merge without the store and without hashing."""
     from airsmith_stages.merging.model import merge_model
-    from airsmith_stages.weights.source import FolderSource
+    from airsmith_stages.weights.readers import FolderReader
 
     folder = Path(output)
     folder.mkdir(parents=True)
@@ -20,32 +20,32 @@ def folder_to_folder(base: str, adapter: str, output: str) -> None:
             for piece in pieces:
                 file.write(piece)
 
-    print(merge_model(FolderSource(Path(base)), FolderSource(Path(adapter)), write, max_shard_bytes=500_000_000))
+    print(merge_model(FolderReader(Path(base)), FolderReader(Path(adapter)), write, max_shard_bytes=500_000_000))
 
 
 def artifact_to_artifact(store: str, base: str, adapter: str, output: str) -> None:
-    """Airsmith's merge as the stage does it: what is read is verified, and what is written hashed."""
+    """Airsmith's merge as in the stage: it verifies the input and hashes the output."""
     from airsmith.artifacts.publish import write_artifact
     from airsmith.artifacts.read import open_artifact
     from airsmith.artifacts.store import Store
-    from airsmith_stages.memory import share_one_arena
+    from airsmith_stages.memory import use_one_malloc_arena
     from airsmith_stages.merging.model import merge_model
-    from airsmith_stages.weights.source import ArtifactSource, FolderSource
+    from airsmith_stages.weights.readers import ArtifactReader, FolderReader
 
-    share_one_arena()
+    use_one_malloc_arena()
     opened = Store.open(store)
     artifact = open_artifact(opened, base)
     assert artifact is not None
     with write_artifact(opened, output, type="model", digest="merged", inputs={}, versions={}) as writer:
         report = merge_model(
-            ArtifactSource(artifact), FolderSource(Path(adapter)), writer.add_stream, max_shard_bytes=500_000_000
+            ArtifactReader(artifact), FolderReader(Path(adapter)), writer.add_stream, max_shard_bytes=500_000_000
         )
         writer.publish()
     print(report)
 
 
 def folder_to_artifact(folder: str, store: str, output: str) -> None:
-    """No way to merge: puts a model where one is merged from."""
+    """Publish a base model to merge into. Not an arm."""
     from airsmith.artifacts.publish import write_artifact
     from airsmith.artifacts.store import Store
 
@@ -55,7 +55,7 @@ def folder_to_artifact(folder: str, store: str, output: str) -> None:
 
 
 def peft(base: str, adapter: str, output: str) -> None:
-    """What people write: load, merge, save."""
+    """The usual code with peft: load, merge, save."""
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
@@ -64,5 +64,5 @@ def peft(base: str, adapter: str, output: str) -> None:
 
 
 if __name__ == "__main__":
-    ways = (folder_to_folder, artifact_to_artifact, folder_to_artifact, peft)
-    {way.__name__: way for way in ways}[sys.argv[1]](*sys.argv[2:])
+    functions = (folder_to_folder, artifact_to_artifact, folder_to_artifact, peft)
+    {function.__name__: function for function in functions}[sys.argv[1]](*sys.argv[2:])

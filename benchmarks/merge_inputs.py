@@ -1,6 +1,6 @@
-"""A Llama of a size with random weights, and a LoRA adapter for all its linear layers.
+"""A Llama of a given size with random weights, and a LoRA adapter for all of its linear layers.
 
-python -m benchmarks.merge_inputs BASE ADAPTER BYTES      (prints the base's size in bytes)
+`python -m benchmarks.merge_inputs BASE ADAPTER BYTES` (prints the size of the base in bytes)
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ LAYER_BYTES = 2 * sum(math.prod(shape) for shape in _LINEAR.values())
 
 
 def write_base(folder: Path, size_bytes: int, shards: int = 5) -> int:
-    """Write a model of about this size in bfloat16.
+    """Write a bfloat16 model of about this size.
 
     :returns: its size in bytes.
     """
@@ -59,7 +59,7 @@ def write_base(folder: Path, size_bytes: int, shards: int = 5) -> int:
 
 
 def write_adapter(folder: Path, base: Path) -> None:
-    """Write an adapter of rank 16, float32, as training leaves it."""
+    """Write an adapter of rank 16 in float32, in the format that training writes."""
     layers = json.loads((base / "config.json").read_text())["num_hidden_layers"]
     described = []
     for layer in range(layers):

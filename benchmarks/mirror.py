@@ -1,9 +1,9 @@
-"""Mirroring a model: beside `hf download` and `aws s3 sync`, both links of the same bandwidth.
+"""Mirroring a model, compared with `hf download` followed by `aws s3 sync`, over two links of the same bandwidth.
 
-python -m benchmarks.mirror [MEGABYTES_PER_SECOND]      (40)
+`python -m benchmarks.mirror [MEGABYTES_PER_SECOND]` (default: 40)
 
-The limit is twice as fast: the peers use one link after the other, the stage both at once. The S3 server is MinIO
-(`minio` on the path, or MINIO).
+The upper bound is twice the speed: the peers use one link after the other, the stage both at once. The S3 server is
+MinIO (`minio` on the path, or the program in MINIO).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _PEER_PROGRAMS = Path(".venvs/benchmarks/bin").absolute()
 
 
 def main() -> None:
-    """Measure and write the claim."""
+    """Measure, and write the report."""
     megabytes_per_second = float(sys.argv[1]) if len(sys.argv) > 1 else 40.0
     folder = scratch_folder() / "mirror"
     shutil.rmtree(folder, ignore_errors=True)
@@ -67,16 +67,16 @@ def main() -> None:
 
 def _goals(runs: dict[str, list[Measured]]) -> list[Goal]:
     return [
-        Goal("times as fast as the peers (at most 2)", paired_ratio(runs[PEERS], runs[OURS]), least=1.8),
+        Goal("speed relative to the peers (2 is the upper bound)", paired_ratio(runs[PEERS], runs[OURS]), least=1.8),
         Goal("peak MiB", max(one.peak_rss_bytes for one in runs[OURS]) / MEBIBYTE, most=256),
-        Goal("MiB written to the disk", max(one.written_bytes for one in runs[OURS]) / MEBIBYTE, most=1),
+        Goal("MiB written to disk", max(one.written_bytes for one in runs[OURS]) / MEBIBYTE, most=1),
     ]
 
 
 def _publish(folder: Path) -> str:
-    """Put a model on the local Hub, in a process of its own: an arm's peak is never below this one's.
+    """Publish a model to the local Hub in a new process: an arm's peak memory is at least that of this process.
 
-    :returns: its commit.
+    :returns: the commit id.
     """
     program = (
         "import os, pathlib, sys; from demo.hub.repository import publish; from benchmarks.mirror import *\n"
@@ -93,7 +93,7 @@ def _publish(folder: Path) -> str:
 
 @contextmanager
 def _links(folder: Path, s3_port: int, megabytes_per_second: float) -> Iterator[dict[str, str]]:
-    """The addresses of the Hub and of S3 behind their links."""
+    """The addresses of the Hub and of S3, each behind its link."""
     command = [sys.executable, "-m", "benchmarks.mirror_servers", str(folder / "hub"), str(s3_port)]
     command.append(str(megabytes_per_second))
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as servers:
@@ -103,7 +103,7 @@ def _links(folder: Path, s3_port: int, megabytes_per_second: float) -> Iterator[
 
 
 def _create_bucket(folder: Path) -> None:
-    """MinIO takes a folder of its disk for a bucket."""
+    """Create a bucket, which for MinIO is a folder on its disk."""
     (folder / "s3" / BUCKET).mkdir(exist_ok=True)
 
 
@@ -128,7 +128,7 @@ def _check(run: Run) -> None:
     pointer = run.pointer("mirror_model")
     artifact = open_artifact(run.store, pointer.location) if pointer else None
     if artifact is None or len(artifact.names()) != len(FILE_MEGABYTES) + 1:
-        raise RuntimeError("the model was not mirrored")
+        raise RuntimeError("The model was not mirrored.")
 
 
 def _peers(folder: Path, links: dict[str, str], commit: str) -> Arm:
@@ -159,7 +159,7 @@ def _clean(download: Path) -> None:
 def _check_objects(prefix: str) -> None:
     found = [info for page in obstore.list(_bucket(), prefix) for info in page]
     if sum(info["size"] for info in found) < sum(FILE_MEGABYTES.values()) * 10**6:
-        raise RuntimeError(f"{prefix} does not hold the model")
+        raise RuntimeError(f"{prefix} does not contain the model.")
 
 
 def _empty_bucket() -> None:

@@ -1,6 +1,6 @@
-"""The local Hub and an S3 server, each behind a link of its own bandwidth; the addresses as one line of JSON.
+"""Serve the local Hub and an S3 server, each behind a link of limited bandwidth, until stdin is closed.
 
-python -m benchmarks.mirror_servers HUB_FOLDER S3_PORT MEGABYTES_PER_SECOND      (until its input ends)
+`python -m benchmarks.mirror_servers HUB_FOLDER S3_PORT MEGABYTES_PER_SECOND` (prints the addresses as one line of JSON)
 """
 
 from __future__ import annotations

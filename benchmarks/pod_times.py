@@ -1,4 +1,4 @@
-"""When a namespace's pods appeared, and what their containers said last, seen while they come and go."""
+"""Watch a namespace's pods for their creation times and termination messages."""
 
 from __future__ import annotations
 
@@ -12,53 +12,53 @@ import kubernetes
 from kubernetes.client import models as k8s
 from urllib3.exceptions import HTTPError
 
-from tests.cluster.deploying import Cluster
+from tests.cluster.installation import Cluster
 
 
 @dataclass
 class PodTimes:
     """One pod.
 
-    :ivar task_id: of the task whose pod it is, from the label that Airflow gives it.
-    :ivar created_at: when the watch told of it, in seconds since the epoch.
-    :ivar last_words: its container's termination message.
+    :ivar task_id: id of its task, from the label that Airflow sets.
+    :ivar created_at: time of its first watch event, in seconds since the epoch.
+    :ivar termination_message: of its container.
     """
 
     task_id: str
     created_at: float
-    last_words: str = ""
+    termination_message: str = ""
 
 
 @dataclass
-class Watched:
-    """All pods so far, by their uids."""
+class WatchedPods:
+    """All pods so far, by uid."""
 
     pods: dict[str, PodTimes] = field(default_factory=dict)
 
-    def see(self, pod: k8s.V1Pod) -> None:
-        """Take note of what a pod is now."""
+    def update(self, pod: k8s.V1Pod) -> None:
+        """Record the current state of a pod."""
         task_id = (pod.metadata.labels or {}).get("task_id", "")
         times = self.pods.setdefault(pod.metadata.uid, PodTimes(task_id, time.time()))
         for status in pod.status.container_statuses or ():
             if status.state and status.state.terminated and status.state.terminated.message:
-                times.last_words = status.state.terminated.message
+                times.termination_message = status.state.terminated.message
 
     def pod_of(self, task_id: str, start: float, end: float) -> PodTimes | None:
-        """The pod that a task made between two moments."""
-        mine = (pod for pod in self.pods.values() if pod.task_id == task_id and start <= pod.created_at <= end)
-        return next(mine, None)
+        """The pod that a task created between two points in time."""
+        matching = (pod for pod in self.pods.values() if pod.task_id == task_id and start <= pod.created_at <= end)
+        return next(matching, None)
 
 
 @contextmanager
-def watched_pods(cluster: Cluster) -> Iterator[Watched]:
-    """What happens to the namespace's pods as long as the block lasts."""
-    watched, watch = Watched(), kubernetes.watch.Watch()
+def watched_pods(cluster: Cluster) -> Iterator[WatchedPods]:
+    """Watch the namespace's pods while the block runs."""
+    watched, watch = WatchedPods(), kubernetes.watch.Watch()
 
     def follow() -> None:
-        # Once the block has ended the server may end the stream as it likes.
+        # After the block has finished, the server may close the stream at any time.
         with suppress(HTTPError):
             for event in watch.stream(cluster.core.list_namespaced_pod, cluster.namespace, _request_timeout=3600):
-                watched.see(event["object"])
+                watched.update(event["object"])
 
     thread = threading.Thread(target=follow, daemon=True)
     thread.start()

@@ -1,4 +1,4 @@
-"""Runs as `resolve` leaves them, for benchmarks that start a stage's real command."""
+"""Runs in the state after `resolve`, for benchmarks that start the real command of a stage."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from airsmith.recipe import Recipe
 def write_spec(
     run: Run, stage: str, model: Mapping[str, Any], dataset: Mapping[str, Any], **groups: Mapping[str, Any]
 ) -> None:
-    """Resolve a run, so that one stage of it can start.
+    """Write a run's spec, so that one of its stages can start.
 
-    :param groups: further groups of the recipe.
+    :param groups: further sections of the recipe.
     """
     recipe = Recipe.model_validate({"name": "benchmark", "model": model, "dataset": dataset, **groups})
     plan = make_plan(recipe)
@@ -41,7 +41,7 @@ def write_spec(
 
 
 def give(run: Run, stage: str, artifact: Artifact) -> None:
-    """Point to an upstream stage's output."""
+    """Write the pointer to an upstream stage's output."""
     run.write_pointer(
         StagePointer(
             stage=stage,

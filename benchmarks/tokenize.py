@@ -1,7 +1,7 @@
-"""The stage `tokenize` beside TRL's preparation, and a map of `datasets` with TRL's packing: `make bench`.
+"""The stage `tokenize` compared with TRL's preprocessing, and with a `datasets` map plus TRL's packing: `make bench`.
 
-All make rows of 2048 tokens from the same conversations with the same tokenizer, chat template and mask. The stage does
-more in its time: it verifies what it reads, looks for leaks, and publishes files with their digests.
+All arms make rows of 2048 tokens from the same conversations with the same tokenizer, chat template and mask. The time
+of the stage also includes verifying its input, detecting leakage, and publishing files with digests.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from benchmarks.stage_runs import give, write_spec
 
 CONVERSATIONS = int(os.environ.get("BENCHMARK_CONVERSATIONS", "100000"))
 FEW_CONVERSATIONS = 1000
-"""So few that an arm's time is that of its start."""
+"""Few enough that an arm's time is its startup time."""
 MAX_LENGTH = 2048
 PEER_PYTHON = Path(".venvs/benchmarks/bin/python")
 
 
 def main() -> int:
-    """Measure what each arm needs to start, all of them at work, and the stage's fill at other lengths."""
+    """Measure each arm's startup time, its time for all conversations, and the stage's fill at other row lengths."""
     folder = scratch_folder() / "tokenize"
     shutil.rmtree(folder, ignore_errors=True)
     _write_corpus(folder / "many", CONVERSATIONS)
@@ -63,7 +63,7 @@ def main() -> int:
 
 
 def _write_corpus(folder: Path, conversations: int) -> None:
-    """In a process of its own: an arm's peak is never less than what the process that starts it has in memory."""
+    """Write the corpus in another process: an arm's peak memory is at least the memory of this process."""
     command = [sys.executable, "-m", "benchmarks.tokenize_corpus", str(folder), str(conversations)]
     subprocess.run(command, check=True)
 
@@ -89,13 +89,13 @@ def _peer(name: str, corpus: Path) -> Arm:
 
 
 def _check_same_work(corpus: Path, name: str) -> None:
-    """A peer has to keep the same tokens, but for the ends of examples in which nothing is left to learn.
+    """Compare a peer's tokens with the stage's, which drops the ends of examples that contain no trained token.
 
-    :raises RuntimeError: where more than a thousandth is missing or too much.
+    :raises RuntimeError: the numbers of tokens differ by more than a thousandth.
     """
     ours, theirs = (json.loads((corpus / f"{one}.json").read_text())["tokens"] for one in ("airsmith", name))
     if abs(ours - theirs) > ours / 1000:
-        raise RuntimeError(f"{name} has made {theirs} tokens, and Airsmith {ours}")
+        raise RuntimeError(f"{name} made {theirs} tokens, but Airsmith {ours}.")
 
 
 def _stage_command(corpus: Path) -> list[str]:
@@ -107,7 +107,7 @@ def _run_of(corpus: Path) -> Run:
 
 
 def _prepare_stage(corpus: Path, max_length: int) -> None:
-    """A run whose mirrors are done, and nothing else: what another run has made would be taken as it is."""
+    """Write a run with mirrored inputs into an empty store, in which no cached output exists."""
     shutil.rmtree(corpus / "store", ignore_errors=True)
     run = _run_of(corpus)
     dataset = {
@@ -132,7 +132,7 @@ def _give(run: Run, stage: str, folder: Path, properties: dict[str, str]) -> Non
 
 
 def _made(corpus: Path, max_length: int) -> None:
-    """Write down what the stage has made, in the peers' words."""
+    """Write the stage's results in the format of the peers."""
     index = json.loads(_tokens(corpus).read("index.json"))
     train, report_of_train = index["splits"]["train"], index["report"]["train"]
     facts = {
@@ -150,12 +150,12 @@ def _tokens(corpus: Path) -> Artifact:
     pointer = run.pointer("tokenize")
     artifact = open_artifact(run.store, pointer.location) if pointer else None
     if artifact is None:
-        raise RuntimeError("The stage has published nothing")
+        raise RuntimeError("The stage published no artifact.")
     return artifact
 
 
 def _fill(corpus: Path, max_length: int) -> float:
-    """Fill of the stage's rows at another length."""
+    """The fill of the stage's rows at another length."""
     _prepare_stage(corpus, max_length)
     run(Arm("airsmith", _stage_command(corpus)))
     _made(corpus, max_length)
@@ -166,22 +166,22 @@ def _goals(
     runs: dict[str, list[Measured]], starts: dict[str, list[Measured]], facts: dict[str, Any], fills: dict[int, float]
 ) -> list[Goal]:
     peers = [name for name in runs if name != "airsmith"]
-    slowest_ratio = min(paired_ratio(runs[peer], runs["airsmith"]) for peer in peers)
-    working = {name: _working(runs[name], starts[name]) for name in runs}
+    min_ratio = min(paired_ratio(runs[peer], runs["airsmith"]) for peer in peers)
+    net_seconds = {name: _seconds_without_startup(runs[name], starts[name]) for name in runs}
     return [
-        Goal("tokens per second, as a multiple of the better peer's:", slowest_ratio, least=1.0),
+        Goal("tokens per second relative to the faster peer", min_ratio, least=1.0),
         Goal(
-            "the same without the seconds of each one's start:",
-            min(working[peer] for peer in peers) / working["airsmith"],
+            "tokens per second relative to the faster peer, without startup",
+            min(net_seconds[peer] for peer in peers) / net_seconds["airsmith"],
             least=1.0,
         ),
-        *(Goal(f"fill of rows of {length}:", fill, least=0.999) for length, fill in sorted(fills.items())),
-        Goal("tokens that are neither in a row nor reported:", facts["airsmith"]["unreported_tokens"], most=0),
+        *(Goal(f"fill of rows of {length} tokens", fill, least=0.999) for length, fill in sorted(fills.items())),
+        Goal("tokens neither in a row nor reported as dropped", facts["airsmith"]["unreported_tokens"], most=0),
     ]
 
 
-def _working(measured: Sequence[Measured], starts: Sequence[Measured]) -> float:
-    """Seconds beyond an arm's start."""
+def _seconds_without_startup(measured: Sequence[Measured], starts: Sequence[Measured]) -> float:
+    """Median seconds of an arm without its startup."""
     return statistics.median(one.seconds for one in measured) - statistics.median(one.seconds for one in starts)
 
 

@@ -1,7 +1,7 @@
-"""Conversations and a tokenizer of the size that models come with, made from the text of the installed packages.
+"""Conversations from the source text of the installed packages, and a tokenizer with a realistic vocabulary size.
 
-Docstrings give the prose and the lines between them the code, so words, numbers and indentation are as frequent as in
-what people ask a model about. The same packages and seed give the same files.
+Docstrings provide prose, and the lines between them code, so words, numbers and indentation are as frequent as in real
+conversations. The same packages and seed give the same files.
 
 `python -m benchmarks.tokenize_corpus FOLDER CONVERSATIONS`
 """
@@ -28,7 +28,7 @@ _DOCSTRING = re.compile(r'"""(.{80,}?)"""', re.DOTALL)
 
 
 def write_corpus(folder: Path, conversations: int, seed: int = 0) -> None:
-    """Write `dataset/train.jsonl`, `dataset/validation.jsonl` (a hundredth) and `model/`, a base's tokenizer."""
+    """Write `dataset/train.jsonl`, `dataset/validation.jsonl` (1 % of the size) and the tokenizer in `model/`."""
     pieces = list(_pieces())
     rng = np.random.default_rng(seed)
     for split, count in (("train", conversations), ("validation", conversations // 100)):
@@ -43,7 +43,7 @@ def write_corpus(folder: Path, conversations: int, seed: int = 0) -> None:
 
 
 def _conversation(pieces: list[str], rng: np.random.Generator, number: str) -> list[dict[str, str]]:
-    """One to four exchanges, most of them short: the lengths of chat data are lognormal."""
+    """One to four exchanges with lognormal lengths, as in chat data."""
     messages = [{"role": "system", "content": f"You know these packages well. Ticket {number}."}]
     for _ in range(1 + min(3, int(rng.geometric(0.6)) - 1)):
         question, answer = (int(size) for size in np.exp(rng.normal((4.6, 5.6), (0.8, 1.0))))
@@ -60,7 +60,7 @@ def _text(pieces: list[str], rng: np.random.Generator, characters: int) -> str:
 
 
 def _trained_tokenizer(pieces: list[str]) -> PreTrainedTokenizerFast:
-    """Byte-level BPE that splits texts as GPT-2 does."""
+    """A byte-level BPE tokenizer that splits texts as GPT-2 does."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -98,10 +98,10 @@ def _paragraphs(source: str) -> Iterator[str]:
             yield part.strip()[:400]
 
 
-def _first(texts: Iterator[str] | list[str], most_bytes: int) -> Iterator[str]:
+def _first(texts: Iterator[str] | list[str], max_bytes: int) -> Iterator[str]:
     taken = 0
     for text in texts:
-        if taken >= most_bytes:
+        if taken >= max_bytes:
             return
         taken += len(text)
         if text:

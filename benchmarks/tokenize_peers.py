@@ -1,7 +1,7 @@
-"""What else makes packed rows of tokens: `python -m benchmarks.tokenize_peers PEER CORPUS MAX_LENGTH FACTS_FILE`.
+"""Other implementations of packed rows: `python -m benchmarks.tokenize_peers PEER CORPUS MAX_LENGTH FACTS_FILE`.
 
-Both peers render the tokenizer's chat template, keep the mask of what the assistant said, and pack best fit decreasing,
-in as many processes as there are cores. What they have made lies in the cache of `datasets`.
+Both peers apply the tokenizer's chat template, keep the assistant mask, and pack best-fit decreasing, with one process
+per core. Their output is in the cache of `datasets`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PROCESSES = len(os.sched_getaffinity(0))
 
 
 def main() -> None:
-    """Prepare a corpus, and say in a file of JSON what came of its training split."""
+    """Tokenize and pack a corpus, and write facts about its training split as JSON."""
     peer, corpus, max_length, facts = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
     data = load_dataset(str(corpus / "dataset"))
     tokenizer = AutoTokenizer.from_pretrained(corpus / "model")
@@ -29,7 +29,7 @@ def main() -> None:
 
 
 def _with_trl(data: DatasetDict, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dataset:
-    """The trainer prepares its data before anything else; the model is as small as a model can be."""
+    """The trainer preprocesses its data in its constructor; the model is as small as possible."""
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1
     )
@@ -55,15 +55,15 @@ def _with_trl(data: DatasetDict, tokenizer: PreTrainedTokenizerBase, max_length:
 
 
 def _with_datasets(data: DatasetDict, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dataset:
-    """As one writes it by hand: a batched map, then TRL's packing."""
+    """The usual code: a batched map, then TRL's packing."""
 
-    def tokenised(batch: dict[str, Any]) -> dict[str, Any]:
+    def tokenized(batch: dict[str, Any]) -> dict[str, Any]:
         encoded = tokenizer.apply_chat_template(
             batch["messages"], return_dict=True, return_assistant_tokens_mask=True, add_generation_prompt=False
         )
         return {"input_ids": encoded["input_ids"], "assistant_masks": encoded["assistant_masks"]}
 
-    rows = data.map(tokenised, batched=True, num_proc=PROCESSES, remove_columns=["messages"])
+    rows = data.map(tokenized, batched=True, num_proc=PROCESSES, remove_columns=["messages"])
     return pack_dataset(rows["train"], max_length, "bfd", {"num_proc": PROCESSES})
 
 

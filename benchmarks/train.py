@@ -1,7 +1,7 @@
-"""LoRA by the stage `train` beside plain `Trainer` with peft, and TRL's trainer, on CPUs: `make bench BENCH=train`.
+"""LoRA with the stage `train`, compared with `Trainer` and peft, and with TRL, on CPUs: `make bench BENCH=train`.
 
-All take the same rows in the same order with the same weights, seed and optimizer, in float32. Counted are the tokens
-of all steps; the stage also publishes a checkpoint and its progress in that time, and its peak of memory is that of the
+All arms train on the same rows in the same order with the same weights, seed and optimizer, in float32. The speed is
+that of all steps. The stage also publishes a checkpoint and its progress in that time; its peak memory is that of the
 whole stage.
 """
 
@@ -29,11 +29,11 @@ ROUNDS = int(os.environ.get("BENCHMARK_ROUNDS", "5"))
 
 
 def main() -> int:
-    """Train by all arms in turn."""
+    """Train with all arms, alternately."""
     folder = scratch_folder() / "train"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    # In a process of its own: an arm's peak is never less than what the process that starts it has in memory.
+    # In its own process: the peak memory of an arm is at least the memory of the process that starts it.
     subprocess.run([sys.executable, "-m", "benchmarks.train_inputs", str(folder)], check=True)
     speeds: dict[str, list[float]] = {name: [] for name in ("airsmith", *PEERS)}
     losses: dict[str, list[float]] = {}
@@ -54,32 +54,32 @@ def main() -> int:
 def _arms(folder: Path, speeds: dict[str, list[float]], losses: dict[str, list[float]]) -> list[Arm]:
     run = Run(Store.open(f"file://{folder}/store"), "runs/benchmark/train")
 
-    def forget() -> None:
+    def delete_outputs() -> None:
         for made in ("artifacts/adapter", "checkpoints"):
             shutil.rmtree(folder / "store" / made, ignore_errors=True)
 
-    def stage_made() -> None:
+    def read_stage_facts() -> None:
         pointer = run.pointer("train")
         artifact = open_artifact(run.store, pointer.location) if pointer else None
         if artifact is None:
-            raise RuntimeError("The stage has published nothing")
+            raise RuntimeError("The stage published no artifact.")
         rows = [json.loads(line) for line in artifact.read("metrics.jsonl").decode().splitlines()]
         losses["airsmith"] = [row["loss"] for row in rows if "loss" in row]
         speeds["airsmith"].append(float(artifact.manifest.metrics["tokens_per_second"] or 0))
 
-    def peer_made(name: str) -> None:
+    def read_peer_facts(name: str) -> None:
         facts = json.loads((folder / f"{name}.json").read_text())
         losses[name] = facts["losses"]
         speeds[name].append(facts["tokens_per_second"])
 
     stage = [sys.executable, "-m", "airsmith_stages.cli", "train", "--run", run.uri]
     return [
-        Arm("airsmith", stage, before=forget, after=stage_made),
+        Arm("airsmith", stage, before=delete_outputs, after=read_stage_facts),
         *(
             Arm(
                 name,
                 [str(PEER_PYTHON), "-m", "benchmarks.train_peers", name, str(folder)],
-                after=partial(peer_made, name),
+                after=partial(read_peer_facts, name),
                 environment={"HF_HUB_OFFLINE": "1"},
             )
             for name in PEERS
@@ -95,12 +95,12 @@ def _goals(
         for peer in PEERS
     }
     peaks = {name: statistics.median(one.peak_rss_bytes for one in measured) for name, measured in runs.items()}
-    apart = max(abs(a - b) for a, b in zip(losses["airsmith"], losses["trainer"], strict=True))
+    difference = max(abs(a - b) for a, b in zip(losses["airsmith"], losses["trainer"], strict=True))
     return [
-        Goal("tokens per second, as a multiple of Trainer's with peft:", faster["trainer"], least=1.05),
-        Goal("peak memory, as a share of Trainer's with peft:", peaks["airsmith"] / peaks["trainer"], most=0.85),
-        Goal("largest difference of a step's loss from Trainer's with peft:", apart, most=1e-5),
-        Goal("tokens per second, as a multiple of TRL's:", faster["trl"], least=1.0),
+        Goal("tokens per second relative to Trainer with peft", faster["trainer"], least=1.05),
+        Goal("peak memory relative to Trainer with peft", peaks["airsmith"] / peaks["trainer"], most=0.85),
+        Goal("largest difference of a step's loss from Trainer with peft", difference, most=1e-5),
+        Goal("tokens per second relative to TRL", faster["trl"], least=1.0),
     ]
 
 

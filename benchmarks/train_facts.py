@@ -1,6 +1,6 @@
-"""What the training's arms have in common."""
+"""Parameters that all arms of the training benchmark share."""
 
 STEPS, BATCH, LENGTH, VOCABULARY, SEED = 25, 4, 512, 32_000, 42
-"""Optimizer steps, rows of each, tokens of each row, the model's vocabulary, and the seed of LoRA's matrices."""
+"""Optimizer steps, rows per step, tokens per row, the model's vocabulary size, and the seed of the LoRA matrices."""
 
 LEARNING_RATE = 2e-4

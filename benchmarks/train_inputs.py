@@ -1,5 +1,8 @@
-"""What the training is measured with: `python -m benchmarks.train_inputs FOLDER`: a Llama of 35 million random weights,
-and rows of random tokens, for the stage and, in the order in which it takes them, for its peers."""
+"""Inputs of the training benchmark: `python -m benchmarks.train_inputs FOLDER`.
+
+Writes a Llama with 35 million random weights, and rows of random tokens: for the stage, and in the stage's order for
+its peers.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ ROWS = STEPS * BATCH
 
 
 def main() -> None:
-    """Write model, rows and the run's spec."""
+    """Write the model, the rows and the run's spec."""
     folder = Path(sys.argv[1])
     set_seed(SEED)
     config = LlamaConfig(

@@ -1,7 +1,7 @@
-"""What else trains LoRA: `python -m benchmarks.train_peers PEER FOLDER`.
+"""Other implementations of LoRA training: `python -m benchmarks.train_peers PEER FOLDER`.
 
-Both peers take the same rows in the same order, with the same model, seed, optimizer and data type. What they come to
-lies in `FOLDER/PEER.json`: losses, and tokens per second of all steps.
+Both peers train on the same rows in the same order, with the same model, seed, optimizer and data type. They write
+their losses and the tokens per second of all steps to `FOLDER/PEER.json`.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ ARGUMENTS: dict[str, Any] = {
 
 
 class Clock(TrainerCallback):
-    """Counts from the first step's begin to the last one's end."""
+    """Measures the time from the start of the first step to the end of the last one."""
 
     seconds = 0.0
 
     def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
-        """Start at the first step."""
-        self._began = getattr(self, "_began", time.perf_counter())
+        """Start the clock at the first step."""
+        self._start = getattr(self, "_start", time.perf_counter())
 
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
         """Read the clock."""
-        self.seconds = time.perf_counter() - self._began
+        self.seconds = time.perf_counter() - self._start
 
 
 class Rows(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
-    """The rows in the order in which they are taken."""
+    """The rows, in training order."""
 
     def __init__(self, file: Path) -> None:
         self._rows = torch.from_numpy(np.load(file).astype(np.int64))
@@ -56,7 +56,7 @@ class Rows(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
 
 
 def main() -> None:
-    """Train."""
+    """Train, and write the results."""
     peer, folder = sys.argv[1], Path(sys.argv[2])
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     set_seed(SEED)

@@ -1,4 +1,4 @@
-"""The DAG by which a person changes an endpoint. Airflow finds this file by the words dag and airflow."""
+"""The DAG that changes an endpoint on request. Airflow discovers this file by the words dag and airflow."""
 
 from airsmith.airflow.dags.endpoint import endpoint_dag
 

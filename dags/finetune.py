@@ -1,4 +1,4 @@
-"""One fine-tuning DAG per recipe in `recipes/`. Airflow finds this file by the words dag and airflow."""
+"""One fine-tuning DAG per recipe in `recipes/`. Airflow discovers this file by the words dag and airflow."""
 
 from pathlib import Path
 

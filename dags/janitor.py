@@ -1,4 +1,4 @@
-"""The DAG that removes what nobody needs any more. Airflow finds this file by the words dag and airflow."""
+"""The DAG that deletes unused objects from the store. Airflow discovers this file by the words dag and airflow."""
 
 from airsmith.airflow.dags.janitor import janitor_dag
 

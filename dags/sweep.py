@@ -1,4 +1,4 @@
-"""One DAG per recipe that has a `sweep`. Airflow finds this file by the words dag and airflow."""
+"""One DAG per recipe with a `sweep` section. Airflow discovers this file by the words dag and airflow."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The few calls of Airflow's REST API that the demo makes."""
+"""A client for the part of Airflow's REST API that the demo uses."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Any
 import httpx
 
 PASSWORDS_FILE = "simple_auth_manager_passwords.json.generated"
-"""Where the simple auth manager keeps the login that it made up, in AIRFLOW_HOME."""
+"""The file in AIRFLOW_HOME in which the simple auth manager stores its generated password."""
 
-LOCKED_TRIES = 6
-"""How often a call is made that Airflow's database, SQLite here, holds up: 5 s each time."""
+MAX_ATTEMPTS_IF_LOCKED = 6
+"""Attempts of a request while Airflow's database (SQLite here) is locked; each attempt waits 5 s for the lock."""
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,13 @@ class Login:
 
     @classmethod
     def read(cls, airflow_home: Path) -> Login:
-        """The login that Airflow generated at its first start."""
+        """Read the login that Airflow generates at its first start."""
         passwords = json.loads((airflow_home / PASSWORDS_FILE).read_text())
         return cls("admin", passwords["admin"])
 
 
 class AirflowApi:
-    """Airflow's REST API behind one login.
+    """A client for Airflow's REST API.
 
     :param address: for example `http://127.0.0.1:8080`.
     """
@@ -45,19 +45,20 @@ class AirflowApi:
         self._client.headers["Authorization"] = f"Bearer {token.json()['access_token']}"
 
     def wait_for_dag(self, dag_id: str, timeout_seconds: float) -> None:
-        """Wait until the DAG file is parsed.
+        """Wait until Airflow has parsed the DAG.
 
-        :raises TimeoutError: with Airflow's import errors, where it is not there in time.
+        :raises TimeoutError: the DAG does not appear in time; the message contains Airflow's import errors.
         """
 
-        def is_there() -> bool:
+        def exists() -> bool:
             return self._client.get(f"/api/v2/dags/{dag_id}").status_code == 200
 
-        if not wait_until(is_there, timeout_seconds):
-            raise TimeoutError(f"Airflow shows no DAG {dag_id}. Its import errors: {self._import_errors() or 'none'}")
+        if not wait_until(exists, timeout_seconds):
+            errors = self._import_errors() or "none"
+            raise TimeoutError(f"DAG {dag_id} did not appear within {timeout_seconds:g} s. Import errors: {errors}")
 
     def trigger(self, dag_id: str) -> str:
-        """Start a run with the recipe as it is.
+        """Unpause the DAG and start a run with its default parameters.
 
         :returns: the run's id.
         """
@@ -65,32 +66,34 @@ class AirflowApi:
         return str(self.request("POST", f"dags/{dag_id}/dagRuns", json={"logical_date": None})["dag_run_id"])
 
     def run_state(self, dag_id: str, run_id: str) -> str:
-        """State of a run: `queued`, `running`, `success` or `failed`."""
+        """The state of a run: `queued`, `running`, `success` or `failed`."""
         return str(self.request("GET", f"dags/{dag_id}/dagRuns/{run_id}")["state"])
 
     def failed_tasks(self, dag_id: str, run_id: str) -> list[str]:
-        """Ids of the tasks that failed themselves."""
+        """Ids of the tasks in state `failed`, without those whose upstream task failed."""
         tasks = self.request("GET", f"dags/{dag_id}/dagRuns/{run_id}/taskInstances")["task_instances"]
         return [task["task_id"] for task in tasks if task["state"] == "failed"]
 
     def request(self, method: str, path: str, **content: Any) -> Any:
-        """One call, made again where the database was locked.
+        """Send a request; retry it while the database is locked.
 
-        Airflow writes its audit log on the API server's event loop, and there waits for SQLite's only writer: it may
-        be a task's own call, which cannot commit before that loop goes on. Both wait until SQLite gives up the first;
-        nothing of it was written.
+        Airflow writes its audit log on the API server's event loop, which then waits for SQLite's only writer. That
+        writer may be a task's request, which cannot commit while the event loop is blocked. Both wait until SQLite
+        aborts the audit log's transaction, of which nothing is written, so a retry is safe.
 
-        :param path: behind `/api/v2/`.
+        :param path: relative to `/api/v2/`.
         :param content: keyword arguments of httpx, for example `json`.
-        :raises RuntimeError: with Airflow's own words, where it refuses.
+        :raises RuntimeError: Airflow responds with an error; the message contains the response.
         """
-        for _ in range(LOCKED_TRIES):
-            answer = self._client.request(method, f"/api/v2/{path}", **content)
-            if not (answer.status_code == 500 and "Database error" in answer.text):
+        for _ in range(MAX_ATTEMPTS_IF_LOCKED):
+            response = self._client.request(method, f"/api/v2/{path}", **content)
+            if not (response.status_code == 500 and "Database error" in response.text):
                 break
-        if answer.is_error:
-            raise RuntimeError(f"Airflow answered {answer.status_code} to {answer.request.url}: {answer.text[:500]}")
-        return answer.json() if answer.content else None
+        if response.is_error:
+            raise RuntimeError(
+                f"Airflow responded to {response.request.url} with {response.status_code}: {response.text[:500]}"
+            )
+        return response.json() if response.content else None
 
     def _import_errors(self) -> str:
         errors = self._client.get("/api/v2/importErrors").json().get("import_errors", [])
@@ -98,7 +101,7 @@ class AirflowApi:
 
 
 def is_healthy(address: str) -> bool:
-    """Whether Airflow's API server, scheduler and DAG processor all say that they are well."""
+    """Whether Airflow's API server reports a healthy database, scheduler and DAG processor."""
     try:
         health = httpx.get(f"{address}/api/v2/monitor/health", timeout=5).json()
     except (httpx.HTTPError, ValueError):
@@ -108,11 +111,14 @@ def is_healthy(address: str) -> bool:
     )
 
 
-def wait_until(holds: Callable[[], bool], timeout_seconds: float, poll_seconds: float = 0.25) -> bool:
-    """Ask again and again until it holds or the time is over."""
+def wait_until(condition: Callable[[], bool], timeout_seconds: float, poll_seconds: float = 0.25) -> bool:
+    """Poll a condition until it is true or the timeout expires.
+
+    :returns: whether the condition is true.
+    """
     deadline = time.monotonic() + timeout_seconds
     while time.monotonic() < deadline:
-        if holds():
+        if condition():
             return True
         time.sleep(poll_seconds)
-    return holds()
+    return condition()

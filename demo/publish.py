@@ -1,4 +1,4 @@
-"""Put the demo's model and dataset on the local Hub: `python -m demo.publish --root DIR`."""
+"""Publish the demo's model and dataset to the local Hub: `python -m demo.publish --root DIR`."""
 
 from __future__ import annotations
 
@@ -19,29 +19,31 @@ CORPUS = DATA / "train.jsonl"
 
 
 def main() -> None:
-    """Publish what is not there yet, and name the commits."""
-    parser = argparse.ArgumentParser(prog="python -m demo.publish", description="Fill the local Hub.")
-    parser.add_argument("--root", type=Path, required=True, help="the folder that demo.hub serves")
+    """Publish the missing repositories, and print all commit ids."""
+    parser = argparse.ArgumentParser(
+        prog="python -m demo.publish", description="Publish the demo's model and dataset to the local Hub."
+    )
+    parser.add_argument("--root", type=Path, required=True, help="folder that demo.hub serves")
     for repo_id, commit_id in publish_demo(parser.parse_args().root).items():
         print(f"{repo_id} {commit_id}")
 
 
 def publish_demo(root: Path) -> dict[str, str]:
-    """Publish the model and the dataset; the model is built only if what makes it has changed since the last time.
+    """Publish the model and the dataset; the model is rebuilt only if its sources have changed.
 
     :returns: repository id -> commit id.
     """
     record = root / "published.json"
-    made_of = _digest_of_sources()
+    sources_digest = _digest_of_sources()
     published: dict[str, str] = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
-    if published.get("made_of") != made_of or not _is_newest(root, "model", MODEL_ID, published["model"]):
-        published = {"made_of": made_of, "model": _publish_model(root)}
+    if published.get("sources_digest") != sources_digest or not _is_newest(root, "model", MODEL_ID, published["model"]):
+        published = {"sources_digest": sources_digest, "model": _publish_model(root)}
         write_atomically(record, json.dumps(published))
     return {MODEL_ID: published["model"], DATASET_ID: publish(root, "dataset", DATASET_ID, DATA)}
 
 
 def _digest_of_sources() -> str:
-    """What determines the model's files, and nothing that costs seconds to find out."""
+    """Digest of all inputs of the model's files. It imports no library, so that a second call takes no seconds."""
     digest = hashlib.sha256()
     for source in (*MODEL_SOURCES, CORPUS):
         digest.update(hashlib.sha256(source.read_bytes()).digest())

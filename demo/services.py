@@ -1,4 +1,4 @@
-"""The servers behind the demo: the local Hub and Airflow. They outlive the command; `make stop` ends them."""
+"""The demo's servers: the local Hub and Airflow. They keep running after the command; `make stop` stops them."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ HUB_START_SECONDS = 30
 
 
 @dataclass(frozen=True)
-class DemoHouse:
-    """Where the demo keeps everything: all of it in one folder that may be deleted.
+class DemoPaths:
+    """Paths of the demo; all state is in one folder that may be deleted.
 
     :param checkout: the repository's root.
     """
@@ -41,7 +41,7 @@ class DemoHouse:
 
     @property
     def hub_root(self) -> Path:
-        """Repositories that the local Hub serves."""
+        """The folder that the local Hub serves."""
         return self.state / "hub"
 
     @property
@@ -51,19 +51,19 @@ class DemoHouse:
 
     @property
     def stages_python(self) -> Path:
-        """Interpreter of the stages' virtual environment."""
+        """Python interpreter of the stages' virtual environment."""
         return self.checkout / ".venvs" / "stages" / "bin" / "python"
 
     @property
     def airflow_bin(self) -> Path:
-        """Programs of Airflow's virtual environment: this interpreter's folder."""
+        """Programs of Airflow's virtual environment, which this process runs in."""
         return Path(sys.executable).parent
 
 
 class Servers(BaseModel):
-    """`servers.json`: what runs for the demo, so that a later command finds it.
+    """`servers.json`: the demo's running servers, for later commands.
 
-    :ivar hub: the local Hub, or None where the recipe needs the real one.
+    :ivar hub: the local Hub; None if the recipe uses the real one.
     """
 
     hub: ServerProcess | None
@@ -72,90 +72,90 @@ class Servers(BaseModel):
 
     @property
     def running(self) -> bool:
-        """Whether all of them are there and well."""
-        hub_is_well = self.hub is None or is_alive(self.hub)
-        return hub_is_well and is_alive(self.airflow) and is_healthy(self.airflow_address)
+        """Whether all servers run and Airflow is healthy."""
+        hub_is_running = self.hub is None or is_alive(self.hub)
+        return hub_is_running and is_alive(self.airflow) and is_healthy(self.airflow_address)
 
 
-def ensure_servers(house: DemoHouse, *, local_hub: bool) -> Servers:
-    """Start Airflow, and the local Hub where it is wanted, unless they still run.
+def ensure_servers(paths: DemoPaths, *, local_hub: bool) -> Servers:
+    """Start Airflow and, if requested, the local Hub, unless they are running.
 
-    :param local_hub: whether Airflow's tasks pull from the local Hub or from the real one.
+    :param local_hub: whether Airflow's tasks pull from the local Hub instead of the real one.
     """
-    servers = read_servers(house)
+    servers = read_servers(paths)
     if servers is not None and (servers.hub is not None) == local_hub and servers.running:
         return servers
-    stop_servers(house)
-    hub_address, hub = _start_hub(house) if local_hub else (None, None)
-    airflow_address, airflow = _start_airflow(house, hub_address)
+    stop_servers(paths)
+    hub_address, hub = _start_hub(paths) if local_hub else (None, None)
+    airflow_address, airflow = _start_airflow(paths, hub_address)
     servers = Servers(hub=hub, airflow_address=airflow_address, airflow=airflow)
-    _servers_file(house).write_text(servers.model_dump_json(indent=2))
-    _wait_for_airflow(house, servers)
+    _servers_file(paths).write_text(servers.model_dump_json(indent=2))
+    _wait_for_airflow(paths, servers)
     return servers
 
 
-def read_servers(house: DemoHouse) -> Servers | None:
-    """The servers that the last command started, running or not."""
-    path = _servers_file(house)
+def read_servers(paths: DemoPaths) -> Servers | None:
+    """The servers that the last command started, whether or not they still run."""
+    path = _servers_file(paths)
     return Servers.model_validate_json(path.read_text()) if path.exists() else None
 
 
-def stop_servers(house: DemoHouse) -> list[str]:
-    """Stop what runs.
+def stop_servers(paths: DemoPaths) -> list[str]:
+    """Stop the running servers.
 
-    :returns: the names of the servers that were running.
+    :returns: the names of the stopped servers.
     """
-    servers = read_servers(house)
+    servers = read_servers(paths)
     if servers is None:
         return []
     stopped = []
-    # `airflow standalone` ends its four processes on SIGINT, not on SIGTERM.
-    for name, process, end in (
+    # `airflow standalone` stops its four child processes on SIGINT, but not on SIGTERM.
+    for name, process, stop_signal in (
         ("Airflow", servers.airflow, signal.SIGINT),
         ("the local Hub", servers.hub, signal.SIGTERM),
     ):
         if process is not None and is_alive(process):
             stopped.append(name)
-            stop_group(process, first_signal=end, grace_seconds=30)
-    _servers_file(house).unlink()
+            stop_group(process, first_signal=stop_signal, grace_seconds=30)
+    _servers_file(paths).unlink()
     return stopped
 
 
-def _servers_file(house: DemoHouse) -> Path:
-    return house.state / "servers.json"
+def _servers_file(paths: DemoPaths) -> Path:
+    return paths.state / "servers.json"
 
 
-def _start_hub(house: DemoHouse) -> tuple[str, ServerProcess]:
+def _start_hub(paths: DemoPaths) -> tuple[str, ServerProcess]:
     address = f"http://127.0.0.1:{_free_port(8090)}"
     port = address.rsplit(":", 1)[1]
-    command = [str(house.stages_python), "-m", "demo.hub", "--root", str(house.hub_root), "--port", port]
-    process = start_detached(command, log=house.state / "hub.log", cwd=house.checkout)
+    command = [str(paths.stages_python), "-m", "demo.hub", "--root", str(paths.hub_root), "--port", port]
+    process = start_detached(command, log=paths.state / "hub.log", cwd=paths.checkout)
 
-    def answers() -> bool:
+    def responds() -> bool:
         try:
             return httpx.get(f"{address}/api/whoami-v2", timeout=2).status_code < 500
         except httpx.HTTPError:
             return False
 
-    if not wait_until(lambda: answers() or not is_alive(process), HUB_START_SECONDS) or not is_alive(process):
-        raise RuntimeError(f"The local Hub did not start: see {house.state / 'hub.log'}")
+    if not wait_until(lambda: responds() or not is_alive(process), HUB_START_SECONDS) or not is_alive(process):
+        raise RuntimeError(f"The local Hub did not start; see {paths.state / 'hub.log'}")
     return address, process
 
 
-def _start_airflow(house: DemoHouse, hub_address: str | None) -> tuple[str, ServerProcess]:
-    house.airflow_home.mkdir(parents=True, exist_ok=True)
+def _start_airflow(paths: DemoPaths, hub_address: str | None) -> tuple[str, ServerProcess]:
+    paths.airflow_home.mkdir(parents=True, exist_ok=True)
     port = _free_port(8080)
-    command = [str(house.airflow_bin / "airflow"), "standalone"]
-    environment = {**os.environ, **_airflow_environment(house, port), **_airsmith_environment(house, hub_address)}
-    process = start_detached(command, log=house.state / "airflow.log", cwd=house.checkout, environment=environment)
+    command = [str(paths.airflow_bin / "airflow"), "standalone"]
+    environment = {**os.environ, **_airflow_environment(paths, port), **_airsmith_environment(paths, hub_address)}
+    process = start_detached(command, log=paths.state / "airflow.log", cwd=paths.checkout, environment=environment)
     return f"http://127.0.0.1:{port}", process
 
 
-def _airflow_environment(house: DemoHouse, port: int) -> dict[str, str]:
+def _airflow_environment(paths: DemoPaths, port: int) -> dict[str, str]:
     return {
-        "PATH": f"{house.airflow_bin}{os.pathsep}{os.environ.get('PATH', '')}",
-        "AIRFLOW_HOME": str(house.airflow_home),
-        "AIRFLOW__CORE__DAGS_FOLDER": str(house.checkout / "dags"),
+        "PATH": f"{paths.airflow_bin}{os.pathsep}{os.environ.get('PATH', '')}",
+        "AIRFLOW_HOME": str(paths.airflow_home),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(paths.checkout / "dags"),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__PARALLELISM": "4",
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{port}/execution/",
@@ -163,31 +163,31 @@ def _airflow_environment(house: DemoHouse, port: int) -> dict[str, str]:
         "AIRFLOW__API__PORT": str(port),
         "AIRFLOW__API__BASE_URL": f"http://127.0.0.1:{port}",
         "AIRFLOW__API__WORKERS": "1",
-        # A second's idle sleep between two tasks is most of what a chain of cached stages costs.
+        # With the default idle sleep of 1 s, most of the duration of a fully cached run is waiting between tasks.
         "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
     }
 
 
-def _airsmith_environment(house: DemoHouse, hub_address: str | None) -> dict[str, str]:
+def _airsmith_environment(paths: DemoPaths, hub_address: str | None) -> dict[str, str]:
     hub = {"AIRSMITH_HUB_ENDPOINT": hub_address} if hub_address else {}
     return {
         **hub,
-        "AIRSMITH_STORE": house.store,
-        "AIRSMITH_LOCAL__STAGES_PYTHON": str(house.stages_python),
-        "AIRSMITH_LOCAL__STATE_DIR": str(house.state),
+        "AIRSMITH_STORE": paths.store,
+        "AIRSMITH_LOCAL__STAGES_PYTHON": str(paths.stages_python),
+        "AIRSMITH_LOCAL__STATE_DIR": str(paths.state),
     }
 
 
-def _wait_for_airflow(house: DemoHouse, servers: Servers) -> None:
+def _wait_for_airflow(paths: DemoPaths, servers: Servers) -> None:
     wait_until(lambda: is_healthy(servers.airflow_address) or not is_alive(servers.airflow), AIRFLOW_START_SECONDS, 0.5)
     if not is_healthy(servers.airflow_address):
-        stop_servers(house)
-        raise RuntimeError(f"Airflow did not start: see {house.state / 'airflow.log'}")
+        stop_servers(paths)
+        raise RuntimeError(f"Airflow did not start; see {paths.state / 'airflow.log'}")
 
 
-def _free_port(wanted: int) -> int:
-    """The wanted port where it is free, else one that the system picks."""
-    for port in (wanted, 0):
+def _free_port(preferred: int) -> int:
+    """The preferred port if it is free, otherwise one that the operating system picks."""
+    for port in (preferred, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -195,4 +195,4 @@ def _free_port(wanted: int) -> int:
             except OSError:
                 continue
             return int(probe.getsockname()[1])
-    raise RuntimeError("No port is free on 127.0.0.1.")
+    raise RuntimeError("127.0.0.1 has no free port.")

@@ -1,6 +1,6 @@
-"""Build the demo's base model: a Llama small enough to be trained on two cores, with random weights.
+"""Build the demo's base model: a Llama with random weights, small enough to train on two cores.
 
-It has everything that a model on the Hub has: config, safetensors, tokenizer, chat template and generation config.
+It has all files of a model on the Hub: config, safetensors, tokenizer, chat template and generation config.
 The same seed and corpus give the same files on the same machine.
 """
 
@@ -25,8 +25,8 @@ CHAT_TEMPLATE = Path(__file__).parent / "chat_template.jinja"
 def build_tiny_llama(folder: Path, corpus: Path | Iterable[str], seed: int = 0) -> None:
     """Write the tiny base model into `folder`.
 
-    :param corpus: what the tokenizer is trained on: texts, or a JSONL file of examples in chat format.
-    :param seed: of the random weights.
+    :param corpus: training data of the tokenizer: texts, or a JSONL file of examples in chat format.
+    :param seed: seed of the random weights.
     """
     disable_progress_bar()
     tokenizer = train_tokenizer(chat_texts(corpus) if isinstance(corpus, Path) else corpus)
@@ -47,7 +47,7 @@ def chat_texts(examples: Path) -> Iterator[str]:
 def train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer with ChatML's special tokens.
 
-    It adds no beginning-of-sequence token: a ChatML conversation begins with its first turn.
+    It adds no beginning-of-sequence token, because a ChatML conversation starts with its first turn.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -71,7 +71,7 @@ def train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
 
 
 def random_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
-    """A Llama of 4 layers with the weights that `seed` gives."""
+    """A Llama with 4 layers and random weights from `seed`."""
     config = LlamaConfig(
         vocab_size=VOCABULARY_SIZE,
         hidden_size=HIDDEN_SIZE,
@@ -89,7 +89,7 @@ def random_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausa
     )
     torch.manual_seed(seed)
     model = LlamaForCausalLM(config)
-    # LoRA leaves the embeddings as they are: random ones serve it only at a scale that keeps tokens apart.
+    # LoRA does not train the embeddings; random ones work only at a scale that keeps tokens distinguishable.
     torch.nn.init.normal_(model.model.embed_tokens.weight)
     model.generation_config = GenerationConfig(
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=False

@@ -1,1 +1,1 @@
-"""Training on one GPU beside plain transformers with peft, and TRL; not run on a GPU yet."""
+"""Training on one GPU, compared with transformers and peft, and with TRL. Not yet run on a GPU."""

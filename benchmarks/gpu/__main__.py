@@ -1,9 +1,9 @@
-"""All cases on the GPU of this machine, in at most ten minutes: `python -m benchmarks.gpu [--tiny] [RESULT.json]`.
+"""All cases on this machine's GPU, in at most 10 minutes: `python -m benchmarks.gpu [--tiny] [RESULT.json]`.
 
-Not run on a GPU yet: on a machine without one only `--tiny` runs, which proves that it works and measures nothing.
+Not yet run on a GPU. Without a GPU only `--tiny` works, which checks that the benchmark runs and measures nothing.
 
-Speed is tokens per second without padding, from the median of the timed steps; the share of the peak is that of a
-matmul of 8192 by 8192 in bfloat16 which is measured beside it, by the convention of `training/flops.py`.
+The speed is tokens per second without padding, from the median of the timed steps. The share of the peak is relative to
+a measured bfloat16 matmul of 8192 by 8192; FLOPs are counted as in `training/flops.py`.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ LOSS_TOLERANCE = 1e-2
 
 
 def main() -> int:
-    """Measure, print and write."""
+    """Measure, print the table, and write the results."""
     options = _options()
     cases = TINY if options.tiny else CASES
-    began = time.monotonic()
+    start = time.monotonic()
     matmul_tflops = None if options.tiny else _in_process("benchmarks.gpu.matmul")
     found: dict[str, Any] = {
         "machine": machine(),
@@ -41,7 +41,7 @@ def main() -> int:
         "cases": {case.name: _measure(case, matmul_tflops, tiny=options.tiny) for case in cases},
         "clocks_after": _clocks(),
     }
-    found["seconds"] = round(time.monotonic() - began, 1)
+    found["seconds"] = round(time.monotonic() - start, 1)
     _show(found)
     options.result.parent.mkdir(parents=True, exist_ok=True)
     options.result.write_text(json.dumps(found, indent=2) + "\n")
@@ -50,13 +50,15 @@ def main() -> int:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
-    parser.add_argument("--tiny", action="store_true", help="prove on any machine that it runs; measures nothing")
+    parser.add_argument(
+        "--tiny", action="store_true", help="check that the benchmark runs, on any machine; measures nothing"
+    )
     parser.add_argument("result", nargs="?", type=Path, default=RESULTS / "gpu.json")
     return parser.parse_args()
 
 
 def _measure(case: Case, matmul_tflops: float | None, *, tiny: bool) -> dict[str, Any]:
-    """The arms of a case in turn."""
+    """Run the arms of a case alternately."""
     arms = ("airsmith", *(PEERS if case.name in COMPARED else ()))
     steps = 3 if tiny else max(WARM_UPS + STEPS, PARITY_STEPS)
     rounds = ROUNDS if case.name in COMPARED and not tiny else 1
@@ -79,7 +81,7 @@ def _in_process(module: str, *arguments: str) -> Any:
 
 
 def _share(run: dict[str, Any], seconds: list[float], matmul_tflops: float | None) -> float | None:
-    """Of the matmul's speed; known where the arm has counted its arithmetic."""
+    """The share of the matmul's speed; None if the arm did not count its FLOPs."""
     if matmul_tflops is None or "flops_per_token" not in run:
         return None
     tflops = run["flops_per_token"] * run["tokens_per_step"] / statistics.median(seconds) / 1e12
@@ -129,9 +131,11 @@ def _show(found: dict[str, Any]) -> None:
             if peer in arms and not any("failed" in arms[arm] for arm in ("airsmith", peer)):
                 faster = arms["airsmith"]["tokens_per_second"] / arms[peer]["tokens_per_second"]
                 pairs = list(zip(arms["airsmith"]["losses"], arms[peer]["losses"], strict=False))[:PARITY_STEPS]
-                apart = max(abs(a - b) for a, b in pairs)
-                within = "within" if apart <= LOSS_TOLERANCE else "NOT WITHIN"
-                console.print(f"{name}: {faster:.2f} x {peer}'s speed; losses {within} {LOSS_TOLERANCE} ({apart:.4f})")
+                difference = max(abs(a - b) for a, b in pairs)
+                within = "within" if difference <= LOSS_TOLERANCE else "NOT WITHIN"
+                console.print(
+                    f"{name}: {faster:.2f} × the speed of {peer}; losses {within} {LOSS_TOLERANCE} ({difference:.4f})"
+                )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""One arm on one case: `python -m benchmarks.gpu.arm ARM CASE STEPS FACTS`, a process of its own.
+"""Train one case with one arm: `python -m benchmarks.gpu.arm ARM CASE STEPS FACTS`.
 
-Every arm starts from the same random weights in bfloat16, made on the device, and takes the same rows. The facts are
-losses, seconds of each step by the device's own clock, and the peak of its memory.
+All arms start from the same random bfloat16 weights, created on the device, and train on the same rows. The facts are
+the losses, the seconds of each step by the device's clock, and the device's peak memory.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 class Clock(TrainerCallback):
-    """Seconds of each step. On a GPU by its events, which do not make it wait."""
+    """Measures the seconds of each step; on a GPU with CUDA events, which do not synchronize."""
 
     def __init__(self) -> None:
         self._marks: list[Any] = []
@@ -40,16 +40,16 @@ class Clock(TrainerCallback):
             self._marks.append(time.perf_counter())
 
     def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
-        """Mark the first step's begin."""
+        """Mark the start of the first step."""
         if not self._marks:
             self._mark()
 
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-        """Mark each step's end."""
+        """Mark the end of each step."""
         self._mark()
 
     def seconds(self) -> list[float]:
-        """Of each step."""
+        """The seconds of each step."""
         pairs = list(zip(self._marks, self._marks[1:], strict=False))
         if DEVICE == "cuda":
             torch.cuda.synchronize()
@@ -58,7 +58,7 @@ class Clock(TrainerCallback):
 
 
 class Rows(Dataset[dict[str, Any]]):
-    """Random rows; those of samples are padded to their length, for peers that do not pack."""
+    """Random rows; shorter samples are padded, for peers that do not pack."""
 
     def __init__(self, case: Case, rows: int) -> None:
         draw = np.random.default_rng(SEED)
@@ -85,7 +85,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         trainer = ARMS[arm](case, steps, Path(folder), clock)
         trainer.train()
-        if hasattr(trainer, "around"):  # ours publishes a last checkpoint beside the training
+        if hasattr(trainer, "context"):  # Airsmith publishes the last checkpoint in the background
             trainer.context.uploader.wait()
         losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
     peak = torch.cuda.max_memory_allocated() if DEVICE == "cuda" else 0
@@ -94,17 +94,17 @@ def main() -> None:
 
 
 def _counted(trainer: Trainer, case: Case) -> dict[str, float]:
-    """Tokens of a step without padding, and the arithmetic of one where the stage's trainer has counted it."""
+    """Tokens per step without padding, and FLOPs per token if the stage's trainer has counted them."""
     rows = trainer.train_dataset
     lengths = getattr(rows, "lengths", None)
     tokens = case.length if lengths is None else float(np.mean(lengths))
-    arithmetic = getattr(getattr(trainer, "around", None), "arithmetic", None)
-    counted = {} if arithmetic is None else {"flops_per_token": arithmetic.flops_per_token}
+    training_flops = getattr(getattr(trainer, "context", None), "training_flops", None)
+    counted = {} if training_flops is None else {"flops_per_token": training_flops.flops_per_token}
     return {"tokens_per_step": tokens * case.batch, **counted}
 
 
 def base_of(case: Case) -> PreTrainedModel:
-    """Random weights, made on the device."""
+    """A model with random weights, created on the device."""
     torch.manual_seed(SEED)
     with torch.device(DEVICE):
         config = LlamaConfig(

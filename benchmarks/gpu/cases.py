@@ -1,4 +1,4 @@
-"""What is trained: models of random weights, made where they are used, and rows of random tokens."""
+"""The trainings to compare: models with random weights, and rows of random tokens."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ WARM_UPS, STEPS, PARITY_STEPS = 8, 30, 32
 class Case:
     """One training.
 
-    :param length: tokens of a row.
-    :param batch: rows of a step.
-    :param shortest: tokens of the shortest sample, where rows are made of samples: packed into rows, or padded.
+    :param length: tokens per row.
+    :param batch: rows per step.
+    :param shortest: tokens of the shortest sample, if samples are packed or padded to rows; 0 if each row is full.
     """
 
     name: str
@@ -28,7 +28,7 @@ class Case:
 
 
 MODELS: dict[str, dict[str, Any]] = {
-    # The sizes of Llama 3.1 8B.
+    # The dimensions of Llama 3.1 8B.
     "8b": {
         "vocab_size": 128_256, "hidden_size": 4096, "intermediate_size": 14_336, "num_hidden_layers": 32,
         "num_attention_heads": 32, "num_key_value_heads": 8,
@@ -56,5 +56,5 @@ TINY = (
     Case("full tiny", "tiny", "full", 64, 2, checkpointing=True),
 )
 COMPARED = ("lora 8b 4096", "lora tiny")
-"""The cases in which the peers train as well."""
+"""The cases that the peers train as well."""
 PEERS = ("transformers", "trl")

@@ -1,4 +1,4 @@
-"""What the device computes at most: `python -m benchmarks.gpu.matmul FACTS`, TFLOP/s of a matmul in bfloat16."""
+"""The device's peak speed, in TFLOP/s of a bfloat16 matmul: `python -m benchmarks.gpu.matmul FACTS`."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ SIZE, REPETITIONS = 8192, 50
 
 
 def main() -> None:
-    """Multiply, and write the best of five."""
+    """Measure, and write the best of five."""
     a, b = (torch.randn(SIZE, SIZE, device="cuda", dtype=torch.bfloat16) for _ in range(2))
     best = 0.0
-    for _ in range(6):  # the first warms up, and is never the best
+    for _ in range(6):  # the first is a warm-up and never the best
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         begin.record()
         for _ in range(REPETITIONS):

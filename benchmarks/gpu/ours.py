@@ -1,4 +1,4 @@
-"""The stage's own trainer over a model that is on the device already."""
+"""The stage's trainer with a model that is already on the device."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from airsmith_stages.devices import get_device
 from airsmith_stages.training.arguments import training_arguments
 from airsmith_stages.training.checkpoints import Checkpoints, CheckpointUploader
 from airsmith_stages.training.distributed import SINGLE_PROCESS
-from airsmith_stages.training.flops import Arithmetic, count_flops_per_token
+from airsmith_stages.training.flops import TrainingFlops, count_flops_per_token
 from airsmith_stages.training.inputs import TrainingInputs
 from airsmith_stages.training.interruption import Interruption
 from airsmith_stages.training.lora import add_lora
@@ -35,7 +35,7 @@ from benchmarks.gpu.cases import Case
 def trainer_of(
     base: PreTrainedModel, rows: Any, case: Case, steps: int, folder: Path, clock: TrainerCallback
 ) -> ResumableTrainer:
-    """A trainer of the stage, without what surrounds it."""
+    """The stage's trainer without the rest of the stage."""
     spec = _spec(case, steps)
     device = get_device(spec.recipe.backend.name)
     device.prepare()
@@ -46,7 +46,7 @@ def trainer_of(
         chunk_loss(base)
     inputs = _inputs(rows, case)
     store = Store.open(f"file://{folder}/store")
-    arithmetic = Arithmetic(
+    training_flops = TrainingFlops(
         count_flops_per_token(module, base, inputs.train.sample_lengths()),
         device.peak_flops_per_second(spec.recipe.training.precision),
     )
@@ -58,7 +58,7 @@ def trainer_of(
         snapshots=WholeSnapshots(module, SINGLE_PROCESS),
         is_sharded=False,
         stop_at_step=None,
-        arithmetic=arithmetic,
+        training_flops=training_flops,
         peak_memory_bytes=device.peak_memory_bytes,
     )
     arguments = training_arguments(spec, device, folder / "trainer")
@@ -91,7 +91,7 @@ def _spec(case: Case, steps: int) -> RunSpec:
 
 
 def _inputs(rows: Any, case: Case) -> TrainingInputs:
-    """The rows as the stage reads them: cut to their length, or several samples in a row."""
+    """The rows as the stage reads them: without padding, or with several samples per row."""
     samples = [row[:length] for row, length in zip(rows.tokens, rows.lengths, strict=True)]
     layout = _packed(samples, case.length) if case.packed else [[sample] for sample in samples]
     tokens = np.concatenate([sample for row in layout for sample in row]).astype(np.uint32)
@@ -104,7 +104,7 @@ def _inputs(rows: Any, case: Case) -> TrainingInputs:
 
 
 def _packed(samples: list[Any], length: int) -> list[list[Any]]:
-    """Samples in rows, first fit."""
+    """Pack samples into rows, first fit."""
     layout: list[list[Any]] = []
     for sample in samples:
         row = next((row for row in layout if sum(map(len, row)) + len(sample) <= length), None)

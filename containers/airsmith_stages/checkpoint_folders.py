@@ -1,4 +1,4 @@
-"""What a try leaves in the store for the next, by number: a training's checkpoints, or compile caches not whole yet."""
+"""Numbered checkpoint folders of one key in the store: a training's checkpoints, or partly filled compile caches."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from airsmith.errors import AirsmithError, ErrorKind
 
 log = logging.getLogger("airsmith")
 
-DAMAGE = (ErrorKind.VERIFICATION_FAILED, ErrorKind.NOT_FOUND)
-"""Kinds of error that say that a checkpoint cannot be used: another may."""
+UNUSABLE = (ErrorKind.VERIFICATION_FAILED, ErrorKind.NOT_FOUND)
+"""Kinds of error that make one checkpoint unusable; an older one may still be usable."""
 
 _Restored = TypeVar("_Restored")
 
@@ -28,19 +28,19 @@ class CheckpointFolders:
     key: str
 
     def path(self, number: int) -> str:
-        """Folder of a checkpoint, which need not exist."""
+        """Folder of a checkpoint, which may not exist yet."""
         return checkpoint_folder(self.key, number)
 
     def published(self) -> list[int]:
-        """Numbers of the checkpoints that have a manifest, in numeric order."""
+        """Numbers of the checkpoints that have a manifest, in ascending order."""
         return sorted(number for number, paths in self._paths().items() if self._manifest(number) in paths)
 
-    def begun(self) -> list[int]:
-        """Numbers of which there is anything, published or not, in numeric order."""
+    def existing(self) -> list[int]:
+        """Numbers of all folders with at least one object, published or not, in ascending order."""
         return sorted(self._paths())
 
     def open(self, number: int) -> Artifact | None:
-        """A checkpoint, its sizes verified, or None where none was published.
+        """A checkpoint whose sizes are verified; None if it is not published.
 
         :raises AirsmithError: `verification_failed`.
         """
@@ -52,12 +52,12 @@ class CheckpointFolders:
         discard: Callable[[int], None],
         at_most: int | None = None,
     ) -> _Restored | None:
-        """Restore the newest checkpoint that is undamaged; a damaged one is passed over with a warning.
+        """Restore the newest undamaged checkpoint, and skip damaged ones with a warning.
 
-        :param restore: copies a checkpoint, verified.
-        :param discard: removes what a copy that failed has left.
-        :param at_most: the last number that counts.
-        :returns: what `restore` does, or None where there is nothing to go on from.
+        :param restore: downloads and verifies a checkpoint.
+        :param discard: removes the files of a failed download.
+        :param at_most: the highest number to consider; no limit if None.
+        :returns: the result of `restore`, or None if no checkpoint is usable.
         """
         for number in reversed([number for number in self.published() if at_most is None or number <= at_most]):
             try:
@@ -65,14 +65,14 @@ class CheckpointFolders:
                 if checkpoint is not None:
                     return restore(number, checkpoint)
             except AirsmithError as error:
-                if error.kind not in DAMAGE:
+                if error.kind not in UNUSABLE:
                     raise
                 discard(number)
-                log.warning("Passing over checkpoint %d: %s", number, error.message)
+                log.warning("Skipping checkpoint %d: %s", number, error.message)
         return None
 
     def remove(self, number: int) -> None:
-        """Remove a checkpoint, its manifest first: without it nobody takes the rest for a whole one."""
+        """Remove a checkpoint. The manifest goes first: without it, the remaining files do not count as published."""
         manifest = self._manifest(number)
         self.store.delete(manifest)
         for path in self._paths().get(number, ()):

@@ -1,4 +1,4 @@
-"""Stage `compare_trials`: what the trials of a sweep came to, as a table and as a picture."""
+"""Stage `compare_trials`: publish the results of a sweep's trials as tables and a plot."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROWS_FILE, TABLE_FILE, SHEET_FILE, PLOT_FILE = "trials.json", "trials.md", "tria
 
 
 def run(context: StageContext) -> Output:
-    """Publish the trials, the best first."""
+    """Publish the trials, best first."""
     trials = ranked(context.spec.trials)
     plot = context.scratch / PLOT_FILE
     draw(trials, context.spec.recipe.name, plot)
@@ -27,19 +27,19 @@ def run(context: StageContext) -> Output:
         output.add_bytes(SHEET_FILE, sheet(trials).encode())
         output.add_file(PLOT_FILE, plot)
         winner = next(trial for trial in trials if trial.is_winner)
-        facts: dict[str, Metric] = {"trials": len(trials), "winner": winner.name, "eval_loss": winner.eval_loss}
-        return Output.of_artifact(output.publish(metrics=facts))
+        metrics: dict[str, Metric] = {"trials": len(trials), "winner": winner.name, "eval_loss": winner.eval_loss}
+        return Output.of_artifact(output.publish(metrics=metrics))
 
 
 def ranked(trials: Sequence[TrialResult]) -> list[TrialResult]:
-    """Those that went furthest first, of these the lowest loss first; what failed comes last."""
+    """Sort trials: failed trials last, the winner first, then by most steps and lowest loss."""
     return sorted(
         trials, key=lambda trial: (trial.eval_loss is None, not trial.is_winner, -trial.steps, trial.eval_loss or 0.0)
     )
 
 
 def table(trials: Sequence[TrialResult]) -> str:
-    """The trials in Markdown."""
+    """The trials as a Markdown table."""
     keys = _keys(trials)
     lines = [f"| place | {' | '.join(keys)} | steps | validation loss |", f"|---{'|---' * len(keys)}|---|---|"]
     for place, trial in enumerate(trials, start=1):
@@ -50,7 +50,7 @@ def table(trials: Sequence[TrialResult]) -> str:
 
 
 def sheet(trials: Sequence[TrialResult]) -> str:
-    """The trials as comma-separated values."""
+    """The trials as CSV."""
     keys, text = _keys(trials), io.StringIO()
     rows = csv.writer(text)
     rows.writerow([*keys, "steps", "eval_loss", "is_winner"])
@@ -62,7 +62,7 @@ def sheet(trials: Sequence[TrialResult]) -> str:
 
 
 def draw(trials: Sequence[TrialResult], title: str, path: Path) -> None:
-    """Draw the loss over the first field that is varied; trials that were given up early are hollow."""
+    """Plot the loss over the first varied field; trials that were stopped early are hollow."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -1,7 +1,7 @@
-"""Stage `compile`: the graphs of a training are compiled before it begins, by its own launch, and their cache is kept.
+"""Stage `compile`: compiles the graphs of a training ahead of it, with the training's launch, and keeps their cache.
 
-What stands here is what each process does: some steps, of which only the graphs are taken. Whoever launches them does
-so inside the tool that compiles what they leave, and publishes the cache.
+This module runs in each launched process: it takes some steps, of which only the graphs are recorded. The launcher
+runs the processes inside the tool that compiles the recorded graphs, and publishes the cache.
 """
 
 from __future__ import annotations
@@ -12,12 +12,11 @@ from airsmith_stages.stage_context import StageContext
 
 
 def run(context: StageContext) -> Output:
-    """Take the training's first steps, on rows that hold nothing."""
+    """Take the training's first steps on synthetic rows."""
     device = get_device(context.spec.recipe.backend.name)
     device.prepare()
-    from airsmith_stages.neuron.graph_extraction import (
-        extract_graphs,  # It imports torch, and `prepare` has to come first.
-    )
+    # The module imports torch, which must happen after `prepare`.
+    from airsmith_stages.neuron.graph_extraction import extract_graphs
 
     extract_graphs(context, device)
     return context.output

@@ -1,4 +1,4 @@
-"""Stage `consolidate`: the parts that several processes have written become one, from store to store."""
+"""Stage `consolidate`: merge the shards of several processes into one model or adapter, from store to store."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from airsmith_stages.weights.readers import FileReader
 
 log = logging.getLogger("airsmith")
 
-_OF_SHARDS = (SHARDS, TENSOR_PARALLEL, PIPELINE_PARALLEL)
+_SHARD_PROPERTIES = (SHARDS, TENSOR_PARALLEL, PIPELINE_PARALLEL)
 
 
 def run(context: StageContext) -> Output:
-    """Consolidate what was trained; all else of its artifact stays as it is."""
+    """Consolidate the trained shards; all other files of the artifact are copied unchanged."""
     use_one_malloc_arena()
     shards = context.input("train")
     is_adapter = shards.type == ArtifactType.ADAPTER_SHARDS
     with context.write_output() as output:
-        made = consolidate_artifact(
+        result = consolidate_artifact(
             shards,
             _reader(shards),
             output,
@@ -43,12 +43,14 @@ def run(context: StageContext) -> Output:
         if is_adapter:
             output.add_bytes(ADAPTER_CONFIG, _ordered_config(shards))
         _copy_the_rest(shards, output)
-        log.info("Consolidated %d tensors of %s processes", made.tensors, shards.manifest.properties[SHARDS])
-        _report(made.spread)
+        log.info("Consolidated %d tensors of %s processes", result.tensors, shards.manifest.properties[SHARDS])
+        _log_spread(result.spread)
         metrics = {**shards.manifest.metrics}
-        if made.spread.replicated:
-            metrics["replica_spread"] = made.spread.largest
-        properties = {name: value for name, value in shards.manifest.properties.items() if name not in _OF_SHARDS}
+        if result.spread.replicated:
+            metrics["replica_spread"] = result.spread.largest
+        properties = {
+            name: value for name, value in shards.manifest.properties.items() if name not in _SHARD_PROPERTIES
+        }
         return Output.of_artifact(output.publish(metrics=metrics, properties=properties))
 
 
@@ -60,21 +62,21 @@ def _reader(shards: Artifact) -> Callable[[FileReader], ShardedCheckpoint]:
     return partial(
         read_optimum_neuron,
         folder=ADAPTER_SHARDS if is_adapter else MODEL_SHARDS,
-        tensor=int(properties[TENSOR_PARALLEL]),
-        pipeline=int(properties[PIPELINE_PARALLEL]),
+        tp_size=int(properties[TENSOR_PARALLEL]),
+        pp_size=int(properties[PIPELINE_PARALLEL]),
     )
 
 
 def _ordered_config(shards: Artifact) -> bytes:
-    """The adapter's config, its sets in one order: the library writes them in another one each time."""
+    """The adapter's config with its lists sorted: the library writes sets in an arbitrary order."""
     try:
         config = json.loads(shards.read(ADAPTER_CONFIG))
-        sets = {name: sorted(value) for name, value in config.items() if isinstance(value, list)}
+        sorted_lists = {name: sorted(value) for name, value in config.items() if isinstance(value, list)}
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise AirsmithError(
-            ErrorKind.BAD_DATA, f"{ADAPTER_CONFIG} is no config of peft's.", "Clear train, so that it is written again."
+            ErrorKind.BAD_DATA, f"{ADAPTER_CONFIG} is not a config of peft.", "Clear train to write it again."
         ) from error
-    return (json.dumps({**config, **sets, "inference_mode": True}, indent=2, sort_keys=True) + "\n").encode()
+    return (json.dumps({**config, **sorted_lists, "inference_mode": True}, indent=2, sort_keys=True) + "\n").encode()
 
 
 def _copy_the_rest(shards: Artifact, output: ArtifactWriter) -> None:
@@ -84,15 +86,15 @@ def _copy_the_rest(shards: Artifact, output: ArtifactWriter) -> None:
             output.add_copy(entry.name, shards.path(entry.name), entry.size_bytes, entry.sha256)
 
 
-def _report(spread: Spread) -> None:
+def _log_spread(spread: Spread) -> None:
     if spread.differing:
         log.warning(
-            "Of %d tensors that several processes hold, %d are not the same everywhere: the first process's count. "
+            "%d of %d replicated tensors differ between processes; the first process's replica is used. "
             "The largest difference, %.3g, is in %s",
-            spread.replicated,
             spread.differing,
+            spread.replicated,
             spread.largest,
             spread.name,
         )
     elif spread.replicated:
-        log.info("What several processes hold of %d tensors is the same", spread.replicated)
+        log.info("All replicas of %d tensors are equal", spread.replicated)

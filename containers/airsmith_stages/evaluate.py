@@ -1,4 +1,4 @@
-"""Stage `evaluate`: base and tuned model on the same held-out examples, their answers kept."""
+"""Stage `evaluate`: evaluate base and tuned model on the same held-out examples, and publish their answers."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ EVALUATION_FILE, ANSWERS_FILE, FIXED_PROMPTS_FILE = "evaluation.json", "answers.
 
 
 def run(context: StageContext) -> Output:
-    """Judge the base, then the tuned model; only one of them is in memory at a time."""
+    """Evaluate the base model, then the tuned model; only one of them is in memory at a time."""
     recipe = context.spec.recipe
     device = get_device(recipe.evaluate_backend)
     device.prepare()
-    # This imports torch, and `prepare` has to come before that.
+    # This imports torch, so `prepare` must run before.
     from airsmith_stages.evaluating.evaluation import evaluate_model
 
     held_out = _read_held_out(context)
@@ -43,24 +43,24 @@ def _read_held_out(context: StageContext) -> HeldOut:
     if not prompts:
         raise AirsmithError(
             ErrorKind.BAD_DATA,
-            f"No validation example fits into dataset.max_length {index['max_length']} as a whole, so none can be "
-            "answered.",
+            f"No validation example fits into dataset.max_length {index['max_length']} as a whole, so there is no "
+            "prompt to evaluate.",
             "Raise dataset.max_length.",
         )
-    most = context.spec.recipe.evaluate.max_examples
+    max_examples = context.spec.recipe.evaluate.max_examples
     return HeldOut(
         prompts=prompts,
-        examples=len(prompts) if most is None else min(most, len(prompts)),
+        examples=len(prompts) if max_examples is None else min(max_examples, len(prompts)),
         rows=read_rows(folder, "validation"),
         pad_token_id=index["pad_token_id"],
     )
 
 
 def _publish(context: StageContext, held_out: HeldOut, base: Evaluation, tuned: Evaluation) -> Output:
-    figures = {who: _metrics(evaluation) for who, evaluation in (("base", base), ("tuned", tuned))}
-    metrics = {f"{name}_{who}": value for who in figures for name, value in figures[who].items()}
+    by_model = {label: _metrics(evaluation) for label, evaluation in (("base", base), ("tuned", tuned))}
+    metrics = {f"{name}_{label}": value for label in by_model for name, value in by_model[label].items()}
     with context.write_output() as output:
-        summary = {**figures, "examples": held_out.examples}
+        summary = {**by_model, "examples": held_out.examples}
         output.add_bytes(EVALUATION_FILE, json.dumps(summary, indent=2).encode())
         output.add_bytes(ANSWERS_FILE, _json_lines(_compared_answers(held_out, base, tuned)))
         output.add_bytes(FIXED_PROMPTS_FILE, json.dumps(_fixed_prompts(held_out, base, tuned)).encode())

@@ -1,4 +1,4 @@
-"""Whether a container registry has an image and gives it out, without pulling it (OCI distribution spec, version 2)."""
+"""Check that a container registry serves an image, without pulling it (OCI distribution spec, version 2)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _CHALLENGE = re.compile(r'(\w+)="([^"]*)"')
 
 @dataclass(frozen=True)
 class ImageName:
-    """A reference, taken apart."""
+    """A parsed image reference."""
 
     registry: str
     repository: str
@@ -40,24 +40,26 @@ class ImageName:
 
     @property
     def url(self) -> str:
-        """Address of its manifest. Plain HTTP on this machine alone, as container runtimes have it."""
+        """URL of its manifest; plain HTTP only for localhost, as in container runtimes."""
         scheme = "http" if self.registry.partition(":")[0] in ("localhost", "127.0.0.1") else "https"
         return f"{scheme}://{self.registry}/v2/{self.repository}/manifests/{self.version}"
 
 
 def refuse_missing_image(reference: str, pull_secrets: Path | None) -> None:
-    """Ask the registry for an image's manifest. What cannot be found out from here is left to the node.
+    """Request an image's manifest from its registry; inconclusive responses only log a warning.
 
     :param pull_secrets: folder with the registries' credentials, one subfolder per Secret.
-    :raises AirsmithError: `invalid_image_name`, or `image_pull_failed` where the registry has no such image or refuses
-        the credentials.
+    :raises AirsmithError: `invalid_image_name`, or `image_pull_failed` if the registry has no such image or rejects the
+        credentials.
     """
-    name = split_reference(reference)
+    name = parse_reference(reference)
     credentials = _credentials(name.registry, pull_secrets)
     try:
         status = _manifest_status(name, credentials)
     except httpx.HTTPError as error:
-        log.warning("Image %s was not checked: %s does not answer here (%s).", reference, name.registry, error)
+        log.warning(
+            "Image %s was not checked: %s is not reachable from this pod (%s).", reference, name.registry, error
+        )
         return
     if status == 404:
         raise AirsmithError(
@@ -68,15 +70,15 @@ def refuse_missing_image(reference: str, pull_secrets: Path | None) -> None:
     if status in (401, 403) and credentials is not None:
         raise AirsmithError(
             ErrorKind.IMAGE_PULL_FAILED,
-            f"The registry {name.registry} refuses the pull secret's credentials for {reference} (HTTP {status}).",
+            f"The registry {name.registry} rejects the pull secret's credentials for {reference} (HTTP {status}).",
             "Renew the Secret that kubernetes.image_pull_secrets names.",
         )
     if status != 200:
-        log.warning("Image %s was not checked: %s answers HTTP %d to this pod.", reference, name.registry, status)
+        log.warning("Image %s was not checked: %s returned HTTP %d to this pod.", reference, name.registry, status)
 
 
-def split_reference(reference: str) -> ImageName:
-    """Take a reference apart as container runtimes do.
+def parse_reference(reference: str) -> ImageName:
+    """Parse a reference as container runtimes do.
 
     :raises AirsmithError: `invalid_image_name`.
     """
@@ -87,7 +89,7 @@ def split_reference(reference: str) -> ImageName:
     if found is None:
         raise AirsmithError(
             ErrorKind.INVALID_IMAGE_NAME,
-            f"{reference!r} is no name of an image.",
+            f"{reference!r} is not a valid image name.",
             "Correct kubernetes.images in the settings; `make images` writes it.",
         )
     if registry == "docker.io":
@@ -96,7 +98,7 @@ def split_reference(reference: str) -> ImageName:
 
 
 def _manifest_status(name: ImageName, credentials: str | None) -> int:
-    """HTTP status of the manifest, once the registry's own way to a token has been gone."""
+    """HTTP status of the manifest request, after the registry's token authentication if required."""
     accepted = {"Accept": ", ".join(MANIFEST_TYPES)}
     basic = {"Authorization": f"Basic {credentials}"} if credentials else {}
     with httpx.Client(timeout=_TIMEOUT, follow_redirects=True) as client:
@@ -116,7 +118,7 @@ def _manifest_status(name: ImageName, credentials: str | None) -> int:
 
 
 def _credentials(registry: str, pull_secrets: Path | None) -> str | None:
-    """The credentials for a registry, as a Docker config keeps them: base64 of `user:password`."""
+    """The credentials for a registry in the format of a Docker config: base64 of `user:password`."""
     for logins in _logins(pull_secrets):
         for host, login in logins.items():
             bare = host.removeprefix("https://").partition("/")[0]
@@ -131,4 +133,4 @@ def _logins(pull_secrets: Path | None) -> Iterator[dict[str, dict[str, str]]]:
         try:
             yield dict(json.loads(file.read_bytes()).get("auths", {}))
         except (OSError, ValueError) as error:
-            log.warning("The pull secret %s cannot be read: %s", file.parent.name, error)
+            log.warning("Cannot read the pull secret %s: %s", file.parent.name, error)

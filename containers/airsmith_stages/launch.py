@@ -1,7 +1,7 @@
-"""Several processes for one stage: torchrun starts them on each node.
+"""Launches several processes for one stage: torchrun starts them on each node.
 
-It runs in the process that was asked for the stage, or apart from it: as a command that gets an environment of its own,
-and around which a tool may stand. Both are given the same arguments.
+torchrun runs in this process or in a subprocess with an environment of its own, which another tool may wrap. Both get
+the same arguments.
 """
 
 from __future__ import annotations
@@ -28,60 +28,60 @@ from airsmith_stages.devices import get_device
 from airsmith_stages.devices.cpu import usable_cores
 from airsmith_stages.failures import StopRequested, scratch_folder
 from airsmith_stages.stage_context import StageContext
-from airsmith_stages.torchrun import die_with_the_parent, error_in, run_torchrun
+from airsmith_stages.torchrun import die_with_the_parent, read_error_file, run_torchrun
 
 log = logging.getLogger("airsmith")
 
 WORKER = "airsmith_stages.worker"
 NODE_RANK = "PET_NODE_RANK"
-"""torchrun's own variable for the number of this node; PET_MASTER_ADDR and PET_MASTER_PORT name the first one's."""
+"""torchrun's variable for the rank of this node; PET_MASTER_ADDR and PET_MASTER_PORT are the address of node rank 0."""
 CHUNK_BYTES = 65_536
 
 
 class Launcher(Protocol):
-    """A module that starts the processes of a stage on this node in a way of its own."""
+    """A module that starts the processes of a stage on this node."""
 
     def launch(self, context: StageContext) -> None:
-        """Run the processes to their end."""
+        """Run the processes and wait until they exit."""
 
 
 @dataclass(frozen=True)
 class LaunchResult:
-    """How a launch apart ended.
+    """The result of a launch in a subprocess.
 
-    :ivar code: its exit code, below 0 the signal that ended it.
-    :ivar error: what its processes said; None where they said nothing.
-    :ivar log: what it printed.
+    :ivar exit_code: of the subprocess; negative for a signal.
+    :ivar error: the error that its processes reported; None if they reported none.
+    :ivar log: file of its output.
     """
 
-    code: int
+    exit_code: int
     error: AirsmithError | None
     log: Path
 
 
 def is_leader_node() -> bool:
-    """Whether this node's process speaks for the stage; the others' only take part."""
+    """Whether this node records the stage; the others only run processes."""
     return int(os.environ.get(NODE_RANK, "0")) == 0
 
 
 def is_launched(stage: str, spec: RunSpec) -> bool:
-    """Whether a stage is the work of processes that are started for it."""
+    """Whether a stage runs in launched processes."""
     if stage not in TRAINING:
         return False
     return spec.plan.parallel.processes_per_node * spec.recipe.backend.nodes > 1 or bool(_launcher(spec))
 
 
 def launch(context: StageContext) -> None:
-    """Run a stage's processes on this node to their end.
+    """Run a stage's processes on this node and wait until they exit.
 
-    :raises AirsmithError: what the first of them that failed has said, or what its death says.
+    :raises AirsmithError: the error of the process that failed first, or one derived from its exit code.
     """
     module = _launcher(context.spec)
     if module:
         launcher: Launcher = importlib.import_module(module)
         launcher.launch(context)
         return
-    # torchrun gives each process one thread where nobody says otherwise.
+    # By default, torchrun limits each process to one thread.
     threads = max(1, usable_cores() // context.spec.plan.parallel.processes_per_node)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     with tempfile.TemporaryDirectory(prefix="airsmith-torchrun-", dir=scratch_folder()) as logs:
@@ -89,11 +89,11 @@ def launch(context: StageContext) -> None:
 
 
 def torchrun_arguments(stage: str, run: Run, spec: RunSpec, logs: str) -> list[str]:
-    """torchrun's command line; what tells one node from another it reads from the environment."""
+    """torchrun's arguments. They are the same on all nodes; torchrun reads the node rank from the environment."""
     nodes = spec.recipe.backend.nodes
-    where = ["--standalone"] if nodes == 1 else ["--nnodes", str(nodes), "--rdzv-backend", "static"]
+    rendezvous = ["--standalone"] if nodes == 1 else ["--nnodes", str(nodes), "--rdzv-backend", "static"]
     return [
-        *where,
+        *rendezvous,
         "--nproc-per-node", str(spec.plan.parallel.processes_per_node),
         "--max-restarts", "0",
         "--monitor-interval", "0.5",
@@ -103,28 +103,28 @@ def torchrun_arguments(stage: str, run: Run, spec: RunSpec, logs: str) -> list[s
 
 
 def launch_command(stage: str, run: Run, spec: RunSpec, logs: str) -> list[str]:
-    """The command that runs a stage's processes on this node; a tool may be put in front of it."""
+    """The command that runs a stage's processes on this node; a tool may wrap it."""
     return [sys.executable, "-m", "airsmith_stages.torchrun", *torchrun_arguments(stage, run, spec, logs)]
 
 
 def launch_in_subprocess(
-    context: StageContext, environment: Mapping[str, str], tool: Sequence[str] = (), *, may_finish: bool
+    context: StageContext, environment: Mapping[str, str], tool: Sequence[str] = (), *, graceful_stop: bool
 ) -> LaunchResult:
-    """Run a stage's processes on this node to their end, as a command of their own whose output is passed on.
+    """Run a stage's processes on this node in a subprocess, and forward its output.
 
-    :param environment: what its environment has beside this one's.
-    :param tool: the command that stands around it.
-    :param may_finish: whether processes that are told to stop finish what they are at; else all end at once.
-    :raises StopRequested: where this process was told to stop and the others had nothing to say about it.
+    :param environment: variables to add to those of this process.
+    :param tool: the command that wraps the launch.
+    :param graceful_stop: whether the processes may finish their step on SIGTERM; else all are killed immediately.
+    :raises StopRequested: if this process received SIGTERM and its processes reported no error.
     """
     folder = context.scratch / "launch"
     folder.mkdir()
     command = [*tool, *launch_command(context.contract.name, context.run, context.spec, str(folder))]
     log.info("Launching %s", shlex.join(command))
-    said, output = folder / "error.json", folder / "output.log"
+    error_file, output = folder / "error.json", folder / "output.log"
     process = subprocess.Popen(
         command,
-        env={**os.environ, **environment, "TORCHELASTIC_ERROR_FILE": str(said)},
+        env={**os.environ, **environment, "TORCHELASTIC_ERROR_FILE": str(error_file)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -132,29 +132,29 @@ def launch_in_subprocess(
         preexec_fn=die_with_the_parent,
     )
     try:
-        _forward(process, output)
+        _forward_output(process, output)
     except StopRequested as stop:
-        if not may_finish:
+        if not graceful_stop:
             raise
-        _tell_to_stop(process)
-        _forward(process, output)
-        raise error_in(said) or stop from None
+        _send_stop(process)
+        _forward_output(process, output)
+        raise read_error_file(error_file) or stop from None
     finally:
         _kill_group(process)
-    return LaunchResult(process.returncode, error_in(said), output)
+    return LaunchResult(process.returncode, read_error_file(error_file), output)
 
 
 def exit_code_error(stage: str, code: int) -> AirsmithError:
-    """What to say of a launch that ended without a word."""
+    """The error for a launch that failed without reporting one."""
     if code < 0:
         return AirsmithError(
             ErrorKind.KILLED,
-            f"The launch of {stage} was ended by {signal.Signals(-code).name}.",
-            "Run it again. Where it happens again, give it more memory.",
+            f"The launch of {stage} was killed by {signal.Signals(-code).name}.",
+            "Run it again. If it happens again, increase its memory.",
         )
     return AirsmithError(
         ErrorKind.INTERNAL,
-        f"The launch of {stage} ended with exit code {code} and did not say why.",
+        f"The launch of {stage} exited with code {code} and reported no error.",
         "See the last lines of the log.",
     )
 
@@ -163,8 +163,8 @@ def _launcher(spec: RunSpec) -> str:
     return get_device(spec.recipe.backend.name).launcher
 
 
-def _forward(process: subprocess.Popen[bytes], log_file: Path) -> None:
-    """Show what a command prints as it comes, and keep it, until the command ends."""
+def _forward_output(process: subprocess.Popen[bytes], log_file: Path) -> None:
+    """Write a subprocess's output to stderr and to a file until the subprocess exits."""
     assert process.stdout is not None
     with log_file.open("ab") as file:
         while data := os.read(process.stdout.fileno(), CHUNK_BYTES):
@@ -174,8 +174,8 @@ def _forward(process: subprocess.Popen[bytes], log_file: Path) -> None:
     process.wait()
 
 
-def _tell_to_stop(process: subprocess.Popen[bytes]) -> None:
-    """Tell the processes themselves: torchrun would kill them after a time, and of torch 2.8 it is 30 seconds."""
+def _send_stop(process: subprocess.Popen[bytes]) -> None:
+    """Send SIGTERM to the workers directly: torchrun kills them after a timeout, which is 30 seconds in torch 2.8."""
     import psutil
 
     children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
@@ -186,7 +186,7 @@ def _tell_to_stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:
-    """End what is left of a command and of all that it started; those of torchrun die with it."""
+    """Kill what remains of a subprocess's process group; torchrun's workers exit with torchrun."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

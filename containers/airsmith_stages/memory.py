@@ -1,4 +1,4 @@
-"""What malloc keeps of a process's memory, and whom the kernel has killed for it."""
+"""malloc's arenas, and the kernel's count of out-of-memory kills."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import ctypes
 from pathlib import Path
 
 CGROUP_MEMORY_EVENTS = Path("/sys/fs/cgroup/memory.events")
-"""What has happened to the container's memory (cgroup v2)."""
+"""Memory events of the container (cgroup v2)."""
 _M_ARENA_MAX = -8
 
 
 def use_one_malloc_arena() -> None:
-    """Let all threads that begin from now on take memory from one arena; for stages that pass bytes on.
+    """Make all threads that start later share one malloc arena; for stages that stream bytes between threads.
 
-    glibc gives each thread an arena of its own (mallopt(3), M_ARENA_MAX). Where one thread reads blocks that another
-    writes and frees, each arena keeps what it ever held: about half as much memory again.
+    glibc gives each thread its own arena (mallopt(3), M_ARENA_MAX). If one thread reads blocks that another writes and
+    frees, each arena keeps its peak memory, which costs about half as much memory again.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
@@ -22,7 +22,7 @@ def use_one_malloc_arena() -> None:
 
 
 def out_of_memory_kills() -> int:
-    """How many processes of this container the kernel has killed because its memory ran out; 0 where nobody counts."""
+    """Number of processes in this container that the kernel killed for lack of memory; 0 if unknown."""
     try:
         lines = CGROUP_MEMORY_EVENTS.read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""Stage `merge`: base and adapter become one model that can be served from its folder alone."""
+"""Stage `merge`: merge base and adapter into one self-contained model that can be served from its folder."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def run(context: StageContext) -> Output:
             dtype=recipe.model.dtype,
             max_shard_bytes=recipe.model.max_shard_bytes,
         )
-        log.info("Merged: %d tensors changed, %d of their elements", report.merged_tensors, report.changed_elements)
+        log.info("Merged: %d tensors and %d elements changed", report.merged_tensors, report.changed_elements)
         end_tokens = json.loads(context.pointers["train"].properties[END_TOKENS])
         add_all_but_weights(base, output, recipe.dataset.chat_template, end_tokens)
         properties = model_properties(output.files.values())
@@ -43,12 +43,12 @@ def run(context: StageContext) -> Output:
 
 
 def _refuse_other_base(context: StageContext) -> None:
-    """An adapter fits any base of the same shape; only its manifest knows which one it was trained on."""
+    """An adapter fits any base of the same shape; only its manifest records the base that it was trained on."""
     trained_on = context.input("train").manifest.inputs.get("mirror_model")
     base = context.pointers["mirror_model"].digest
     if trained_on != base:
         raise AirsmithError(
             ErrorKind.VERIFICATION_FAILED,
             f"The adapter was trained on base {trained_on}, but this run's base is {base}.",
-            "Clear mirror_model, so that train follows with the same base.",
+            "Clear mirror_model, so that train runs again with the same base.",
         )

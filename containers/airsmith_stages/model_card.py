@@ -1,4 +1,4 @@
-"""The card of a registered model: what it is, where it came from, how good it is, how to load it."""
+"""The model card of a registered model: description, provenance, metrics, and how to load it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _TEMPLATE = """\
 | made with | {versions} |
 | license | {license} |
 
-## On {examples} held-out examples
+## Metrics on {examples} held-out examples
 
 | | base | tuned |
 |---|---|---|
@@ -73,12 +73,12 @@ _METRICS = (("exact_match", "exact match"), ("token_accuracy", "token accuracy")
 
 @dataclass(frozen=True)
 class Provenance:
-    """What the card says beyond version and spec.
+    """Facts for the card that version and spec do not contain.
 
-    :param dataset_digest: digest of the data as it was copied.
-    :param base_license: identifier that the base model's own card gives.
-    :param weights_uri: folder that holds the merged model's files.
-    :param warm_restarts: how many times its training went on without the optimizer's state.
+    :param dataset_digest: digest of the mirrored dataset.
+    :param base_license: license identifier in the base model's card.
+    :param weights_uri: folder with the merged model's files.
+    :param warm_restarts: number of times that training resumed without the optimizer's state.
     """
 
     dataset_digest: str
@@ -88,7 +88,7 @@ class Provenance:
 
 
 def model_card(version: ModelVersion, spec: RunSpec, provenance: Provenance) -> str:
-    """The card as Markdown. It holds references to secrets at most, never one."""
+    """The card as Markdown. It contains only references to secrets, never their values."""
     recipe = spec.recipe
     folder, copying = _how_to_copy(provenance.weights_uri)
     return _TEMPLATE.format(
@@ -121,7 +121,7 @@ def model_card(version: ModelVersion, spec: RunSpec, provenance: Provenance) -> 
 
 
 def license_of(base_card: str) -> str:
-    """The license in the front matter of a model's `README.md`; `unknown` where it gives none."""
+    """The license in the front matter of a model's `README.md`; `unknown` without one."""
     parts = base_card.split("---\n", 2)
     if len(parts) < 3 or parts[0].strip():
         return UNKNOWN_LICENSE
@@ -134,7 +134,7 @@ def license_of(base_card: str) -> str:
 
 
 def _front_matter(recipe: Recipe, provenance: Provenance) -> dict[str, Any]:
-    """What the Hub reads, so that the folder can be put there with its card."""
+    """Metadata for the Hub, so that the folder can be uploaded with its card."""
     known = {} if provenance.base_license == UNKNOWN_LICENSE else {"license": provenance.base_license}
     on_hub = {
         key: value
@@ -146,25 +146,23 @@ def _front_matter(recipe: Recipe, provenance: Provenance) -> dict[str, Any]:
 
 def _license_note(base_license: str) -> str:
     if base_license == UNKNOWN_LICENSE:
-        return "unknown: the base model's card names none; see there, and the data's"
-    return f"the base model's: {base_license}; see the data's as well"
+        return "unknown: the base model's card names none; check the licenses of base model and dataset"
+    return f"{base_license} (the base model's); check the dataset's license as well"
 
 
 def _restarts(count: int) -> str:
-    """A row of its own where the training cannot be repeated to the bit, for it was interrupted."""
+    """A row for trainings that are not bitwise reproducible because they were interrupted."""
     if not count:
         return ""
     times = "once" if count == 1 else f"{count} times"
-    return (
-        f"\n| interrupted | {times}: by a warm restart the training went on, and the optimizer's moments began anew |"
-    )
+    return f"\n| interrupted | {times}: training resumed by a warm restart, which resets the optimizer's state |"
 
 
 def _how_to_copy(weights_uri: str) -> tuple[str, str]:
-    """The folder to load from, and how it comes there."""
+    """The folder to load from, and how to get the files there."""
     if weights_uri.startswith("file://"):
         folder = weights_uri.removeprefix("file://")
-        return folder, "The merged weights lie on this machine's disk."
+        return folder, "The merged weights are on this machine's disk."
     return "model", f"Copy the merged weights: `aws s3 sync {shlex.quote(weights_uri)} model`"
 
 
@@ -174,13 +172,13 @@ def _changed_fields(spec: RunSpec) -> str:
 
 
 def _in_a_cell(value: Any) -> str:
-    """A value within a table's code: one short line without what ends a cell or the code."""
+    """A value as inline code in a table cell: one short line, with characters escaped that end a cell or the code."""
     line = textwrap.shorten(str(value), _MAX_CELL_CHARACTERS, placeholder=" …")
     return line.replace("`", "'").replace("|", "\\|")
 
 
 def _metric_row(version: ModelVersion, key: str, label: str) -> str:
-    values = [version.metrics.get(f"{key}_{who}") for who in ("base", "tuned")]
+    values = [version.metrics.get(f"{key}_{name}") for name in ("base", "tuned")]
     shown = [f"{value:.4g}" if isinstance(value, (int, float)) else "–" for value in values]
     return f"| {label} | {' | '.join(shown)} |"
 

@@ -1,4 +1,4 @@
-"""What a model needs beside its weights and their config, so that it can be served from its folder alone."""
+"""Files that a model needs in addition to weights and config to be served from its folder."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ CHAT_TEMPLATE, GENERATION_CONFIG, TOKENIZER_CONFIG = (
 )
 
 _WEIGHTS = (".safetensors", ".safetensors.index.json")
-_OF_THE_BASE_ALONE = ("README.md", ".gitattributes")
+_BASE_ONLY = ("README.md", ".gitattributes")
 
 
 def add_all_but_weights(
     base: Artifact, output: ArtifactWriter, chat_template: str | None, end_tokens: Iterable[int]
 ) -> None:
-    """Add to tuned weights and their config all else that the base has, and what tuning changes about it.
+    """Add all other files of the base to tuned weights and config, with the changes that tuning requires.
 
-    :param output: files that it has already are left as they are.
-    :param chat_template: the one that the model was tuned with, where it is not the base's own.
-    :param end_tokens: what the model has learnt to stop at. A base model's own config often names only the end of a
-        text, and its tuned model would then answer until it runs out of tokens.
+    :param output: its existing files are not replaced.
+    :param chat_template: the template that the model was tuned with; None for the base's own.
+    :param end_tokens: tokens at which the model learned to stop. A base model's config often lists only the end of a
+        text, so that its tuned model would generate until it reaches the token limit.
     """
     changed = _changed_files(base, chat_template, end_tokens)
     for name, content in changed.items():
         output.add_bytes(name, content)
     for entry in base.manifest.files:
-        if not entry.name.endswith(_WEIGHTS) and entry.name not in (*_OF_THE_BASE_ALONE, *output.files):
+        if not entry.name.endswith(_WEIGHTS) and entry.name not in (*_BASE_ONLY, *output.files):
             output.add_stream(entry.name, base.stream(entry.name), entry.size_bytes, entry.sha256)
 
 
@@ -41,7 +41,7 @@ def _changed_files(base: Artifact, chat_template: str | None, end_tokens: Iterab
     changed: dict[str, bytes] = {}
     if chat_template is not None:
         changed[CHAT_TEMPLATE] = chat_template.encode()
-        # No second template is left behind that another library might prefer.
+        # Remove the second template, which another library may prefer.
         config = _read(base, TOKENIZER_CONFIG)
         if config.pop("chat_template", None) is not None:
             changed[TOKENIZER_CONFIG] = json.dumps(config, indent=2, ensure_ascii=False).encode()

@@ -1,4 +1,4 @@
-"""What only a pod can find out before the stages run: whether store, Hub and registries serve the pods of this run."""
+"""Preflight checks that must run in a pod: whether the run's pods can use the store, the Hub and the registries."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ DEFAULT_HUB = "https://huggingface.co"
 
 
 def run_preflight(run: Run, pull_secrets: Path | None = None) -> None:
-    """Check what the run's pods will meet.
+    """Run all checks for the run's pods.
 
     :param pull_secrets: folder with the registries' credentials, one subfolder per Secret.
-    :raises AirsmithError: everything that is wrong, each with its remedy.
+    :raises AirsmithError: all failures, each with its remedy.
     """
     spec = run.read_spec()
     stages = stages_to_run(run, spec)
     check_all(
         [partial(refuse_unfit_store, run), *_source_checks(spec, stages), *_image_checks(spec, stages, pull_secrets)]
     )
-    log.info("Store, sources and images serve this run.")
+    log.info("Preflight passed: store, sources and images are usable.")
 
 
 def refuse_unfit_store(run: Run) -> None:
-    """Write to the store as publishing does: what is there must not be overwritten, nor what has changed meanwhile.
+    """Check that the store honors conditional puts, which publishing relies on.
 
-    :raises AirsmithError: what the store says, or `verification_failed` where it ignores conditions.
+    :raises AirsmithError: the store's error, or `verification_failed` if it ignores conditional puts.
     """
     path = f"{run.path}/preflight-{uuid.uuid4()}"
     try:
@@ -55,7 +55,7 @@ def refuse_unfit_store(run: Run) -> None:
                 ErrorKind.VERIFICATION_FAILED,
                 f"The store {run.store.uri} ignores conditional puts (If-None-Match, If-Match): "
                 "two runs could overwrite each other's results.",
-                "Use S3, a recent MinIO, or another store that honours them.",
+                "Use S3, a recent MinIO, or another store that honors them.",
             )
     finally:
         _remove(run.store, path)
@@ -64,12 +64,12 @@ def refuse_unfit_store(run: Run) -> None:
 def _remove(store: Store, path: str) -> None:
     try:
         store.delete(path)
-    except AirsmithError as failure:  # Whoever may not delete can still publish.
-        log.warning("%s stays: %s", path, failure)
+    except AirsmithError as failure:  # Publishing does not require permission to delete.
+        log.warning("Cannot delete %s: %s", path, failure)
 
 
 def _source_checks(spec: RunSpec, stages: tuple[str, ...]) -> Iterator[Check]:
-    """Checks of the sources that are still to be mirrored."""
+    """Checks of the sources that are not mirrored yet."""
     recipe = spec.recipe
     sources: tuple[tuple[str, RepoType, str, str], ...] = (
         ("mirror_model", "model", recipe.model.id, recipe.model.revision),
@@ -92,7 +92,7 @@ def _refuse_unreadable_folder(uri: str) -> None:
 
 
 def _image_checks(spec: RunSpec, stages: tuple[str, ...], pull_secrets: Path | None) -> Iterator[Check]:
-    """Checks of the images that will be pulled; this pod's own has been."""
+    """Checks of the images to pull, except this pod's own, which is already pulled."""
     own = spec.plan.stage("mirror_model").image
     names = dict.fromkeys(spec.plan.stage(stage).image for stage in stages)
     for name in names:

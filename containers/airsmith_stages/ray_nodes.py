@@ -1,7 +1,7 @@
-"""A stage on the nodes of a Ray cluster. Ray starts a launcher on each; torchrun's processes do the rest.
+"""Runs a stage on the nodes of a Ray cluster: Ray starts a launcher on each node, and torchrun connects the processes.
 
-`python -m airsmith_stages.ray_nodes run --nodes N train --run URI` is the job's driver, on the head's node; `… stop`
-ends the stage on one node, and then Ray, before its pod ends.
+`python -m airsmith_stages.ray_nodes run --nodes N train --run URI` is the job's driver on the head node; `… stop` stops
+the stage on one node and then Ray, before its pod exits.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ log = logging.getLogger("airsmith")
 
 LAUNCHER = "airsmith-stage"
 POLL_SECONDS = 0.5
-LAST_WORDS_SECONDS = 60
-"""How long the leader may take to say what it saw of a node's loss."""
+LEADER_EXIT_SECONDS = 60
+"""Time that the leader has to exit with its own error after a node is lost."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what the command line names.
+    """Run the command named on the command line.
 
     :returns: the process's exit code.
     """
@@ -36,7 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run")
     run.add_argument("--nodes", type=int, required=True)
-    run.add_argument("--threads", help="OMP_NUM_THREADS of the stage's processes; else the launcher counts cores")
+    run.add_argument(
+        "--threads", help="OMP_NUM_THREADS of the stage's processes; by default the launcher counts the cores"
+    )
     run.add_argument("stage", nargs=argparse.REMAINDER)
     commands.add_parser("stop")
     options = parser.parse_args(arguments)
@@ -48,22 +50,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run_on_nodes(stage: Sequence[str], nodes: int, threads: str | None = None) -> int:
-    """Run a stage's command on every node of the cluster: here, and once on each of the others.
+    """Run a stage's command on every node of the cluster: on this node, the leader, and on each follower.
 
     :param stage: arguments of `airsmith-stage`.
-    :param threads: OMP_NUM_THREADS of the stage's processes; Ray's own, of one, is not for them.
-    :returns: what the leader, on this node, ended with.
+    :param threads: OMP_NUM_THREADS of the stage's processes, instead of Ray's default of 1.
+    :returns: the leader's exit code.
     """
-    import ray  # type: ignore[import-not-found]  # in the images of RayJobs alone
+    import ray  # type: ignore[import-not-found]  # installed only in the images of RayJobs
 
     ray.init(logging_level=logging.WARNING)
-    where = {"PET_MASTER_ADDR": ray.util.get_node_ip_address(), "PET_MASTER_PORT": str(_free_port())}
+    environment = {"PET_MASTER_ADDR": ray.util.get_node_ip_address(), "PET_MASTER_PORT": str(_free_port())}
     if threads is not None:
-        where["OMP_NUM_THREADS"] = threads
-    # Only the other nodes offer a CPU, one each. Nothing is tried twice: the training's next attempt begins anew.
+        environment["OMP_NUM_THREADS"] = threads
+    # Only the followers have a CPU resource, one each. No retries: the task's next attempt starts a new job.
     follow = ray.remote(num_cpus=1, max_retries=0)(_follow)
-    followers = [follow.remote(stage, {**where, "PET_NODE_RANK": str(rank)}) for rank in range(1, nodes)]
-    leader = _launch(stage, {**where, "PET_NODE_RANK": "0"})
+    followers = [follow.remote(stage, {**environment, "PET_NODE_RANK": str(rank)}) for rank in range(1, nodes)]
+    leader = _launch(stage, {**environment, "PET_NODE_RANK": "0"})
     lost = _wait(leader, followers)
     if lost is None:
         return leader.returncode
@@ -72,30 +74,31 @@ def run_on_nodes(stage: Sequence[str], nodes: int, threads: str | None = None) -
 
 
 def stop_launchers() -> None:
-    """Tell this container's launchers to stop, and wait until they have."""
+    """Send SIGTERM to this container's launchers, and wait until they exit."""
     import psutil
 
-    at_work = [process for process in psutil.process_iter(["cmdline"]) if _is_launcher(process.info["cmdline"] or ())]
-    for process in at_work:
+    launchers = [each for each in psutil.process_iter(["cmdline"]) if _is_launcher(each.info["cmdline"] or ())]
+    for process in launchers:
         process.terminate()
-    while any(_is_at_work(process) for process in at_work):
+    while any(_is_running(process) for process in launchers):
         time.sleep(POLL_SECONDS)
 
 
 def stop_ray() -> int:
-    """End Ray in this container, and the container with it.
+    """Stop Ray, and with it this container.
 
-    KubeRay starts Ray by a shell that passes no signal on: the pod would hold its devices for all of its grace period.
+    KubeRay starts Ray from a shell that forwards no signals: without this, the pod would hold its devices for its whole
+    grace period.
 
-    :returns: the command's exit code.
+    :returns: the exit code of `ray stop`.
     """
     return subprocess.run(["ray", "stop", "--force"], check=False).returncode
 
 
 def _wait(leader: subprocess.Popen[bytes], followers: list[Any]) -> AirsmithError | None:
-    """Wait for the leader's end, which is the stage's, unless a node is lost first.
+    """Wait until the leader exits or a node is lost.
 
-    :returns: what the leader could not tell.
+    :returns: the error of a lost node if the leader did not report one itself.
     """
     import ray
 
@@ -105,16 +108,16 @@ def _wait(leader: subprocess.Popen[bytes], followers: list[Any]) -> AirsmithErro
             try:
                 code = ray.get(follower)
             except ray.exceptions.RayError as failure:
-                return _end(leader, failure)
-            log.info("A node's launcher has ended with exit code %s.", code)
+                return _stop_leader(leader, failure)
+            log.info("The launcher of a follower node exited with code %s.", code)
     leader.wait()
     return None
 
 
-def _end(leader: subprocess.Popen[bytes], failure: Exception) -> AirsmithError | None:
-    """Give the leader time to fail by itself. One that waits for an answer that never comes is ended."""
+def _stop_leader(leader: subprocess.Popen[bytes], failure: Exception) -> AirsmithError | None:
+    """Give the leader time to exit with its own error, then kill it: it may wait for the lost node forever."""
     try:
-        leader.wait(LAST_WORDS_SECONDS)
+        leader.wait(LEADER_EXIT_SECONDS)
         return None
     except subprocess.TimeoutExpired:
         leader.kill()
@@ -122,12 +125,12 @@ def _end(leader: subprocess.Popen[bytes], failure: Exception) -> AirsmithError |
         return AirsmithError(
             ErrorKind.NODE_LOST,
             f"A node of the training was lost: {str(failure).splitlines()[0]}",
-            "Run it again: it goes on from its newest checkpoint.",
+            "Run it again: it resumes from its newest checkpoint.",
         )
 
 
 def _follow(stage: Sequence[str], environment: Mapping[str, str]) -> int:
-    """Run the stage's command on another node to its end."""
+    """Run the stage's command on a follower node and wait until it exits."""
     process = _launch(stage, environment)
     try:
         return process.wait()
@@ -137,7 +140,7 @@ def _follow(stage: Sequence[str], environment: Mapping[str, str]) -> int:
 
 
 def _launch(stage: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    # Ray gives each of its workers one thread, which a stage's processes are not to inherit.
+    # Ray sets OMP_NUM_THREADS=1 for its workers, which the stage's processes must not inherit.
     inherited = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     return subprocess.Popen([LAUNCHER, *stage], env={**inherited, **environment})
 
@@ -147,8 +150,8 @@ def _free_port() -> int:
         return int(free.getsockname()[1])
 
 
-def _is_at_work(process: Any) -> bool:
-    """Whether a process goes on. Where Ray has ended its parent already, nobody takes note of its end."""
+def _is_running(process: Any) -> bool:
+    """Whether a process has not exited. If Ray has already killed its parent, it remains a zombie."""
     import psutil
 
     try:
@@ -164,4 +167,4 @@ def _is_launcher(command: Sequence[str]) -> bool:
 if __name__ == "__main__":
     exit_code = main()
     sys.stderr.flush()
-    os._exit(exit_code)  # Without Ray's farewell: the stage's last line, which says what became of it, stays the last.
+    os._exit(exit_code)  # Skips Ray's exit message: the last line of the log must be that of the stage, its result.

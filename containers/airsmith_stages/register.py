@@ -1,4 +1,4 @@
-"""Stage `register`: the tuned model becomes a version in the registry, with a card, and perhaps its champion."""
+"""Stage `register`: register the tuned model as a version with a model card, and promote it if it is no worse."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ log = logging.getLogger("airsmith")
 
 
 def run(context: StageContext) -> Output:
-    """Register the merged model with all that it came from.
+    """Register the merged model with its provenance.
 
-    The card comes last: a version that lacks it was left half-way, and registering it again goes on from there.
+    The model card is written last: a version without it is incomplete, and registering it again completes it.
     """
     store, name = context.run.store, context.spec.recipe.name
     version = register_version(store, name, _draft(context))
@@ -74,7 +74,7 @@ def _provenance(context: StageContext) -> Provenance:
 
 
 def _promote_if_no_worse(store: Store, version: ModelVersion) -> None:
-    """A model's first version is its champion; a later one is if it is at least as good in both measures."""
+    """Promote the first version, and a later one if it is at least as good as the champion in both metrics."""
     champion = get_champion(store, version.name)
     if champion is None:
         promote(store, version.name, version.version, "the first version")
@@ -83,14 +83,15 @@ def _promote_if_no_worse(store: Store, version: ModelVersion) -> None:
         return
     incumbent = get_version(store, version.name, champion.version)
     comparison = (
-        f"exact match {_shown(version, 'exact_match_tuned')} against {_shown(incumbent, 'exact_match_tuned')}, "
-        f"loss {_shown(version, 'loss_tuned')} against {_shown(incumbent, 'loss_tuned')} of version {incumbent.version}"
+        f"exact match {_formatted(version, 'exact_match_tuned')} against {_formatted(incumbent, 'exact_match_tuned')}, "
+        f"loss {_formatted(version, 'loss_tuned')} against {_formatted(incumbent, 'loss_tuned')} "
+        f"of version {incumbent.version}"
     )
     if _at_least(version, incumbent, "exact_match_tuned") and _at_least(incumbent, version, "loss_tuned"):
         promote(store, version.name, version.version, comparison)
         log.info("Version %d is the champion of %s: %s", version.version, version.name, comparison)
     else:
-        log.info("Version %d stays the champion of %s: %s", incumbent.version, version.name, comparison)
+        log.info("Version %d remains the champion of %s: %s", incumbent.version, version.name, comparison)
 
 
 def _at_least(one: ModelVersion, other: ModelVersion, metric: str) -> bool:
@@ -101,5 +102,5 @@ def _number(value: Metric) -> float:
     return float(value) if isinstance(value, (int, float)) else float("nan")
 
 
-def _shown(version: ModelVersion, metric: str) -> str:
+def _formatted(version: ModelVersion, metric: str) -> str:
     return f"{_number(version.metrics.get(metric)):.4g}"

@@ -1,4 +1,4 @@
-"""Stage `smoke_test`: proof that the endpoint serves the tuned model, against the token ids that evaluate kept."""
+"""Stage `smoke_test`: verify that the endpoint serves the tuned model, by the token ids that `evaluate` published."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ _Part = TypeVar("_Part")
 KEY_VARIABLE = "OPENAI_API_KEY"
 COMPARED_TOKENS = 16
 MIN_AGREEMENT = 0.95
-"""Two engines round bfloat16 differently, and greedy decoding may then take another branch: not every token agrees."""
+"""Below 1, because engines round bfloat16 differently, so greedy decoding may diverge."""
 REQUEST_TIMEOUT_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
 class SmokeReport:
-    """How the served answers compare with those that were evaluated.
+    """Comparison of served answers with evaluated answers.
 
-    :param agreement: share of tokens, up to and including the first difference of each answer, that agree.
-    :param differing_prompts: prompts on which tuned and base model differ.
-    :param unlike_base: those of them that the endpoint answers unlike the base.
+    :param agreement: fraction of equal tokens, up to and including the first difference of each answer.
+    :param differing_prompts: number of prompts for which tuned and base model differ.
+    :param unlike_base: number of these prompts for which the endpoint's answer differs from the base model's.
     """
 
     prompts: int
@@ -47,11 +47,11 @@ class SmokeReport:
 
 
 def run(context: StageContext) -> Output:
-    """Ask the endpoint the fixed prompts, and compare."""
+    """Send the fixed prompts to the endpoint and compare the answers."""
     endpoint = _endpoint(context)
     evaluation = context.input("evaluate")
     fixed = json.loads(evaluation.read("fixed_prompts.json"))
-    # Where the prompt fills all of the model's positions, neither model has answered.
+    # Neither model has answered a prompt that fills all of its positions.
     prompts = [prompt for prompt in fixed if prompt["tuned_token_ids"] or prompt["base_token_ids"]]
     key = os.environ.get(KEY_VARIABLE)
     headers = {"Authorization": f"Bearer {key}"} if key else {}
@@ -60,7 +60,10 @@ def run(context: StageContext) -> Output:
         answers = [_ask(client, endpoint, prompt) for prompt in prompts]
     report = compare(prompts, answers, _tokenizer(context, endpoint))
     log.info(
-        "Agreement %.3f, unlike the base in %d of %d", report.agreement, report.unlike_base, report.differing_prompts
+        "Token agreement %.3f; %d of %d answers differ from the base model's",
+        report.agreement,
+        report.unlike_base,
+        report.differing_prompts,
     )
     _verify(report, endpoint)
     with context.write_output() as output:
@@ -69,14 +72,14 @@ def run(context: StageContext) -> Output:
 
 
 def compare(prompts: Sequence[dict[str, Any]], answers: Sequence[str], tokenizer: Tokenizer) -> SmokeReport:
-    """Compare served texts with kept ids.
+    """Compare served texts with published token ids.
 
-    A server returns text, and the ids of a text are not always those that were generated. So the kept ids take the
-    same way: as many as were asked for become text, and that becomes ids again.
+    A server returns text, whose ids may differ from the generated ids. Therefore the published ids, truncated to the
+    requested number, are decoded to text and encoded again.
     """
     agreed = compared = differing = unlike = 0
     for prompt, answer in zip(prompts, answers, strict=True):
-        tuned, base = (_canonical(tokenizer, prompt[f"{who}_token_ids"]) for who in ("tuned", "base"))
+        tuned, base = (_canonical(tokenizer, prompt[f"{name}_token_ids"]) for name in ("tuned", "base"))
         served = _ids(tokenizer, answer)
         same = _common_prefix(served, tuned)
         agreed += same
@@ -94,8 +97,9 @@ def _endpoint(context: StageContext) -> Endpoint:
     if endpoint is None or revision is None:
         raise AirsmithError(
             ErrorKind.NOT_FOUND,
-            f"Endpoint {name} does not serve what this run deployed ({endpoint_path(name)} says otherwise).",
-            "Another run has deployed since; clear deploy to take the endpoint back.",
+            f"Endpoint {name} does not serve what this run deployed, according to {endpoint_path(name)}: another run "
+            "has replaced it.",
+            "Clear deploy to deploy this run's model again.",
         )
     return endpoint.model_copy(update={"current": revision})
 
@@ -103,10 +107,10 @@ def _endpoint(context: StageContext) -> Endpoint:
 def _check_listed(client: httpx.Client, endpoint: Endpoint) -> None:
     _send(client, endpoint, "GET", "/health")
     listed = _send(client, endpoint, "GET", "/v1/models")
-    # `transformers serve` lists what lies in the Hub's cache, which is nothing here, instead of what it serves.
+    # `transformers serve` lists the models in the Hub's cache, which is empty here, instead of the served model.
     names = _read(listed, endpoint, lambda answer: [str(model["id"]) for model in answer["data"]])
     if names and endpoint.current.model_name not in names:
-        raise _unproved(endpoint, f"it serves {', '.join(names)}, not {endpoint.current.model_name}")
+        raise _unverified(endpoint, f"it serves {', '.join(names)}, not {endpoint.current.model_name}")
 
 
 def _ask(client: httpx.Client, endpoint: Endpoint, prompt: dict[str, Any]) -> str:
@@ -127,24 +131,27 @@ def _send(
     except httpx.HTTPError as error:
         raise _unreachable(endpoint, str(error) or type(error).__name__) from error
     if not response.is_success:
-        raise _unreachable(endpoint, f"{path} gave HTTP {response.status_code}: {response.text[:200]}")
+        raise _unreachable(endpoint, f"{path} returned HTTP {response.status_code}: {response.text[:200]}")
     return response
 
 
 def _read(response: httpx.Response, endpoint: Endpoint, part: Callable[[Any], _Part]) -> _Part:
-    """Part of an answer that is as OpenAI's protocol has it."""
+    """Extract a part of a response in OpenAI's protocol."""
     try:
         return part(response.json())
     except (ValueError, LookupError, TypeError) as error:
         path = response.request.url.path
-        raise _unreachable(endpoint, f"{path} gave no answer of OpenAI's protocol: {response.text[:200]}") from error
+        raise _unreachable(
+            endpoint, f"the response of {path} does not follow OpenAI's protocol: {response.text[:200]}"
+        ) from error
 
 
 def _tokenizer(context: StageContext, endpoint: Endpoint) -> Tokenizer:
     model = open_artifact(context.run.store, endpoint.current.model_uri)
     if model is None:
-        uri = endpoint.current.model_uri
-        raise AirsmithError(ErrorKind.NOT_FOUND, f"The served model {uri} no longer exists.", "Clear merge.")
+        raise AirsmithError(
+            ErrorKind.NOT_FOUND, f"The served model {endpoint.current.model_uri} no longer exists.", "Clear merge."
+        )
     return Tokenizer.from_str(model.read("tokenizer.json").decode())
 
 
@@ -162,25 +169,27 @@ def _common_prefix(one: list[int], other: list[int]) -> int:
 
 def _verify(report: SmokeReport, endpoint: Endpoint) -> None:
     if report.differing_prompts == 0:
-        raise _unproved(endpoint, "tuned and base model answer every fixed prompt alike, so nothing can be proved")
+        raise _unverified(
+            endpoint, "tuned and base model give equal answers to all fixed prompts, so they cannot be distinguished"
+        )
     if report.unlike_base < report.differing_prompts:
         same = report.differing_prompts - report.unlike_base
-        raise _unproved(endpoint, f"{same} of {report.differing_prompts} answers are the base model's")
+        raise _unverified(endpoint, f"{same} of {report.differing_prompts} answers are the base model's")
     if report.agreement < MIN_AGREEMENT:
-        raise _unproved(endpoint, f"only {report.agreement:.1%} of the tokens are the tuned model's")
+        raise _unverified(endpoint, f"only {report.agreement:.1%} of the tokens are the tuned model's")
 
 
-def _unproved(endpoint: Endpoint, why: str) -> AirsmithError:
+def _unverified(endpoint: Endpoint, reason: str) -> AirsmithError:
     return AirsmithError(
         ErrorKind.VERIFICATION_FAILED,
-        f"Endpoint {endpoint.name} does not serve the tuned model: {why}.",
-        f"See the server's log and what {endpoint_path(endpoint.name)} names.",
+        f"Endpoint {endpoint.name} does not serve the tuned model: {reason}.",
+        f"Check the server's log and the model in {endpoint_path(endpoint.name)}.",
     )
 
 
-def _unreachable(endpoint: Endpoint, why: str) -> AirsmithError:
+def _unreachable(endpoint: Endpoint, reason: str) -> AirsmithError:
     return AirsmithError(
         ErrorKind.VERIFICATION_FAILED,
-        f"Endpoint {endpoint.name} at {endpoint.current.address} does not answer: {why}.",
-        "Clear deploy so that it is started again.",
+        f"Endpoint {endpoint.name} at {endpoint.current.address} does not answer: {reason}.",
+        "Clear deploy to start the server again.",
     )

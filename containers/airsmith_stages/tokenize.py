@@ -1,4 +1,4 @@
-"""Stage `tokenize`: examples become rows of tokens with a loss mask, and everything that was lost is counted."""
+"""Stage `tokenize`: convert examples to rows of tokens with a loss mask, and count everything that is dropped."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ log = logging.getLogger("airsmith")
 Batch = TypeVar("Batch")
 
 MIN_PARALLEL_ROWS = 2048
-"""Rows that one process encodes in about a second."""
+"""Rows that one process encodes in about a second; fewer are not worth starting processes for."""
 
 
 @dataclass(frozen=True)
 class _Written:
-    """A split in the output.
+    """A written split.
 
-    :param entry: its part of the index.
+    :param entry: its entry in the index.
     """
 
     entry: dict[str, Any]
@@ -61,15 +61,15 @@ class _Written:
 
 
 def run(context: StageContext) -> Output:
-    """Tokenize both splits of the dataset: examples pass through memory, and rows leave it in shards."""
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # There is a process per core, and threads do not outlive a fork.
+    """Tokenize both splits of the dataset as a stream of examples, and write their rows in shards."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # Each core has its own process, and threads do not survive a fork.
     source = context.spec.recipe.dataset
     encoder = load_encoder(context)
     splits = read_splits(context.fetch("mirror_dataset"), source, context.scratch / "cache")
     with context.write_output() as output:
-        validation, known = _write_validation(splits.validation, encoder, output, context.scratch)
-        train, seen = _write_train(splits.train, encoder, known, output)
-        leakage = known.report(seen, source.max_leakage_fraction)
+        validation, validation_texts = _write_validation(splits.validation, encoder, output, context.scratch)
+        train, matches = _write_train(splits.train, encoder, validation_texts, output)
+        leakage = validation_texts.report(matches, source.max_leakage_fraction)
         index = {
             "format": FORMAT,
             "max_length": source.max_length,
@@ -86,14 +86,14 @@ def run(context: StageContext) -> Output:
             },
         }
         output.add_bytes(INDEX_FILE, json.dumps(index, indent=2).encode())
-        (shown,) = encoder([next(iter(splits.train))])
-        output.add_bytes(SAMPLE_FILE, _shown_sample(encoder, shown).encode())
-        properties = {END_TOKENS: json.dumps(_end_tokens(encoder, shown))}
+        (sample,) = encoder([next(iter(splits.train))])
+        output.add_bytes(SAMPLE_FILE, _sample_text(encoder, sample).encode())
+        properties = {END_TOKENS: json.dumps(_end_tokens(encoder, sample))}
         return Output.of_artifact(output.publish(metrics=_metrics(index), properties=properties))
 
 
 def load_encoder(context: StageContext) -> ExampleEncoder:
-    """The base model's tokenizer, with the recipe's chat template where it gives one."""
+    """The encoder with the base model's tokenizer and the recipe's chat template, if set."""
     base = context.input("mirror_model")
     names = [name for name in base.names() if name in TOKENIZER_FILES or name.endswith(".py")]
     folder = base.download(context.scratch / "tokenizer", names)
@@ -110,8 +110,8 @@ def load_encoder(context: StageContext) -> ExampleEncoder:
     if not tokenizer.is_fast:
         raise AirsmithError(
             ErrorKind.BAD_DATA,
-            f"The tokenizer of {recipe.model.id} has no tokenizer.json, so its tokens cannot be traced to the text.",
-            "Choose a revision that has one.",
+            f"The tokenizer of {recipe.model.id} has no tokenizer.json, so its tokens cannot be mapped to the text.",
+            "Choose a revision with tokenizer.json.",
         )
     return ExampleEncoder(tokenizer, recipe.dataset.chat_template or tokenizer.chat_template, end_ids)
 
@@ -119,7 +119,7 @@ def load_encoder(context: StageContext) -> ExampleEncoder:
 def _write_validation(
     examples: Examples, encoder: ExampleEncoder, output: ArtifactWriter, scratch: Path
 ) -> tuple[_Written, ValidationTexts]:
-    """Validation rows are never packed, so that each is judged alone."""
+    """Write the validation rows; they are never packed, so that each is evaluated alone."""
     work = partial(validation_batch, examples=examples, encoder=encoder)
     fingerprints: list[Fingerprint] = []
     with (scratch / PROMPTS_FILE).open("wb") as prompts:
@@ -137,17 +137,17 @@ def _write_validation(
 def _write_train(
     examples: Examples, encoder: ExampleEncoder, validation: ValidationTexts, output: ArtifactWriter
 ) -> tuple[_Written, Matches]:
-    """The training rows, and what they have in common with the validation examples."""
+    """Write the training rows, and collect their matches with validation examples."""
     work = partial(train_batch, examples=examples, encoder=encoder, validation=validation)
-    seen: list[Matches] = []
+    matches: list[Matches] = []
 
     def keep(batch: TrainBatch) -> SampleBatch:
-        if batch.seen:
-            seen.append(batch.seen)
+        if batch.matches:
+            matches.append(batch.matches)
         return batch.samples
 
     written = _write("train", examples, work, keep, _arrangement(examples.source), output)
-    return written, reduce(or_, seen, Matches())
+    return written, reduce(or_, matches, Matches())
 
 
 def _write(
@@ -158,9 +158,9 @@ def _write(
     arrange: Arrange,
     output: ArtifactWriter,
 ) -> _Written:
-    """Let all cores make batches, and write their samples as they come.
+    """Encode batches on all cores and write their samples in order.
 
-    :param keep: takes from a batch what is not for the rows.
+    :param keep: collects the other data of a batch and returns its samples.
     """
     report = OverflowReport(examples.source.overflow)
 
@@ -171,12 +171,12 @@ def _write(
 
     with closing(map_in_order(work, examples.batches(), _processes(examples))) as batches:
         entry = write_split(split, samples_of(batches), arrange, output)
-    _tell_losses(report, examples.source, split)
+    _log_dropped(report, examples.source, split)
     return _Written(entry, report)
 
 
 def _processes(examples: Examples) -> int:
-    """One where there is too little to do for the start of others to be worth it."""
+    """Number of processes; one for small datasets, where starting more costs more than it saves."""
     return process_count() if len(examples.rows) > MIN_PARALLEL_ROWS else 1
 
 
@@ -186,10 +186,10 @@ def _arrangement(source: DatasetSource) -> Arrange:
     return lambda lengths, window: pack(lengths, source.max_length, source.seed + window)
 
 
-def _tell_losses(report: OverflowReport, source: DatasetSource, split: str) -> None:
-    """Log what did not fit.
+def _log_dropped(report: OverflowReport, source: DatasetSource, split: str) -> None:
+    """Log dropped tokens.
 
-    :raises AirsmithError: `bad_data` where nothing did.
+    :raises AirsmithError: `bad_data` if no example fits.
     """
     name = source.split if split == "train" else source.validation_split or "held-out part"
     if report.too_long:
@@ -207,24 +207,24 @@ def _tell_losses(report: OverflowReport, source: DatasetSource, split: str) -> N
 
 
 def _end_tokens(encoder: ExampleEncoder, example: EncodedExample) -> list[int]:
-    """Tokens at which the model learns to stop: EOS, and whatever an answer ends with here."""
+    """Tokens at which the model learns to stop: EOS, and the last token of an answer."""
     eos = encoder.tokenizer.eos_token_id
-    last_learnt = int(example.tokens[np.flatnonzero(example.loss_mask)[-1]])
-    return list(dict.fromkeys([last_learnt] if eos is None else [int(eos), last_learnt]))
+    last_trained = int(example.tokens[np.flatnonzero(example.loss_mask)[-1]])
+    return list(dict.fromkeys([last_trained] if eos is None else [int(eos), last_trained]))
 
 
-def _shown_sample(encoder: ExampleEncoder, encoded: EncodedExample) -> str:
-    """One example as the model sees it; what is learnt stands between ⟦ and ⟧."""
+def _sample_text(encoder: ExampleEncoder, encoded: EncodedExample) -> str:
+    """One example as the model sees it; text that contributes to the loss is between ⟦ and ⟧."""
     pairs = zip(encoded.tokens.tolist(), encoded.loss_mask.tolist(), strict=True)
     shown = []
-    for learnt, run_of_tokens in groupby(pairs, key=itemgetter(1)):
+    for has_loss, run_of_tokens in groupby(pairs, key=itemgetter(1)):
         text = encoder.tokenizer.decode([token for token, _ in run_of_tokens], clean_up_tokenization_spaces=False)
-        shown.append(f"⟦{text}⟧" if learnt else text)
+        shown.append(f"⟦{text}⟧" if has_loss else text)
     return "".join(shown) + "\n"
 
 
 def _pad_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """What fills a row's end; never learnt and never attended to, so any id will do."""
+    """Token that pads a row; it has no loss and no attention, so any id works."""
     return int(next((value for value in (tokenizer.pad_token_id, tokenizer.eos_token_id) if value is not None), 0))
 
 

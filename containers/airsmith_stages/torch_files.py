@@ -1,4 +1,4 @@
-"""Files that torch writes, read without torch and without running anything that a pickle names: where tensors lie."""
+"""Locates tensors in files that torch has written, without torch and without running code from their pickles."""
 
 from __future__ import annotations
 
@@ -10,24 +10,32 @@ from dataclasses import dataclass
 from typing import Any
 
 from airsmith.errors import AirsmithError
-from airsmith_stages.torch_pickles import METADATA, STATE, TENSOR, DescribedTensor, Record, broken_file, unpickle
+from airsmith_stages.torch_pickles import (
+    METADATA_CLASSES,
+    STATE_CLASSES,
+    TENSOR_CLASSES,
+    DescribedTensor,
+    Record,
+    unpickle,
+    unreadable_file,
+)
 from airsmith_stages.weights.file_slice import FileSlice
 from airsmith_stages.weights.header import ITEM_BYTES
 from airsmith_stages.weights.readers import FileReader
 
-_LARGEST_METADATA_BYTES = 1 << 28
-_LARGEST_MEMBER_BYTES = 1 << 20
-"""Of what describes one saved tensor; its elements are not meant."""
-_LARGEST_STATE_BYTES = 1 << 26
-"""Of what describes all tensors of a file."""
+_MAX_METADATA_BYTES = 1 << 28
+_MAX_MEMBER_BYTES = 1 << 20
+"""Size limit of the pickle that describes one tensor, without the tensor's elements."""
+_MAX_STATE_BYTES = 1 << 26
+"""Size limit of the pickle that describes all tensors of a file."""
 _LOCAL_HEADER_BYTES = 30
 
 
 @dataclass(frozen=True)
 class SavedTensor:
-    """A tensor of a file that `torch.save` wrote.
+    """A tensor in a file that `torch.save` has written.
 
-    :param begin: offset in the file of its first byte.
+    :param begin: offset of its first byte in the file.
     """
 
     dtype: str
@@ -37,59 +45,59 @@ class SavedTensor:
 
 @dataclass(frozen=True)
 class TensorReference:
-    """Stands where a tensor would that lies in a file of its own.
+    """A placeholder for a tensor in a separate file.
 
-    :param number: the file's.
+    :param number: of that file.
     """
 
     number: int
 
 
 def read_metadata(name: str, content: bytes) -> Any:
-    """The object of a `.metadata` file, as `Record`s, tuples, lists and dicts.
+    """Read the object in a `.metadata` file, as `Record`s, tuples, lists and dicts.
 
     :raises AirsmithError: `bad_data`, naming the file.
     """
-    if len(content) > _LARGEST_METADATA_BYTES:
-        raise broken_file(name, "it is too large")
-    return unpickle(name, content, METADATA)
+    if len(content) > _MAX_METADATA_BYTES:
+        raise unreadable_file(name, "it is too large")
+    return unpickle(name, content, METADATA_CLASSES)
 
 
 def find_tensor(source: FileReader, file: str, begin: int, length: int) -> SavedTensor:
-    """Find the one tensor of a file, or of a part of it, that `torch.save` wrote; its elements are not read.
+    """Locate the only tensor in a file or a part of a file that `torch.save` has written. Reads no elements.
 
     :raises AirsmithError: `bad_data`, naming the file.
     """
     with _opened(source, file, begin, length) as saved:
-        tensor = unpickle(file, saved.description(_LARGEST_MEMBER_BYTES), TENSOR)
+        tensor = unpickle(file, saved.description(_MAX_MEMBER_BYTES), TENSOR_CLASSES)
         if not isinstance(tensor, DescribedTensor):
-            raise ValueError("it holds no plain tensor")
-        return saved.place(tensor)
+            raise ValueError("it contains no plain tensor")
+        return saved.locate(tensor)
 
 
 def find_state(source: FileReader, file: str, length: int) -> dict[str, SavedTensor | TensorReference]:
-    """Find the tensors, by their names, of a file that `torch.save` wrote of a state; their elements are not read.
+    """Locate the tensors, by name, in a file with a state dict that `torch.save` has written. Reads no elements.
 
-    torch_xla writes such files ("xser") with each tensor in a file of its own and a reference in its place. Source:
+    torch_xla writes such files ("xser") with references to tensors in separate files. Source:
     `torch_xla/utils/serialization.py`.
 
     :raises AirsmithError: `bad_data`, naming the file.
     """
     with _opened(source, file, 0, length) as saved:
-        state = unpickle(file, saved.description(_LARGEST_STATE_BYTES), STATE)
+        state = unpickle(file, saved.description(_MAX_STATE_BYTES), STATE_CLASSES)
         if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
-            raise ValueError("it holds no tensors by name")
+            raise ValueError("it contains no state dict")
         return {
-            name: saved.place(value) if isinstance(value, DescribedTensor) else _reference(value)
+            name: saved.locate(value) if isinstance(value, DescribedTensor) else _reference(value)
             for name, value in state.items()
         }
 
 
 @dataclass(frozen=True)
 class _Saved:
-    """An archive that `torch.save` wrote.
+    """An archive that `torch.save` has written.
 
-    :param root: the folder in it.
+    :param root: its top folder.
     """
 
     archive: zipfile.ZipFile
@@ -98,16 +106,18 @@ class _Saved:
     begin: int
     length: int
 
-    def description(self, most_bytes: int) -> bytes:
-        """The pickle that describes what was saved."""
+    def description(self, max_bytes: int) -> bytes:
+        """The pickle that describes the saved object."""
         order = f"{self.root}byteorder"
-        if order in self.archive.namelist() and _member(self.archive, order, _LARGEST_MEMBER_BYTES) != b"little":
+        if order in self.archive.namelist() and _member(self.archive, order, _MAX_MEMBER_BYTES) != b"little":
             raise ValueError("its numbers are big-endian")
-        return _member(self.archive, f"{self.root}data.pkl", most_bytes)
+        return _member(self.archive, f"{self.root}data.pkl", max_bytes)
 
-    def place(self, tensor: DescribedTensor) -> SavedTensor:
-        """Where a tensor's elements lie."""
-        return _place(tensor, self.archive.getinfo(f"{self.root}data/{tensor.key}"), self.part, self.begin, self.length)
+    def locate(self, tensor: DescribedTensor) -> SavedTensor:
+        """Locate a tensor's elements."""
+        return _locate(
+            tensor, self.archive.getinfo(f"{self.root}data/{tensor.key}"), self.part, self.begin, self.length
+        )
 
 
 @contextmanager
@@ -119,13 +129,13 @@ def _opened(source: FileReader, file: str, begin: int, length: int) -> Iterator[
             yield _Saved(archive, root, part, begin, length)
     except AirsmithError:
         raise
-    # zipfile meets damage with a dozen types of exceptions.
+    # zipfile raises many types of exceptions for damaged files.
     except Exception as error:
-        raise broken_file(file, f"at byte {begin}: {error or type(error).__name__}") from error
+        raise unreadable_file(file, f"at byte {begin}: {error or type(error).__name__}") from error
 
 
-def _member(archive: zipfile.ZipFile, name: str, most_bytes: int) -> bytes:
-    if archive.getinfo(name).file_size > most_bytes:
+def _member(archive: zipfile.ZipFile, name: str, max_bytes: int) -> bytes:
+    if archive.getinfo(name).file_size > max_bytes:
         raise ValueError(f"its {name} is too large")
     return archive.read(name)
 
@@ -133,11 +143,11 @@ def _member(archive: zipfile.ZipFile, name: str, most_bytes: int) -> bytes:
 def _reference(value: Any) -> TensorReference:
     number = value.field("tid") if isinstance(value, Record) else None
     if type(number) is not int or not 0 <= number < 2**31:
-        raise ValueError("it holds something else than tensors")
+        raise ValueError("it contains objects other than tensors")
     return TensorReference(number)
 
 
-def _place(tensor: DescribedTensor, stored: zipfile.ZipInfo, part: FileSlice, begin: int, length: int) -> SavedTensor:
+def _locate(tensor: DescribedTensor, stored: zipfile.ZipInfo, part: FileSlice, begin: int, length: int) -> SavedTensor:
     part.seek(stored.header_offset)
     local_header = part.read(_LOCAL_HEADER_BYTES)
     if stored.compress_type != zipfile.ZIP_STORED or local_header[:4] != b"PK\x03\x04":

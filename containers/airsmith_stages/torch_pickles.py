@@ -1,7 +1,7 @@
-"""Pickles of torch, read without running anything that they name, and without torch.
+"""Reads torch's pickles without torch and without running code from them.
 
-torch itself unpickles a checkpoint's `.metadata` with plain `pickle.load`, which runs whatever the file says. Here a
-pickle may name the few classes of the tables below and nothing else; each of them becomes plain data.
+torch unpickles a checkpoint's `.metadata` with plain `pickle.load`, which runs any code that the file names. Here, a
+pickle may name only the classes in the tables below, and each of them becomes plain data.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ DTYPES: Mapping[str, str] = {
     "int16": "I16", "int8": "I8", "uint64": "U64", "uint32": "U32", "uint16": "U16", "uint8": "U8", "bool": "BOOL",
     "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2", "float8_e8m0fnu": "F8_E8M0",
 }  # fmt: skip
-"""Names of the safetensors format's types, by torch's."""
+"""safetensors' names of data types, by torch's names."""
 
 _STORAGE_DTYPES = {
     "DoubleStorage": "F64", "FloatStorage": "F32", "HalfStorage": "F16", "BFloat16Storage": "BF16",
     "LongStorage": "I64", "IntStorage": "I32", "ShortStorage": "I16", "CharStorage": "I8", "ByteStorage": "U8",
     "BoolStorage": "BOOL",
 }  # fmt: skip
-_HINT = "Save the checkpoint again; a file that asks for other code than torch's own may have been tampered with."
+_HINT = "Save the checkpoint again. A file that names code outside torch may have been tampered with."
 
 
 class Record:
-    """An object of a class that is known by its name alone."""
+    """An object of a class of which only the name is known."""
 
     kind = ""
     state: Any = None
@@ -41,7 +41,7 @@ class Record:
     def field(self, name: str) -> Any:
         """A field of its state.
 
-        :raises ValueError: where it has none of that name.
+        :raises ValueError: if it has no such field.
         """
         if not isinstance(self.state, dict) or name not in self.state:
             raise ValueError(f"a {self.kind} has no {name}")
@@ -56,9 +56,9 @@ class _Storage:
 
 @dataclass(frozen=True)
 class DescribedTensor:
-    """A tensor as a pickle describes it; its elements lie in another member of the archive.
+    """A tensor as described by a pickle; its elements are in another member of the archive.
 
-    :param key: that member's.
+    :param key: of that member.
     """
 
     dtype: str
@@ -67,44 +67,44 @@ class DescribedTensor:
     first_element: int
 
 
-class _Unpickler(pickle._Unpickler):  # the one in Python: that in C allocates whatever size a pickle claims
-    """Knows the names of a table, and no others."""
+class _Unpickler(pickle._Unpickler):  # the Python implementation: the one in C allocates any size that a pickle claims
+    """Allows only the names in a table."""
 
-    def __init__(self, content: bytes, known: Mapping[tuple[str, str], Any]) -> None:
+    def __init__(self, content: bytes, allowed: Mapping[tuple[str, str], Any]) -> None:
         super().__init__(io.BytesIO(content))
-        self._known = known
+        self._allowed = allowed
 
     def find_class(self, module: str, name: str) -> Any:
         try:
-            return self._known[module, name]
+            return self._allowed[module, name]
         except KeyError:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}") from None
+            raise pickle.UnpicklingError(f"it names {module}.{name}, which is not allowed") from None
 
     def persistent_load(self, key: Any) -> _Storage:
         if not isinstance(key, tuple) or len(key) != 5 or key[0] != "storage" or not isinstance(key[2], str):
-            raise pickle.UnpicklingError("it refers to something outside that is no storage")
+            raise pickle.UnpicklingError("it refers to an external object that is not a storage")
         dtype = key[1]
         if not isinstance(dtype, str):
-            raise pickle.UnpicklingError("it has a storage of no known type")
+            raise pickle.UnpicklingError("it has a storage of an unknown type")
         return _Storage(dtype, key[2])
 
 
-def unpickle(name: str, content: bytes, known: Mapping[tuple[str, str], Any]) -> Any:
-    """The object of a pickle that may name what a table knows, and nothing else.
+def unpickle(name: str, content: bytes, allowed: Mapping[tuple[str, str], Any]) -> Any:
+    """Load a pickle that may name only the classes in a table.
 
-    :param name: of the file, for its refusal.
+    :param name: of the file, for the error message.
     :raises AirsmithError: `bad_data`, naming the file.
     """
     try:
-        return _Unpickler(content, known).load()
-    # Whatever a damaged pickle makes of the few names that it may use; nothing of it has run.
+        return _Unpickler(content, allowed).load()
+    # A damaged pickle may misuse the allowed names in many ways; no code of its own has run.
     except Exception as error:
-        raise broken_file(name, str(error) or type(error).__name__) from error
+        raise unreadable_file(name, str(error) or type(error).__name__) from error
 
 
 @dataclass(frozen=True)
 class _Call:
-    """A function that a pickle may call; of a bare one it could change the defaults."""
+    """Wraps a function that a pickle may call: a pickle could change the defaults of a bare function."""
 
     function: Callable[..., Any]
 
@@ -112,13 +112,13 @@ class _Call:
         return self.function(*arguments)
 
     def __setstate__(self, state: Any) -> None:
-        raise pickle.UnpicklingError("it changes a function")
+        raise pickle.UnpicklingError("it modifies a function")
 
 
 def _rebuild(
     storage: _Storage, first_element: int, shape: Sequence[int], strides: Sequence[int], *rest: Any
 ) -> DescribedTensor:
-    """`torch._utils._rebuild_tensor_v2` and `_v3`; the latter names the type itself."""
+    """`torch._utils._rebuild_tensor_v2` and `_v3`; the arguments of `_v3` include the data type."""
     dtype = rest[2] if len(rest) > 2 and isinstance(rest[2], str) else storage.dtype
     _check_sizes([first_element, *shape, *strides])
     step = 1
@@ -136,11 +136,11 @@ def _size(values: Sequence[int] = ()) -> tuple[int, ...]:
 
 def _check_sizes(values: Sequence[int]) -> None:
     if not all(type(value) is int and 0 <= value < 2**63 for value in values):
-        raise ValueError("it has a size that is none")
+        raise ValueError("it has an invalid size")
 
 
 class _OrderedDict(dict[Any, Any]):
-    """A module's state, whose own attributes, as the versions of its parts, count for nothing here."""
+    """A state dict; its attributes, such as the versions of the modules, are ignored."""
 
     def __setstate__(self, state: Any) -> None:
         pass
@@ -150,11 +150,11 @@ def _record(kind: str) -> type[Record]:
     return type(kind, (Record,), {"kind": kind})
 
 
-def _nothing(*arguments: Any) -> None:
-    """Of what counts for nothing here: layouts, memory formats, the path that a checkpoint once had."""
+def _ignored(*arguments: Any) -> None:
+    """Replaces objects that are ignored: layouts, memory formats, the path that the checkpoint was saved to."""
 
 
-METADATA: Mapping[tuple[str, str], Any] = {
+METADATA_CLASSES: Mapping[tuple[str, str], Any] = {
     **{("torch", name): dtype for name, dtype in DTYPES.items()},
     **{
         ("torch.distributed.checkpoint.metadata", kind): _record(kind)
@@ -163,16 +163,16 @@ METADATA: Mapping[tuple[str, str], Any] = {
             "MetadataIndex", "StorageMeta",
         )
     },
-    ("torch.distributed.checkpoint.metadata", "_MEM_FORMAT_ENCODING"): _Call(_nothing),
+    ("torch.distributed.checkpoint.metadata", "_MEM_FORMAT_ENCODING"): _Call(_ignored),
     ("torch.distributed.checkpoint.filesystem", "_StorageInfo"): _record("_StorageInfo"),
     ("torch", "Size"): _Call(_size),
-    ("torch.serialization", "_get_layout"): _Call(_nothing),
-    **{("pathlib", kind): _Call(_nothing) for kind in ("Path", "PosixPath", "PurePosixPath", "WindowsPath")},
-    **{("pathlib._local", kind): _Call(_nothing) for kind in ("Path", "PosixPath", "PurePosixPath", "WindowsPath")},
+    ("torch.serialization", "_get_layout"): _Call(_ignored),
+    **{("pathlib", kind): _Call(_ignored) for kind in ("Path", "PosixPath", "PurePosixPath", "WindowsPath")},
+    **{("pathlib._local", kind): _Call(_ignored) for kind in ("Path", "PosixPath", "PurePosixPath", "WindowsPath")},
     ("collections", "OrderedDict"): dict,
 }  # fmt: skip
-"""What the `.metadata` of a checkpoint may name."""
-TENSOR: Mapping[tuple[str, str], Any] = {
+"""Allowed in the `.metadata` of a checkpoint."""
+TENSOR_CLASSES: Mapping[tuple[str, str], Any] = {
     ("torch._utils", "_rebuild_tensor_v2"): _Call(_rebuild),
     ("torch._utils", "_rebuild_tensor_v3"): _Call(_rebuild),
     **{("torch", storage): dtype for storage, dtype in _STORAGE_DTYPES.items()},
@@ -180,15 +180,15 @@ TENSOR: Mapping[tuple[str, str], Any] = {
     ("torch.storage", "UntypedStorage"): "U8",
     ("collections", "OrderedDict"): dict,
 }
-"""What one saved tensor may name."""
-STATE: Mapping[tuple[str, str], Any] = {
-    **TENSOR,
+"""Allowed in a file with one tensor."""
+STATE_CLASSES: Mapping[tuple[str, str], Any] = {
+    **TENSOR_CLASSES,
     ("torch_xla.utils.serialization", "TensorReference"): _record("TensorReference"),
     ("collections", "OrderedDict"): _OrderedDict,
 }
-"""What a saved state may name: tensors, or references to them."""
+"""Allowed in a file with a state dict, of tensors or references to them."""
 
 
-def broken_file(name: str, what: str) -> AirsmithError:
-    """What a file of torch is refused with."""
-    return AirsmithError(ErrorKind.BAD_DATA, f"{name} cannot be read as one of torch's files: {what}.", _HINT)
+def unreadable_file(name: str, reason: str) -> AirsmithError:
+    """The error for an unreadable torch file."""
+    return AirsmithError(ErrorKind.BAD_DATA, f"{name} is not a readable torch file: {reason}.", _HINT)

@@ -1,4 +1,4 @@
-"""Stage `train`: the base model learns the rows, and what was trained is published: an adapter or a whole model."""
+"""Stage `train`: trains the base model on the tokens and publishes an adapter or a whole model."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ class TrainingModule(Protocol):
     """A module that trains on one kind of device."""
 
     def train(self, context: StageContext, device: Device) -> Output:
-        """Train to the last step and publish what was trained."""
+        """Train to the last step and publish the result."""
 
 
 def run(context: StageContext) -> Output:
-    """Train to the last step, from the newest checkpoint where there is one."""
+    """Train to the last step, from the newest checkpoint if one exists."""
     device = get_device(context.spec.recipe.backend.name)
     device.prepare()
-    # It imports torch, and `prepare` has to come before that.
+    # The module imports torch, which must happen after `prepare`.
     module: TrainingModule = importlib.import_module(device.training_module)
     return module.train(context, device)

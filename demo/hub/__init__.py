@@ -1,4 +1,4 @@
-"""A local Hub: the parts of the Hugging Face Hub's HTTP API that `huggingface_hub`'s own client uses, over a folder.
+"""A local Hub that serves a folder through the part of the Hugging Face Hub's API that `huggingface_hub` uses.
 
-`publish` puts a folder into it as a commit, `serve` serves it to tests, `python -m demo.hub` serves it to the demo.
+`publish` commits a folder to it, `serve` serves it to tests, `python -m demo.hub` serves it to the demo.
 """

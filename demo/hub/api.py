@@ -1,4 +1,4 @@
-"""The local Hub's HTTP API, answer by answer as `huggingface_hub` reads it."""
+"""The local Hub's HTTP API, with the responses that `huggingface_hub` expects."""
 
 from __future__ import annotations
 
@@ -16,17 +16,24 @@ from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from demo.hub.access import RefusedError, answer_refused, hub_root, identify_user, open_repository, pass_gate
+from demo.hub.access import (
+    HubError,
+    error_response,
+    hub_root,
+    identify_user,
+    open_repository,
+    require_download_access,
+)
 from demo.hub.repository import Commit, Repository, StoredFile, lfs_pointer, object_file
 
-TREE_PAGE_ENTRIES = 1000  # the Hub's own page size
+TREE_PAGE_ENTRIES = 1000  # the Hub's page size
 
 
 def build_app(root: Path, storage_port: int) -> ASGIApp:
     """The application that serves the repositories under `root`.
 
-    :param storage_port: where LFS files are redirected to. It must differ from the API's port: the client takes a
-        file's metadata from the redirect only if that leaves the Hub's own origin.
+    :param storage_port: the port that LFS files are redirected to. It must differ from the API's port: the client
+        reads a file's metadata from the redirect only if it leads to another origin.
     """
     repo = "/api/{kind}/{owner}/{name}"
     routes = [
@@ -42,7 +49,7 @@ def build_app(root: Path, storage_port: int) -> ASGIApp:
         Route("/{kind}/{owner}/{name}/resolve/{revision}/{path:path}", _resolve_file),
         Route("/_storage/{sha256}/{name}", _send_stored_file),
     ]
-    app = Starlette(routes=routes, exception_handlers={RefusedError: answer_refused})
+    app = Starlette(routes=routes, exception_handlers={HubError: error_response})
     app.state.root = root
     app.state.storage_port = storage_port
     app.state.signing_key = secrets.token_bytes(16)
@@ -50,7 +57,7 @@ def build_app(root: Path, storage_port: int) -> ASGIApp:
 
 
 def _route_by_escaped_path(app: ASGIApp) -> ASGIApp:
-    """Route by the path as it was sent: in a revision such as `refs%2Fpr%2F1`, the escaped slashes separate nothing."""
+    """Route by the undecoded path: the escaped slashes in a revision such as `refs%2Fpr%2F1` are not separators."""
 
     async def escaped(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -63,7 +70,7 @@ def _route_by_escaped_path(app: ASGIApp) -> ASGIApp:
 async def _who_am_i(request: Request) -> Response:
     user = identify_user(request)
     if user is None:
-        raise RefusedError(401, None, "Invalid username or password.")
+        raise HubError(401, None, "Invalid username or password.")
     return JSONResponse({"type": "user", "name": user, "fullname": user, "orgs": []})
 
 
@@ -74,7 +81,7 @@ async def _repo_info(request: Request) -> Response:
     info: dict[str, Any] = {
         "author": request.path_params["owner"],
         "sha": commit_id,
-        "createdAt": min(each.created_at for each in repository.commits.values()),
+        "createdAt": min(commit.created_at for commit in repository.commits.values()),
         "lastModified": commit.created_at,
         "private": repository.private,
         "gated": "manual" if repository.gated else False,
@@ -85,9 +92,9 @@ async def _repo_info(request: Request) -> Response:
         "usedStorage": sum(file.size for file in commit.files.values()),
         "siblings": [_describe_sibling(path, file, blobs) for path, file in commit.files.items()],
     }
-    wanted = request.query_params.getlist("expand")
-    if wanted:
-        info = {key: value for key, value in info.items() if key in wanted}
+    requested = request.query_params.getlist("expand")
+    if requested:
+        info = {key: value for key, value in info.items() if key in requested}
     return JSONResponse({"_id": commit_id[:24], "id": repo_id, **info})
 
 
@@ -125,14 +132,14 @@ async def _list_refs(request: Request) -> Response:
 
 
 async def _check_access(request: Request) -> Response:
-    pass_gate(request, *open_repository(request))
+    require_download_access(request, *open_repository(request))
     return Response()
 
 
 async def _resolve_file(request: Request) -> Response:
-    """A file by revision and path: a small one at once, an LFS one by redirect to where content is stored."""
+    """A file by revision and path: a small file directly, an LFS file as a redirect to the storage."""
     repo_id, repository = open_repository(request)
-    pass_gate(request, repo_id, repository)
+    require_download_access(request, repo_id, repository)
     commit_id, commit = _requested_commit(request, repository)
     path = unquote(request.path_params["path"])
     file = commit.files.get(path)
@@ -146,10 +153,10 @@ async def _resolve_file(request: Request) -> Response:
 
 
 async def _send_stored_file(request: Request) -> Response:
-    """Content by its sha256, whole or a range of it, to whoever brings a signed address."""
+    """Content by its sha256, whole or a range; requires a signed URL."""
     sha256 = request.path_params["sha256"]
     if not hmac.compare_digest(request.query_params.get("signature", ""), _sign(request, sha256)):
-        raise RefusedError(403, None, "The address is not signed by this server.")
+        raise HubError(403, None, "The URL's signature is invalid.")
     return FileResponse(object_file(hub_root(request), sha256), headers={"ETag": f'"{sha256}"'})
 
 
@@ -167,16 +174,16 @@ def _requested_commit(request: Request, repository: Repository) -> tuple[str, Co
     revision = unquote(request.path_params.get("revision", "main"))
     commit_id = repository.resolve(revision)
     if commit_id is None:
-        raise RefusedError(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+        raise HubError(404, "RevisionNotFound", f"Invalid rev id: {revision}")
     return commit_id, repository.commits[commit_id]
 
 
-def _missing_entry(path: str, commit_id: str) -> RefusedError:
-    return RefusedError(404, "EntryNotFound", f"{path} does not exist", commit_id)
+def _missing_entry(path: str, commit_id: str) -> HubError:
+    return HubError(404, "EntryNotFound", f"{path} does not exist", commit_id)
 
 
 def _walk_tree(commit: Commit, folder: str, recursive: bool) -> Iterator[str]:
-    """The paths of files and folders under `folder`, each folder before what it holds."""
+    """The paths of files and folders under `folder`, each folder before its content."""
     top = PurePosixPath(folder)
     paths = {PurePosixPath(path) for path in commit.files}
     paths |= {parent for path in paths for parent in path.parents if parent.name}
@@ -186,7 +193,7 @@ def _walk_tree(commit: Commit, folder: str, recursive: bool) -> Iterator[str]:
 
 
 def _describe_entry(path: str, commit_id: str, commit: Commit, expand: bool) -> dict[str, Any]:
-    """A file or folder as the tree's listing has it; `expand` adds its last commit."""
+    """An entry of a tree listing; `expand` adds its last commit."""
     last_commit = {"id": commit_id, "title": "Publish", "date": commit.created_at}
     extra = {"lastCommit": last_commit} if expand else {}
     file = commit.files.get(path)
@@ -198,7 +205,7 @@ def _describe_entry(path: str, commit_id: str, commit: Commit, expand: bool) -> 
 
 
 def _describe_sibling(path: str, file: StoredFile, blobs: bool) -> dict[str, Any]:
-    """A file as the repository's info has it; `blobs` adds sizes and digests."""
+    """A file in the repository info; `blobs` adds sizes and digests."""
     if not blobs:
         return {"rfilename": path}
     lfs = {"lfs": {"sha256": file.sha256, **_describe_lfs(file)}} if file.lfs else {}

@@ -1,10 +1,10 @@
 """The folder that the local Hub serves.
 
-    <root>/objects/<sha256>                       every file's content, once
+    <root>/objects/<sha256>                       the content of each file, deduplicated
     <root>/{models,datasets}/<owner>/<name>.json  a repository: its flags, readers, branches and commits
     <root>/users.json                             token -> user name
 
-A commit's id follows from its content alone, and commits are kept: publishing the same files again publishes nothing.
+A commit's id depends on its content only, and commits are kept: publishing the same files again changes nothing.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ LFS_SIZE_BYTES = 10 * 1024 * 1024  # a larger file is LFS whatever its name
 
 
 class StoredFile(BaseModel):
-    """One file of a commit. `blob_id` is git's object id: of the content, or of the pointer where the file is LFS."""
+    """One file of a commit. `blob_id` is the git object id of the content, or of the pointer if the file is LFS."""
 
     size: int
     sha256: str
@@ -39,19 +39,19 @@ class StoredFile(BaseModel):
 
     @property
     def etag(self) -> str:
-        """What the client knows this content by."""
+        """The ETag by which the client identifies this content."""
         return self.sha256 if self.lfs else self.blob_id
 
 
 class Commit(BaseModel):
-    """What a repository holds at one point: path -> file."""
+    """The files of a repository at one commit: path -> file."""
 
-    created_at: str = Field(description="in the one format of date and time that the client reads")
+    created_at: str = Field(description="date and time in the only format that the client parses")
     files: dict[str, StoredFile]
 
 
 class Repository(BaseModel):
-    """What is known of one repository. Only its `readers` see a private one, or may download from a gated one."""
+    """A repository. Only its `readers` can see it if it is private, or download from it if it is gated."""
 
     private: bool = False
     gated: bool = False
@@ -60,7 +60,7 @@ class Repository(BaseModel):
     commits: dict[str, Commit] = Field(default={}, description="commit id -> commit")
 
     def resolve(self, revision: str) -> str | None:
-        """The id of the commit that a branch or commit id names."""
+        """The commit id of a branch or commit id; None if it does not exist."""
         commit_id = self.branches.get(revision, revision)
         return commit_id if commit_id in self.commits else None
 
@@ -76,18 +76,19 @@ def publish(
     gated: bool = False,
     readers: Iterable[str] = (),
 ) -> str:
-    """Publish the files under `folder` as the newest commit of a branch and return the commit's id.
+    """Publish the files under `folder` as the newest commit of a branch.
 
     :param repo_id: `owner/name`.
-    :param revision: the branch; it is made where it does not exist.
-    :param readers: names of users that may read a private or gated repository.
-    :raises ValueError: where `repo_id` is malformed or `folder` holds no file.
+    :param revision: the branch; created if it does not exist.
+    :param readers: names of the users who may read a private or gated repository.
+    :returns: the commit's id.
+    :raises ValueError: `repo_id` is malformed or `folder` contains no files.
     """
     if not _REPO_ID.fullmatch(repo_id):
-        raise ValueError(f"{repo_id!r} is no repository id: write owner/name.")
+        raise ValueError(f"{repo_id!r} is not a valid repository id; use the form owner/name.")
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     if not paths:
-        raise ValueError(f"{folder} holds no file to publish as {repo_id}.")
+        raise ValueError(f"{folder} contains no files to publish as {repo_id}.")
     files = {path.relative_to(folder).as_posix(): _store_file(root, path) for path in paths}
     commit_id = _commit_id_of(files)
     repository = load_repository(root, kind, repo_id) or Repository()
@@ -99,7 +100,7 @@ def publish(
 
 
 def load_repository(root: Path, kind: Kind, repo_id: str) -> Repository | None:
-    """The repository of that name, or None."""
+    """Read a repository; None if it does not exist."""
     if not _REPO_ID.fullmatch(repo_id):
         return None
     try:
@@ -109,12 +110,12 @@ def load_repository(root: Path, kind: Kind, repo_id: str) -> Repository | None:
 
 
 def add_user(root: Path, name: str, token: str) -> None:
-    """Make `token` known as the one of user `name`."""
+    """Add a user with this token."""
     write_atomically(root / "users.json", json.dumps({**load_users(root), token: name}))
 
 
 def load_users(root: Path) -> dict[str, str]:
-    """Every known token with its user's name."""
+    """All users: token -> name."""
     try:
         users: dict[str, str] = json.loads((root / "users.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -127,7 +128,7 @@ def _now() -> str:
 
 
 def object_file(root: Path, sha256: str) -> Path:
-    """Where the content of that digest lies."""
+    """The file with the content of that digest."""
     return root / "objects" / sha256
 
 
@@ -136,7 +137,7 @@ def _repository_file(root: Path, kind: Kind, repo_id: str) -> Path:
 
 
 def _store_file(root: Path, path: Path) -> StoredFile:
-    """Keep the content of a file among the objects and describe it."""
+    """Copy a file into the objects and describe it."""
     size, sha256 = path.stat().st_size, _hash_file(path)
     lfs = path.suffix in LFS_SUFFIXES or size >= LFS_SIZE_BYTES
     target = object_file(root, sha256)
@@ -157,7 +158,7 @@ def _hash_file(path: Path) -> str:
 
 
 def lfs_pointer(sha256: str, size: int) -> bytes:
-    """What git itself holds of an LFS file."""
+    """The pointer that git stores in place of an LFS file."""
     return f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {size}\n".encode()
 
 
@@ -171,7 +172,7 @@ def _commit_id_of(files: dict[str, StoredFile]) -> str:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a text file that readers see whole or not at all."""
+    """Write a text file; readers never see partial content."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         draft = Path(scratch) / path.name

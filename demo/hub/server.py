@@ -1,4 +1,4 @@
-"""Run the local Hub, on a loopback address unless told else, in a thread for tests or as a process of its own."""
+"""Run the local Hub, on a loopback address by default, in a thread for tests or in its own process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HOST = "127.0.0.1"
 
 @dataclass(frozen=True)
 class Hub:
-    """A local Hub that is being served: its address, and the requests so far as `METHOD path`."""
+    """A running local Hub: its address, and the requests so far as `METHOD path`."""
 
     url: str
     requests: list[str] = field(default_factory=list)
@@ -29,9 +29,9 @@ class Hub:
 
 @contextmanager
 def serve(root: Path, *faults: Fault, host: str = HOST) -> Iterator[Hub]:
-    """Serve the repositories under `root` from a thread of this process until the block ends.
+    """Serve the repositories under `root` in a thread while the block runs.
 
-    :param host: address to listen on: for pods, one that they reach.
+    :param host: address to listen on; pods require one that they can reach.
     """
     listener, storage = listen(host=host), listen(host=host)
     hub = Hub(address_of(listener))
@@ -47,27 +47,27 @@ def serve(root: Path, *faults: Fault, host: str = HOST) -> Iterator[Hub]:
 
 
 def build_server(app: ASGIApp) -> uvicorn.Server:
-    """A server that says nothing unless it is broken, and stops within seconds when it is told to."""
+    """A server that logs only critical errors and stops within 5 s."""
     return uvicorn.Server(uvicorn.Config(app, lifespan="off", log_level="critical", timeout_graceful_shutdown=5))
 
 
 def listen(port: int = 0, host: str = HOST) -> socket.socket:
-    """A socket that accepts connections from now on: a client may connect before the server has come up.
+    """A listening socket, so that clients can connect before the server has started.
 
-    :param port: 0 for any free one.
-    :raises OSError: where the port is taken.
+    :param port: 0 for any free port.
+    :raises OSError: the port is in use.
     """
     return socket.create_server((host, port))
 
 
 def address_of(listener: socket.socket) -> str:
-    """What to set `HF_ENDPOINT` to."""
+    """The value for `HF_ENDPOINT`."""
     host, port = listener.getsockname()[:2]
     return f"http://{host}:{port}"
 
 
 def port_of(listener: socket.socket) -> int:
-    """The port that a socket got."""
+    """The port of a listening socket."""
     port: int = listener.getsockname()[1]
     return port
 

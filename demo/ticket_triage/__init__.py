@@ -1,4 +1,4 @@
-"""The demo's dataset: support tickets in English, each answered by one line of JSON with a team and an urgency."""
+"""The demo's dataset: support tickets in English, each labeled with a team and an urgency as one line of JSON."""
 
 from pathlib import Path
 

@@ -1,7 +1,7 @@
 """Write the dataset's two files: `python -m demo.ticket_triage.generate`.
 
-The same seed gives the same bytes. Every ticket is unique, across both files and with case, white space and punctuation
-ignored; so the validation tickets are combinations of sentences that the training tickets do not hold.
+The same seed gives the same bytes. Every ticket is unique across both files, ignoring case, white space and
+punctuation, so the validation tickets are combinations of sentences that the training tickets do not contain.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ EXAMPLES = {"train.jsonl": 2_000, "validation.jsonl": 200}
 
 
 def main() -> None:
-    """Write the files where they are committed, or into another folder."""
+    """Write the files into the committed folder or another one."""
     parser = argparse.ArgumentParser(description="Write the ticket triage dataset.")
-    parser.add_argument("--folder", type=Path, default=DATA, help="where to write (default: %(default)s)")
+    parser.add_argument("--folder", type=Path, default=DATA, help="output folder (default: %(default)s)")
     write_dataset(parser.parse_args().folder)
 
 
@@ -38,21 +38,21 @@ def write_dataset(folder: Path, seed: int = SEED) -> None:
 
 
 def unique_examples(rng: random.Random) -> Iterator[dict[str, Any]]:
-    """Examples in chat format, without end: all labels equally often, no two tickets the same once normalised."""
+    """An endless stream of examples in chat format, with uniform labels and unique normalized tickets."""
     labels = list(product(ISSUES, URGENCIES))
     seen: set[str] = set()
     while True:
         for team, urgency in rng.sample(labels, len(labels)):
             ticket = _compose_ticket(rng, team, urgency)
-            while normalise(ticket) in seen:
+            while normalize(ticket) in seen:
                 ticket = _compose_ticket(rng, team, urgency)
-            seen.add(normalise(ticket))
+            seen.add(normalize(ticket))
             answer = json.dumps({"team": team, "urgency": urgency})
             yield {"messages": [{"role": "user", "content": ticket}, {"role": "assistant", "content": answer}]}
 
 
-def normalise(text: str) -> str:
-    """The text without case, punctuation and repeated white space: what counts as the same ticket."""
+def normalize(text: str) -> str:
+    """The text without case, punctuation and repeated white space, for comparing tickets."""
     return " ".join(re.findall(r"\w+", text.lower()))
 
 
@@ -66,7 +66,7 @@ def _compose_ticket(rng: random.Random, team: str, urgency: str) -> str:
 
 
 def _compose_distraction(rng: random.Random, team: str) -> str:
-    """A sentence that decides nothing: an aside, or a word of praise for what another team looks after."""
+    """A sentence that determines no label: an aside, or praise for the work of another team."""
     if rng.random() < 0.5:
         return rng.choice(ASIDES).format(order=rng.randint(1000, 9999))
     return rng.choice(SETTLED[rng.choice([other for other in SETTLED if other != team])])

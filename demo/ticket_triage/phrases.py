@@ -1,4 +1,4 @@
-"""The sentences that tickets are made of. What decides a label is here and nowhere else."""
+"""The sentences that tickets are composed of. They alone determine the labels."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ URGENCIES = {
     ),
 }
 
-# Each praises what one team looks after: an answer read off single words would be wrong.
+# Each sentence praises the work of one team, so that single words do not determine the label.
 SETTLED = {
     "billing": ("The price was fair.", "The payment itself went through."),
     "shipping": ("Delivery was quick, by the way.", "The parcel arrived in good shape."),

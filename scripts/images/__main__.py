@@ -1,6 +1,6 @@
-"""`make images`: build and push images, write what came of it into the settings, and report their sizes.
+"""`make images`: build and push images, write their digests into the settings, and report their sizes.
 
-An image's tag is its commit; the settings name it by digest, so that what was tested is what runs.
+An image's tag is its commit. The settings name it by digest, so the tested image is the one that runs.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ CONTEXT = (
     "containers", "plugins", "scripts/install-torch", "tests/neuron",
     "LICENSE", "README.md", "pyproject.toml", "setup.cfg",
 )  # fmt: skip
-"""What can go into an image: the same as in .dockerignore."""
+"""The paths that images may copy, as in .dockerignore."""
 
 
 def main() -> int:
-    """Build the images that the command line names; the settings get each as soon as it is pushed."""
+    """Build the images given on the command line; write each to the settings as soon as it is pushed."""
     options = _parser().parse_args()
     try:
         builder = builder_of(options.build)
         commit = commit_of_context()
         for image in options.images:
-            begun = time.monotonic()
+            started_at = time.monotonic()
             print(f"Building {image} …", flush=True)
-            name = f"{options.registry.rstrip('/')}/{image}:{_tag(commit)}"
+            name = f"{options.registry.rstrip('/')}/{image}:{tag_of_context()}"
             dockerfile = dict(options.stand_in).get(image, f"containers/{image}/Dockerfile")
             reference = builder.build(name, _arguments(dockerfile, commit, options.build_arg))
             write_images(options.settings, {image: Image(reference=reference, toolchain=toolchain_of(builder, name))})
-            print(f"{image}: {reference}\n{image}: {time.monotonic() - begun:.0f} s, {options.settings} names it.")
+            print(f"{image}: {reference}\n{image}: {time.monotonic() - started_at:.0f} s, {options.settings} updated.")
             print(report(image, builder.layers(name)), flush=True)
     except AirsmithError as error:
         print(error, file=sys.stderr)
@@ -49,16 +49,17 @@ def main() -> int:
 
 
 def commit_of_context() -> str:
-    """The last commit that changed what images are made of; with `-dirty` where something is not committed.
+    """The last commit that changed a path in `CONTEXT`, with `-dirty` if such a path has uncommitted changes.
 
-    A commit that touches nothing of it leaves every image, digest included, as it is.
+    Other commits leave every image, digest included, unchanged.
     """
     commit = _git("log", "-1", "--format=%H", "--", *CONTEXT) or "unknown"
     return f"{commit}-dirty" if _git("status", "--porcelain", "--", *CONTEXT) else commit
 
 
-def _tag(commit: str) -> str:
-    sha, *dirty = commit.split("-")
+def tag_of_context() -> str:
+    """The tag of images built now: a short `commit_of_context`."""
+    sha, *dirty = commit_of_context().split("-")
     return "-".join([sha[:12], *dirty])
 
 
@@ -78,13 +79,13 @@ def _git(*arguments: str) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="make images", description=__doc__)
     parser.add_argument("images", nargs="+", choices=IMAGES, metavar="IMAGE", help=f"of {', '.join(IMAGES)}")
-    parser.add_argument("--registry", required=True, help="registry and folder that the images are pushed to")
-    parser.add_argument("--settings", required=True, type=Path, help="YAML file whose kubernetes.images is written")
-    parser.add_argument("--build", default="", help="what builds: docker, buildah, or a command of one's own")
+    parser.add_argument("--registry", required=True, help="registry and path to push the images to")
+    parser.add_argument("--settings", required=True, type=Path, help="YAML file to write kubernetes.images to")
+    parser.add_argument("--build", default="", help="builder: docker, buildah, or a custom command")
     parser.add_argument("--build-arg", action="append", default=[], help="for example BASE_IMAGE=…")
     parser.add_argument(
         "--stand-in", action="append", default=[], type=_stand_in, metavar="IMAGE=FILE",
-        help="another Dockerfile for an image, where tests run what its own base would not let them",
+        help="another Dockerfile for an image, for tests that cannot use its base image",
     )  # fmt: skip
     return parser
 
@@ -92,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
 def _stand_in(words: str) -> tuple[str, str]:
     image, _, dockerfile = words.partition("=")
     if image not in IMAGES or not (REPOSITORY / dockerfile).is_file():
-        raise argparse.ArgumentTypeError(f"{words!r} is not IMAGE=FILE with an image and a Dockerfile that exist here")
+        raise argparse.ArgumentTypeError(f"{words!r} is not IMAGE=FILE with an image and a Dockerfile that exist")
     return image, dockerfile
 
 

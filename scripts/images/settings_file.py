@@ -67,8 +67,9 @@ def _edited(text: str, path: Sequence[str], value: Any, newline: str) -> str:
         if not _is_block(node):
             if colon is None:
                 raise ValueError("the file is one {…}.")
-            held = _merged(yaml.safe_load(text[node.start_mark.index : node.end_mark.index]), path[depth:], value)
-            return _rewritten(text, node, colon, held, column + 2, newline)
+            is_mapping = isinstance(node, yaml.MappingNode)
+            held = yaml.safe_load(text[node.start_mark.index : node.end_mark.index]) if is_mapping else None
+            return _rewritten(text, node, colon, _merged(held, path[depth:], value), column + 2, newline)
         column = node.value[0][0].start_mark.column
         found = next((pair for pair in node.value if pair[0].value == key), None)
         if found is None:
@@ -83,8 +84,9 @@ def _edited(text: str, path: Sequence[str], value: Any, newline: str) -> str:
 
 def _rewritten(text: str, node: yaml.Node, colon: int | None, value: Any, column: int, newline: str) -> str:
     """The text with another value under a key; what stands beside the old one on its lines stays."""
-    if _is_block(node):
-        start = node.value[0][0].start_mark.index - node.value[0][0].start_mark.column
+    if isinstance(node, yaml.CollectionNode) and not node.flow_style:
+        first = node.value[0][0] if isinstance(node, yaml.MappingNode) else node
+        start = first.start_mark.index - first.start_mark.column
         end = _next_line(text, _last_character(node))
         return _inserted(text[:start] + text[end:], start, value, column, newline)
     start, end = node.start_mark.index, node.end_mark.index

@@ -1,4 +1,4 @@
-"""The plugin loads from the installed package and from a mounted plugins folder, and never twice."""
+"""The plugin is loaded once, from the installed package or from a mounted plugins folder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).parents[2]
+from tests.support.repository import REPOSITORY
+
 LIST_PLUGINS = """
 import json
 from airflow import plugins_manager
@@ -26,7 +27,7 @@ print(json.dumps({"found": found, "errors": errors, "run_uri": macros.airsmith.r
 @pytest.mark.parametrize(("folder", "source"), [("empty", "airsmith"), ("plugins", "airsmith_plugin.py")])
 def test_the_plugin_is_loaded_once(tmp_path: Path, folder: str, source: str):
     plugins = REPOSITORY / "plugins" if folder == "plugins" else tmp_path
-    answer = subprocess.run(
+    listed = subprocess.run(
         [sys.executable, "-c", LIST_PLUGINS],
         env={
             **os.environ,
@@ -37,7 +38,7 @@ def test_the_plugin_is_loaded_once(tmp_path: Path, folder: str, source: str):
         text=True,
         check=True,
     )
-    loaded = json.loads(answer.stdout.splitlines()[-1])
+    loaded = json.loads(listed.stdout.splitlines()[-1])
     assert loaded["errors"] == {}
     (found,) = loaded["found"]
     assert source in found

@@ -1,4 +1,4 @@
-"""Settings come from a file and from variables, and say where each came from."""
+"""Settings are read from a file and from variables, and every value has its origin."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def test_defaults_need_nothing() -> None:
+def test_all_settings_have_defaults() -> None:
     settings = load_settings({})
     assert settings.store.startswith("file:///")
     assert settings.hub_endpoint == "https://huggingface.co"
@@ -35,7 +35,7 @@ def test_a_nested_variable_sets_a_nested_value() -> None:
     assert (settings.local.serve_port, settings.backend("cpu").retries) == (8000, 0)
 
 
-def test_each_value_says_where_it_comes_from(file: Path) -> None:
+def test_every_value_has_its_origin(file: Path) -> None:
     environment = {"AIRSMITH_SETTINGS": str(file), "AIRSMITH_TEAM": "nlp", "HF_ENDPOINT": "http://hub"}
     origins = {setting.key: (setting.value, setting.origin) for setting in settings_origins(environment)}
     assert origins["store"] == ("s3://bucket/prefix", f"{file}:1")
@@ -45,24 +45,24 @@ def test_each_value_says_where_it_comes_from(file: Path) -> None:
     assert origins["runtime"] == ("local", "default")
 
 
-def test_a_misspelt_variable_names_the_nearest_setting() -> None:
+def test_a_misspelled_variable_is_reported_with_the_nearest_setting() -> None:
     with pytest.raises(AirsmithError, match=r"variable AIRSMITH_STOER: stoer is not a setting; did you mean store\?"):
         load_settings({"AIRSMITH_STOER": "x"})
 
 
-def test_a_misspelt_key_of_the_file_names_its_line(tmp_path: Path) -> None:
+def test_a_misspelled_key_is_reported_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "airsmith.yaml"
     path.write_text("team: a\nstoer: x\n", encoding="utf-8")
     with pytest.raises(AirsmithError, match=r"airsmith.yaml:2: stoer is not a setting"):
         load_settings({"AIRSMITH_SETTINGS": str(path)})
 
 
-def test_a_backend_that_does_not_exist_is_refused() -> None:
+def test_an_unknown_backend_is_refused() -> None:
     with pytest.raises(AirsmithError, match="cpu"):
         load_settings({"AIRSMITH_BACKENDS__TPU__RETRIES": "1"})
 
 
-def test_a_missing_interpreter_says_how_to_get_one(tmp_path: Path) -> None:
+def test_a_missing_interpreter_is_reported_with_the_command_that_makes_it(tmp_path: Path) -> None:
     settings = load_settings({"AIRSMITH_LOCAL__STAGES_PYTHON": str(tmp_path / "python")})
     with pytest.raises(AirsmithError, match="make setup"):
         settings.stages_python()

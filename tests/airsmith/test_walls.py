@@ -1,4 +1,4 @@
-"""The walls of docs/design.md hold: who imports whom, what is never read, and how large a file or function may grow."""
+"""The rules of docs/design.md: which package imports which, no pickles, and the size of files and functions."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from typing import get_args
 import pytest
 
 from airsmith.recipe.operation import BackendName
+from tests.support.repository import REPOSITORY
 
-REPOSITORY = Path(__file__).parents[2]
 FOLDERS = ("plugins", "containers", "dags", "demo")
 
 LAYERS = (
@@ -33,10 +33,10 @@ LAYERS = (
     {"terminal", "ui"},
     {"cli", "airflow"},
 )
-"""The rooms of `airsmith`, the lowest first. A room imports from itself and from the layers below it."""
+"""The packages of `airsmith`, the lowest first. A package imports from itself and from the layers below it."""
 
 GROUND_FLOOR = set().union(*LAYERS[:4])
-"""What the stages' side stands on as well."""
+"""The layers that the stages import as well."""
 STAGES_MAY_IMPORT = GROUND_FLOOR | {"process"}
 
 AIRFLOW_ROOM = ("plugins/airsmith/airflow/", "plugins/airsmith_plugin.py")
@@ -44,7 +44,7 @@ TRAINING_LIBRARIES = {"accelerate", "datasets", "peft", "safetensors", "tokenize
 TRAINING_LIBRARIES_ARE_KNOWN_TO = ("containers/", "demo/tiny_llama.py")
 PICKLES = {"cPickle", "cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
 PICKLES_ARE_KNOWN_TO = ("containers/airsmith_stages/torch_pickles.py",)
-SAYS_NOTHING = {"common", "helpers", "helper", "manager", "managers", "misc", "util", "utils"}
+GENERIC_NAMES = {"common", "helpers", "helper", "manager", "managers", "misc", "util", "utils"}
 
 DISTRIBUTIONS = {
     "airflow": "apache-airflow",
@@ -117,7 +117,7 @@ def under(path: str) -> list[Module]:
 
 
 def known_only_to(names: set[str], places: tuple[str, ...]) -> list[str]:
-    """The files outside of `places` that import one of `names`."""
+    """The files outside `places` that import one of `names`."""
     return [
         module.path for module in MODULES if names & module.imported_packages and not module.path.startswith(places)
     ]
@@ -125,7 +125,7 @@ def known_only_to(names: set[str], places: tuple[str, ...]) -> list[str]:
 
 def test_imports_point_down():
     layer_of = {room: number for number, layer in enumerate(LAYERS) for room in layer}
-    upward = [
+    violations = [
         f"{module.path} imports {name}"
         for module in OF_AIRSMITH
         if (room := module.room) != "__init__"
@@ -134,7 +134,7 @@ def test_imports_point_down():
         and (imported := name.split(".")[1]) not in (room, "__version__")
         and layer_of[imported] >= layer_of[room]
     ]
-    assert not upward
+    assert not violations
 
 
 def test_every_room_has_a_layer():
@@ -164,59 +164,59 @@ def longest_known(name: str, modules: Mapping[str, Module]) -> str | None:
     return name if name in modules else None
 
 
-def test_the_stages_stand_on_the_ground_floor():
-    against = [
+def test_the_stages_import_only_the_ground_floor_and_process():
+    violations = [
         f"{module.path} imports {name}"
         for module in under("containers/")
         for name in module.imports
         if name.startswith("airsmith.") and name.split(".")[1] not in STAGES_MAY_IMPORT | {"__version__"}
     ]
-    assert not against
+    assert not violations
 
 
-def test_dag_files_import_the_dags_room_alone():
-    against = [
+def test_dag_files_import_only_the_dags():
+    violations = [
         f"{module.path} imports {name}"
         for module in under("dags/")
         for name in module.imports
         if not name.startswith("airsmith.airflow.dags.") and name.partition(".")[0] not in sys.stdlib_module_names
     ]
-    assert not against
+    assert not violations
 
 
-def test_airsmith_knows_neither_its_stages_nor_the_demo():
+def test_airsmith_imports_neither_its_stages_nor_the_demo():
     assert not known_only_to({"airsmith_stages"}, ("containers/",))
     assert not known_only_to({"demo"}, ("demo/",))
 
 
-def test_the_airflow_room_and_the_plugin_alone_import_airflow():
+def test_only_the_airflow_room_and_the_plugin_import_airflow():
     assert not known_only_to({"airflow"}, AIRFLOW_ROOM)
 
 
-def test_training_libraries_are_known_to_the_stages_alone():
+def test_only_the_stages_import_training_libraries():
     assert not known_only_to(TRAINING_LIBRARIES, TRAINING_LIBRARIES_ARE_KNOWN_TO)
 
 
-def test_a_backends_name_is_written_in_accelerators_alone():
+def test_only_the_device_modules_name_a_backend():
     names = set(get_args(BackendName)) - {"cpu", "cuda"}  # torch's own names for its devices, too
     modules = [*under("containers/airsmith_stages/"), *under("dags/")]
-    against = [
+    violations = [
         f"{module.path}:{node.lineno} says {node.value!r}"
         for module in modules
         if "/devices/" not in module.path
         for node in ast.walk(module.tree)
         if isinstance(node, ast.Constant) and node.value in names
     ]
-    assert not against
+    assert not violations
 
 
-def test_no_pickle_is_read():
+def test_only_the_pickle_reader_reads_pickles():
     assert not known_only_to(PICKLES, PICKLES_ARE_KNOWN_TO)
     assert not [f"{module.path}:{line}" for module in MODULES for line in pickle_reads(module)]
 
 
 def pickle_reads(module: Module) -> Iterator[int]:
-    """Lines with a `torch.load` that trusts its file or stands outside of `train`, or a `numpy.load` of objects."""
+    """Lines with a `torch.load` outside `train` or with pickles allowed, or a `numpy.load` with pickles allowed."""
     folders = ("training/", "neuron/")
     in_train = module.path.startswith(tuple(f"containers/airsmith_stages/{folder}" for folder in folders))
     for node in ast.walk(module.tree):
@@ -230,7 +230,7 @@ def pickle_reads(module: Module) -> Iterator[int]:
             yield node.lineno
 
 
-def test_pickle_reads_are_seen(tmp_path: Path):
+def test_pickle_reads_are_detected(tmp_path: Path):
     trusting = tmp_path / "trusting.py"
     trusting.write_text(
         "torch.load(f)\ntorch.load(f, weights_only=False)\nnp.load(f, allow_pickle=True)\nnp.load(f)\njson.load(f)\n"
@@ -238,8 +238,8 @@ def test_pickle_reads_are_seen(tmp_path: Path):
     assert list(pickle_reads(Module(str(trusting)))) == [1, 2, 3]
 
 
-def test_every_module_is_named_for_what_it_does():
-    assert not [module.path for module in MODULES if Path(module.path).stem in SAYS_NOTHING]
+def test_no_module_has_a_generic_name():
+    assert not [module.path for module in MODULES if Path(module.path).stem in GENERIC_NAMES]
 
 
 @pytest.mark.parametrize(
@@ -249,8 +249,8 @@ def test_every_module_is_named_for_what_it_does():
         ("containers/", {"setup.cfg": [], "containers/setup.cfg": ["train", "ray", "neuron-xla"]}),
     ],
 )
-def test_what_is_imported_is_required(prefix: str, requirements: dict[str, list[str]]):
-    """An import that some other package happens to bring breaks with that package's next version."""
+def test_every_imported_package_is_a_declared_dependency(prefix: str, requirements: dict[str, list[str]]):
+    """An undeclared import works only as long as another dependency requires the package."""
     required = {name for file, extras in requirements.items() for name in required_by(REPOSITORY / file, extras)}
     ours = {"airsmith", "airsmith_stages", "airsmith_plugin"}
     undeclared = {
@@ -263,7 +263,7 @@ def test_what_is_imported_is_required(prefix: str, requirements: dict[str, list[
 
 
 def required_by(setup: Path, extras: list[str]) -> set[str]:
-    """Normalized names of the distributions that a setup.cfg asks for."""
+    """Normalized names of the distributions that a setup.cfg requires."""
     options = configparser.ConfigParser(interpolation=None)
     options.read(setup, encoding="utf-8")
     lines = options["options"]["install_requires"].splitlines()

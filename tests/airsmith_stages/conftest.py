@@ -1,40 +1,78 @@
-"""For the stages' tests: their package comes first, and what several of them share is made once."""
+"""Fixtures of all tests of the stages."""
 
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-# This folder has the name of the package that it tests, and the installed one is found later on Python's path.
-sys.path.insert(0, str(Path(__file__).parents[2] / "containers"))
-# Two test workers share two cores, and what is tested here is too small for a second thread.
+# Test workers share the cores, and models this small gain nothing from a second thread.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
-from data_fixtures import Bench
-from stage_zygote import Zygote
+from airsmith.contracts.run import Run
+from tests.support.data_stages import DATASET_ID, MODEL_ID, DataStages
+from tests.support.dataset_files import chats, read_files
+from tests.support.stage_commands import StageForkServer
 
 
 @pytest.fixture(scope="session")
-def zygote() -> Iterator[Zygote]:
-    """Runs the stages' command in processes that have its libraries loaded."""
-    with Zygote.started() as zygote:
-        yield zygote
+def fork_server() -> Iterator[StageForkServer]:
+    with StageForkServer.start() as server:
+        yield server
 
 
 @pytest.fixture
-def bench(tmp_path: Path, zygote: Zygote) -> Bench:
-    """A store, a Hub's folder and runs on them."""
-    return Bench(tmp_path, zygote)
+def data_stages(tmp_path: Path, fork_server: StageForkServer) -> DataStages:
+    return DataStages(tmp_path, fork_server)
+
+
+@pytest.fixture(scope="session")
+def base_model_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """A base model with a tokenizer and about 3 MB of weights."""
+    from tests.support import chat_tokenizers
+
+    folder = tmp_path_factory.mktemp("tokenizer")
+    chat_tokenizers.chatml_tokenizer().save_pretrained(folder)
+    weights = bytes(range(256)) * 12_000
+    return {"config.json": b'{"model_type": "llama"}', "model.safetensors": weights, **read_files(folder)}
+
+
+@pytest.fixture
+def ready_run(data_stages: DataStages, base_model_files: dict[str, bytes]) -> Callable[[str], Run]:
+    """Creates a run in which a data stage can start; a mirror also needs the Hub."""
+    dataset = {
+        "train.jsonl": chats((f"The kettle {number} is cold.", "x" * 40) for number in range(200)),
+        "validation.jsonl": chats([("Where is my bill?", "billing")]),
+    }
+
+    def create(stage: str) -> Run:
+        if stage == "tokenize":
+            run = data_stages.new_run(dataset={"max_length": 64})
+            data_stages.publish_output(run, "mirror_model", base_model_files)
+            data_stages.publish_output(run, "mirror_dataset", dataset)
+            return run
+        return data_stages.new_run(
+            model={"revision": data_stages.publish_to_hub("model", MODEL_ID, base_model_files)},
+            dataset={"revision": data_stages.publish_to_hub("dataset", DATASET_ID, dataset)},
+        )
+
+    return create
+
+
+@pytest.fixture
+def artifacts(tmp_path: Path):
+    # Imports torch, which most tests of data need not load.
+    from tests.support.model_artifacts import ModelArtifacts
+
+    return ModelArtifacts(tmp_path)
 
 
 @pytest.fixture(scope="session")
 def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
-    """The demo's base model with its tokenizer, made where it is first asked for."""
+    """Returns the folder of the demo's base model with its tokenizer, built on first use."""
     folder = tmp_path_factory.mktemp("tiny-llama")
 
     def build() -> Path:

@@ -1,4 +1,4 @@
-"""An image is asked for as a node would ask, and what cannot be known from here is left to the node."""
+"""The preflight requests an image as a node does, and skips images that only the node can check."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from airsmith.errors import AirsmithError, ErrorKind
-from airsmith_stages.image_registry import DOCKER_HUB, refuse_missing_image, split_reference
+from airsmith_stages.image_registry import DOCKER_HUB, parse_reference, refuse_missing_image
 
 DIGEST = f"sha256:{'0' * 64}"
 LOGIN = base64.b64encode(b"reader:secret").decode()
 
 
 class Registry(BaseHTTPRequestHandler):
-    """Has `open/image` for everybody, `basic/image` and `token/image` for the reader."""
+    """Serves `open/image` without credentials, `basic/image` and `token/image` to the reader."""
 
     def do_HEAD(self) -> None:
         host, given = self.headers["Host"], self.headers.get("Authorization", "")
@@ -35,9 +35,9 @@ class Registry(BaseHTTPRequestHandler):
             self.answer(404)
 
     def do_GET(self) -> None:
-        asked = parse_qs(urlsplit(self.path).query)
+        query = parse_qs(urlsplit(self.path).query)
         is_reader = self.headers.get("Authorization") == f"Basic {LOGIN}"
-        if asked["scope"] != ["repository:token/image:pull"] or not is_reader:
+        if query["scope"] != ["repository:token/image:pull"] or not is_reader:
             self.answer(403)
         else:
             self.answer(200, {}, json.dumps({"token": "granted"}).encode())
@@ -50,7 +50,7 @@ class Registry(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture(scope="module")
@@ -70,11 +70,11 @@ def pull_secret(folder: Path, registry: str, login: str = LOGIN) -> Path:
 
 
 @pytest.mark.parametrize("group", ["basic", "token"])
-def test_the_pull_secret_opens_the_registry(registry: str, group: str, tmp_path: Path):
+def test_the_pull_secret_authenticates_at_the_registry(registry: str, group: str, tmp_path: Path):
     refuse_missing_image(f"{registry}/{group}/image@{DIGEST}", pull_secret(tmp_path, registry))
 
 
-def test_an_open_registry_needs_none(registry: str, tmp_path: Path):
+def test_a_public_registry_needs_no_pull_secret(registry: str, tmp_path: Path):
     refuse_missing_image(f"{registry}/open/image@{DIGEST}", None)
     with pytest.raises(AirsmithError, match="has no image") as caught:
         refuse_missing_image(f"{registry}/open/absent@{DIGEST}", tmp_path)
@@ -82,14 +82,14 @@ def test_an_open_registry_needs_none(registry: str, tmp_path: Path):
 
 
 @pytest.mark.parametrize("group", ["basic", "token"])
-def test_credentials_that_are_refused_are_told(registry: str, group: str, tmp_path: Path):
+def test_rejected_credentials_are_reported(registry: str, group: str, tmp_path: Path):
     wrong = base64.b64encode(b"reader:wrong").decode()
-    with pytest.raises(AirsmithError, match="refuses the pull secret's credentials"):
+    with pytest.raises(AirsmithError, match="rejects the pull secret's credentials"):
         refuse_missing_image(f"{registry}/{group}/image@{DIGEST}", pull_secret(tmp_path, registry, wrong))
 
 
 @pytest.mark.parametrize("reference", ["{registry}/basic/image@" + DIGEST, "127.0.0.1:9/open/image@" + DIGEST])
-def test_what_only_the_node_can_know_is_left_to_it(
+def test_an_image_that_only_the_node_can_pull_is_skipped(
     registry: str, reference: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     refuse_missing_image(reference.format(registry=registry), tmp_path)
@@ -106,13 +106,13 @@ def test_what_only_the_node_can_know_is_left_to_it(
         ("localhost:5000/a", ("localhost:5000", "a", "latest")),
     ],
 )
-def test_a_reference_is_read_as_container_runtimes_do(reference: str, parts: tuple[str, str, str]):
-    name = split_reference(reference)
+def test_a_reference_is_parsed_as_container_runtimes_parse_it(reference: str, parts: tuple[str, str, str]):
+    name = parse_reference(reference)
     assert (name.registry, name.repository, name.version) == parts
 
 
 @pytest.mark.parametrize("reference", ["", "UPPER/case", "a b", "image@sha256:0", "ghcr.io/", "image:tag:tag"])
-def test_a_reference_that_is_none_is_refused(reference: str):
+def test_an_invalid_reference_is_refused(reference: str):
     with pytest.raises(AirsmithError) as caught:
-        split_reference(reference)
+        parse_reference(reference)
     assert caught.value.kind is ErrorKind.INVALID_IMAGE_NAME

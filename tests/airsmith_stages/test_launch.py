@@ -1,4 +1,4 @@
-"""How processes are launched: compile's and train's launch are one, and only who needs several has one."""
+"""The launch command: the same for compile and train, and used only by a stage that needs torchrun."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ def trainium(**backend: Any) -> RunSpec:
     return spec_of(32, name="neuron_xla", instance_type="trn1.32xlarge", devices=16, **backend)
 
 
-def test_compile_and_train_differ_in_the_stage_s_name_alone() -> None:
+def test_compile_and_train_differ_only_in_the_stage_name() -> None:
     spec = trainium()
     compiling, training = (launch_command(stage, RUN, spec, "/scratch/logs") for stage in ("compile", "train"))
     assert [pair for pair in zip(compiling, training, strict=True) if pair[0] != pair[1]] == [("compile", "train")]
 
 
-def test_every_core_of_a_node_gets_a_process() -> None:
+def test_every_core_of_a_node_has_a_rank() -> None:
     command = launch_command("train", RUN, trainium(), "/scratch/logs")
     assert command[1:] == [
         "-m", "airsmith_stages.torchrun",
@@ -64,7 +64,7 @@ def test_every_core_of_a_node_gets_a_process() -> None:
     ]  # fmt: skip
 
 
-def test_several_nodes_meet_where_the_environment_says() -> None:
+def test_several_nodes_rendezvous_at_the_address_of_the_environment() -> None:
     command = launch_command("train", RUN, spec_of(4, devices=4, nodes=2), "/scratch/logs")
     assert command[3:9] == ["--nnodes", "2", "--rdzv-backend", "static", "--nproc-per-node", "4"]
 
@@ -81,5 +81,5 @@ def test_several_nodes_meet_where_the_environment_says() -> None:
         ("tokenize", trainium(), False),
     ],
 )
-def test_who_is_launched(stage: str, spec: RunSpec, launched: bool) -> None:
+def test_only_stages_that_need_torchrun_are_launched(stage: str, spec: RunSpec, launched: bool) -> None:
     assert is_launched(stage, spec) is launched

@@ -1,4 +1,4 @@
-"""What a pod finds out before the stages run, on real stores and a real Hub."""
+"""The checks that a pod makes before the stages run, on real stores and a real Hub."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from data_fixtures import DATASET_ID, MODEL_ID, Bench
 
 from airsmith.artifacts.folder import Folder
 from airsmith.artifacts.store import Store
@@ -15,63 +14,66 @@ from airsmith.contracts.run import Run
 from airsmith.errors import AirsmithError, ErrorKind
 from airsmith_stages.preflight import refuse_unfit_store, run_preflight
 from demo.hub.server import Hub, serve
+from tests.support.data_stages import DATASET_ID, MODEL_ID, DataStages
 
 
 @pytest.fixture
-def hub(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    bench.hub_root.mkdir()
-    with serve(bench.hub_root) as hub:
+def hub(data_stages: DataStages, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    data_stages.hub_root.mkdir()
+    with serve(data_stages.hub_root) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         yield hub
 
 
 @pytest.fixture
-def published(bench: Bench, hub: Hub) -> dict[str, dict[str, str]]:
-    """The sources' pinned revisions, as a run names them."""
-    model = bench.publish("model", MODEL_ID, {"config.json": b"{}", "model.safetensors": b"0"})
-    dataset = bench.publish("dataset", DATASET_ID, {"train.jsonl": b"{}"})
+def published(data_stages: DataStages, hub: Hub) -> dict[str, dict[str, str]]:
+    """The pinned revisions of both sources, as fields of a recipe."""
+    model = data_stages.publish_to_hub("model", MODEL_ID, {"config.json": b"{}", "model.safetensors": b"0"})
+    dataset = data_stages.publish_to_hub("dataset", DATASET_ID, {"train.jsonl": b"{}"})
     return {"model": {"revision": model}, "dataset": {"revision": dataset}}
 
 
-def test_where_all_is_well_nothing_is_left_in_the_store(bench: Bench, published: dict[str, Any]):
-    run = bench.new_run(**published)
+def test_a_passed_check_leaves_nothing_in_the_store(data_stages: DataStages, published: dict[str, Any]):
+    run = data_stages.new_run(**published)
     run_preflight(run)
     assert [info.path for info in run.store.list("")] == [f"{run.path}/spec.json"]
 
 
-def test_the_command_tells_everything_in_its_last_line(bench: Bench, hub: Hub):
-    ended = bench.command("preflight", bench.new_run(), environment={"HF_ENDPOINT": hub.url})
-    assert ended.error.kind is ErrorKind.NOT_FOUND
-    assert "2 things are wrong" in ended.error.message
+def test_the_last_line_of_the_command_reports_every_problem(data_stages: DataStages, hub: Hub):
+    result = data_stages.run_command("preflight", data_stages.new_run(), environment={"HF_ENDPOINT": hub.url})
+    assert result.error.kind is ErrorKind.NOT_FOUND
+    assert "2 things are wrong" in result.error.message
 
 
-def test_every_source_that_cannot_be_read_is_told(bench: Bench, hub: Hub, tmp_path: Path):
-    bench.publish("model", MODEL_ID, {"config.json": b"{}"}, gated=True)
-    with pytest.raises(AirsmithError, match="2 things are wrong") as caught:
-        run_preflight(bench.new_run(model={"revision": "main"}, dataset={"id": f"file://{tmp_path}/absent"}))
-    assert f"{MODEL_ID} is gated" in str(caught.value)
-    assert f"There are no files at file://{tmp_path}/absent" in str(caught.value)
+def test_every_unreadable_source_is_reported(data_stages: DataStages, hub: Hub, tmp_path: Path):
+    data_stages.publish_to_hub("model", MODEL_ID, {"config.json": b"{}"}, gated=True)
+    with pytest.raises(AirsmithError, match="2 things are wrong") as refused:
+        run_preflight(data_stages.new_run(model={"revision": "main"}, dataset={"id": f"file://{tmp_path}/absent"}))
+    assert f"{MODEL_ID} is gated" in str(refused.value)
+    assert f"There are no files at file://{tmp_path}/absent" in str(refused.value)
 
 
-def test_what_is_mirrored_already_is_not_asked_for(bench: Bench, hub: Hub, published: dict[str, Any]):
-    mirrored = bench.command("mirror_dataset", bench.new_run(**published), environment={"HF_ENDPOINT": hub.url})
-    assert mirrored.code == 0, mirrored.stderr
+def test_a_mirrored_source_is_not_requested(data_stages: DataStages, hub: Hub, published: dict[str, Any]):
+    mirrored = data_stages.run_command(
+        "mirror_dataset", data_stages.new_run(**published), environment={"HF_ENDPOINT": hub.url}
+    )
+    assert mirrored.returncode == 0, mirrored.stderr
     hub.requests.clear()
-    run_preflight(bench.new_run(**published))
+    run_preflight(data_stages.new_run(**published))
     assert hub.requests
     assert not [request for request in hub.requests if DATASET_ID in str(request)]
 
 
-class Forgetful(Folder):
-    """A store that takes a conditional put for any other."""
+class IgnoresConditions(Folder):
+    """A store that treats a conditional put like any other."""
 
     def put_if(self, path: str, data: bytes, expected: Any) -> bool:
         self.put(path, data)
         return True
 
 
-class Jealous(Folder):
-    """A store that honours If-None-Match alone."""
+class IgnoresIfMatch(Folder):
+    """A store that honors only If-None-Match."""
 
     def put_if(self, path: str, data: bytes, expected: Any) -> bool:
         if expected is None:
@@ -80,16 +82,16 @@ class Jealous(Folder):
         return True
 
 
-@pytest.mark.parametrize("kind", [Forgetful, Jealous])
-def test_a_store_that_ignores_conditions_is_refused(kind: type[Folder], tmp_path: Path):
+@pytest.mark.parametrize("kind", [IgnoresConditions, IgnoresIfMatch])
+def test_a_store_that_ignores_conditional_puts_is_refused(kind: type[Folder], tmp_path: Path):
     run = Run(Store("file:///odd", kind(tmp_path)), "runs/dag/run")
-    with pytest.raises(AirsmithError, match="ignores conditional puts") as caught:
+    with pytest.raises(AirsmithError, match="ignores conditional puts") as refused:
         refuse_unfit_store(run)
-    assert caught.value.kind is ErrorKind.VERIFICATION_FAILED
+    assert refused.value.kind is ErrorKind.VERIFICATION_FAILED
     assert not list(run.store.list(""))
 
 
-def test_a_store_that_cannot_be_written_to_says_so(tmp_path: Path):
+def test_a_store_that_is_not_writable_is_refused(tmp_path: Path):
     (tmp_path / "runs").write_text("a file where a folder should be")
     with pytest.raises(AirsmithError):
         refuse_unfit_store(Run(Store.open(f"file://{tmp_path}"), "runs/dag/run"))

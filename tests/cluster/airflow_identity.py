@@ -1,4 +1,4 @@
-"""Airflow as it is deployed: a service account with the rights of `manifests/rbac.yaml`, and no others."""
+"""Airflow's service account, with exactly the rights of `manifests/rbac.yaml`."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 import kubernetes
 import yaml
 
-HELM_VALUES = Path(__file__).parents[2] / "helm-values"
+MANIFESTS = Path(__file__).parents[2] / "manifests"
 WORKER = "airflow-worker"
 TOKEN_SECONDS = 7200
 
 
 def manifests(name: str, namespace: str) -> Iterator[dict[str, Any]]:
-    """The objects of one of our files, for a namespace that holds pods and Airflow alike."""
-    for manifest in yaml.safe_load_all((HELM_VALUES / name).read_text(encoding="utf-8")):
+    """The objects of a file in `manifests/`, for a namespace that holds both pods and Airflow."""
+    for manifest in yaml.safe_load_all((MANIFESTS / name).read_text(encoding="utf-8")):
         if "namespace" in manifest["metadata"]:
             manifest["metadata"]["namespace"] = namespace
-        else:  # Objects of the whole cluster: a name of their own keeps test runs apart.
+        else:  # Cluster-scoped objects: unique names separate test runs.
             manifest["metadata"]["name"] += f"-{namespace}"
         for subject in manifest.get("subjects", ()):
             subject["namespace"] = namespace
@@ -30,7 +30,7 @@ def manifests(name: str, namespace: str) -> Iterator[dict[str, Any]]:
 
 
 def grant(namespace: str) -> None:
-    """Make Airflow's account and give it its rights."""
+    """Create Airflow's service account and grant its rights."""
     kubernetes.client.CoreV1Api().create_namespaced_service_account(namespace, {"metadata": {"name": WORKER}})
     kubernetes.utils.create_from_yaml(
         kubernetes.client.ApiClient(), yaml_objects=list(manifests("rbac.yaml", namespace))
@@ -38,7 +38,7 @@ def grant(namespace: str) -> None:
 
 
 def withdraw(namespace: str) -> None:
-    """Remove what does not go with the namespace."""
+    """Delete the cluster-scoped objects, which remain when the namespace is deleted."""
     rbac = kubernetes.client.RbacAuthorizationV1Api()
     for manifest in manifests("rbac.yaml", namespace):
         if manifest["kind"] == "ClusterRole":
@@ -48,7 +48,7 @@ def withdraw(namespace: str) -> None:
 
 
 def kubeconfig(namespace: str, folder: Path) -> Path:
-    """A kubeconfig of Airflow's account."""
+    """A kubeconfig for Airflow's service account."""
     answer = kubernetes.client.CoreV1Api().create_namespaced_service_account_token(
         WORKER, namespace, {"spec": {"expirationSeconds": TOKEN_SECONDS}}
     )

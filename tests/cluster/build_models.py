@@ -1,7 +1,6 @@
-"""A tiny base, two adapters that change what it says, and each of them merged: `python build_models.py FOLDER`.
+"""Build a tiny base model and two adapters, each also merged: `python build_models.py FOLDER`.
 
-Runs in the stages' environment. Beside the models lie the prompts that each adapter's endpoint is proved by, and what
-all of them say.
+Runs in the stages' environment. Also writes the prompts of each adapter's smoke test, and the answers of all models.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from demo.tiny_llama import build_tiny_llama
 ADAPTERS = {"tide": 1, "moon": 2}
 QUESTIONS = ["Is the kettle on?", "Where did the cat go?", "When does the bus leave?", "Who is there?"]
 NEW_TOKENS = 16
-CUT_SHORT = "\N{REPLACEMENT CHARACTER}"
+TRUNCATED = "\N{REPLACEMENT CHARACTER}"
 
 
 def main(folder: Path) -> None:
@@ -28,12 +27,12 @@ def main(folder: Path) -> None:
     build_tiny_llama(folder / "base", ["user", "assistant", *QUESTIONS], seed=3)
     tokenizer = AutoTokenizer.from_pretrained(folder / "base")
     base_answers = [answer(load(folder / "base"), tokenizer, question) for question in QUESTIONS]
-    said = {"base": texts(tokenizer, base_answers)}
+    answers_by_model = {"base": texts(tokenizer, base_answers)}
     for name, seed in ADAPTERS.items():
         save_adapter(folder / "base", folder / name, seed)
         tuned = PeftModel.from_pretrained(load(folder / "base"), folder / name).eval()
         answers = [answer(tuned, tokenizer, question) for question in QUESTIONS]
-        said[name] = texts(tokenizer, answers)
+        answers_by_model[name] = texts(tokenizer, answers)
         prompts = [
             {
                 "messages": [{"role": "user", "content": question}],
@@ -47,11 +46,11 @@ def main(folder: Path) -> None:
         (folder / f"{name}.json").write_text(json.dumps(prompts))
         tuned.merge_and_unload().save_pretrained(folder / f"merged-{name}")
         tokenizer.save_pretrained(folder / f"merged-{name}")
-    (folder / "said.json").write_text(json.dumps(said))
+    (folder / "answers.json").write_text(json.dumps(answers_by_model))
 
 
 def save_adapter(base: Path, folder: Path, seed: int) -> None:
-    """Write an adapter with random weights, as large as change every answer."""
+    """Write an adapter with random weights, large enough to change every answer."""
     torch.manual_seed(seed)
     config = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
     model = get_peft_model(load(base), config)
@@ -62,10 +61,10 @@ def save_adapter(base: Path, folder: Path, seed: int) -> None:
 
 
 def texts(tokenizer: Any, answers: list[list[int]]) -> dict[str, str]:
-    """What a server says for these answers, by question."""
+    """The decoded answers, by question."""
     decoded = (tokenizer.decode(ids, skip_special_tokens=True) for ids in answers)
-    # A character that is cut short is shown by one library and not by the other.
-    return {question: text.rstrip(CUT_SHORT) for question, text in zip(QUESTIONS, decoded, strict=True)}
+    # One library shows a truncated character and the other does not.
+    return {question: text.rstrip(TRUNCATED) for question, text in zip(QUESTIONS, decoded, strict=True)}
 
 
 def load(folder: Path) -> Any:
@@ -74,14 +73,14 @@ def load(folder: Path) -> Any:
 
 
 def prompt_ids(tokenizer: Any, question: str) -> list[int]:
-    """What a model reads of a conversation that begins with a question."""
+    """The token ids of a conversation that starts with a question."""
     messages = [{"role": "user", "content": question}]
     return list(tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"])
 
 
 @torch.inference_mode()
 def answer(model: Any, tokenizer: Any, question: str) -> list[int]:
-    """Greedy answer's token ids."""
+    """The token ids of the greedy answer."""
     ids = torch.tensor([prompt_ids(tokenizer, question)])
     generated = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW_TOKENS, do_sample=False)
     return list(map(int, generated[0, ids.shape[1] :]))

@@ -1,4 +1,4 @@
-"""Build the demo's model with eight heads, so that eight cores can share its layers: `build_tp8_model.py FOLDER`."""
+"""Build the demo's model with eight heads, for a tensor parallel size of 8: `build_tp8_model.py FOLDER`."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from demo.ticket_triage import DATA
 from demo.tiny_llama import chat_texts, random_model, train_tokenizer
 
 HEADS, KEY_VALUE_HEADS = 8, 4
-"""Twice the demo's heads of half their size: the same weights. A key's and a value's are on two of eight cores each."""
+"""Twice as many heads as the demo's, of half the size: the same weights. Two of eight cores share a key-value head."""
 
 
 def main() -> None:
-    """Write the model into the folder that the command line names."""
+    """Write the model to the folder given on the command line."""
     folder = Path(sys.argv[1])
     tokenizer = train_tokenizer(chat_texts(DATA / "train.jsonl"))
     model = random_model(tokenizer, seed=0)

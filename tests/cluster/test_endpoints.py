@@ -1,4 +1,4 @@
-"""The DAG `endpoint` on a real cluster: what its actions do to pods, objects and the requests that people send."""
+"""The DAG `endpoint` on a cluster: the effect of its actions on pods, objects and requests."""
 
 from __future__ import annotations
 
@@ -17,25 +17,26 @@ from airsmith.cluster.access import apply, cluster_client, delete_if_exists, dep
 from airsmith.errors import AirsmithError
 from airsmith.serving.cluster import rollout
 from airsmith.serving.cluster.endpoint import roll_back, scale
-from airsmith.serving.cluster.gateway import wait_until_taken
+from airsmith.serving.cluster.gateway import wait_until_accepted
 from airsmith.serving.cluster.manifests import route
 from airsmith.settings import KubernetesSettings, Settings
 from demo.airflow_api import wait_until
-from tests.cluster.deploying import Cluster, Deployment
-from tests.cluster.endpoint_form import REQUESTS, EndpointForm, endpoint_form
-from tests.cluster.stand_in import MODEL, Versions
+from tests.cluster.endpoint_dag import REQUESTS, EndpointDag, endpoint_dag
+from tests.cluster.fake_servers import MODEL, FakeVersions
+from tests.cluster.installation import Cluster, Installation
 
 DAG_FILE = """\
-# An Airflow DAG whose endpoints are served by stand-ins.
-from tests.cluster.stand_in import serve_by_stand_in
+# An Airflow DAG whose endpoints are served by fake servers.
+from tests.cluster.fake_servers import use_fake_servers
 
-serve_by_stand_in()
+use_fake_servers()
 
 from airsmith.airflow.dags.endpoint import endpoint_dag
 
 dag = endpoint_dag()
 """
 GATEWAY = os.environ.get("AIRSMITH_TEST_GATEWAY", "gateway-system/gateway")
+pytestmark = pytest.mark.images("cpu")
 KINDS = {
     "Deployment": "apps/v1", "ReplicaSet": "apps/v1", "Pod": "v1", "Service": "v1", "PodDisruptionBudget": "policy/v1",
     "HTTPRoute": "gateway.networking.k8s.io/v1", "ServiceMonitor": "monitoring.coreos.com/v1",
@@ -44,136 +45,137 @@ GARBAGE_SECONDS = 60
 GATEWAY_SECONDS = 30
 
 CHANGED = {"change": "success", "smoke_test": "skipped"}
-PROVED = {"change": "success", "smoke_test": "success"}
-DISPROVED = {"change": "success", "smoke_test": "failed"}
-UNCHANGED = {"change": "failed", "smoke_test": "upstream_failed"}
+VERIFIED = {"change": "success", "smoke_test": "success"}
+SMOKE_TEST_FAILED = {"change": "success", "smoke_test": "failed"}
+CHANGE_FAILED = {"change": "failed", "smoke_test": "upstream_failed"}
 
 
 @pytest.fixture(scope="module")
-def versions(deployment: Deployment) -> Versions:
-    return Versions(deployment.store)
+def versions(installation: Installation) -> FakeVersions:
+    return FakeVersions(installation.store)
 
 
 @pytest.fixture(scope="module")
-def first(versions: Versions) -> int:
-    """The version that serves before anything happens."""
+def first(versions: FakeVersions) -> int:
+    """The version that serves first."""
     return versions.register()
 
 
 @pytest.fixture(scope="module")
-def form(deployment: Deployment, cluster: Cluster) -> Iterator[EndpointForm]:
-    with endpoint_form(MODEL, DAG_FILE, deployment, cluster) as form:
-        yield form
+def endpoint(installation: Installation, cluster: Cluster) -> Iterator[EndpointDag]:
+    with endpoint_dag(MODEL, DAG_FILE, installation, cluster) as endpoint:
+        yield endpoint
 
 
 @pytest.fixture
-def alone(form: EndpointForm, first: int) -> EndpointForm:
-    """The endpoint with the first version, one server."""
-    assert form.trigger("deploy", model=MODEL, version=first, percent=100) == PROVED, form.said()
-    assert form.answers(requests=10) == {first: 10}
-    return form
+def served(endpoint: EndpointDag, first: int) -> EndpointDag:
+    """The endpoint with one server of the first version."""
+    assert endpoint.trigger("deploy", model=MODEL, version=first, percent=100) == VERIFIED, endpoint.log()
+    assert endpoint.answers(requests=10) == {first: 10}
+    return endpoint
 
 
-def objects(form: EndpointForm) -> set[str]:
-    """All that the cluster has of the endpoint."""
+def objects(endpoint: EndpointDag) -> set[str]:
+    """The endpoint's objects in the cluster."""
     found, client = set(), DynamicClient(kubernetes.client.ApiClient())
     for kind, version in KINDS.items():
         for known in client.resources.search(api_version=version, kind=kind):
-            listed = known.get(namespace=form.cluster.namespace, label_selector=form.selector).items
+            listed = known.get(namespace=endpoint.cluster.namespace, label_selector=endpoint.selector).items
             found |= {f"{kind} {item.metadata.name}" for item in listed}
     return found
 
 
-def test_a_version_takes_its_share_then_all_and_is_taken_back(alone: EndpointForm, first: int, versions: Versions):
+@pytest.mark.core
+def test_a_canary_gets_its_share_is_promoted_and_rolled_back(served: EndpointDag, first: int, versions: FakeVersions):
     second = versions.register()
-    with alone.asked_all_along():
-        assert alone.trigger("deploy", model=MODEL, version=second, percent=25, replicas=4) == PROVED, alone.said()
-        assert alone.servers() == {first: 3, second: 1}
-        answers = alone.answers()
+    with served.under_load():
+        assert served.trigger("deploy", model=MODEL, version=second, percent=25, replicas=4) == VERIFIED, served.log()
+        assert served.servers() == {first: 3, second: 1}
+        answers = served.answers()
         assert 0.10 * REQUESTS < answers[second] < 0.40 * REQUESTS
         assert answers.total() == REQUESTS
 
-        assert alone.trigger("shift_traffic", percent=100) == PROVED, alone.said()
-        assert alone.answers() == {second: REQUESTS}
-        assert alone.servers() == {second: 1}
-        assert (alone.record().current.version, alone.record().canary) == (second, None)
+        assert served.trigger("shift_traffic", percent=100) == VERIFIED, served.log()
+        assert served.answers() == {second: REQUESTS}
+        assert served.servers() == {second: 1}
+        assert (served.record().current.version, served.record().canary) == (second, None)
 
-        assert alone.trigger("roll_back") == CHANGED, alone.said()
-        assert alone.answers() == {first: REQUESTS}
-        assert alone.servers() == {first: 1}
-        assert alone.record().current.version == first
-
-
-@pytest.mark.parametrize("percent", [None, 50])
-def test_what_its_smoke_test_disproves_is_taken_back(
-    alone: EndpointForm, first: int, versions: Versions, percent: int | None
-):
-    liar = versions.register(lies=True)
-    with alone.asked_all_along():
-        assert alone.trigger("deploy", model=MODEL, version=liar, percent=percent) == DISPROVED
-    assert "4 of 4 answers are the base model's" in alone.said()
-    assert alone.answers() == {first: REQUESTS}
-    assert alone.servers() == {first: 1}
-    assert (alone.record().current.version, alone.record().canary) == (first, None)
+        assert served.trigger("roll_back") == CHANGED, served.log()
+        assert served.answers() == {first: REQUESTS}
+        assert served.servers() == {first: 1}
+        assert served.record().current.version == first
 
 
 @pytest.mark.parametrize("percent", [None, 50])
-def test_what_does_not_come_up_changes_nothing(
-    alone: EndpointForm, first: int, versions: Versions, percent: int | None
+def test_a_failed_smoke_test_rolls_back(served: EndpointDag, first: int, versions: FakeVersions, percent: int | None):
+    wrong = versions.register(answers_as_base=True)
+    with served.under_load():
+        assert served.trigger("deploy", model=MODEL, version=wrong, percent=percent) == SMOKE_TEST_FAILED
+    assert "4 of 4 answers are the base model's" in served.log()
+    assert served.answers() == {first: REQUESTS}
+    assert served.servers() == {first: 1}
+    assert (served.record().current.version, served.record().canary) == (first, None)
+
+
+@pytest.mark.parametrize("percent", [None, 50])
+def test_a_server_that_does_not_start_changes_nothing(
+    served: EndpointDag, first: int, versions: FakeVersions, percent: int | None
 ):
-    broken = versions.register(refusal="error: these are no weights")
-    before = alone.record()
-    with alone.asked_all_along():
-        assert alone.trigger("deploy", model=MODEL, version=broken, percent=percent) == UNCHANGED
-    assert "these are no weights" in alone.said()
-    assert alone.answers(requests=20) == {first: 20}
-    assert alone.record() == before
-    assert alone.servers() == {first: 1}
+    broken = versions.register(startup_error="error: these are no weights")
+    before = served.record()
+    with served.under_load():
+        assert served.trigger("deploy", model=MODEL, version=broken, percent=percent) == CHANGE_FAILED
+    assert "these are no weights" in served.log()
+    assert served.answers(requests=20) == {first: 20}
+    assert served.record() == before
+    assert served.servers() == {first: 1}
 
 
-def test_servers_come_and_go(alone: EndpointForm, first: int, deployment: Deployment, monkeypatch: pytest.MonkeyPatch):
-    assert alone.trigger("scale", replicas=2) == CHANGED, alone.said()
-    assert alone.servers() == {first: 2}
-    assert alone.record().current.replicas == 2
+def test_scaling_changes_the_number_of_servers(
+    served: EndpointDag, first: int, installation: Installation, monkeypatch: pytest.MonkeyPatch
+):
+    assert served.trigger("scale", replicas=2) == CHANGED, served.log()
+    assert served.servers() == {first: 2}
+    assert served.record().current.replicas == 2
 
     monkeypatch.setattr(rollout, "max_load_seconds", lambda _: 3)
-    namespace, core = alone.cluster.namespace, alone.cluster.core
+    namespace, core = served.cluster.namespace, served.cluster.core
     used_up = {"metadata": {"name": "used-up"}, "spec": {"hard": {"pods": "2"}}}
     core.create_namespaced_resource_quota(namespace, used_up)
     with pytest.raises(AirsmithError, match="exceeded quota"):
-        scale(alone.store, alone.name, 3, cluster_client())
+        scale(served.store, served.name, 3, cluster_client())
     core.delete_namespaced_resource_quota("used-up", namespace)
-    assert [found.spec.replicas for found in running(alone)] == [2]
+    assert [found.spec.replicas for found in running(served)] == [2]
 
-    said = airsmith(deployment, "scale", alone.name, "1")
-    assert said.stdout == f"{alone.name} has 1 server.\n", said.stderr
-    assert alone.servers() == {first: 1}
-    assert alone.answers(requests=20) == {first: 20}
+    scaled = airsmith(installation, "scale", served.name, "1")
+    assert scaled.stdout == f"{served.name} has 1 server.\n", scaled.stderr
+    assert served.servers() == {first: 1}
+    assert served.answers(requests=20) == {first: 20}
 
 
-def airsmith(deployment: Deployment, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """The command line with the rights of Airflow's worker."""
+def airsmith(installation: Installation, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line with the rights of Airflow's worker."""
     command = [Path(sys.executable).parent / "airsmith", *arguments]
     return subprocess.run(
-        command, env=deployment.environment, cwd=deployment.folder, capture_output=True, text=True, check=False
+        command, env=installation.environment, cwd=installation.folder, capture_output=True, text=True, check=False
     )
 
 
-def running(form: EndpointForm) -> list[kubernetes.client.V1Deployment]:
-    known = deployments_of(form.name, form.cluster.namespace, kubernetes.client.ApiClient())
+def running(endpoint: EndpointDag) -> list[kubernetes.client.V1Deployment]:
+    known = deployments_of(endpoint.name, endpoint.cluster.namespace, kubernetes.client.ApiClient())
     return [found for found in known if found.spec.replicas]
 
 
-def test_what_was_deployed_meanwhile_is_not_rolled_back(alone: EndpointForm, first: int):
-    settings = Settings(kubernetes=KubernetesSettings(namespace=alone.cluster.namespace))
+def test_a_concurrent_deployment_is_not_rolled_back(served: EndpointDag, first: int):
+    settings = Settings(kubernetes=KubernetesSettings(namespace=served.cluster.namespace))
     with pytest.raises(AirsmithError, match="has come to serve something else meanwhile"):
-        roll_back(alone.store, alone.name, settings, cluster_client(), failed="another server")
-    assert alone.servers() == {first: 1}
+        roll_back(served.store, served.name, settings, cluster_client(), failed="another server")
+    assert served.servers() == {first: 1}
 
 
 @pytest.fixture(scope="module")
 def gateway(cluster: Cluster) -> str:
-    """Where the Gateway's controller answers."""
+    """The URL of the Gateway."""
     namespace, name = GATEWAY.split("/")
     try:
         service = cluster.core.read_namespaced_service(name, namespace)
@@ -183,62 +185,63 @@ def gateway(cluster: Cluster) -> str:
 
 
 @pytest.mark.parametrize(
-    ("leads_to", "said"), [(GATEWAY, "refuses the route of lost: BackendNotFound"), ("nowhere/none", "has looked at")]
+    ("gateway_name", "message"),
+    [(GATEWAY, "refuses the route of lost: BackendNotFound"), ("nowhere/none", "has looked at")],
 )
-def test_a_route_that_no_gateway_takes_is_told(
-    gateway: str, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, leads_to: str, said: str
+def test_a_route_that_no_gateway_accepts_is_reported(
+    gateway: str, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, gateway_name: str, message: str
 ):
-    monkeypatch.setattr("airsmith.serving.cluster.gateway.TAKEN_SECONDS", 5)
-    kubernetes_settings = KubernetesSettings(namespace=cluster.namespace, gateway=leads_to)
+    monkeypatch.setattr("airsmith.serving.cluster.gateway.ACCEPT_TIMEOUT_SECONDS", 5)
+    kubernetes_settings = KubernetesSettings(namespace=cluster.namespace, gateway=gateway_name)
     lost = route("lost", {"no-such-service": 100}, Settings(kubernetes=kubernetes_settings))
     client = cluster_client()
     apply(lost, client)
-    with pytest.raises(AirsmithError, match=said):
-        wait_until_taken(lost, client)
+    with pytest.raises(AirsmithError, match=message):
+        wait_until_accepted(lost, client)
     delete_if_exists("HTTPRoute", lost["apiVersion"], "lost", cluster.namespace, client)
 
 
 @pytest.fixture
-def weighed(alone: EndpointForm, deployment: Deployment, cluster: Cluster) -> Iterator[EndpointForm]:
-    """The endpoint, changed by an Airsmith that knows the Gateway."""
-    with endpoint_form(alone.name, DAG_FILE, deployment, cluster, AIRSMITH_KUBERNETES__GATEWAY=GATEWAY) as form:
-        yield form
+def routed(served: EndpointDag, installation: Installation, cluster: Cluster) -> Iterator[EndpointDag]:
+    """The endpoint, managed by an Airsmith whose settings name the Gateway."""
+    with endpoint_dag(served.name, DAG_FILE, installation, cluster, AIRSMITH_KUBERNETES__GATEWAY=GATEWAY) as endpoint:
+        yield endpoint
 
 
-def test_through_a_gateway_the_share_is_exact(
-    gateway: str, weighed: EndpointForm, cluster: Cluster, first: int, versions: Versions
+def test_the_share_through_a_gateway_is_exact(
+    gateway: str, routed: EndpointDag, cluster: Cluster, first: int, versions: FakeVersions
 ):
     second = versions.register()
-    route = f"{gateway}/{cluster.namespace}/{weighed.name}"
+    route = f"{gateway}/{cluster.namespace}/{routed.name}"
     for percent in (10, 40):
-        assert weighed.trigger("deploy", model=MODEL, version=second, percent=percent) == PROVED, weighed.said()
-        assert weighed.servers() == {first: 1, second: 1}
+        assert routed.trigger("deploy", model=MODEL, version=second, percent=percent) == VERIFIED, routed.log()
+        assert routed.servers() == {first: 1, second: 1}
         shared = {first: REQUESTS * (100 - percent) // 100, second: REQUESTS * percent // 100}
-        assert comes_to_answer(weighed, route, shared)
-        assert weighed.answers() == {first: REQUESTS}
+        assert reaches_shares(routed, route, shared)
+        assert routed.answers() == {first: REQUESTS}
 
-    assert weighed.trigger("shift_traffic", percent=100) == PROVED, weighed.said()
-    assert comes_to_answer(weighed, route, {second: REQUESTS})
-    assert weighed.answers() == {second: REQUESTS}
-    assert weighed.trigger("roll_back") == CHANGED
-    assert comes_to_answer(weighed, route, {first: REQUESTS})
-
-
-def comes_to_answer(form: EndpointForm, address: str, shared: dict[int, int]) -> bool:
-    """Whether the Gateway, which takes its time, shares requests so."""
-    return wait_until(lambda: form.answers(address) == shared, GATEWAY_SECONDS, 0.5)
+    assert routed.trigger("shift_traffic", percent=100) == VERIFIED, routed.log()
+    assert reaches_shares(routed, route, {second: REQUESTS})
+    assert routed.answers() == {second: REQUESTS}
+    assert routed.trigger("roll_back") == CHANGED
+    assert reaches_shares(routed, route, {first: REQUESTS})
 
 
-def test_a_stopped_endpoint_leaves_no_object_and_can_only_be_deployed_anew(alone: EndpointForm, deployment: Deployment):
-    assert objects(alone)
-    assert alone.trigger("stop") == CHANGED, alone.said()
-    assert wait_until(lambda: not objects(alone), GARBAGE_SECONDS, 0.5), objects(alone)
+def reaches_shares(endpoint: EndpointDag, address: str, shares: dict[int, int]) -> bool:
+    """Wait until the Gateway distributes requests in these shares."""
+    return wait_until(lambda: endpoint.answers(address) == shares, GATEWAY_SECONDS, 0.5)
+
+
+def test_a_stopped_endpoint_leaves_no_object_and_rejects_changes(served: EndpointDag, installation: Installation):
+    assert objects(served)
+    assert served.trigger("stop") == CHANGED, served.log()
+    assert wait_until(lambda: not objects(served), GARBAGE_SECONDS, 0.5), objects(served)
     for action, fields in {"scale": {"replicas": 2}, "shift_traffic": {"percent": 10}}.items():
-        assert alone.trigger(action, **fields) == UNCHANGED
-        assert "Deploy" in alone.said()
-    refused = airsmith(deployment, "roll-back", alone.name)
+        assert served.trigger(action, **fields) == CHANGE_FAILED
+        assert "Deploy" in served.log()
+    refused = airsmith(installation, "roll-back", served.name)
     assert refused.returncode == 1
     assert "The cluster holds nothing that endpoint parrot served before" in refused.stderr
-    assert alone.trigger("stop") == CHANGED
-    assert "was not running" in alone.said()
-    assert not objects(alone)
+    assert served.trigger("stop") == CHANGED
+    assert "was not running" in served.log()
+    assert not objects(served)

@@ -1,4 +1,4 @@
-"""A real API server takes what is rendered without one: golden pods, endpoints, rights and network policies."""
+"""The API server admits every rendered manifest: golden pods, jobs, endpoints, RBAC and network policies."""
 
 from __future__ import annotations
 
@@ -6,24 +6,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import airflow_identity
 import kubernetes
 import pytest
 import yaml
-from conftest import Cluster
 from kubernetes.dynamic.exceptions import ResourceNotFoundError
 
 from airsmith.cluster.access import optional_kinds
 from airsmith.cluster.manifest import OPTIONAL_KINDS
+from tests.cluster import airflow_identity
+from tests.cluster.installation import Cluster
 
-GOLDEN = Path(__file__).parents[1] / "airsmith" / "cluster" / "golden"
-JOBS = GOLDEN.parent / "jobs" / "golden"
-ENDPOINTS = Path(__file__).parents[1] / "airsmith" / "serving" / "cluster" / "golden"
+AIRSMITH_TESTS = Path(__file__).parents[1] / "airsmith"
+PODS = AIRSMITH_TESTS / "cluster" / "golden"
+JOBS = AIRSMITH_TESTS / "cluster" / "jobs" / "golden"
+ENDPOINTS = AIRSMITH_TESTS / "serving" / "cluster" / "golden"
 
 
 @pytest.fixture(scope="module")
 def dry_run(cluster: Cluster) -> Callable[[dict[str, Any]], None]:
-    """The server's own check of an object, with all admission; a field that it does not know is an error."""
+    """A server-side dry run with all admission; an unknown field is an error."""
     client = kubernetes.client.ApiClient()
     dynamic = kubernetes.dynamic.DynamicClient(client)
 
@@ -47,32 +48,28 @@ def dry_run(cluster: Cluster) -> Callable[[dict[str, Any]], None]:
     return check
 
 
-@pytest.mark.parametrize("backend", sorted(file.stem for file in GOLDEN.glob("*.yaml")))
+@pytest.mark.parametrize("backend", sorted(file.stem for file in PODS.glob("*.yaml")))
 def test_golden_pods_are_admitted_under_the_restricted_standard(
     backend: str, cluster: Cluster, dry_run: Callable[[dict[str, Any]], None]
 ) -> None:
-    for pod in yaml.safe_load_all((GOLDEN / f"{backend}.yaml").read_text(encoding="utf-8")):
+    for pod in yaml.safe_load_all((PODS / f"{backend}.yaml").read_text(encoding="utf-8")):
         pod["metadata"]["namespace"] = cluster.namespace
         dry_run(pod)
 
 
 @pytest.mark.parametrize("job", sorted(file.stem for file in JOBS.glob("*.yaml")))
-def test_golden_jobs_are_admitted_by_the_engines_that_the_cluster_has(
-    job: str, cluster: Cluster, dry_run: Callable[[dict[str, Any]], None]
-) -> None:
+def test_golden_jobs_are_admitted(job: str, cluster: Cluster, dry_run: Callable[[dict[str, Any]], None]) -> None:
     try:
         for manifest in yaml.safe_load_all((JOBS / f"{job}.yaml").read_text(encoding="utf-8")):
             manifest["metadata"]["namespace"] = cluster.namespace
-            if (
-                manifest["kind"] != "TrainJob"
-            ):  # It is admitted beside its runtime alone, which a dry run does not leave.
+            if manifest["kind"] != "TrainJob":  # A dry run does not leave the runtime that its admission needs.
                 dry_run(manifest)
     except ResourceNotFoundError:
-        pytest.skip(f"this cluster has no engine for {job}")
+        pytest.skip(f"this cluster has no controller for {job}")
 
 
 @pytest.mark.parametrize("backend", sorted(file.stem for file in ENDPOINTS.glob("*.yaml")))
-def test_golden_endpoints_are_admitted_in_every_kind_that_the_cluster_has(
+def test_golden_endpoints_are_admitted(
     backend: str, cluster: Cluster, dry_run: Callable[[dict[str, Any]], None]
 ) -> None:
     kinds = optional_kinds(kubernetes.client.ApiClient())
@@ -83,26 +80,26 @@ def test_golden_endpoints_are_admitted_in_every_kind_that_the_cluster_has(
             continue
         manifest["metadata"]["namespace"] = cluster.namespace
         dry_run(manifest)
-        if manifest["kind"] == "Deployment":  # Pod Security looks at pods alone.
+        if manifest["kind"] == "Deployment":  # Pod Security checks pods only.
             template = manifest["spec"]["template"]
             place = {"name": "server", "namespace": cluster.namespace, **template["metadata"]}
             dry_run({"apiVersion": "v1", "kind": "Pod", "metadata": place, "spec": template["spec"]})
     if absent:
-        pytest.skip(f"this cluster lacks {', '.join(sorted(absent))}; all else is valid")
+        pytest.skip(f"this cluster lacks {', '.join(sorted(absent))}; all other manifests are valid")
 
 
 @pytest.mark.parametrize("name", ["rbac.yaml", "network-policies.yaml"])
-def test_what_is_applied_by_hand_is_valid(
+def test_manifests_for_kubectl_are_admitted(
     name: str, cluster: Cluster, dry_run: Callable[[dict[str, Any]], None]
 ) -> None:
     for manifest in airflow_identity.manifests(name, cluster.namespace):
         dry_run(manifest)
 
 
-def test_what_the_server_refuses_is_seen(cluster: Cluster, dry_run: Callable[[dict[str, Any]], None]) -> None:
-    pod = next(yaml.safe_load_all((GOLDEN / "cpu.yaml").read_text(encoding="utf-8")))
+def test_the_dry_run_detects_invalid_manifests(cluster: Cluster, dry_run: Callable[[dict[str, Any]], None]) -> None:
+    pod = next(yaml.safe_load_all((PODS / "cpu.yaml").read_text(encoding="utf-8")))
     pod["metadata"]["namespace"] = cluster.namespace
-    pod["spec"]["containers"][0]["securityContext"]["readOnlyRootFileSystem"] = True  # a capital too many
+    pod["spec"]["containers"][0]["securityContext"]["readOnlyRootFileSystem"] = True  # wrong capitalization
     with pytest.raises(kubernetes.client.ApiException, match="field not declared"):
         dry_run(pod)
     del pod["spec"]["containers"][0]["securityContext"]
@@ -110,7 +107,7 @@ def test_what_the_server_refuses_is_seen(cluster: Cluster, dry_run: Callable[[di
         dry_run(pod)
 
 
-def test_no_right_is_a_wildcard_or_reads_secrets(cluster: Cluster) -> None:
+def test_no_rule_has_a_wildcard_or_reads_secrets(cluster: Cluster) -> None:
     for manifest in airflow_identity.manifests("rbac.yaml", cluster.namespace):
         for rule in manifest.get("rules", ()):
             assert "*" not in [*rule["verbs"], *rule["resources"], *rule["apiGroups"]]

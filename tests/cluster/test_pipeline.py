@@ -1,4 +1,4 @@
-"""The demo's recipe, unchanged, on a real cluster: every stage a pod, every artifact in the store, vLLM in front."""
+"""The demo's recipe, unchanged, on a cluster: every stage in a pod, every artifact in the store, served by vLLM."""
 
 from __future__ import annotations
 
@@ -10,36 +10,37 @@ from dataclasses import replace
 
 import httpx
 import pytest
-from conftest import REPOSITORY, Cluster, Deployment
-from test_failures import settings_with
 
 from airsmith.artifacts.read import open_artifact
 from airsmith.artifacts.store import Store
 from airsmith.contracts.run import Run
 from airsmith.registry import read_endpoint
 from airsmith.serving.cluster.manifests import PORT, service_name
-from tests.cluster.deploying import stop_endpoint
+from tests.cluster.dag_runs import settings_with
+from tests.cluster.installation import REPOSITORY, Cluster, Installation, stop_endpoint
+
+pytestmark = [pytest.mark.core, pytest.mark.images("cpu", "train-cpu", "vllm-cpu")]
 
 DAG_ID = "finetune_ticket_triage"
 ENDPOINT = "ticket-triage"
 
 
 @pytest.fixture(scope="module")
-def fresh(deployment: Deployment) -> Deployment:
-    """The deployment with a store in which nothing is yet, whatever other tests have mirrored."""
-    store = Store.open(f"{deployment.store.uri}/fresh")
-    settings = settings_with(deployment, "fresh", store=store.uri)
-    shutil.copy(REPOSITORY / "dags" / "recipes" / "ticket-triage.yaml", deployment.folder / "dags" / "recipes")
-    return replace(deployment, store=store, environment={**deployment.environment, **settings})
+def fresh(installation: Installation) -> Installation:
+    """The installation with an empty store."""
+    store = Store.open(f"{installation.store.uri}/fresh")
+    settings = settings_with(installation, "fresh", store=store.uri)
+    shutil.copy(REPOSITORY / "dags" / "recipes" / "ticket-triage.yaml", installation.folder / "dags" / "recipes")
+    return replace(installation, store=store, environment={**installation.environment, **settings})
 
 
 @pytest.fixture(scope="module")
-def first_log(fresh: Deployment) -> str:
+def first_log(fresh: Installation) -> str:
     return fresh.finish(fresh.start("dags", "test", DAG_ID))
 
 
 @pytest.fixture(scope="module")
-def first_run(fresh: Deployment, first_log: str) -> Iterator[Run]:
+def first_run(fresh: Installation, first_log: str) -> Iterator[Run]:
     yield fresh.runs()[-1]
     stop_endpoint(fresh.store, ENDPOINT)
 
@@ -48,7 +49,7 @@ def names_of_pods(cluster: Cluster) -> set[str]:
     return {pod.metadata.name for pod in cluster.pods(f"{ENDPOINT}-") if pod.metadata.deletion_timestamp is None}
 
 
-def test_every_stage_was_a_pod_and_points_to_its_output(first_run: Run, first_log: str, cluster: Cluster) -> None:
+def test_every_stage_runs_in_a_pod_and_has_an_output(first_run: Run, first_log: str, cluster: Cluster) -> None:
     for plan in first_run.read_spec().plan.stages:
         pointer = first_run.pointer(plan.stage)
         assert pointer is not None, plan.stage
@@ -65,7 +66,7 @@ def serving_object(run: Run) -> str:
     return f"{ENDPOINT}-{endpoint.current.id[:8]}"
 
 
-def test_the_service_answers_as_the_tuned_model(first_run: Run, cluster: Cluster) -> None:
+def test_the_service_answers_with_the_tuned_model(first_run: Run, cluster: Cluster) -> None:
     evaluated = first_run.pointer("evaluate")
     assert evaluated is not None
     artifact = open_artifact(first_run.store, evaluated.location)
@@ -83,7 +84,7 @@ def test_the_service_answers_as_the_tuned_model(first_run: Run, cluster: Cluster
     assert sum(right) / len(right) >= 0.95
 
 
-def test_a_second_run_starts_no_pod(fresh: Deployment, first_run: Run, cluster: Cluster) -> None:
+def test_a_second_run_starts_no_pod(fresh: Installation, first_run: Run, cluster: Cluster) -> None:
     before = names_of_pods(cluster)
     log = fresh.finish(fresh.start("dags", "test", DAG_ID))
     again = fresh.runs()[-1]

@@ -1,19 +1,16 @@
-"""Preflight on a real cluster: what would stop a run's pods is told at once, in words, and nothing is left behind."""
+"""Preflight on a cluster: it reports at once what would stop a run's pods, and leaves nothing behind."""
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import airflow_identity
 import kubernetes
 import pytest
 import yaml
-from conftest import BUCKET, STORE_AS_PODS_SEE_IT, Cluster
 
 from airsmith.artifacts.store import Store
 from airsmith.contracts.run import Run
@@ -25,15 +22,17 @@ from airsmith.recipe import Recipe
 from airsmith.settings import Image, KubernetesSettings, Settings
 from demo.hub.repository import publish
 from demo.hub.server import Hub, serve
+from tests.cluster import airflow_identity
+from tests.cluster.installation import BUCKET, STORE_ENDPOINT_IN_PODS, Cluster
+
+pytestmark = pytest.mark.images("cpu", "train-cpu", "vllm-cpu")
 
 REVISION = "main"
 
 
 @pytest.fixture(scope="module")
-def images() -> dict[str, Image]:
-    if "AIRSMITH_TEST_SETTINGS" not in os.environ:
-        pytest.skip("no images: AIRSMITH_TEST_SETTINGS names no settings file, see `make images`")
-    content = yaml.safe_load(Path(os.environ["AIRSMITH_TEST_SETTINGS"]).read_text())
+def known_images(images: Path) -> dict[str, Image]:
+    content = yaml.safe_load(images.read_text())
     return {name: Image.model_validate(image) for name, image in content["kubernetes"]["images"].items()}
 
 
@@ -49,33 +48,33 @@ def hub(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 @pytest.fixture
-def settings(cluster: Cluster, hub: Hub, images: dict[str, Image]) -> Settings:
+def settings(cluster: Cluster, hub: Hub, known_images: dict[str, Image]) -> Settings:
     return Settings(
         runtime="kubernetes",
         store=f"s3://{BUCKET}/test-{uuid.uuid4().hex[:8]}",
         hub_endpoint=hub.url,
         kubernetes=KubernetesSettings(
             namespace=cluster.namespace,
-            images=images,
+            images=known_images,
             store_secret="store",
             scratch_size="1Gi",
-            environment={"AWS_ENDPOINT_URL": STORE_AS_PODS_SEE_IT, "AWS_REGION": "us-east-1"},
+            environment={"AWS_ENDPOINT_URL": STORE_ENDPOINT_IN_PODS, "AWS_REGION": "us-east-1"},
         ),
     )
 
 
 @pytest.fixture(scope="module")
 def client(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> kubernetes.client.ApiClient:
-    """The cluster as Airflow's own service account sees it."""
+    """A client with the rights of Airflow's service account."""
     file = airflow_identity.kubeconfig(cluster.namespace, tmp_path_factory.mktemp("identity"))
     return kubernetes.config.new_client_from_config(str(file))
 
 
 @pytest.fixture
-def look(settings: Settings, client: kubernetes.client.ApiClient) -> Callable[..., Run]:
-    """Preflight of a run that `resolve` might have written."""
+def check(settings: Settings, client: kubernetes.client.ApiClient) -> Callable[..., Run]:
+    """Run preflight for a spec as `resolve` writes it."""
 
-    def look(changed: dict[str, Any] | None = None, model: str = "demo/model", **sections: Any) -> Run:
+    def check(changed: dict[str, Any] | None = None, model: str = "demo/model", **sections: Any) -> Run:
         recipe = Recipe.model_validate(
             {
                 "name": "tickets",
@@ -104,19 +103,19 @@ def look(settings: Settings, client: kubernetes.client.ApiClient) -> Callable[..
         preflight(run, settings.model_copy(update={"kubernetes": ours}), client)
         return run
 
-    return look
+    return check
 
 
-def test_where_all_is_well_nothing_is_left_behind(look: Callable[..., Run], cluster: Cluster) -> None:
-    run = look()
+def test_success_leaves_nothing_behind(check: Callable[..., Run], cluster: Cluster) -> None:
+    run = check()
     assert [info.path for info in run.store.list(run.path)] == [f"{run.path}/spec.json"]
     assert not cluster.pods("tickets-preflight-")
 
 
-def test_several_failures_are_told_together(look: Callable[..., Run], cluster: Cluster) -> None:
+def test_several_failures_are_reported_together(check: Callable[..., Run], cluster: Cluster) -> None:
     backend = {"name": "cpu", "queue": "nobody", "resources": {"memory": "900Ti"}}
     with pytest.raises(AirsmithError) as caught:
-        look(model="demo/gated", backend=backend)
+        check(model="demo/gated", backend=backend)
     said = str(caught.value)
     assert said.startswith("3 things are wrong:")
     assert "backend.queue is 'nobody', but" in said
@@ -126,12 +125,12 @@ def test_several_failures_are_told_together(look: Callable[..., Run], cluster: C
     assert not cluster.pods("tickets-preflight-")
 
 
-def test_an_accelerator_that_no_node_has_is_named(look: Callable[..., Run], images: dict[str, Image]) -> None:
-    built = {**images, "train-cuda": images["train-cpu"]}
+def test_a_missing_accelerator_is_named(check: Callable[..., Run], known_images: dict[str, Image]) -> None:
+    built = {**known_images, "train-cuda": known_images["train-cpu"]}
     with pytest.raises(AirsmithError, match=r"none offers nvidia\.com/gpu") as caught:
-        look({"images": built}, backend={"name": "cuda"}, evaluate={"backend": "cpu"})
+        check({"images": built}, backend={"name": "cuda"}, evaluate={"backend": "cpu"})
     assert caught.value.kind is ErrorKind.UNSCHEDULABLE
-    look({"images": built, "check_placement": False}, backend={"name": "cuda"}, evaluate={"backend": "cpu"})
+    check({"images": built, "check_placement": False}, backend={"name": "cuda"}, evaluate={"backend": "cpu"})
 
 
 @pytest.mark.parametrize(
@@ -143,28 +142,28 @@ def test_an_accelerator_that_no_node_has_is_named(look: Callable[..., Run], imag
         ({"environment": {"AWS_ENDPOINT_URL": "http://nowhere.invalid"}}, ErrorKind.STORE_UNAVAILABLE, "nowhere"),
     ],
 )
-def test_what_stands_in_the_way_is_told(
-    look: Callable[..., Run], cluster: Cluster, changed: dict[str, Any], kind: ErrorKind, said: str
+def test_an_unusable_setting_is_reported(
+    check: Callable[..., Run], cluster: Cluster, changed: dict[str, Any], kind: ErrorKind, said: str
 ) -> None:
     if "environment" in changed:
         changed = {"environment": {**changed["environment"], "AIRSMITH_STORE_DEADLINE_SECONDS": "2"}}
     with pytest.raises(AirsmithError) as caught:
-        look(changed)
+        check(changed)
     assert said in str(caught.value)
     assert caught.value.kind is kind
     assert not cluster.pods("tickets-preflight-")
 
 
-def test_an_image_that_cannot_be_pulled_is_told(look: Callable[..., Run], images: dict[str, Image]) -> None:
-    absent = Image(reference=f"{images['cpu'].reference.partition('@')[0]}@sha256:{'0' * 64}")
+def test_a_missing_image_is_reported(check: Callable[..., Run], known_images: dict[str, Image]) -> None:
+    absent = Image(reference=f"{known_images['cpu'].reference.partition('@')[0]}@sha256:{'0' * 64}")
     with pytest.raises(AirsmithError) as caught:
-        look({"images": {**images, "cpu": absent}})
+        check({"images": {**known_images, "cpu": absent}})
     assert caught.value.kind is ErrorKind.IMAGE_PULL_FAILED
 
 
 @pytest.fixture
 def quota(cluster: Cluster) -> Iterator[Callable[[str], None]]:
-    """Limits the memory that the namespace's pods may ask for together."""
+    """Limits the total memory requests of the namespace."""
     name = "memory"
 
     def limit(memory: str) -> None:
@@ -179,8 +178,8 @@ def quota(cluster: Cluster) -> Iterator[Callable[[str], None]]:
     cluster.core.delete_namespaced_resource_quota(name, cluster.namespace)
 
 
-def test_a_quota_that_is_too_small_is_told(look: Callable[..., Run], quota: Callable[[str], None]) -> None:
+def test_an_exhausted_quota_is_reported(check: Callable[..., Run], quota: Callable[[str], None]) -> None:
     quota("3Gi")
     with pytest.raises(AirsmithError, match="quota leaves no room for the pod of tokenize") as caught:
-        look()
+        check()
     assert caught.value.kind is ErrorKind.UNSCHEDULABLE

@@ -1,4 +1,4 @@
-"""A node that says that it has Trainium, and a Hub that has a model which its cores can share."""
+"""A node that advertises Trainium devices, and a model for a tensor parallel size of 8."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from demo.hub.repository import publish
-from tests.cluster.deploying import REPOSITORY, STAGES_PYTHON, Cluster
+from tests.cluster.installation import REPOSITORY, STAGES_PYTHON, Cluster
 
 INSTANCE_TYPE = "trn1.32xlarge"
 DEVICES = {"aws.amazon.com/neuron": "16", "vpc.amazonaws.com/efa": "8"}
@@ -19,10 +19,7 @@ LABEL = "node.kubernetes.io/instance-type"
 
 @contextmanager
 def node_with_devices(cluster: Cluster) -> Iterator[str]:
-    """Give a node the label and the devices of a trn1.32xlarge, for the scheduler's eyes.
-
-    :returns: its name.
-    """
+    """Make a node advertise the label and the devices of a trn1.32xlarge to the scheduler; yield its name."""
     nodes = [node for node in cluster.core.list_node().items if not node.spec.taints and not node.spec.unschedulable]
     name = str(nodes[-1].metadata.name)
     _patch(cluster, name, INSTANCE_TYPE, DEVICES)
@@ -33,10 +30,10 @@ def node_with_devices(cluster: Cluster) -> Iterator[str]:
 
 
 def publish_model(hub: Path, folder: Path) -> None:
-    """Put the model on the Hub.
+    """Publish the model on the Hub.
 
     :param hub: the Hub's folder.
-    :param folder: one that does not exist yet.
+    :param folder: a new folder for the model.
     """
     build = [STAGES_PYTHON, Path(__file__).parent / "build_tp8_model.py", folder]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}

@@ -1,4 +1,4 @@
-"""`make images`: what it builds with, what it makes of the answers, and that a failure changes nothing."""
+"""`make images`: the build commands, how their output is read, and that a failure leaves the settings unchanged."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ def make_images(*arguments: str, path: Path | None = None) -> subprocess.Complet
         ("../cluster build", OwnCommand),
     ],
 )
-def test_the_builder_is_what_was_named(command: str, builder: type):
+def test_the_build_option_selects_the_builder(command: str, builder: type):
     assert type(builder_of(command)) is builder
 
 
-def test_without_a_builder_the_error_names_what_to_install(monkeypatch: pytest.MonkeyPatch):
+def test_the_error_names_what_to_install_if_no_builder_is_found(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(shutil, "which", lambda _: None)
     with pytest.raises(AirsmithError, match="neither Docker with buildx nor buildah"):
         builder_of("")
 
 
-def test_a_failed_build_shows_its_output_and_leaves_the_settings(tmp_path: Path):
+def test_a_failed_build_shows_its_output_and_keeps_the_settings(tmp_path: Path):
     settings = tmp_path / "airsmith.yaml"
     done = make_images("--settings", str(settings), "--build", "sh -c 'echo no space; exit 3'")
     assert done.returncode == 1
@@ -55,13 +55,13 @@ def test_a_failed_build_shows_its_output_and_leaves_the_settings(tmp_path: Path)
     assert not settings.exists()
 
 
-def test_a_builder_that_prints_no_digest_is_refused(tmp_path: Path):
+def test_a_builder_that_prints_no_digest_is_rejected(tmp_path: Path):
     done = make_images("--settings", str(tmp_path / "airsmith.yaml"), "--build", "echo done")
     assert done.returncode == 1
     assert "which is no image with its digest" in done.stderr
 
 
-def test_the_builder_is_told_name_context_and_commit():
+def test_the_builder_receives_name_context_and_commit():
     done = make_images("--settings", "unused", "--build", "echo", "--build-arg", "BASE_IMAGE=here/python:3.12")
     name, context, *options = done.stdout.splitlines()[1].split()
     assert name.startswith("registry/airsmith/cpu:")
@@ -72,21 +72,21 @@ def test_the_builder_is_told_name_context_and_commit():
     assert name.rpartition(":")[2] == commit.replace(commit[12:40], "", 1)
 
 
-def test_a_stand_in_takes_the_place_of_an_images_own_dockerfile():
+def test_a_stand_in_replaces_the_dockerfile_of_an_image():
     stand_in = "cpu=containers/train-cpu/Dockerfile"
     done = make_images("--settings", "unused", "--build", "echo", "--stand-in", stand_in)
     assert done.stdout.splitlines()[1].split()[2:4] == ["--file", str(REPOSITORY / "containers/train-cpu/Dockerfile")]
 
 
-@pytest.mark.parametrize("stand_in", ["cpu=containers/nowhere/Dockerfile", "nobody=containers/cpu/Dockerfile", "cpu"])
-def test_a_stand_in_that_is_none_is_refused(stand_in: str):
+@pytest.mark.parametrize("stand_in", ["cpu=containers/nowhere/Dockerfile", "unknown=containers/cpu/Dockerfile", "cpu"])
+def test_an_invalid_stand_in_is_rejected(stand_in: str):
     done = make_images("--settings", "unused", "--build", "echo", "--stand-in", stand_in)
     assert done.returncode == 2
     assert stand_in in done.stderr
 
 
-def test_of_two_versions_in_an_image_the_one_that_python_imports_counts(tmp_path: Path):
-    """As where an environment sees what its base image has, after its own."""
+def test_the_toolchain_has_the_versions_that_python_imports(tmp_path: Path):
+    """A virtual environment with system packages precedes those of its base image."""
     for folder, name, version in [
         ("own", "torch", "2.13.0+cpu"),
         ("base", "torch", "2.8.0"),
@@ -96,7 +96,7 @@ def test_of_two_versions_in_an_image_the_one_that_python_imports_counts(tmp_path
         metadata.parent.mkdir(parents=True)
         metadata.write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
 
-    class Here(Buildah):
+    class LocalPython(Buildah):
         def run(self, name: str, command: Sequence[str]) -> str:
             path = os.pathsep.join([str(tmp_path / "own"), str(tmp_path / "base")])
             done = subprocess.run(
@@ -108,7 +108,7 @@ def test_of_two_versions_in_an_image_the_one_that_python_imports_counts(tmp_path
             )
             return done.stdout
 
-    assert toolchain_of(Here(), "image") == {"torch": "2.13.0", "neuronx-cc": "2.21"}
+    assert toolchain_of(LocalPython(), "image") == {"torch": "2.13.0", "neuronx-cc": "2.21"}
 
 
 def test_the_report_names_the_largest_layers_first():
@@ -139,8 +139,8 @@ esac
 """
 
 
-def test_docker_is_spoken_to_in_its_own_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Docker itself cannot be had everywhere: this holds what it is asked, and what is made of its answers."""
+def test_docker_is_called_and_its_output_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """With a fake `docker`, because Docker is not available everywhere."""
     (tmp_path / "bin").mkdir()
     docker = tmp_path / "bin" / "docker"
     docker.write_text(FAKE_DOCKER)
@@ -164,8 +164,8 @@ def test_docker_is_spoken_to_in_its_own_words(tmp_path: Path, monkeypatch: pytes
 @pytest.fixture
 def scratch_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     if not shutil.which("buildah") or os.geteuid():
-        pytest.skip("buildah needs to be installed, and to be run as root")
-    storage = tmp_path / "storage.conf"  # buildah fails where another process removes the images that it looks through
+        pytest.skip("requires buildah and root")
+    storage = tmp_path / "storage.conf"  # buildah fails if another process removes images from its storage
     folders = f'graphroot = "{tmp_path / "images"}"\nrunroot = "{tmp_path / "run"}"\n'
     storage.write_text(f'[storage]\ndriver = "vfs"\n{folders}')
     monkeypatch.setenv("CONTAINERS_STORAGE_CONF", str(storage))
@@ -177,7 +177,7 @@ def scratch_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return name
 
 
-def test_buildah_tells_each_layers_size_and_maker(scratch_image: str):
+def test_buildah_reports_the_size_and_command_of_each_layer(scratch_image: str):
     one, two = Buildah().layers(scratch_image)
     assert 10_000 < one.size_bytes < 20_000 < 50_000 < two.size_bytes
     assert "/one" in one.made_by

@@ -1,4 +1,4 @@
-"""What holds for every image, read from its files."""
+"""Rules for every Dockerfile and its lock."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from scripts.images.__main__ import CONTEXT
 REPOSITORY = Path(__file__).parents[2]
 IMAGES = sorted(file.parent.name for file in REPOSITORY.glob("containers/*/Dockerfile"))
 STAGE_IMAGES = [image for image in IMAGES if image == "cpu" or image.startswith("train-")]
+SERVING_IMAGES = [image for image in IMAGES if image.startswith("vllm-")]
 
 each = pytest.mark.parametrize("image", IMAGES)
 
@@ -28,7 +29,7 @@ def instructions(image: str) -> list[str]:
 
 
 def stage(image: str, name: str) -> list[str]:
-    """The instructions of one stage; the last one has no name."""
+    """The instructions of a build stage; the last stage has no name."""
     lines = instructions(image)
     begins = [index for index, line in enumerate(lines) if line.startswith("FROM ")]
     [begin] = [index for index in begins if lines[index].partition(" AS ")[2] == name]
@@ -51,13 +52,13 @@ def declared(config: str, *extras: str) -> set[str]:
     return names - {"airsmith", ""}
 
 
-def test_every_image_that_a_backend_trains_in_is_built_here():
+def test_every_backends_training_image_has_a_dockerfile():
     backends = [get_backend(name) for name in get_args(BackendName)]
     assert {LIGHT_IMAGE, *(backend.train_image for backend in backends)} <= set(IMAGES)
 
 
 @each
-def test_its_base_is_an_argument_and_its_code_is_built_apart(image: str):
+def test_the_base_is_an_argument_and_code_has_its_own_stage(image: str):
     assert instructions(image)[0].startswith("ARG BASE_IMAGE=")
     assert stage(image, "code")[0] == "FROM ${BASE_IMAGE} AS code"
     assert stage(image, "")[0] == "FROM ${BASE_IMAGE}"
@@ -65,7 +66,7 @@ def test_its_base_is_an_argument_and_its_code_is_built_apart(image: str):
 
 
 @each
-def test_it_runs_as_nobody_in_particular_who_may_write_to_scratch_alone(image: str):
+def test_the_user_is_unprivileged_and_can_only_write_to_scratch(image: str):
     lines = stage(image, "")
     assert [line for line in lines if line.startswith("USER ")] == ["USER 10001:10001"]
     assert not [line for line in lines[lines.index("USER 10001:10001") :] if line.startswith(("RUN ", "COPY "))]
@@ -74,13 +75,13 @@ def test_it_runs_as_nobody_in_particular_who_may_write_to_scratch_alone(image: s
 
 
 @each
-def test_its_commit_is_a_label_set_last_so_that_no_layer_depends_on_it(image: str):
+def test_the_commit_is_the_last_label_so_no_layer_depends_on_it(image: str):
     assert instructions(image)[-2] == "ARG COMMIT=unknown"
     assert 'org.opencontainers.image.revision="${COMMIT}"' in instructions(image)[-1]
 
 
 @each
-def test_no_build_tool_is_left_in_it_and_no_entry_point_hides_the_command(image: str):
+def test_build_tools_are_removed_and_no_entrypoint_is_set(image: str):
     lines = stage(image, "")
     compilers = [line for line in lines if re.search(r"\b(gcc|g\+\+|cmake|build-essential)\b", line)]
     assert not compilers or image == "vllm-cuda"
@@ -96,14 +97,14 @@ def test_no_build_tool_is_left_in_it_and_no_entry_point_hides_the_command(image:
 def test_every_package_is_installed_by_hash(image: str):
     steps = [step for line in instructions(image) for step in line.split(" && ") if "pip install" in step]
     [own] = [step for step in steps if "--require-hashes" not in step]
-    assert own.endswith(f"--prefix /opt/code .{' ./containers' if image in STAGE_IMAGES else ''}")
+    assert own.endswith(f"--prefix /opt/code .{' ./containers' if image in STAGE_IMAGES + SERVING_IMAGES else ''}")
     assert "--no-deps" in own
     assert "--build-constraints build-tools.lock" in own
     assert all("--no-deps" in step for step in steps if step.startswith("uv "))
 
 
 @each
-def test_what_it_copies_is_there_and_in_the_context(image: str):
+def test_copied_paths_exist_and_are_in_the_build_context(image: str):
     allowed = {line[1:] for line in (REPOSITORY / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     assert allowed == set(CONTEXT)
     copies = [line.split()[1:-1] for line in instructions(image) if line.startswith("COPY ") and "--from" not in line]
@@ -113,28 +114,28 @@ def test_what_it_copies_is_there_and_in_the_context(image: str):
 
 
 @pytest.mark.parametrize("image", STAGE_IMAGES)
-def test_a_stage_image_locks_all_that_its_stages_need(image: str):
+def test_a_stage_images_lock_contains_all_declared_dependencies(image: str):
     training = {LIGHT_IMAGE: (), "train-cpu-ray": ("train", "ray"), "train-neuron-xla": ("neuron-xla",)}
     needed = declared("setup.cfg") | declared("containers/setup.cfg", *training.get(image, ("train",)))
     has_torch_from_elsewhere = image not in (LIGHT_IMAGE, "train-cuda", "train-neuron-xla")
     assert needed - locked(image) == ({"torch"} if has_torch_from_elsewhere else set())
 
 
-@pytest.mark.parametrize("image", ["vllm-cpu", "vllm-cuda"])
-def test_a_serving_image_can_fetch_a_model_and_serve_it(image: str):
+@pytest.mark.parametrize("image", SERVING_IMAGES)
+def test_a_serving_images_lock_contains_airsmiths_dependencies_and_vllm(image: str):
     assert declared("setup.cfg") | {image.removesuffix("-cuda")} <= locked(image)
 
 
-def test_the_light_image_holds_neither_torch_nor_what_needs_it():
+def test_the_light_image_contains_no_training_library():
     assert not locked("cpu") & {"torch", "transformers", "accelerate", "peft", "datasets", "pandas"}
 
 
-def test_the_cpu_images_hold_nothing_for_a_gpu():
+def test_cpu_images_contain_no_gpu_library():
     for image in ("cpu", "train-cpu", "train-cpu-ray", "vllm-cpu", "airflow"):
         assert not [name for name in locked(image) if re.match(r"nvidia|cuda|triton", name)]
 
 
-def test_training_computes_with_the_same_versions_on_every_accelerator():
+def test_training_images_lock_the_same_versions():
     def versions(image: str) -> set[str]:
         lock = (REPOSITORY / "containers" / image / "requirements.lock").read_text()
         return set(re.findall(r"^(?:transformers|peft|accelerate|datasets|tokenizers)==\S+", lock, re.MULTILINE))
@@ -144,14 +145,14 @@ def test_training_computes_with_the_same_versions_on_every_accelerator():
         assert versions(image) <= versions("train-cpu")
 
 
-def test_what_neuron_s_libraries_are_made_with_is_the_base_image_s():
+def test_neuron_libraries_come_from_the_base_image():
     neuron = {"neuronx-cc", "torch-neuronx", "neuronx-distributed", "libneuronxla", "torch-xla"}
     for image in ("train-neuron-xla", "train-neuron-native"):
         assert not locked(image) & {"torch", "triton", *neuron}
     assert "protobuf" not in locked("train-neuron-xla")
 
 
-def test_the_tests_against_optimum_neuron_run_with_the_versions_of_its_image():
+def test_the_neuron_tests_lock_the_versions_of_the_neuron_image():
     def versions(lock: Path) -> set[str]:
         return set(re.findall(r"^[a-z0-9._-]+==\S+", lock.read_text(), re.MULTILINE))
 

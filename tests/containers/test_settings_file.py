@@ -1,4 +1,4 @@
-"""`make images` writes into a file that people write too."""
+"""`make images` updates a settings file that people edit by hand."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from scripts.images.settings_file import with_image, write_images
 CPU = {"reference": "registry/airsmith/cpu@sha256:12", "toolchain": {"tokenizers": "0.23", "torch": "2.13.0"}}
 
 WRITTEN_BY_HAND = """\
-# Who we are.
+# The team.
 team: triage  # of support
 
-kubernetes:  # the cluster in the cellar
-  # Pods live here.
+kubernetes:  # the test cluster
+  # Namespace of the pods.
   namespace: airsmith
 
   images:
-    # AMD's own.
+    # AMD's image.
     vllm-rocm:
-      reference: amd/vllm@sha256:ab  # pinned on Tuesday
-    # The light one.
+      reference: amd/vllm@sha256:ab  # pinned
+    # Without torch.
     cpu:  # small
       reference: registry/airsmith/cpu@sha256:00
       toolchain:
         tokenizers: 0.22.1
 
-    # The heavy one.
+    # With torch.
     train-cpu: {reference: "registry/train-cpu@sha256:00"}
 
   # Below the images.
@@ -51,18 +51,18 @@ def images(text: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", ["cpu", "train-cpu", "vllm-rocm", "airflow"])
-def test_only_the_image_itself_changes(name: str):
+def test_only_the_image_changes(name: str):
     written = with_image(WRITTEN_BY_HAND, name, CPU)
     expected = yaml.safe_load(WRITTEN_BY_HAND)
     expected["kubernetes"]["images"][name] = CPU
     assert yaml.safe_load(written) == expected
     comments = re.findall("#.*", WRITTEN_BY_HAND)
-    if name == "vllm-rocm":  # the one whose own value holds a comment
-        comments.remove("# pinned on Tuesday")
+    if name == "vllm-rocm":  # its value contains a comment
+        comments.remove("# pinned")
     assert re.findall("#.*", written) == comments
 
 
-def test_what_stands_around_an_image_keeps_its_lines():
+def test_the_lines_around_an_image_stay_unchanged():
     written = with_image(WRITTEN_BY_HAND, "cpu", CPU)
     old = "      reference: registry/airsmith/cpu@sha256:00\n      toolchain:\n        tokenizers: 0.22.1\n"
     new = """\
@@ -94,6 +94,7 @@ def test_what_stands_around_an_image_keeps_its_lines():
         "kubernetes:\n  images:\n    cpu: null  # none\n",
         "kubernetes:\n  images: {\n    cpu: {reference: y}, # a\n    other: {reference: z}}\n",
         "kubernetes:\n  images:\n    cpu:\n      reference: y",
+        "kubernetes:\n  images:\n    cpu:\n    - y\n    other: {reference: z}\n",
         "kubernetes:\r\n  images:\r\n    cpu:\r\n      reference: y\r\n  namespace: x\r\n",
         "---\nteam: a\n",
         "---\nteam: a\n...\n",
@@ -102,7 +103,7 @@ def test_what_stands_around_an_image_keeps_its_lines():
         "kubernetes:\n  image_pull_secrets:\n  - one\n  - two\n# The end.\n",
     ],
 )
-def test_every_shape_of_file_takes_an_image(text: str):
+def test_an_image_can_be_added_to_every_yaml_layout(text: str):
     written = with_image(text, "cpu", CPU)
     expected = yaml.safe_load(text) or {}
     kubernetes = expected.get("kubernetes") or {}
@@ -125,7 +126,7 @@ FILES = st.builds(
 
 
 @given(FILES, st.booleans() | st.none(), st.integers(1, 5), KEYS)
-def test_whatever_the_file_holds_stays(content: dict[str, Any], flow: bool | None, indent: int, name: str):
+def test_all_other_content_is_preserved(content: dict[str, Any], flow: bool | None, indent: int, name: str):
     text = yaml.safe_dump(content, default_flow_style=flow, indent=indent, sort_keys=False)
     assume(not text.startswith("{"))
     written = with_image(text, name, CPU)
@@ -143,7 +144,7 @@ def test_whatever_the_file_holds_stays(content: dict[str, Any], flow: bool | Non
         ("kubernetes: [", "while parsing"),
     ],
 )
-def test_a_file_that_cannot_be_changed_stays_and_is_named(tmp_path: Path, text: str, cause: str):
+def test_a_file_that_cannot_be_updated_is_kept_and_named(tmp_path: Path, text: str, cause: str):
     file = tmp_path / "airsmith.yaml"
     file.write_text(text)
     with pytest.raises(AirsmithError, match=r"airsmith\.yaml cannot take kubernetes\.images\.cpu") as raised:
@@ -153,14 +154,14 @@ def test_a_file_that_cannot_be_changed_stays_and_is_named(tmp_path: Path, text: 
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_a_new_file_is_what_the_settings_read(tmp_path: Path):
+def test_a_new_file_can_be_read_as_settings(tmp_path: Path):
     file = tmp_path / "airsmith.yaml"
     written = {"cpu": Image.model_validate(CPU), "train-cpu": Image(reference="registry/train-cpu@sha256:34")}
     write_images(file, written)
     assert load_settings({"AIRSMITH_SETTINGS": str(file)}).kubernetes.images == written
 
 
-def test_a_file_keeps_its_mode_and_its_link(tmp_path: Path):
+def test_a_file_keeps_its_mode_and_its_symbolic_link(tmp_path: Path):
     real = tmp_path / "real.yaml"
     real.write_text("team: a\n")
     real.chmod(0o600)

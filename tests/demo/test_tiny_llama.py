@@ -1,4 +1,4 @@
-"""The demo's base model: complete, reproducible, and with a chat template that trains on answers alone."""
+"""The demo's base model is complete and reproducible, and its chat template masks everything but the answers."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def conversations() -> list[list[dict[str, str]]]:
     ]
 
 
-def test_it_has_all_that_a_model_on_the_hub_has(folder: Path) -> None:
+def test_it_has_all_files_of_a_model_on_the_hub(folder: Path) -> None:
     assert {path.name for path in folder.iterdir()} == {
         "chat_template.jinja",
         "config.json",
@@ -77,27 +77,27 @@ def test_the_template_is_chatml(tokenizer: Any) -> None:
     assert prompt == turns + "<|im_start|>assistant\n"
 
 
-def test_the_mask_covers_the_answer_with_its_end_of_turn(tokenizer: Any) -> None:
+def test_the_assistant_mask_covers_the_answer_and_its_end_of_turn(tokenizer: Any) -> None:
     encoded = tokenizer.apply_chat_template(CHAT, return_dict=True, return_assistant_tokens_mask=True)
     masked = [token for token, kept in zip(encoded["input_ids"], encoded["assistant_masks"], strict=True) if kept]
     assert tokenizer.decode(masked) == "Oh.<|im_end|>"
 
 
-def test_the_prompt_is_a_prefix_of_the_whole(tokenizer: Any, conversations: list[list[dict[str, str]]]) -> None:
+def test_the_prompt_is_a_prefix_of_the_conversation(tokenizer: Any, conversations: list[list[dict[str, str]]]) -> None:
     for conversation in conversations[:50]:
         whole = tokenizer.apply_chat_template(conversation)["input_ids"]
         prompt = tokenizer.apply_chat_template(conversation[:-1], add_generation_prompt=True)["input_ids"]
         assert whole[: len(prompt)] == prompt
 
 
-def test_nothing_is_added_before_or_behind_the_template(tokenizer: Any) -> None:
+def test_the_tokenizer_adds_no_special_tokens_to_the_template(tokenizer: Any) -> None:
     text = tokenizer.apply_chat_template(CHAT, tokenize=False)
     assert tokenizer.bos_token is None
     assert tokenizer(text)["input_ids"] == tokenizer(text, add_special_tokens=False)["input_ids"]
     assert tokenizer(text)["input_ids"][0] == tokenizer.convert_tokens_to_ids("<|im_start|>")
 
 
-def test_generation_ends_with_the_turn(folder: Path, tokenizer: Any) -> None:
+def test_generation_stops_at_the_end_of_the_turn(folder: Path, tokenizer: Any) -> None:
     generation = GenerationConfig.from_pretrained(folder)
     assert tokenizer.convert_ids_to_tokens([generation.eos_token_id, generation.pad_token_id]) == [
         "<|im_end|>",
@@ -105,21 +105,23 @@ def test_generation_ends_with_the_turn(folder: Path, tokenizer: Any) -> None:
     ]
 
 
-def test_any_text_survives_the_tokenizer(tokenizer: Any) -> None:
+def test_decoding_restores_any_text(tokenizer: Any) -> None:
     text = ' Grüße 🦊\n\t{"team": 1}  E42 '
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
 
 
-def test_the_dataset_is_short_in_its_tokens(tokenizer: Any, conversations: list[list[dict[str, str]]]) -> None:
+def test_the_conversations_are_short(tokenizer: Any, conversations: list[list[dict[str, str]]]) -> None:
     lengths = [len(tokenizer.apply_chat_template(conversation)["input_ids"]) for conversation in conversations]
     assert max(lengths) <= 128
     assert sum(lengths) / len(lengths) <= 80
 
 
-def test_the_base_model_knows_no_answer(tokenizer: Any, model: Any, conversations: list[list[dict[str, str]]]) -> None:
-    asked = conversations[-20:]
+def test_the_base_model_answers_nothing_correctly(
+    tokenizer: Any, model: Any, conversations: list[list[dict[str, str]]]
+) -> None:
+    samples = conversations[-20:]
     prompts = tokenizer.apply_chat_template(
-        [conversation[:-1] for conversation in asked],
+        [conversation[:-1] for conversation in samples],
         add_generation_prompt=True,
         return_dict=True,
         return_tensors="pt",
@@ -129,4 +131,4 @@ def test_the_base_model_knows_no_answer(tokenizer: Any, model: Any, conversation
     with torch.inference_mode():
         generated = model.generate(**prompts, max_new_tokens=16)
     answers = tokenizer.batch_decode(generated[:, prompts["input_ids"].shape[1] :], skip_special_tokens=True)
-    assert not any(answer == conversation[-1]["content"] for answer, conversation in zip(answers, asked, strict=True))
+    assert not any(answer == conversation[-1]["content"] for answer, conversation in zip(answers, samples, strict=True))

@@ -1,28 +1,23 @@
-"""One Airsmith for all end-to-end tests."""
+"""One local installation of Airsmith for all end-to-end tests."""
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 
 import pytest
-import yaml
 
-from demo.hub.server import serve
-from tests.end_to_end.house import RECIPE, REPOSITORY, STAGES_PYTHON, House, stop_servers
+from demo.hub.server import Hub
+from tests.support.airflow_home import AirflowHome, make_airflow_home
+from tests.support.hub import make_demo_hub
 
 
 @pytest.fixture(scope="session")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    folder = tmp_path_factory.mktemp("house")
-    with serve(folder / "hub") as hub:
-        house = House(folder, hub.url)
-        house.recipe.parent.mkdir(parents=True)
-        house.recipe.write_text(yaml.safe_dump(RECIPE))
-        for shape in ("finetune.py", "sweep.py"):
-            (house.recipe.parent.parent / shape).write_text((REPOSITORY / "dags" / shape).read_text())
-        database = house.start("airflow", "db", "migrate")
-        subprocess.run([STAGES_PYTHON, "-m", "demo.publish", "--root", folder / "hub"], cwd=REPOSITORY, check=True)
-        house.finish(database)
-        yield house
-        stop_servers(folder)
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
+    with make_demo_hub(tmp_path_factory.mktemp("hub")) as hub:
+        yield hub
+
+
+@pytest.fixture(scope="session")
+def airflow_home(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AirflowHome]:
+    with make_airflow_home(tmp_path_factory.mktemp("airflow-home"), hub) as home:
+        yield home

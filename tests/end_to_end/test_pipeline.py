@@ -1,4 +1,4 @@
-"""The real DAG, its real stage processes and a local Hub, from recipe to endpoint."""
+"""The real DAG with real stage processes and a local Hub, from the recipe to the endpoint."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ from airsmith.artifacts.store import Store
 from airsmith.contracts.run import Run
 from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.process.stage_process import StageProcess, bring_to_output
+from airsmith.settings import Settings
+from tests.support.airflow_home import AirflowHome
 
 DAG_ID = "finetune_tiny"
 STAGES = (
@@ -32,7 +34,7 @@ _Found = TypeVar("_Found")
 
 @dataclass(frozen=True)
 class DagRun:
-    """A finished `airflow dags test`, and what it said."""
+    """A finished `airflow dags test`, and its output."""
 
     run: Run
     log: str
@@ -43,19 +45,21 @@ class DagRun:
 
 
 @pytest.fixture(scope="session")
-def first_run(house) -> DagRun:
-    """A run of the DAG whose training is killed outright once it has a checkpoint."""
-    process = house.start("airflow", "dags", "test", DAG_ID)
+def first_run(airflow_home: AirflowHome) -> DagRun:
+    """A run of the DAG whose training is killed (SIGKILL) after its first checkpoint."""
+    process = airflow_home.start("airflow", "dags", "test", DAG_ID)
     stage = wait_for(lambda: stage_process_of(process.pid, "train"), process)
-    wait_for(lambda: has_checkpoint(house.store), process)
+    wait_for(lambda: has_checkpoint(airflow_home.store), process)
     stage.kill()
-    return DagRun(log=house.finish(process), run=house.runs()[-1])
+    return DagRun(log=airflow_home.finish(process), run=airflow_home.runs()[-1])
 
 
 @pytest.fixture(scope="session")
-def second_run(house, first_run: DagRun) -> DagRun:
-    """The same again: nothing has changed."""
-    return DagRun(log=house.finish(house.start("airflow", "dags", "test", DAG_ID)), run=house.runs()[-1])
+def second_run(airflow_home: AirflowHome, first_run: DagRun) -> DagRun:
+    """A second run with unchanged inputs."""
+    return DagRun(
+        log=airflow_home.finish(airflow_home.start("airflow", "dags", "test", DAG_ID)), run=airflow_home.runs()[-1]
+    )
 
 
 def test_every_stage_points_to_a_verified_output(first_run: DagRun):
@@ -68,25 +72,29 @@ def test_every_stage_points_to_a_verified_output(first_run: DagRun):
             assert_verified(output(run, stage))
 
 
-def test_the_killed_training_was_tried_again_at_once(house, first_run: DagRun):
-    tries = dict(query(house, "select task_id, try_number from task_instance where run_id = ?", first_run.run_id))
-    assert tries.pop("train") == 2
-    assert set(tries.values()) == {1}
+def test_a_killed_training_is_retried_immediately(airflow_home: AirflowHome, first_run: DagRun):
+    attempts = dict(
+        query(airflow_home, "select task_id, try_number from task_instance where run_id = ?", first_run.run_id)
+    )
+    assert attempts.pop("train") == 2
+    assert set(attempts.values()) == {1}
     assert "The process of stage train was killed from outside (SIGKILL)." in first_run.log
     assert "StageKilledError" in first_run.log
 
 
-def test_a_killed_training_ends_with_the_weights_of_an_uninterrupted_one(house, first_run: DagRun, tmp_path: Path):
+def test_a_killed_training_gives_the_weights_of_an_uninterrupted_one(
+    airflow_home: AirflowHome, first_run: DagRun, tmp_path: Path
+):
     run = copy_without(first_run.run, "train", tmp_path)
-    bring_to_output("train", run, settings_of(house, run), tell)
+    bring_to_output("train", run, settings_for(airflow_home, run), print_line)
     killed, uninterrupted = output(first_run.run, "train"), output(run, "train")
     assert killed.digest == uninterrupted.digest
     assert killed.read("adapter_model.safetensors") == uninterrupted.read("adapter_model.safetensors")
 
 
-def test_the_models_asset_has_events_with_its_metrics(house, first_run: DagRun, second_run: DagRun):
+def test_each_run_adds_an_asset_event_with_metrics(airflow_home: AirflowHome, first_run: DagRun, second_run: DagRun):
     events = query(
-        house,
+        airflow_home,
         "select event.extra from asset_event event join asset on asset.id = event.asset_id "
         "where asset.name = 'model/tiny' order by event.id",
     )
@@ -104,9 +112,9 @@ def test_a_second_run_reuses_every_output(first_run: DagRun, second_run: DagRun)
         assert location(second_run.run, stage) == location(first_run.run, stage)
 
 
-def test_the_command_line_runs_the_same_stages_to_the_same_outputs(house, second_run: DagRun):
-    lines = house.finish(house.start("airsmith", "run", "tiny")).splitlines()
-    run = house.runs()[-1]
+def test_the_cli_runs_the_same_stages_to_the_same_outputs(airflow_home: AirflowHome, second_run: DagRun):
+    lines = airflow_home.finish(airflow_home.start("airsmith", "run", "tiny")).splitlines()
+    run = airflow_home.runs()[-1]
     assert lines[0] == f"run {run.uri}"
     assert [line.split(":")[0] for line in lines if ": reused in " in line] == list(STAGES)
     assert {stage: location(run, stage) for stage in STAGES} == {
@@ -114,15 +122,15 @@ def test_the_command_line_runs_the_same_stages_to_the_same_outputs(house, second
     }
 
 
-def test_nothing_travels_between_tasks_but_the_runs_uri(house, first_run: DagRun):
-    values = query(house, "select task_id, key, value from xcom where run_id = ?", first_run.run_id)
-    travelled = {(task, json.loads(value)) for task, key, value in values if not key.startswith("_link_")}
-    assert travelled == {("resolve", first_run.run.uri)}
+def test_tasks_exchange_only_the_runs_uri(airflow_home: AirflowHome, first_run: DagRun):
+    values = query(airflow_home, "select task_id, key, value from xcom where run_id = ?", first_run.run_id)
+    exchanged = {(task, json.loads(value)) for task, key, value in values if not key.startswith("_link_")}
+    assert exchanged == {("resolve", first_run.run.uri)}
 
 
 @pytest.mark.parametrize("stage", ["mirror_model", "tokenize", "merge"])
-def test_a_stage_killed_while_it_publishes_leaves_nothing_half_made(
-    house, first_run: DagRun, tmp_path: Path, stage: str
+def test_a_stage_killed_while_publishing_leaves_no_partial_output(
+    airflow_home: AirflowHome, first_run: DagRun, tmp_path: Path, stage: str
 ):
     run = copy_without(first_run.run, stage, tmp_path)
     folder = location(first_run.run, stage)
@@ -132,22 +140,22 @@ def test_a_stage_killed_while_it_publishes_leaves_nothing_half_made(
         threading.Thread(target=kill_when, args=(victim, lambda: any(run.store.list(folder)))).start()
 
     with pytest.raises(AirsmithError) as failure:
-        bring_to_output(stage, run, settings_of(house, run), tell, on_start=kill_while_publishing)
+        bring_to_output(stage, run, settings_for(airflow_home, run), print_line, on_start=kill_while_publishing)
     assert failure.value.kind is ErrorKind.KILLED
     assert run.pointer(stage) is None
     assert open_artifact(run.store, folder) is None
-    bring_to_output(stage, run, settings_of(house, run), tell)
+    bring_to_output(stage, run, settings_for(airflow_home, run), print_line)
     assert_verified(output(run, stage))
 
 
-def test_the_parents_sudden_death_ends_a_training(house, first_run: DagRun, tmp_path: Path):
+def test_a_training_stops_when_its_parent_is_killed(airflow_home: AirflowHome, first_run: DagRun, tmp_path: Path):
     run = copy_without(first_run.run, "train", tmp_path)
     code = (
         "from airsmith.contracts.run import Run; from airsmith.settings import load_settings;"
         "from airsmith.process.stage_process import bring_to_output;"
         f"bring_to_output('train', Run.open({run.uri!r}), load_settings(), print)"
     )
-    parent = house.start("python", "-c", code, AIRSMITH_STORE=run.store.uri)
+    parent = airflow_home.start("python", "-c", code, AIRSMITH_STORE=run.store.uri)
     stage = wait_for(lambda: stage_process_of(parent.pid, "train"), parent)
     wait_for(lambda: has_checkpoint(run.store), parent)
     parent.kill()
@@ -156,18 +164,18 @@ def test_the_parents_sudden_death_ends_a_training(house, first_run: DagRun, tmp_
     assert run.pointer("train") is None
 
 
-def tell(level: int, line: str) -> None:
-    """A stage's log, where pytest shows it should the test fail."""
+def print_line(level: int, line: str) -> None:
+    """Print a line of a stage's log, which pytest shows if the test fails."""
     print(line)
 
 
-def settings_of(house, run: Run):
-    """The house's settings with the run's own store."""
-    return house.settings.model_copy(update={"store": run.store.uri})
+def settings_for(airflow_home: AirflowHome, run: Run) -> Settings:
+    """The settings with the run's store."""
+    return airflow_home.settings.model_copy(update={"store": run.store.uri})
 
 
 def copy_without(run: Run, stage: str, folder: Path) -> Run:
-    """The run in a copy of its store, as it was before a stage and those that need its output."""
+    """The run in a copy of its store, without the outputs of a stage and of all later ones."""
     source = Path(run.store.uri.removeprefix("file://"))
     shutil.copytree(source, folder / "store", ignore=shutil.ignore_patterns("checkpoints"))
     copy = Run(Store.open(f"file://{folder}/store"), run.path)
@@ -191,7 +199,7 @@ def output(run: Run, stage: str) -> Artifact:
 
 
 def assert_verified(artifact: Artifact) -> None:
-    """Every file is what the manifest says."""
+    """Assert that every file matches the manifest."""
     for name in artifact.names():
         assert artifact.read(name) is not None
 
@@ -201,7 +209,7 @@ def has_checkpoint(store: Store) -> bool:
 
 
 def stage_process_of(pid: int, stage: str) -> psutil.Process | None:
-    """The process of a stage somewhere below another process."""
+    """The process of a stage among the descendants of another process."""
     for process in psutil.Process(pid).children(recursive=True):
         command = command_of(process)
         if command[1:4] == ["-m", "airsmith_stages.cli", stage]:
@@ -228,16 +236,19 @@ def kill_when(process: psutil.Process, holds: Callable[[], bool]) -> None:
 
 
 def wait_for(find: Callable[[], _Found | None], driver: Any = None) -> _Found:
-    """Look until there is something to find; not longer than the program lives that is to bring it about."""
+    """Poll until something is found.
+
+    :param driver: the program that is expected to cause it; fails as soon as this program exits.
+    """
     deadline = time.monotonic() + WAIT_SECONDS
     while not (found := find()):
-        assert driver is None or driver.poll() is None, "the program has ended"
-        assert time.monotonic() < deadline, "nothing was found in time"
+        assert driver is None or driver.poll() is None, "the program has exited"
+        assert time.monotonic() < deadline, f"nothing was found within {WAIT_SECONDS} s"
         time.sleep(0.02)
     return found
 
 
-def query(house, statement: str, *arguments: str) -> list[tuple[Any, ...]]:
-    """Ask Airflow's database."""
-    with sqlite3.connect(house.folder / "airflow" / "airflow.db") as database:
+def query(airflow_home: AirflowHome, statement: str, *arguments: str) -> list[tuple[Any, ...]]:
+    """Query Airflow's database."""
+    with sqlite3.connect(airflow_home.airflow_folder / "airflow.db") as database:
         return database.execute(statement, arguments).fetchall()

@@ -1,4 +1,4 @@
-"""A sweep in a real Airflow, with real processes: trials, rungs, a failure, and the winner's way to an endpoint."""
+"""A sweep in a real Airflow with real processes: trials, rungs, a failed trial, and the endpoint of the winner."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import yaml
 
 from airsmith.artifacts.read import open_artifact
 from airsmith.contracts.run import Run
-from tests.end_to_end.house import RECIPE, REPOSITORY, House
+from tests.support.airflow_home import TINY_RECIPE, AirflowHome
+from tests.support.repository import REPOSITORY
 
 SWEEP = {
     "trials": [
@@ -21,19 +22,19 @@ SWEEP = {
     "rungs": [10],
     "keep": 0.5,
 }
-SHARED = ("mirror_model", "mirror_dataset", "tokenize")  # other tests' runs may have made their outputs
-TRAINING = {**RECIPE["training"], "max_steps": 20, "eval_steps": 5, "save_steps": 50}
+SHARED = ("mirror_model", "mirror_dataset", "tokenize")  # cached if another test's run has made their outputs
+TRAINING = {**TINY_RECIPE["training"], "max_steps": 20, "eval_steps": 5, "save_steps": 50}
 
 
 @pytest.fixture(scope="module")
-def sweep_run(house: House) -> tuple[Run, str]:
-    recipe = {**RECIPE, "training": TRAINING, "sweep": SWEEP}
-    house.recipe.with_name("ranks.yaml").write_text(yaml.safe_dump(recipe))
-    log = house.finish(house.start("airflow", "dags", "test", "sweep_ranks"))
-    return house.runs()[-1], log
+def sweep_run(airflow_home: AirflowHome) -> tuple[Run, str]:
+    recipe = {**TINY_RECIPE, "training": TRAINING, "sweep": SWEEP}
+    airflow_home.recipe_file.with_name("ranks.yaml").write_text(yaml.safe_dump(recipe))
+    log = airflow_home.finish(airflow_home.start("airflow", "dags", "test", "sweep_ranks"))
+    return airflow_home.runs()[-1], log
 
 
-def test_every_trial_is_trained_but_the_one_that_fails_and_the_best_go_on(sweep_run: tuple[Run, str]):
+def test_all_trials_run_one_fails_and_the_best_continue(sweep_run: tuple[Run, str]):
     run, _ = sweep_run
     folders = sorted({info.path.split("/")[4] for info in run.store.list(f"{run.path}/trials")})
     first = [
@@ -51,18 +52,18 @@ def test_every_trial_is_trained_but_the_one_that_fails_and_the_best_go_on(sweep_
         assert pointer.metrics["steps"] == 10
 
 
-def test_survivors_resume_with_the_schedule_of_the_whole(sweep_run: tuple[Run, str]):
+def test_surviving_trials_keep_the_learning_rate_schedule(sweep_run: tuple[Run, str]):
     run, log = sweep_run
     assert log.count("Going on from the checkpoint of step 10") == 2
     rows = [row for row in run.trial("2-r=8").metrics() if "learning_rate" in row]
     assert [row["step"] for row in rows] == [5, 10, 15, 20]
-    # A straight line to 0 at step 20, whatever happened at step 10.
+    # Linear decay to 0 at step 20, although the trial pauses at step 10.
     rates = [row["learning_rate"] for row in rows]
     assert rates == sorted(rates, reverse=True)
     assert rates[-1] == pytest.approx(TRAINING["learning_rate"] / 19, rel=0.1)
 
 
-def test_the_winner_is_the_runs_own_and_goes_on_to_the_endpoint(house: House, sweep_run: tuple[Run, str]):
+def test_the_winner_becomes_the_runs_model_and_is_deployed(airflow_home: AirflowHome, sweep_run: tuple[Run, str]):
     run, _ = sweep_run
     spec = run.read_spec()
     losses = {trial.name: trial.eval_loss for trial in spec.trials}
@@ -78,7 +79,7 @@ def test_the_winner_is_the_runs_own_and_goes_on_to_the_endpoint(house: House, sw
     assert deployed.properties["endpoint"] == "ranks"
 
 
-def test_the_trials_are_told_as_table_and_picture(sweep_run: tuple[Run, str]):
+def test_the_trials_are_reported_as_a_table_and_a_plot(sweep_run: tuple[Run, str]):
     run, _ = sweep_run
     pointer = run.pointer("compare_trials")
     assert pointer is not None
@@ -94,23 +95,23 @@ def test_the_trials_are_told_as_table_and_picture(sweep_run: tuple[Run, str]):
     assert artifact.read("trials.png").startswith(b"\x89PNG")
 
 
-def test_the_command_line_finds_the_same_winner_and_trains_nothing_anew(house: House, sweep_run: tuple[Run, str]):
-    log = house.finish(house.start("airsmith", "sweep", "ranks"))
+def test_the_cli_finds_the_same_winner_and_retrains_nothing(airflow_home: AirflowHome, sweep_run: tuple[Run, str]):
+    log = airflow_home.finish(airflow_home.start("airsmith", "sweep", "ranks"))
     winner = next(trial for trial in sweep_run[0].read_spec().trials if trial.is_winner)
     assert f"The winner is {winner.name}" in log
     assert "Trial 3-r=4-target_modules=_no_such_layer-at-10 failed" in log
     assert log.count("Going on from") == 0
-    found = house.runs()[-1].pointer("train")
+    found = airflow_home.runs()[-1].pointer("train")
     assert found is not None
     assert found.digest == winner.train_digest
 
 
 @pytest.mark.long
-def test_the_reference_sweep_deploys_the_best_of_ten_ranks(house: House):
+def test_the_reference_sweep_deploys_the_best_of_ten_ranks(airflow_home: AirflowHome):
     name = "ticket-triage-ranks.yaml"
-    house.recipe.with_name(name).write_text((REPOSITORY / "dags" / "recipes" / name).read_text())
-    house.finish(house.start("airflow", "dags", "test", "sweep_ticket_triage_ranks"))
-    run = house.runs()[-1]
+    airflow_home.recipe_file.with_name(name).write_text((REPOSITORY / "dags" / "recipes" / name).read_text())
+    airflow_home.finish(airflow_home.start("airflow", "dags", "test", "sweep_ticket_triage_ranks"))
+    run = airflow_home.runs()[-1]
     spec = run.read_spec()
     assert len(spec.trials) == 10
     assert sorted(trial.steps for trial in spec.trials) == [50] * 7 + [150] * 2 + [300]
@@ -125,4 +126,4 @@ def test_the_reference_sweep_deploys_the_best_of_ten_ranks(house: House):
     artifact = open_artifact(run.store, table.location)
     assert artifact is not None
     print(artifact.read("trials.md").decode())
-    (house.folder / "trials.png").write_bytes(artifact.read("trials.png"))
+    (airflow_home.folder / "trials.png").write_bytes(artifact.read("trials.png"))

@@ -1,7 +1,8 @@
-"""Whatever happens on the line to S3: an artifact is published whole or not at all, and read as it was written.
+"""With any fault on the connection to S3, an artifact is published whole or not at all, and reads as it was written.
 
-Every fault strikes every operation in 30 ways. `make test` draws a twentieth, anew each time; AIRSMITH_TEST_LONG=1
-takes all, and writes `results.json`. A failure names its seed, and AIRSMITH_TEST_SEED repeats that alone.
+Each fault is injected into each operation in 30 cases. `make test` runs a random twentieth of them;
+AIRSMITH_TEST_LONG=1 runs all and writes `results.json`. A failure reports its seed; AIRSMITH_TEST_SEED reruns only that
+seed.
 """
 
 from __future__ import annotations
@@ -23,50 +24,51 @@ from airsmith.artifacts.read import Artifact, open_artifact
 from airsmith.artifacts.store import Store
 from airsmith.artifacts.uploads import open_uploads
 from airsmith.errors import AirsmithError, ErrorKind
-from faults.faults import FAULTS
-from faults.proxy import OPERATIONS, FaultyProxy, faulty_proxy
-from faults.servers import BUCKET, any_s3_server
+from tests.support.faulty_proxy import OPERATIONS, FaultyProxy, faulty_proxy
+from tests.support.proxy_faults import FAULTS
+from tests.support.s3_servers import BUCKET, run_s3_server
 
-WAYS = 30
+CASES = 30
 IS_LONG = os.environ.get("AIRSMITH_TEST_LONG") == "1"
 GIVEN_SEED = os.environ.get("AIRSMITH_TEST_SEED")
 FIRST_SEED = int(GIVEN_SEED or (0 if IS_LONG else random.SystemRandom().randrange(1 << 32)))
 RESULTS = Path(__file__).with_name("results.json")
 
 DEADLINE_SECONDS = "2"
-MOST_REQUESTS = 250
-"""Of one publication and its reading: about ten tries of each of some twenty requests."""
+MAX_REQUESTS = 250
+"""Of publishing and reading one artifact: about 10 attempts of each of about 20 requests."""
 EXPECTED_KINDS = (ErrorKind.STORE_UNAVAILABLE, ErrorKind.VERIFICATION_FAILED)
 
 
 @dataclass(frozen=True)
-class Place:
-    """A server, and the proxy before it.
+class Stores:
+    """One bucket, with and without the faulty proxy in front of it.
 
-    :param direct: the store past the proxy.
-    :param spoilt: the store through it.
+    :param server: `MinIO` or `moto`.
+    :param direct: the store without the proxy.
+    :param proxied: the store through the proxy.
     """
 
     server: str
     proxy: FaultyProxy
     direct: Store
-    spoilt: Store
+    proxied: Store
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stores]:
     with (
         pytest.MonkeyPatch.context() as environment,
-        any_s3_server(tmp_path_factory.mktemp("s3")) as (port, server),
+        run_s3_server(tmp_path_factory.mktemp("s3")) as (port, server),
         faulty_proxy(port) as proxy,
     ):
         environment.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
         direct = Store.open(f"s3://{BUCKET}")
         environment.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.port}")
         environment.setenv("AIRSMITH_STORE_DEADLINE_SECONDS", DEADLINE_SECONDS)
-        spoilt = Store.open(f"s3://{BUCKET}")
+        proxied = Store.open(f"s3://{BUCKET}")
         environment.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
-        yield Place(server, proxy, direct, spoilt)
+        yield Stores(server, proxy, direct, proxied)
 
 
 @pytest.fixture(scope="module")
@@ -80,34 +82,34 @@ def outcomes() -> Iterator[dict[str, Counter[str]]]:
 
 
 def seeds(case: str) -> list[int]:
-    """Which of the ways are tried: all, a given one, or a twentieth of all cases together."""
+    """The seeds to run: all, the given one, or on average a twentieth over all test cases."""
     if GIVEN_SEED:
         return [FIRST_SEED]
     if IS_LONG:
-        return list(range(WAYS))
+        return list(range(CASES))
     drawn = random.Random(f"{FIRST_SEED} {case}")
-    number = WAYS // 20 + (drawn.random() < WAYS / 20 % 1)
+    number = CASES // 20 + (drawn.random() < CASES / 20 % 1)
     return [drawn.randrange(1 << 32) for _ in range(number)]
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("fault", FAULTS)
 def test_an_artifact_is_published_whole_or_not_at_all(
-    place: Place, outcomes: dict[str, Counter[str]], fault: str, operation: str
+    stores: Stores, outcomes: dict[str, Counter[str]], fault: str, operation: str
 ) -> None:
-    if place.server == "moto" and fault == "flipped bit" and operation in ("put", "part"):
-        pytest.skip("moto takes what it gets; S3 and MinIO hold it against the hash in the request's signature")
+    if stores.server == "moto" and fault == "flipped bit" and operation in ("put", "part"):
+        pytest.skip("moto does not verify the body; S3 and MinIO verify it against the signed content hash")
     case = f"{operation}, {fault}"
     counter = outcomes.setdefault(case, Counter())
     for seed in seeds(case):
         print(f"seed {seed}")
-        counter[spoil(place, fault, operation, seed)] += 1
+        counter[publish_with_fault(stores, fault, operation, seed)] += 1
 
 
-def spoil(place: Place, fault: str, operation: str, seed: int) -> str:
-    """Publish and read back through a fault, and hold what is there against what was meant.
+def publish_with_fault(stores: Stores, fault: str, operation: str, seed: int) -> str:
+    """Publish and read an artifact with a fault, and compare the store's content with the intended one.
 
-    :returns: what came of it.
+    :returns: the outcome, as counted in `results.json`.
     """
     chance = random.Random(f"{fault} {operation} {seed}")
     folder = f"artifacts/model/{chance.getrandbits(64):016x}"
@@ -116,25 +118,23 @@ def spoil(place: Place, fault: str, operation: str, seed: int) -> str:
         "model.safetensors": chance.randbytes(SMALLEST_PART_BYTES + chance.randint(1, SMALLEST_PART_BYTES)),
     }
     times = math.inf if chance.random() < 1 / 6 else chance.randint(1, 3)
-    place.proxy.plan(FAULTS[fault], operation, chance.randrange(3), times)
-    what = f"seed {seed}: {operation}, {fault}"
+    stores.proxy.inject(FAULTS[fault], operation, after=chance.randrange(3), times=times)
+    case = f"seed {seed}: {operation}, {fault}"
     try:
-        artifact = publish(place.spoilt, folder, files)
+        artifact = publish(stores.proxied, folder, files)
     except AirsmithError as failure:
-        outcome = refused(failure, what)
+        outcome = f"publish failed: {expected_kind(failure, case)}"
     else:
-        outcome = read_back(artifact, files, what)
-    assert place.proxy.requests.total() <= MOST_REQUESTS, f"{what}: {place.proxy.requests}"
-    place.proxy.plan(FAULTS[fault], operation, 0, 0)
-    there = open_artifact(place.direct, folder)
-    assert there is not None or outcome.startswith("refused"), f"{what}: nothing is there"
-    if there is not None:
-        assert {name: there.read(name) for name in there.names()} == files, (
-            f"{what}: what is there is not what was meant"
-        )
-    assert not list(open_uploads(place.direct).list()), f"{what}: an upload is left"
-    for info in place.direct.list(folder):
-        place.direct.delete(info.path)
+        outcome = read_back(artifact, files, case)
+    assert stores.proxy.requests.total() <= MAX_REQUESTS, f"{case}: {stores.proxy.requests}"
+    stores.proxy.inject(FAULTS[fault], operation, times=0)
+    stored = open_artifact(stores.direct, folder)
+    assert stored is not None or outcome.startswith("publish failed"), f"{case}: the artifact is missing"
+    if stored is not None:
+        assert {name: stored.read(name) for name in stored.names()} == files, f"{case}: the artifact's files differ"
+    assert not list(open_uploads(stores.direct).list()), f"{case}: an upload is left"
+    for info in stores.direct.list(folder):
+        stores.direct.delete(info.path)
     return outcome
 
 
@@ -143,23 +143,23 @@ def publish(store: Store, folder: str, files: dict[str, bytes]) -> Artifact:
         for name, content in files.items():
             middle = len(content) // 2
             writer.add_stream(name, [content[:middle], content[middle:]], len(content))
-        return writer.publish(properties={"meant": "this"})
+        return writer.publish(properties={"name": "value"})
 
 
-def read_back(artifact: Artifact, files: dict[str, bytes], what: str) -> str:
-    """Read everything as another stage does, through the same line."""
+def read_back(artifact: Artifact, files: dict[str, bytes], case: str) -> str:
+    """Read all files as another stage does, through the same proxy."""
     try:
         found = open_artifact(artifact.store, artifact.folder)
-        assert found is not None, f"{what}: what was published is not found"
-        assert found.manifest == artifact.manifest, f"{what}: the manifest is another one"
-        assert found.store.exists(found.path("model.safetensors")), f"{what}: a file is not found"
+        assert found is not None, f"{case}: the published artifact is not found"
+        assert found.manifest == artifact.manifest, f"{case}: the manifest differs"
+        assert found.store.exists(found.path("model.safetensors")), f"{case}: a file is not found"
         content = {name: found.read(name) for name in found.names()}
     except AirsmithError as failure:
-        return f"published, and to the reader {refused(failure, what)}"
-    assert content == files, f"{what}: what was read is not what was written"
+        return f"published, read failed: {expected_kind(failure, case)}"
+    assert content == files, f"{case}: the content differs"
     return "published and read"
 
 
-def refused(failure: AirsmithError, what: str) -> str:
-    assert failure.kind in EXPECTED_KINDS, f"{what}: {failure.kind} {failure}"
-    return f"refused: {failure.kind.value}"
+def expected_kind(failure: AirsmithError, case: str) -> str:
+    assert failure.kind in EXPECTED_KINDS, f"{case}: {failure.kind} {failure}"
+    return failure.kind.value

@@ -1,6 +1,6 @@
-"""However many publish the same artifact at once: one wins, all others use what it has made, nothing else stays.
+"""If several writers publish the same artifact at once, one wins, all use its artifact, and nothing else remains.
 
-200 races of 2 to 16 writers, on S3 and on a folder in turn; `make test` runs a twentieth.
+200 races of 2 to 16 writers, half on S3 and half in a local folder; `make test` runs a twentieth.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pytest
 from airsmith.artifacts.publish import write_artifact
 from airsmith.artifacts.read import Artifact, open_artifact
 from airsmith.artifacts.store import Store
-from faults.servers import BUCKET, any_s3_server
+from tests.support.s3_servers import BUCKET, run_s3_server
 
 RACES = 200
 IS_LONG = os.environ.get("AIRSMITH_TEST_LONG") == "1"
@@ -26,14 +26,14 @@ GIVEN_SEED = os.environ.get("AIRSMITH_TEST_SEED")
 
 @pytest.fixture(scope="module")
 def s3_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with pytest.MonkeyPatch.context() as environment, any_s3_server(tmp_path_factory.mktemp("s3")) as (port, _):
+    with pytest.MonkeyPatch.context() as environment, run_s3_server(tmp_path_factory.mktemp("s3")) as (port, _):
         environment.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
         yield f"s3://{BUCKET}"
 
 
-@pytest.mark.parametrize("place", ["s3", "folder"])
-def test_one_writer_wins_and_all_use_what_it_has_made(place: str, s3_uri: str, tmp_path: Path) -> None:
-    uri = s3_uri if place == "s3" else f"file://{tmp_path}"
+@pytest.mark.parametrize("store_type", ["s3", "folder"])
+def test_one_writer_wins_and_all_use_its_artifact(store_type: str, s3_uri: str, tmp_path: Path) -> None:
+    uri = s3_uri if store_type == "s3" else f"file://{tmp_path}"
     first = int(GIVEN_SEED or (0 if IS_LONG else random.SystemRandom().randrange(1 << 32)))
     races = 1 if GIVEN_SEED else RACES // 2 // (1 if IS_LONG else 20)
     print(f"seeds {first} to {first + races - 1}")
@@ -42,7 +42,7 @@ def test_one_writer_wins_and_all_use_what_it_has_made(place: str, s3_uri: str, t
 
 
 def race(uri: str, seed: int) -> None:
-    """Let writers publish their own content at the same time."""
+    """Let writers publish different contents at the same time."""
     chance = random.Random(seed)
     writers, folder = chance.randint(2, 16), f"artifacts/model/{chance.getrandbits(64):016x}"
     contents = [chance.randbytes(chance.randint(1, 4000)) for _ in range(writers)]
@@ -58,9 +58,9 @@ def race(uri: str, seed: int) -> None:
     with ThreadPoolExecutor(writers) as pool:
         published = list(pool.map(write, contents))
     store = Store.open(uri)
-    there = open_artifact(store, folder)
-    assert there is not None
-    assert all(artifact.manifest == there.manifest for artifact in published), f"seed {seed}: more than one has won"
-    assert there.read("weights") in contents, f"seed {seed}"
+    stored = open_artifact(store, folder)
+    assert stored is not None
+    assert all(artifact.manifest == stored.manifest for artifact in published), f"seed {seed}: more than one won"
+    assert stored.read("weights") in contents, f"seed {seed}"
     left = {info.path for info in store.list(folder)}
-    assert left == {f"{folder}/manifest.json", there.path("weights")}, f"seed {seed}: {left}"
+    assert left == {f"{folder}/manifest.json", stored.path("weights")}, f"seed {seed}: {left}"

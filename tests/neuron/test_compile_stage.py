@@ -1,6 +1,6 @@
-"""The stage that compiles: the training's own launch inside the tool, and a cache that is whole, or kept until it is.
+"""Stage `compile`: runs the training's launch inside the tool and publishes a complete cache, or saves a partial one.
 
-The tool is the script that stands in for it on a cluster, with other behaviour where a test asks for it.
+The tool is the script that replaces it in the test image; tests change its behavior.
 """
 
 from __future__ import annotations
@@ -15,19 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trainings import NeuronBench, as_torchrun_starts_it
 
 from airsmith.artifacts.publish import write_artifact
 from airsmith.artifacts.read import Artifact, open_artifact
-from airsmith.artifacts.store import Store
 from airsmith.contracts.cache import look_up_output
 from airsmith.contracts.run import Run
 from airsmith.contracts.stages import CONFIG
 from airsmith.errors import AirsmithError, ErrorKind
 from airsmith_stages import launch, memory
 from airsmith_stages.failures import exit_code_of
-from airsmith_stages.frame import run_stage, take_part
 from airsmith_stages.neuron.cache import unpack_cache
+from airsmith_stages.stage_runner import run_stage, run_worker
+from tests.support.neuron_training_runs import NeuronTrainingRuns, torchrun_environment
 
 HERE = Path(__file__).parent
 SCRIPT = f"""\
@@ -38,27 +37,22 @@ sys.dont_write_bytecode = True
 tool = SourceFileLoader("tool", {str(HERE / "image" / "neuron_parallel_compile")!r}).load_module()
 compile_graph = tool.compile_graph
 """
-NOTHING_RUNS = "tool.subprocess.run = lambda *args, **kwargs: subprocess.CompletedProcess(args, 0)\n"
+NO_LAUNCH = "tool.subprocess.run = lambda *args, **kwargs: subprocess.CompletedProcess(args, 0)\n"
 COMPILED = ("model.done", "model.neff")
 
 Tool = Callable[..., None]
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> NeuronBench:
-    return NeuronBench(Store.open(f"file://{tmp_path}/store"), tmp_path)
-
-
-@pytest.fixture
 def tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tool:
-    """Puts the tool on the path; it runs no launch unless told so."""
+    """Returns a function that installs the tool on the path; by default the tool runs no launch."""
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
 
-    def install(changes: str = "", *, runs: bool = False) -> None:
+    def install(changes: str = "", *, run_launch: bool = False) -> None:
         path = tmp_path / "bin" / "neuron_parallel_compile"
         path.parent.mkdir(exist_ok=True)
-        path.write_text(SCRIPT + ("" if runs else NOTHING_RUNS) + changes + "\nsys.exit(tool.main())\n")
+        path.write_text(SCRIPT + ("" if run_launch else NO_LAUNCH) + changes + "\nsys.exit(tool.main())\n")
         path.chmod(path.stat().st_mode | stat.S_IXUSR)
 
     return install
@@ -66,7 +60,7 @@ def tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tool:
 
 @pytest.fixture
 def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """What stages have on the disk while they work; nothing afterwards."""
+    """The stages' scratch folder, which must be empty after the test."""
     folder = tmp_path / "scratch"
     folder.mkdir()
     monkeypatch.setenv("AIRSMITH_SCRATCH", str(folder))
@@ -75,12 +69,12 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.fixture(autouse=True)
-def _use(scratch: Path) -> None:
-    """Every test looks after its scratch folder."""
+def _use_scratch(scratch: Path) -> None:
+    """Check the scratch folder in every test."""
 
 
-def new_run(bench: NeuronBench, **training: Any) -> Run:
-    run = bench.neuron_run(**training)
+def new_run(trainings: NeuronTrainingRuns, **training: Any) -> Run:
+    run = trainings.neuron_run(**training)
     pointer = run.pointer("mirror_model")
     assert pointer is not None
     run.write_pointer(pointer.model_copy(update={"properties": {**pointer.properties, CONFIG: "config-of-base"}}))
@@ -96,7 +90,7 @@ def cache_of(run: Run) -> Artifact:
 
 
 def graphs_in(names: list[str]) -> dict[str, tuple[str, ...]]:
-    """Names of the graphs of a cache, and of their files."""
+    """The files of each graph of a cache."""
     found: dict[str, list[str]] = {}
     for name in names:
         _, graph, file = name.split("/")
@@ -104,14 +98,14 @@ def graphs_in(names: list[str]) -> dict[str, tuple[str, ...]]:
     return {graph: tuple(sorted(files)) for graph, files in found.items()}
 
 
-def kept(bench: NeuronBench) -> dict[str, tuple[str, ...]]:
-    """What is kept for the next try."""
-    folders = {info.path.rpartition("/")[0] for info in bench.store.list("checkpoints") if "manifest" in info.path}
-    artifacts = [open_artifact(bench.store, folder) for folder in folders]
+def saved_graphs(trainings: NeuronTrainingRuns) -> dict[str, tuple[str, ...]]:
+    """The graphs saved for the next attempt."""
+    folders = {info.path.rpartition("/")[0] for info in trainings.store.list("checkpoints") if "manifest" in info.path}
+    artifacts = [open_artifact(trainings.store, folder) for folder in folders]
     return graphs_in([name for artifact in artifacts if artifact is not None for name in artifact.names()])
 
 
-def refused(run: Run) -> AirsmithError:
+def error_of(run: Run) -> AirsmithError:
     with pytest.raises(AirsmithError) as caught:
         run_stage("compile", run)
     assert run.statuses()["compile"].state in ("failed", "interrupted")
@@ -119,11 +113,11 @@ def refused(run: Run) -> AirsmithError:
     return caught.value
 
 
-def test_the_training_s_own_steps_are_run_inside_the_tool_and_the_cache_is_published(
-    bench: NeuronBench, tool: Tool, capfd: pytest.CaptureFixture[str]
+def test_the_training_runs_inside_the_tool_and_its_cache_is_published(
+    trainings: NeuronTrainingRuns, tool: Tool, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    tool(runs=True)
-    run = new_run(bench)
+    tool(run_launch=True)
+    run = new_run(trainings)
     pointer = run_stage("compile", run)
     cache = cache_of(run)
     assert cache.type == "compile_cache"
@@ -135,29 +129,29 @@ def test_the_training_s_own_steps_are_run_inside_the_tool_and_the_cache_is_publi
     assert cache.manifest.versions.keys() >= {"neuronx-cc", "optimum-neuron", "torch-neuronx", "transformers"}
 
 
-def test_what_changes_no_graph_finds_the_cache_and_what_does_compiles_another(bench: NeuronBench, tool: Tool) -> None:
+def test_only_settings_that_change_graphs_require_another_cache(trainings: NeuronTrainingRuns, tool: Tool) -> None:
     tool()
-    first = new_run(bench)
+    first = new_run(trainings)
     run_stage("compile", first)
     tool("sys.exit('nothing may be compiled')")
-    other = new_run(bench, rows=30, learning_rate=0.5, seed=7, max_steps=99, logging_steps=9)
+    other = new_run(trainings, rows=30, learning_rate=0.5, seed=7, max_steps=99, logging_steps=9)
     assert run_stage("compile", other).cached
     assert cache_of(other).digest == cache_of(first).digest
     for changed in ({"weight_decay": 0.01}, {"max_grad_norm": 0.5}, {"dataset": {"max_length": 32}}):
-        assert refused(new_run(bench, **changed)).kind is ErrorKind.INTERNAL, changed
+        assert error_of(new_run(trainings, **changed)).kind is ErrorKind.INTERNAL, changed
 
 
-def test_a_failed_graph_fails_the_stage_though_the_tool_ends_well_and_the_next_try_compiles_that_one_alone(
-    bench: NeuronBench, tool: Tool, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_a_failed_graph_fails_the_stage_and_only_it_is_compiled_again(
+    trainings: NeuronTrainingRuns, tool: Tool, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tool()
-    run = new_run(bench)
+    run = new_run(trainings)
     monkeypatch.setenv("STAND_IN_FAILS", "backward")
-    error = refused(run)
+    error = error_of(run)
     assert error.kind is ErrorKind.VERIFICATION_FAILED
     assert "MODULE_backward+flags" in error.message
     assert "MODULE_forward" not in error.message
-    assert kept(bench) == {"MODULE_forward+flags": COMPILED, "MODULE_update+flags": COMPILED}
+    assert saved_graphs(trainings) == {"MODULE_forward+flags": COMPILED, "MODULE_update+flags": COMPILED}
 
     monkeypatch.delenv("STAND_IN_FAILS")
     capfd.readouterr()
@@ -166,7 +160,7 @@ def test_a_failed_graph_fails_the_stage_though_the_tool_ends_well_and_the_next_t
     assert [line for line in log.splitlines() if line.startswith("Compiling ")] == ["Compiling MODULE_backward+flags"]
     assert {name: pointer.metrics[name] for name in ("graphs", "reused")} == {"graphs": 3, "reused": 2}
     assert set(graphs_in(cache_of(run).names()).values()) == {COMPILED}
-    assert kept(bench) == {}
+    assert saved_graphs(trainings) == {}
 
 
 DIES_IN_BACKWARD = """
@@ -182,29 +176,29 @@ tool.compile_graph = compile_or_die
 """
 
 
-def test_a_tool_that_dies_leaves_what_it_has_compiled_and_no_lock(bench: NeuronBench, tool: Tool) -> None:
-    run = new_run(bench)
+def test_the_graphs_of_a_killed_tool_are_saved_without_locks(trainings: NeuronTrainingRuns, tool: Tool) -> None:
+    run = new_run(trainings)
     tool(DIES_IN_BACKWARD)
-    error = refused(run)
+    error = error_of(run)
     assert error.kind is ErrorKind.KILLED
     assert "SIGKILL" in error.message
-    assert kept(bench) == {"MODULE_forward+flags": COMPILED}
+    assert saved_graphs(trainings) == {"MODULE_forward+flags": COMPILED}
     tool()
     assert run_stage("compile", run).metrics["reused"] == 1
     assert set(graphs_in(cache_of(run).names()).values()) == {COMPILED}
 
 
-def test_a_graph_that_nobody_came_to_compile_fails_the_stage_though_no_summary_names_it(
-    bench: NeuronBench, tool: Tool
+def test_a_graph_without_result_fails_the_stage_though_no_summary_names_it(
+    trainings: NeuronTrainingRuns, tool: Tool
 ) -> None:
     tool(f"{DIES_IN_BACKWARD}os.kill = lambda *args: sys.exit(0)")
-    error = refused(new_run(bench))
+    error = error_of(new_run(trainings))
     assert error.kind is ErrorKind.VERIFICATION_FAILED
     assert "MODULE_backward+flags" in error.message
 
 
 @pytest.mark.parametrize(
-    "says",
+    "output",
     [
         "[F137] neuronx-cc was forcibly killed - This most commonly occurs due to insufficient system memory.",
         "sub-process 1 got exception: A process in the process pool was terminated abruptly while the future was "
@@ -212,41 +206,43 @@ def test_a_graph_that_nobody_came_to_compile_fails_the_stage_though_no_summary_n
     ],
     ids=["compiler", "pool"],
 )
-def test_a_compiler_that_was_killed_for_the_host_s_memory_says_so(bench: NeuronBench, tool: Tool, says: str) -> None:
-    tool(f"tool.compile_graph = lambda folder: folder.mkdir(parents=True) or print({says!r}) or True")
-    error = refused(new_run(bench))
+def test_a_compiler_killed_by_the_kernel_is_reported_as_out_of_memory(
+    trainings: NeuronTrainingRuns, tool: Tool, output: str
+) -> None:
+    tool(f"tool.compile_graph = lambda folder: folder.mkdir(parents=True) or print({output!r}) or True")
+    error = error_of(new_run(trainings))
     assert error.kind is ErrorKind.OUT_OF_MEMORY
     assert "backend.resources.memory" in error.hint
     assert "MODULE_forward+flags" in error.message
 
 
-def test_a_kill_that_only_the_kernel_counts_is_told_as_such(
-    bench: NeuronBench, tool: Tool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_kill_counted_only_by_the_cgroup_is_reported_as_out_of_memory(
+    trainings: NeuronTrainingRuns, tool: Tool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events = tmp_path / "memory.events"
     events.write_text("low 0\noom 3\noom_kill 3\n")
     monkeypatch.setattr(memory, "CGROUP_MEMORY_EVENTS", events)
     tool(f"open({str(events)!r}, 'w').write('low 0\\noom 4\\noom_kill 4\\n')\n{DIES_IN_BACKWARD}")
-    assert refused(new_run(bench)).kind is ErrorKind.OUT_OF_MEMORY
+    assert error_of(new_run(trainings)).kind is ErrorKind.OUT_OF_MEMORY
 
 
-def test_a_tool_that_compiles_nothing_is_refused(bench: NeuronBench, tool: Tool) -> None:
+def test_a_tool_that_compiles_no_graph_fails_the_stage(trainings: NeuronTrainingRuns, tool: Tool) -> None:
     tool("tool.GRAPHS = ()")
-    error = refused(new_run(bench))
+    error = error_of(new_run(trainings))
     assert error.kind is ErrorKind.VERIFICATION_FAILED
     assert "compiled no graph" in error.message
 
 
-def test_what_a_process_of_the_launch_says_is_what_the_stage_says(bench: NeuronBench, tool: Tool) -> None:
-    said = AirsmithError(ErrorKind.BAD_RECIPE, "No layer of that name.", "Correct it.")
-    file = json.dumps({"message": {"message": said.to_json_line()}})
+def test_the_stage_reports_the_error_of_a_launched_process(trainings: NeuronTrainingRuns, tool: Tool) -> None:
+    reported = AirsmithError(ErrorKind.BAD_RECIPE, "No layer of that name.", "Correct it.")
+    file = json.dumps({"message": {"message": reported.to_json_line()}})
     tool(f"open(os.environ['TORCHELASTIC_ERROR_FILE'], 'w').write({file!r})\nsys.exit(1)")
-    error = refused(new_run(bench))
-    assert (error.kind, error.message, error.hint) == (said.kind, said.message, said.hint)
+    error = error_of(new_run(trainings))
+    assert (error.kind, error.message, error.hint) == (reported.kind, reported.message, reported.hint)
 
 
-def test_a_stage_that_is_told_to_stop_ends_the_compilers_and_keeps_what_they_have_done(
-    bench: NeuronBench, tool: Tool, capfd: pytest.CaptureFixture[str], tmp_path: Path
+def test_sigterm_kills_the_compilers_and_saves_the_compiled_graphs(
+    trainings: NeuronTrainingRuns, tool: Tool, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     pid = tmp_path / "pid"
     tool(
@@ -261,7 +257,7 @@ def compile_and_wait(folder):
 tool.compile_graph = compile_and_wait
 """
     )
-    run = new_run(bench)
+    run = new_run(trainings)
     before = signal.getsignal(signal.SIGTERM)
     try:
         assert exit_code_of(lambda: run_stage("compile", run)) == 1
@@ -271,25 +267,25 @@ tool.compile_graph = compile_and_wait
     assert error is not None
     assert error.kind is ErrorKind.INTERRUPTED
     assert run.statuses()["compile"].state == "interrupted"
-    assert kept(bench) == {"MODULE_forward+flags": COMPILED}
-    assert not is_at_work(int(pid.read_text()))
+    assert saved_graphs(trainings) == {"MODULE_forward+flags": COMPILED}
+    assert not is_running(int(pid.read_text()))
 
 
-def is_at_work(pid: int) -> bool:
-    """Whether a process goes on; one that nobody has taken note of has ended as well."""
+def is_running(pid: int) -> bool:
+    """Whether a process has not exited; a zombie has exited."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
     except FileNotFoundError:
         return False
 
 
-def test_a_damaged_cache_of_an_earlier_try_is_passed_over(
-    bench: NeuronBench, tool: Tool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_a_damaged_saved_cache_is_skipped(
+    trainings: NeuronTrainingRuns, tool: Tool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     tool()
-    run = new_run(bench)
+    run = new_run(trainings)
     monkeypatch.setenv("STAND_IN_FAILS", "backward")
-    refused(run)
+    error_of(run)
     for path in (tmp_path / "store" / "checkpoints").rglob("model.neff"):
         path.write_bytes(b"x" * path.stat().st_size)
     monkeypatch.delenv("STAND_IN_FAILS")
@@ -297,41 +293,41 @@ def test_a_damaged_cache_of_an_earlier_try_is_passed_over(
     assert len(graphs_in(cache_of(run).names())) == 3
 
 
-def test_another_node_compiles_for_itself_and_publishes_nothing(
-    bench: NeuronBench, tool: Tool, monkeypatch: pytest.MonkeyPatch
+def test_a_follower_node_compiles_and_publishes_nothing(
+    trainings: NeuronTrainingRuns, tool: Tool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from airsmith_stages.frame import follow_stage
+    from airsmith_stages.stage_runner import run_follower_node
 
     tool()
-    run = new_run(bench)
+    run = new_run(trainings)
     monkeypatch.setenv(launch.NODE_RANK, "1")
-    follow_stage("compile", run)
+    run_follower_node("compile", run)
     assert not look_up_output(run, run.read_spec(), "compile").found
     monkeypatch.setenv("STAND_IN_FAILS", "backward")
     with pytest.raises(AirsmithError):
-        follow_stage("compile", run)
-    assert kept(bench) == {}
+        run_follower_node("compile", run)
+    assert saved_graphs(trainings) == {}
     assert "compile" not in run.statuses()
 
 
-def test_the_steps_see_a_rate_of_0_an_accumulation_a_logged_step_and_one_that_is_not(
-    bench: NeuronBench, monkeypatch: pytest.MonkeyPatch
+def test_the_steps_cover_all_graphs_of_a_training(
+    trainings: NeuronTrainingRuns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from airsmith_stages.neuron.compiling import STEPS, GraphExtraction
+    from airsmith_stages.neuron.graph_extraction import STEPS, GraphExtraction
 
     rates, lengths, logged = [], set(), []
     step_of = GraphExtraction.training_step
 
-    def noting(trainer: Any, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+    def recording(trainer: Any, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         rates.append(trainer.optimizer.param_groups[0]["lr"])
         lengths.add(tuple(inputs["input_ids"].shape))
         return step_of(trainer, model, inputs, *args, **kwargs)
 
-    monkeypatch.setattr(GraphExtraction, "training_step", noting)
+    monkeypatch.setattr(GraphExtraction, "training_step", recording)
     monkeypatch.setattr(GraphExtraction, "log", lambda trainer, logs: logged.append(trainer.state.global_step))
-    run = new_run(bench, warmup_ratio=0.1, logging_steps=50, max_steps=400)
-    with as_torchrun_starts_it():
-        take_part("compile", run)
+    run = new_run(trainings, warmup_ratio=0.1, logging_steps=50, max_steps=400)
+    with torchrun_environment():
+        run_worker("compile", run)
     micro_batches = 2
     assert len(rates) == STEPS * micro_batches
     assert rates[0] == 0 < rates[micro_batches]
@@ -339,10 +335,10 @@ def test_the_steps_see_a_rate_of_0_an_accumulation_a_logged_step_and_one_that_is
     assert set(logged) == {STEPS // 2, STEPS}
 
 
-def test_what_is_taken_from_the_store_has_no_lock_and_no_graph_that_failed(bench: NeuronBench, tmp_path: Path) -> None:
+def test_an_unpacked_cache_has_no_locks_and_no_failed_graphs(trainings: NeuronTrainingRuns, tmp_path: Path) -> None:
     files = ("MODULE_1+a/model.neff", "MODULE_1+a/model.done", "MODULE_1+a/model.hlo.lock", "MODULE_2+a/model.log")
     with write_artifact(
-        bench.store, "artifacts/compile_cache/left", type="compile_cache", digest="left", inputs={}, versions={}
+        trainings.store, "artifacts/compile_cache/left", type="compile_cache", digest="left", inputs={}, versions={}
     ) as writer:
         for name in files:
             writer.add_bytes(f"neuronxcc-2.21+8/{name}", b"")

@@ -1,4 +1,4 @@
-"""Shards that optimum-neuron's own classes have made become the adapter or the model that went into them."""
+"""Consolidation restores the adapter or model from shards that optimum-neuron's classes have made."""
 
 from __future__ import annotations
 
@@ -6,30 +6,46 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import peers
 import pytest
 import torch
-from cutting import GATE_UP, QKV, Case, Workshop, check_equal, consolidated, expected_of
+from neuronx_distributed.parallel_layers import parallel_state
 from optimum.neuron.models.training import specialize_transformation_specs_for_model
 from optimum.neuron.models.training.transformations_utils import GQAQKVColumnParallelLinearSpec
 from optimum.neuron.peft import get_peft_model
-from peers import ALL_PROJECTIONS, Split
 from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 
 from airsmith_stages.consolidating.optimum_neuron import MODEL_SHARDS
 from airsmith_stages.consolidating.replicas import Spread
 from airsmith_stages.merging.model import merge_model
-from airsmith_stages.weights.source import FolderSource
+from airsmith_stages.weights.readers import FolderReader
+from tests.support.neuron_adapters import (
+    GATE_UP,
+    QKV,
+    Case,
+    ShardedAdapters,
+    assert_equal_tensors,
+    consolidated,
+    expected_tensors,
+)
+from tests.support.neuron_models import (
+    ALL_PROJECTIONS,
+    Split,
+    consolidate_with_library,
+    init_process_group,
+    load_model,
+    merge_with_peft,
+    shard_model,
+)
 
 CASES = {
-    "whole": Case("llama", Split()),
+    "one rank": Case("llama", Split()),
     "two ranks, plain": Case("llama", Split(2, use_xser=False)),
     "heads twice": Case("llama", Split(4), (GATE_UP, QKV)),
     "heads four times, plain": Case("llama", Split(8, use_xser=False), (GATE_UP, QKV)),
-    "heads oftener than needed": Case("llama", Split(4, kv_size_multiplier=4), (GATE_UP, QKV)),
+    "heads four times on four ranks": Case("llama", Split(4, kv_size_multiplier=4), (GATE_UP, QKV)),
     "heads twice, one matrix": Case("llama", Split(4, fuse_qkv=True), (GATE_UP, QKV)),
-    "as many key heads, one matrix": Case(
+    "no grouped heads, one matrix": Case(
         "llama", Split(2, fuse_qkv=True), (GATE_UP, QKV), sizes=(("num_key_value_heads", 8),)
     ),
     "qwen3": Case("qwen3", Split(4), (GATE_UP, QKV)),
@@ -38,50 +54,49 @@ CASES = {
     "pipeline, heads twice, plain": Case("llama", Split(4, pipeline=2, use_xser=False), (GATE_UP, QKV)),
     "head and embedding": Case("llama", Split(2), targets=("lm_head", "embed_tokens", "o_proj")),
 }
-DYING = {
+UNSUPPORTED_BY_LIBRARY = {
     "queries and values": Case("llama", Split(2), targets=("q_proj", "v_proj")),
     "one layer": Case("llama", Split(2), layers=(1,)),
     "down only": Case("llama", Split(2, use_xser=False), targets=("down_proj",)),
 }
-"""What the library trains and saves, and its own consolidation cannot read."""
-
-
-@pytest.fixture(scope="module")
-def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
-    return Workshop(tmp_path_factory.mktemp("peers"))
+"""Adapters that the library trains and saves, but cannot consolidate."""
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_the_adapter_that_was_cut_comes_back_bit_for_bit(workshop: Workshop, tmp_path: Path, case: Case) -> None:
-    tensors, spread = consolidated(workshop.shards(case), tmp_path / "ours", case.split)
-    check_equal(tensors, expected_of(workshop.adapter(case), case.fused))
+def test_a_sharded_adapter_is_restored_bit_for_bit(adapters: ShardedAdapters, tmp_path: Path, case: Case) -> None:
+    tensors, spread = consolidated(adapters.shards(case), tmp_path / "ours", case.split)
+    assert_equal_tensors(tensors, expected_tensors(adapters.adapter(case), case.fused))
     assert spread.differing == 0
     assert bool(spread.replicated) is (case.split.tensor > 1)
     if case.targets == ALL_PROJECTIONS:
-        peers.consolidate_by_the_library(workshop.shards(case).parent, tmp_path / "library")
-        check_equal(tensors, load_file(tmp_path / "library/adapter_model.safetensors"))
+        consolidate_with_library(adapters.shards(case).parent, tmp_path / "library")
+        assert_equal_tensors(tensors, load_file(tmp_path / "library/adapter_model.safetensors"))
 
 
-@pytest.mark.parametrize("case", DYING.values(), ids=DYING)
-def test_what_the_library_itself_cannot_consolidate_is_read(workshop: Workshop, tmp_path: Path, case: Case) -> None:
-    shards = workshop.shards(case)
-    tensors, _ = consolidated(shards, tmp_path / "ours", case.split)
-    check_equal(tensors, expected_of(workshop.adapter(case), (GATE_UP,) if "gate_proj" in case.targets else ()))
-    with pytest.raises((KeyError, ValueError)):
-        peers.consolidate_by_the_library(shards.parent, tmp_path / "library")
-
-
-def test_the_output_s_columns_go_back_to_their_heads_where_queries_have_no_adapter(
-    workshop: Workshop, tmp_path: Path
+@pytest.mark.parametrize("case", UNSUPPORTED_BY_LIBRARY.values(), ids=UNSUPPORTED_BY_LIBRARY)
+def test_adapters_that_the_library_cannot_consolidate_are_consolidated(
+    adapters: ShardedAdapters, tmp_path: Path, case: Case
 ) -> None:
-    """The library cuts `o_proj` in the order of the ranks' heads whether the heads have LoRA or not."""
-    split, base = Split(4), workshop.model("llama")
+    shards = adapters.shards(case)
+    tensors, _ = consolidated(shards, tmp_path / "ours", case.split)
+    assert_equal_tensors(
+        tensors, expected_tensors(adapters.adapter(case), (GATE_UP,) if "gate_proj" in case.targets else ())
+    )
+    with pytest.raises((KeyError, ValueError)):
+        consolidate_with_library(shards.parent, tmp_path / "library")
+
+
+def test_o_proj_columns_return_to_their_heads_without_lora_on_queries(
+    adapters: ShardedAdapters, tmp_path: Path
+) -> None:
+    """The library shards `o_proj` in the order of the ranks' heads whether or not the heads have LoRA."""
+    split, base = Split(4), adapters.model("llama")
     whole = torch.randn(4, 32, generator=torch.Generator().manual_seed(7))
-    peers.begin()
+    init_process_group()
     for place in split.ranks():
-        with peers.parallel_state.playing(*vars(place).values()):
+        with parallel_state.simulated_rank(*vars(place).values()):
             config = LoraConfig(r=4, target_modules=["o_proj"], task_type="CAUSAL_LM")
-            adapted = get_peft_model(peers.loaded_model(base, split), config)
+            adapted = get_peft_model(load_model(base, split), config)
             own = GQAQKVColumnParallelLinearSpec.create_query_or_output_projection_local_weight_from_regular_weight(
                 whole, 8, 2, 2, "output"
             )
@@ -98,25 +113,25 @@ def test_the_output_s_columns_go_back_to_their_heads_where_queries_have_no_adapt
 
 
 @pytest.mark.parametrize("name", ["heads twice", "heads four times, plain", "qwen3", "granite", "pipeline"])
-def test_merged_it_is_peft_s_own_merge(workshop: Workshop, tmp_path: Path, name: str) -> None:
+def test_the_merged_model_equals_peft_s_merge(adapters: ShardedAdapters, tmp_path: Path, name: str) -> None:
     case = CASES[name]
-    base = workshop.model(case.family, **dict(case.sizes))
-    consolidated(workshop.shards(case), tmp_path / "adapter", case.split)
+    base = adapters.model(case.family, **dict(case.sizes))
+    consolidated(adapters.shards(case), tmp_path / "adapter", case.split)
     (tmp_path / "adapter/model.safetensors").rename(tmp_path / "adapter/adapter_model.safetensors")
-    config = (workshop.shards(case) / "adapter_config.json").read_text()
+    config = (adapters.shards(case) / "adapter_config.json").read_text()
     (tmp_path / "adapter/adapter_config.json").write_text(config)
     (tmp_path / "expected").mkdir()
-    save_file(expected_of(workshop.adapter(case), case.fused), tmp_path / "expected/adapter_model.safetensors")
-    (tmp_path / "expected/adapter_config.json").write_text((workshop.adapter(case) / "adapter_config.json").read_text())
+    save_file(expected_tensors(adapters.adapter(case), case.fused), tmp_path / "expected/adapter_model.safetensors")
+    (tmp_path / "expected/adapter_config.json").write_text((adapters.adapter(case) / "adapter_config.json").read_text())
 
     merged: dict[str, bytes] = {}
 
     def write(file: str, pieces: Iterable[bytes | memoryview], size_bytes: int) -> None:
         merged[file] = b"".join(bytes(piece) for piece in pieces)
 
-    merge_model(FolderSource(base), FolderSource(tmp_path / "adapter"), write)
+    merge_model(FolderReader(base), FolderReader(tmp_path / "adapter"), write)
     (tmp_path / "merged.safetensors").write_bytes(merged["model.safetensors"])
-    found, expected = load_file(tmp_path / "merged.safetensors"), peers.merged_by_peft(base, tmp_path / "expected")
+    found, expected = load_file(tmp_path / "merged.safetensors"), merge_with_peft(base, tmp_path / "expected")
     assert found.keys() == expected.keys()
     for tensor_name, tensor in expected.items():
         torch.testing.assert_close(found[tensor_name], tensor, rtol=1e-6, atol=1e-5)
@@ -134,15 +149,15 @@ def test_merged_it_is_peft_s_own_merge(workshop: Workshop, tmp_path: Path, name:
         ("granite", Split(2, use_xser=False), {"tie_word_embeddings": True}),
         ("llama", Split(2, pipeline=2), {}),
     ],
-    ids=["heads twice", "heads oftener", "one matrix", "qwen3", "granite", "tied", "pipeline"],
+    ids=["heads twice", "heads four times", "one matrix", "qwen3", "granite", "tied", "pipeline"],
 )
-def test_all_parameters_come_back_bit_for_bit(
-    workshop: Workshop, tmp_path: Path, family: str, split: Split, sizes: dict[str, Any]
+def test_a_sharded_model_is_restored_bit_for_bit(
+    adapters: ShardedAdapters, tmp_path: Path, family: str, split: Split, sizes: dict[str, Any]
 ) -> None:
-    base = workshop.model(family, **sizes)
-    shards = peers.shard_model(base, tmp_path / "saved", split)
+    base = adapters.model(family, **sizes)
+    shards = shard_model(base, tmp_path / "saved", split)
     tensors, spread = consolidated(shards, tmp_path / "ours", split, MODEL_SHARDS)
-    check_equal(tensors, load_file(base / "model.safetensors"))
+    assert_equal_tensors(tensors, load_file(base / "model.safetensors"))
     assert spread == Spread(spread.replicated, 0, 0.0, "")
-    peers.consolidate_by_the_library(shards, tmp_path / "library")
-    check_equal(tensors, load_file(tmp_path / "library/model.safetensors"))
+    consolidate_with_library(shards, tmp_path / "library")
+    assert_equal_tensors(tensors, load_file(tmp_path / "library/model.safetensors"))

@@ -1,35 +1,29 @@
-"""The stage `consolidate` behind a training on Neuron, from store to store."""
+"""Stage `consolidate` after a training on Neuron, from store to store."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-import peers
 import pytest
 import torch
-from cutting import GATE_UP, QKV, Case, Workshop, check_equal, expected_of
-from peers import Split
 from safetensors.torch import load, load_file
-from trainings import NeuronBench, artifact_of, on_cpus, train_here
 from transformers import AutoModelForCausalLM
 
 from airsmith.artifacts.publish import write_artifact
 from airsmith.artifacts.read import Artifact, open_artifact
-from airsmith.artifacts.store import Store
 from airsmith.contracts.run import Run
 from airsmith.contracts.spec import ParallelPlan
 from airsmith.contracts.stages import END_TOKENS, PIPELINE_PARALLEL, SHARDS, TENSOR_PARALLEL
-from airsmith_stages.frame import run_stage
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> NeuronBench:
-    return NeuronBench(Store.open(f"file://{tmp_path}/store"), tmp_path)
+from airsmith_stages.stage_runner import run_stage
+from tests.support.neuron_adapters import GATE_UP, QKV, Case, ShardedAdapters, assert_equal_tensors, expected_tensors
+from tests.support.neuron_models import ALL_PROJECTIONS, Split, consolidate_with_library
+from tests.support.neuron_training_runs import NeuronTrainingRuns, train_in_process, trained_artifact
+from tests.support.stage_runs import point_to
 
 
 def consolidated(run: Run) -> Artifact:
-    """What the stage makes of a run's training."""
+    """Run the stage and open its output."""
     pointer = run_stage("consolidate", run)
     artifact = open_artifact(run.store, pointer.location)
     assert artifact is not None
@@ -37,30 +31,32 @@ def consolidated(run: Run) -> Artifact:
     return artifact
 
 
-def test_shards_become_an_adapter_and_all_else_stays(bench: NeuronBench, tmp_path: Path) -> None:
+def test_shards_become_an_adapter_and_other_files_are_copied(trainings: NeuronTrainingRuns, tmp_path: Path) -> None:
     case = Case("llama", Split(4), (GATE_UP, QKV))
-    workshop = Workshop(tmp_path / "peers")
-    shards = workshop.shards(case)
-    run = bench.neuron_run(parallel=ParallelPlan(tensor=4, processes_per_node=4))
+    adapters = ShardedAdapters(tmp_path / "peers")
+    shards = adapters.shards(case)
+    run = trainings.neuron_run(parallel=ParallelPlan(tensor=4, processes_per_node=4))
     sizes = {SHARDS: "4", TENSOR_PARALLEL: "4", PIPELINE_PARALLEL: "1"}
     with write_artifact(
-        bench.store, "artifacts/adapter_shards/a", type="adapter_shards", digest="a", inputs={}, versions={}
+        trainings.store, "artifacts/adapter_shards/a", type="adapter_shards", digest="a", inputs={}, versions={}
     ) as writer:
         writer.add_folder(shards)
         writer.add_bytes("metrics.jsonl", b"{}\n")
         trained = writer.publish(
             metrics={"steps": 7}, properties={END_TOKENS: "[2]", "resume": "warm_restart", **sizes}
         )
-    run.write_pointer(on_cpus.pointer_to("train", trained))
+    point_to(run, "train", trained)
 
     adapter = consolidated(run)
     assert adapter.type == "adapter"
     assert sorted(adapter.names()) == ["adapter_config.json", "adapter_model.safetensors", "metrics.jsonl"]
     assert adapter.manifest.properties == {END_TOKENS: "[2]", "resume": "warm_restart"}
     assert adapter.manifest.metrics == {"steps": 7, "replica_spread": 0.0}
-    check_equal(load(adapter.read("adapter_model.safetensors")), expected_of(workshop.adapter(case), case.fused))
+    assert_equal_tensors(
+        load(adapter.read("adapter_model.safetensors")), expected_tensors(adapters.adapter(case), case.fused)
+    )
     config = json.loads(adapter.read("adapter_config.json"))
-    assert config["target_modules"] == sorted(peers.ALL_PROJECTIONS)
+    assert config["target_modules"] == sorted(ALL_PROJECTIONS)
     assert config["inference_mode"]
     assert config == json.loads((shards / "adapter_config.json").read_text()) | {
         "target_modules": config["target_modules"]
@@ -68,12 +64,12 @@ def test_shards_become_an_adapter_and_all_else_stays(bench: NeuronBench, tmp_pat
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
-def test_what_a_training_leaves_is_consolidated(bench: NeuronBench, tmp_path: Path, method: str) -> None:
+def test_the_output_of_a_training_is_consolidated(trainings: NeuronTrainingRuns, tmp_path: Path, method: str) -> None:
     lora = {"name": "lora", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj", "gate_proj", "up_proj"]}
-    run = bench.neuron_run(method=lora if method == "lora" else {"name": "full"}, max_steps=2, save_steps=2)
-    train_here(run)
-    trained = artifact_of(run)
-    run.write_pointer(on_cpus.pointer_to("train", trained))
+    run = trainings.neuron_run(method=lora if method == "lora" else {"name": "full"}, max_steps=2, save_steps=2)
+    train_in_process(run)
+    trained = trained_artifact(run)
+    point_to(run, "train", trained)
     whole = consolidated(run)
     whole.download(tmp_path / "whole")
     trained.download(tmp_path / "adapter_default" if method == "lora" else tmp_path / "trained")
@@ -82,8 +78,8 @@ def test_what_a_training_leaves_is_consolidated(bench: NeuronBench, tmp_path: Pa
     assert not [name for name in whole.names() if "shards" in name or "done" in name]
     file = "adapter_model.safetensors" if method == "lora" else "model.safetensors"
     if method == "full":
-        peers.consolidate_by_the_library(tmp_path / "trained", tmp_path / "expected")
-        check_equal(load_file(tmp_path / "whole" / file), load_file(tmp_path / "expected" / file))
+        consolidate_with_library(tmp_path / "trained", tmp_path / "expected")
+        assert_equal_tensors(load_file(tmp_path / "whole" / file), load_file(tmp_path / "expected" / file))
         model = AutoModelForCausalLM.from_pretrained(tmp_path / "whole")
         assert torch.isfinite(model(torch.tensor([[1, 2, 3]])).logits).all()
     else:

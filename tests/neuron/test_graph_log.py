@@ -1,4 +1,4 @@
-"""What the compiler's tool prints, as AWS's documentation and public issues show it, and what it means."""
+"""Reading the output of the compiler's tool, with examples from AWS's documentation and public issues."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CACHE = "/var/tmp/neuron-compile-cache/neuronxcc-2.0.0.22266a0+a69f71e55"
 
 
 def summary(prefix: str = "", **graphs: str) -> str:
-    """The summary of the documentation, with these graphs and what became of them."""
+    """The summary in the documentation's format, with these graphs and their status."""
     report = ",\n".join(
         f'        "{CACHE}/MODULE_{name}+abb26765/model.hlo.pb": {{\n            "status": {status},\n'
         '            "retry": 0\n        }'
@@ -47,16 +47,16 @@ def read(tmp_path: Path):  # type: ignore[no-untyped-def]
 
 
 @pytest.mark.parametrize("prefix", ["", "INFO: "])
-def test_a_summary_names_what_failed(read, prefix: str) -> None:  # type: ignore[no-untyped-def]
-    told = read("....\nCompiler status PASS\n" + summary(prefix, **{"1970": "true", "1614": "false"}))
-    assert told == GraphLog(frozenset({"MODULE_1614+abb26765"}), 1, "", was_killed=False)
+def test_a_summary_names_the_failed_graphs(read, prefix: str) -> None:  # type: ignore[no-untyped-def]
+    graph_log = read("....\nCompiler status PASS\n" + summary(prefix, **{"1970": "true", "1614": "false"}))
+    assert graph_log == GraphLog(frozenset({"MODULE_1614+abb26765"}), 1, "", was_killed=False)
 
 
-def test_a_summary_without_failures_names_none(read) -> None:  # type: ignore[no-untyped-def]
+def test_a_summary_without_failures_names_no_graph(read) -> None:  # type: ignore[no-untyped-def]
     assert read(summary(**{"1970": "true"})) == GraphLog(frozenset(), 0, "", was_killed=False)
 
 
-def test_a_compiler_s_own_words_name_graph_and_cause(read) -> None:  # type: ignore[no-untyped-def]
+def test_a_compiler_s_message_names_graph_and_cause(read) -> None:  # type: ignore[no-untyped-def]
     line = (
         "2024-08-15 14:51:41.000622:  2216  ERROR ||NEURON_CC_WRAPPER||: Failed compilation with ['neuronx-cc', "
         "'compile', '--target=trn1', '--framework=XLA', '/tmp/no-user/neuroncc_compile_workdir/0cb6/model.MODULE_"
@@ -65,10 +65,10 @@ def test_a_compiler_s_own_words_name_graph_and_cause(read) -> None:  # type: ign
         "than 0, input1_set - Please open a support ticket at https://github.com/aws-neuron/aws-neuron-sdk/issues/new. "
         "You may also be able to obtain more information using the 'XLA_IR_DEBUG' variable.\n"
     )
-    told = read(line)
-    assert told.failed == {"MODULE_272695416573893802+00875417"}
-    assert told.cause == "[NLA001]  Unhandled exception with message: tensor size must be more than 0, input1_set"
-    assert not told.was_killed
+    graph_log = read(line)
+    assert graph_log.failed == {"MODULE_272695416573893802+00875417"}
+    assert graph_log.cause == "[NLA001]  Unhandled exception with message: tensor size must be more than 0, input1_set"
+    assert not graph_log.was_killed
 
 
 @pytest.mark.parametrize(
@@ -80,10 +80,10 @@ def test_a_compiler_s_own_words_name_graph_and_cause(read) -> None:  # type: ign
         "subprocess.CalledProcessError: Command '['neuronx-cc']' returned non-zero exit status 137.",
     ],
 )
-def test_a_killed_compiler_is_told_from_one_that_failed(read, line: str) -> None:  # type: ignore[no-untyped-def]
+def test_a_killed_compiler_is_distinguished_from_a_failed_one(read, line: str) -> None:  # type: ignore[no-untyped-def]
     assert read(f"{line}\n{summary()}").was_killed
 
 
-def test_a_summary_that_something_else_has_written_into_is_left_to_the_totals(read) -> None:  # type: ignore[no-untyped-def]
+def test_a_summary_with_other_output_in_it_yields_only_the_totals(read) -> None:  # type: ignore[no-untyped-def]
     text = summary(**{"1970": "false"}).replace('            "retry"', 'Compiler status PASS\n            "retry"')
     assert read(text) == GraphLog(frozenset(), 1, "", was_killed=False)

@@ -1,6 +1,6 @@
-"""What optimum-neuron's trainer is told exists in its dataclass and has a type that is declared there.
+"""The arguments for optimum-neuron's trainer exist in its dataclass and have the declared types.
 
-Read from the installed package: an upgrade that renames an argument, or gives it another meaning, shows here.
+The installed package is inspected, so that an upgrade that renames or changes an argument fails here.
 """
 
 from __future__ import annotations
@@ -12,27 +12,26 @@ from typing import Any
 
 import pytest
 from pydantic import ConfigDict, TypeAdapter, ValidationError
-from trainings import NeuronBench, as_torchrun_starts_it
 
-from airsmith.artifacts.store import Store
 from airsmith.contracts.spec import ParallelPlan, RunSpec
 from airsmith_stages.neuron.arguments import training_arguments
+from tests.support.neuron_training_runs import NeuronTrainingRuns, torchrun_environment
 
 RECIPES: dict[str, dict[str, Any]] = {
-    "as it comes": {},
-    "in bfloat16": {"precision": "bfloat16", "gradient_checkpointing": True},
-    "by steps": {"warmup_steps": 5, "warmup_ratio": None, "lr_scheduler_type": "cosine", "weight_decay": 0.01},
-    "by epochs": {"max_steps": None, "num_train_epochs": 2.0, "warmup_ratio": 0.5, "max_grad_norm": 0.3},
+    "defaults": {},
+    "bfloat16": {"precision": "bfloat16", "gradient_checkpointing": True},
+    "steps": {"warmup_steps": 5, "warmup_ratio": None, "lr_scheduler_type": "cosine", "weight_decay": 0.01},
+    "epochs": {"max_steps": None, "num_train_epochs": 2.0, "warmup_ratio": 0.5, "max_grad_norm": 0.3},
 }
 
 
 @pytest.fixture(params=RECIPES.values(), ids=RECIPES.keys())
 def spec(tmp_path: Path, request: pytest.FixtureRequest) -> RunSpec:
-    bench = NeuronBench(Store.open(f"file://{tmp_path}/store"), tmp_path)
-    return bench.neuron_run(parallel=ParallelPlan(tensor=2, processes_per_node=2), **request.param).read_spec()
+    trainings = NeuronTrainingRuns(tmp_path)
+    return trainings.neuron_run(parallel=ParallelPlan(tensor=2, processes_per_node=2), **request.param).read_spec()
 
 
-def test_every_argument_is_one_of_the_library_s_and_of_its_type(spec: RunSpec, tmp_path: Path) -> None:
+def test_every_argument_exists_in_the_library_with_its_type(spec: RunSpec, tmp_path: Path) -> None:
     from optimum.neuron import NeuronTrainingArguments
     from optimum.neuron.trainers import training_args
 
@@ -46,7 +45,7 @@ def test_every_argument_is_one_of_the_library_s_and_of_its_type(spec: RunSpec, t
 
 
 def is_valid(value: Any, declared: Any) -> bool:
-    """Whether a value is of a type, without conversion; ints are floats as well."""
+    """Whether a value has a type, without conversion; an int is also a float."""
     try:
         TypeAdapter(declared, config=ConfigDict(strict=True, arbitrary_types_allowed=True)).validate_python(value)
     except ValidationError:
@@ -54,22 +53,26 @@ def is_valid(value: Any, declared: Any) -> bool:
     return True
 
 
-def test_the_library_takes_them_as_they_are_meant(spec: RunSpec, tmp_path: Path) -> None:
+def test_the_library_interprets_the_arguments_as_intended(spec: RunSpec, tmp_path: Path) -> None:
     from optimum.neuron import NeuronTrainingArguments
 
     training = spec.recipe.training
-    with as_torchrun_starts_it():
+    with torchrun_environment():
         arguments = NeuronTrainingArguments(**training_arguments(spec, tmp_path / "output", 40))
     assert arguments.get_warmup_steps(40) == {0.0: 0, 5: 5, 0.5: 20}[training.warmup]
     assert arguments.lr_scheduler_type.value == training.lr_scheduler_type
     assert arguments.trn_config.fuse_qkv is False
     assert arguments.skip_cache_push
-    is_half = training.precision == "bfloat16"
-    assert (arguments.bf16, arguments.zero_1, arguments.optimizer_use_master_weights) == (is_half, is_half, is_half)
+    is_bfloat16 = training.precision == "bfloat16"
+    assert (arguments.bf16, arguments.zero_1, arguments.optimizer_use_master_weights) == (
+        is_bfloat16,
+        is_bfloat16,
+        is_bfloat16,
+    )
     assert arguments.report_to == []
 
 
-def test_compiling_differs_in_steps_and_saving_alone(spec: RunSpec, tmp_path: Path) -> None:
+def test_compiling_differs_only_in_steps_and_saving(spec: RunSpec, tmp_path: Path) -> None:
     training, compiling = (
         training_arguments(spec, tmp_path / "train", 40),
         training_arguments(spec, tmp_path / "compile", 10, saves=False),

@@ -1,23 +1,22 @@
-"""The variables that a training's processes need from their start."""
+"""Environment variables of a training's processes."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-from trainings import NeuronBench
 
-from airsmith.artifacts.store import Store
 from airsmith.contracts.spec import RunSpec
 from airsmith.errors import AirsmithError
 from airsmith_stages.neuron.environment import cache_folder, training_environment
+from tests.support.neuron_training_runs import NeuronTrainingRuns
 
 CACHE = Path("/scratch/airsmith-train-x_1/cache")
 
 
 @pytest.fixture
 def spec(tmp_path: Path) -> RunSpec:
-    return NeuronBench(Store.open(f"file://{tmp_path}/store"), tmp_path).neuron_run().read_spec()
+    return NeuronTrainingRuns(tmp_path).neuron_run().read_spec()
 
 
 def on(spec: RunSpec, instance_type: str) -> RunSpec:
@@ -25,7 +24,7 @@ def on(spec: RunSpec, instance_type: str) -> RunSpec:
     return spec.model_copy(update={"recipe": spec.recipe.model_copy(update={"backend": backend})})
 
 
-def test_the_library_finds_the_cache_where_it_was_told(spec: RunSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_library_uses_the_given_cache_folder(spec: RunSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     from optimum.neuron.utils.cache_utils import get_neuron_cache_path
 
     for name, value in training_environment(spec, CACHE).items():
@@ -33,18 +32,18 @@ def test_the_library_finds_the_cache_where_it_was_told(spec: RunSpec, monkeypatc
     assert get_neuron_cache_path() == cache_folder() == CACHE
 
 
-def test_a_name_that_the_tools_would_cut_short_is_refused(spec: RunSpec) -> None:
-    with pytest.raises(AirsmithError, match="read only letters"):
+def test_a_path_that_the_tools_cannot_parse_is_rejected(spec: RunSpec) -> None:
+    with pytest.raises(AirsmithError, match="support only letters"):
         training_environment(spec, Path("/scratch.d/cache"))
 
 
-def test_cores_are_counted_as_the_plan_counts_them(spec: RunSpec) -> None:
+def test_logical_cores_match_the_plan(spec: RunSpec) -> None:
     assert "NEURON_LOGICAL_NC_CONFIG" not in training_environment(spec, CACHE)
     trn2 = training_environment(on(spec, "trn2.48xlarge"), CACHE)
     assert (trn2["NEURON_LOGICAL_NC_CONFIG"], trn2["NEURON_RT_VIRTUAL_CORE_SIZE"]) == ("2", "2")
 
 
-def test_no_hub_is_asked_and_malloc_is_told_in_time(spec: RunSpec) -> None:
+def test_the_hub_is_offline_and_malloc_is_configured(spec: RunSpec) -> None:
     environment = training_environment(spec, CACHE)
     assert (environment["HF_HUB_OFFLINE"], environment["MALLOC_ARENA_MAX"]) == ("1", "64")
     assert "--distribution-strategy=llm-training" in environment["NEURON_CC_FLAGS"].split()

@@ -1,4 +1,4 @@
-"""What Neuron's runtime and compiler say becomes an error of the closed list, with what to do about it."""
+"""Failures of Neuron's runtime and compiler become AirsmithErrors with a hint."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ DEVICE, MEMORY = ErrorKind.DEVICE_ERROR, ErrorKind.OUT_OF_MEMORY
 
 
 @pytest.mark.parametrize(
-    ("said", "kind"),
+    ("message", "kind"),
     [
         ("Bad StatusOr access: INTERNAL: RunNeuronCCImpl: error condition error != 0: [F137] neuronx-cc was forcibly "
          "killed - This most commonly occurs due to insufficient system memory.", MEMORY),
@@ -29,23 +29,23 @@ DEVICE, MEMORY = ErrorKind.DEVICE_ERROR, ErrorKind.OUT_OF_MEMORY
         ("status 1003 NRT_EXEC_COMPLETED_WITH_NUM_ERR", ErrorKind.NON_FINITE_LOSS),
     ],
 )  # fmt: skip
-def test_what_the_runtime_and_the_compiler_say(said: str, kind: ErrorKind) -> None:
-    with pytest.raises(AirsmithError) as told, neuron_errors():
-        raise ValueError("a step failed") from RuntimeError(said)
-    assert told.value.kind is kind
-    assert told.value.hint
-    # A device error is run again, where there is another node on it; what does not fit does not fit again.
+def test_failures_of_runtime_and_compiler_have_a_kind(message: str, kind: ErrorKind) -> None:
+    with pytest.raises(AirsmithError) as raised, neuron_errors():
+        raise ValueError("a step failed") from RuntimeError(message)
+    assert raised.value.kind is kind
+    assert raised.value.hint
+    # Only device errors are retried, on another node if possible.
     assert RETRIES[kind] is (Retry.BACK_OFF if kind is DEVICE else Retry.NEVER)
 
 
-@pytest.mark.parametrize("said", ["No such file", "the loss is nan", "index 7 is out of bounds"])
-def test_what_is_none_of_theirs_stays_as_it_is(said: str) -> None:
-    with pytest.raises(ValueError, match=said), neuron_errors():
-        raise ValueError(said)
+@pytest.mark.parametrize("message", ["No such file", "the loss is nan", "index 7 is out of bounds"])
+def test_other_exceptions_are_not_changed(message: str) -> None:
+    with pytest.raises(ValueError, match=message), neuron_errors():
+        raise ValueError(message)
 
 
-def test_an_error_of_the_list_stays_as_it_is() -> None:
+def test_airsmith_errors_are_not_changed() -> None:
     own = AirsmithError(ErrorKind.INTERRUPTED, "NRT_TIMEOUT is only in the message")
-    with pytest.raises(AirsmithError) as told, neuron_errors():
+    with pytest.raises(AirsmithError) as raised, neuron_errors():
         raise own
-    assert told.value is own
+    assert raised.value is own

@@ -1,4 +1,4 @@
-"""What a server on Inf2 and Trn1 is told is what optimum-neuron's own code takes; its vLLM is not installed here."""
+"""optimum-neuron's code accepts the arguments of servers on Inf2 and Trn1; its vLLM is not installed here."""
 
 from __future__ import annotations
 
@@ -23,22 +23,26 @@ def container(place: str, name: str) -> dict:
 
 
 @pytest.mark.parametrize(("place", "cores"), [("trn1.32xlarge", 8), ("inf2.24xlarge", 12)])
-def test_the_export_is_told_in_the_librarys_own_words(place: str, cores: int):
+def test_the_library_parses_the_arguments_of_the_export(place: str, cores: int):
     from optimum.commands.export import neuronx
 
     parser = argparse.ArgumentParser()
     neuronx.parse_args_neuronx(parser)
     for action in parser._actions:
-        action.required = action.required and action.dest != "instance_type"  # where there is no device to see
+        action.required = action.required and action.dest != "instance_type"  # otherwise detected
     export = container(place, "export")
-    told = parser.parse_args(export["args"])
-    assert (told.model, told.task, str(told.output)) == ("/scratch/model", "text-generation", "/scratch/exported")
-    assert (told.batch_size, told.sequence_length, told.tensor_parallel_size) == (4 if cores == 8 else 8, 2176, cores)
+    parsed = parser.parse_args(export["args"])
+    assert (parsed.model, parsed.task, str(parsed.output)) == ("/scratch/model", "text-generation", "/scratch/exported")
+    assert (parsed.batch_size, parsed.sequence_length, parsed.tensor_parallel_size) == (
+        4 if cores == 8 else 8,
+        2176,
+        cores,
+    )
     assert export["command"][-1] == "optimum.exporters.neuron"
 
 
-def test_a_plain_model_would_be_looked_up_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Why there is an export: once this passes no more, the plugin may be given the model itself."""
+def test_the_library_looks_up_a_plain_model_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The reason for the export: when this test fails, the plugin can load the model directly."""
     from optimum.neuron.cache import hub_cache
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -49,7 +53,7 @@ def test_a_plain_model_would_be_looked_up_on_the_hub(tmp_path: Path, monkeypatch
         hub_cache.select_hub_cached_entries(str(tmp_path), task="text-generation", batch_size=1)
 
 
-def test_lora_is_refused_by_the_plugin_itself():
+def test_the_plugin_does_not_support_lora():
     import optimum.neuron
 
     worker = Path(optimum.neuron.__file__).parent / "vllm/worker.py"

@@ -1,1 +1,1 @@
-"""Checkpoints in shards, one file or more per process, become one model's safetensors files, without torch."""
+"""Consolidate sharded checkpoints, with one or more files per process, into safetensors files, without torch."""

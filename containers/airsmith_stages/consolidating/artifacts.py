@@ -1,4 +1,4 @@
-"""Consolidation from one artifact to another, store to store, by the contract: verified reads and hashed output."""
+"""Consolidate one artifact into another, from store to store, with verified reads and hashed output."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from airsmith_stages.weights.readers import ArtifactReader, FileReader
 
 @dataclass(frozen=True)
 class Consolidated:
-    """What was made.
+    """Result of a consolidation.
 
-    :param tensors: their number.
-    :param spread: how far what several processes hold of the same lay apart.
+    :param tensors: number of tensors.
+    :param spread: differences between replicas of the same tensor.
     """
 
     tensors: int
@@ -38,19 +38,18 @@ def consolidate_artifact(
     max_shard_bytes: int = 5 * 10**9,
     file: str | None = None,
 ) -> Consolidated:
-    """Consolidate a checkpoint that was published, into an artifact that the caller publishes.
+    """Consolidate a published checkpoint into an artifact that the caller publishes.
 
-    Chunks are read in the order of the tensors, not of the files: the files' hashes are checked beside that, by a
-    second reading.
+    Chunks are read in the order of the tensors, not of the files, so a concurrent second read checks the hashes.
 
-    :param read: the reader of the checkpoint's format, as `read_dcp`.
-    :param file: the one to write; a model's own files where it is empty.
-    :raises AirsmithError: `verification_failed` where a file is not what was published; `bad_data`.
+    :param read: reader of the checkpoint's format, such as `read_dcp`.
+    :param file: name of the single file to write; None for the standard files of a model.
+    :raises AirsmithError: `verification_failed` if a file is not what was published; `bad_data`.
     """
     checkpoint = read(ArtifactReader(artifact))
-    ended = Event()
+    stop = Event()
     with ThreadPoolExecutor(1) as thread:
-        verified = thread.submit(_verify, artifact, _files(checkpoint), ended)
+        verified = thread.submit(_verify, artifact, _files(checkpoint), stop)
         try:
             count = consolidate(
                 checkpoint,
@@ -60,7 +59,7 @@ def consolidate_artifact(
             spread = spread_of(checkpoint)
             verified.result()
         finally:
-            ended.set()
+            stop.set()
     return Consolidated(count, spread)
 
 
@@ -72,8 +71,8 @@ def _files(checkpoint: ShardedCheckpoint) -> list[str]:
     return sorted({chunk.file for tensor in checkpoint.tensors.values() for chunk in (*tensor.chunks, *tensor.copies)})
 
 
-def _verify(artifact: Artifact, files: Iterable[str], ended: Event) -> None:
+def _verify(artifact: Artifact, files: Iterable[str], stop: Event) -> None:
     for file in files:
         for _ in artifact.stream(file):
-            if ended.is_set():
+            if stop.is_set():
                 return

@@ -1,4 +1,4 @@
-"""The bytes of whole tensors from their chunks, in order and in bounded memory, and the files that they make."""
+"""Assemble whole tensors from their chunks, in order and in bounded memory, and write them to files."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from airsmith_stages.weights.readers import FileReader
 from airsmith_stages.weights.shards import index_of, plan_shards
 
 BLOCK_BYTES = 1024 * 1024
-"""Read at once: what fits a processor's cache is copied faster than what does not."""
+"""Bytes per read; a block that fits a processor's cache is copied faster."""
 
 WriteFile = Callable[[str, Iterable[Piece], int], object]
-"""Takes a file: its name, its pieces, and its size in bytes."""
+"""Writes a file, given its name, its content in pieces and its size in bytes."""
 
 
 def consolidate(checkpoint: ShardedCheckpoint, write: WriteFile, *, max_shard_bytes: int = 5 * 10**9) -> int:
     """Write a checkpoint's tensors as safetensors files with their index.
 
-    :param write: gets one file after another.
+    :param write: receives one file after another.
     :returns: the number of tensors.
-    :raises AirsmithError: `bad_data`, before anything is written, where a piece is missing, twice there or misplaced.
+    :raises AirsmithError: `bad_data`, before any write, if a chunk is missing, duplicated or misplaced.
     """
     check(checkpoint)
     tensors = checkpoint.tensors
@@ -48,7 +48,7 @@ def consolidate(checkpoint: ShardedCheckpoint, write: WriteFile, *, max_shard_by
 
 
 def assembled(source: FileReader, shape: Sequence[int], chunks: Sequence[Chunk], item_bytes: int) -> Iterator[Piece]:
-    """A tensor's bytes, row by row, from chunks that make it up."""
+    """A tensor's bytes in row-major order, from its chunks."""
     if 0 in shape:
         return
     if all(tuple(chunk.shape[1:]) == tuple(shape[1:]) for chunk in chunks):
@@ -76,7 +76,7 @@ def _whole(source: FileReader, chunk: Chunk, size_bytes: int) -> Iterator[Piece]
 
 
 def _at_row(chunks: Sequence[Chunk], row: int, item_bytes: int) -> list[Chunk]:
-    """The chunks of one row, as those of a tensor of one dimension less."""
+    """The chunks of one row, as chunks of a tensor with one dimension less."""
     return [
         replace(
             chunk,
@@ -90,8 +90,9 @@ def _at_row(chunks: Sequence[Chunk], row: int, item_bytes: int) -> list[Chunk]:
 
 
 def _block(source: FileReader, shape: Sequence[int], first: int, chunks: Sequence[Chunk], item_bytes: int) -> Piece:
-    """Some rows, put together from what the chunks hold of them."""
-    # Most checkpoints are cut by rows alone, and need none of it: loading it takes a tenth of a small one's time.
+    """Some rows, assembled from the chunks that intersect them."""
+    # Imported here because most checkpoints are split by rows and do not need numpy, whose import takes a tenth of a
+    # small consolidation's time.
     import numpy as np
 
     block = np.empty([*shape, item_bytes], np.uint8)

@@ -1,4 +1,4 @@
-"""A checkpoint in shards, whatever its format: tensors, and where the pieces of each lie."""
+"""A sharded checkpoint of any format: its tensors, and the location of their chunks."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from airsmith_stages.weights.readers import FileReader
 
 @dataclass(frozen=True)
 class Chunk:
-    """A box of a tensor, its elements row by row in one place.
+    """A box of a tensor, stored contiguously in row-major order.
 
-    :param offsets: where it begins in the tensor, by dimension.
-    :param begin: offset in the file of its first byte.
+    :param offsets: its offset in the tensor, by dimension.
+    :param begin: offset of its first byte in the file.
     """
 
     offsets: tuple[int, ...]
@@ -28,9 +28,9 @@ class Chunk:
 
 @dataclass(frozen=True)
 class ShardedTensor:
-    """A tensor in pieces.
+    """A tensor in chunks.
 
-    :param copies: what other processes hold of it once more, each at the place and in the shape of one of its chunks.
+    :param copies: replicas of other processes, each with offsets and shape of one of the chunks.
     """
 
     dtype: str
@@ -41,7 +41,7 @@ class ShardedTensor:
 
 @dataclass(frozen=True)
 class ShardedCheckpoint:
-    """What a format's reader finds: the interface between formats and consolidation.
+    """The interface between the readers of checkpoint formats and the consolidation.
 
     :param tensors: by name.
     """
@@ -51,43 +51,43 @@ class ShardedCheckpoint:
 
 
 def check(checkpoint: ShardedCheckpoint) -> None:
-    """Hold the chunks of each tensor against its shape: all of it, and nothing twice.
+    """Check that the chunks of each tensor cover its shape exactly once.
 
     :raises AirsmithError: `bad_data`, naming tensor and file.
     """
     if not checkpoint.tensors:
-        raise bad_checkpoint("The checkpoint holds no tensor")
+        raise bad_checkpoint("The checkpoint contains no tensor")
     sizes = checkpoint.source.sizes()
     for name, tensor in checkpoint.tensors.items():
         for chunk in (*tensor.chunks, *tensor.copies):
             _check_chunk(name, tensor, chunk, sizes)
-        for one, other in _neighbours(tensor):
+        for one, other in _neighbors(tensor):
             if _overlap(one, other):
                 raise bad_checkpoint(f"Chunks of {name} in {one.file} and {other.file} overlap")
         covered = sum(math.prod(chunk.shape) for chunk in tensor.chunks)
         if covered != math.prod(tensor.shape):
             files = f" (in {tensor.chunks[0].file} and others)" if tensor.chunks else ""
             raise bad_checkpoint(
-                f"Of {name}{files}, {covered} of {math.prod(tensor.shape)} elements are there: a chunk is missing"
+                f"The chunks of {name}{files} cover {covered} of {math.prod(tensor.shape)} elements: a chunk is missing"
             )
 
 
 def _check_chunk(name: str, tensor: ShardedTensor, chunk: Chunk, sizes: Mapping[str, int]) -> None:
     if len(chunk.offsets) != len(tensor.shape) or len(chunk.shape) != len(tensor.shape):
-        raise bad_checkpoint(f"A chunk of {name} in {chunk.file} has not the tensor's {len(tensor.shape)} dimensions")
+        raise bad_checkpoint(
+            f"A chunk of {name} in {chunk.file} does not have the tensor's {len(tensor.shape)} dimensions"
+        )
     ends = [offset + length for offset, length in zip(chunk.offsets, chunk.shape, strict=True)]
     if any(end > length for end, length in zip(ends, tensor.shape, strict=True)):
-        raise bad_checkpoint(
-            f"A chunk of {name} in {chunk.file} reaches beyond the tensor's shape {list(tensor.shape)}"
-        )
+        raise bad_checkpoint(f"A chunk of {name} in {chunk.file} exceeds the tensor's shape {list(tensor.shape)}")
     if chunk.file not in sizes:
-        raise bad_checkpoint(f"{chunk.file}, which holds a chunk of {name}, is missing")
+        raise bad_checkpoint(f"{chunk.file}, which contains a chunk of {name}, is missing")
     if chunk.begin + math.prod(chunk.shape) * ITEM_BYTES[tensor.dtype] > sizes[chunk.file]:
-        raise bad_checkpoint(f"{chunk.file} ends before its chunk of {name} does")
+        raise bad_checkpoint(f"{chunk.file} ends before the end of its chunk of {name}")
 
 
-def _neighbours(tensor: ShardedTensor) -> Iterator[tuple[Chunk, Chunk]]:
-    """The pairs that can overlap: those that do in the dimension which was cut most often."""
+def _neighbors(tensor: ShardedTensor) -> Iterator[tuple[Chunk, Chunk]]:
+    """Pairs of chunks that can overlap: those that overlap in the dimension with the most splits."""
     cuts = [len({chunk.offsets[dimension] for chunk in tensor.chunks}) for dimension in range(len(tensor.shape))]
     if not cuts:
         yield from combinations(tensor.chunks, 2)
@@ -110,7 +110,7 @@ def _overlap(one: Chunk, other: Chunk) -> bool:
 
 
 def bad_checkpoint(what: str) -> AirsmithError:
-    """What a checkpoint is refused with."""
+    """The error of a damaged checkpoint."""
     return AirsmithError(
-        ErrorKind.BAD_DATA, f"{what}.", "Use an earlier checkpoint, or let the training save this one again."
+        ErrorKind.BAD_DATA, f"{what}.", "Use an earlier checkpoint, or train again to write a new one."
     )

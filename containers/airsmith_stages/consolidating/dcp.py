@@ -1,6 +1,6 @@
-"""Checkpoints of torch.distributed.checkpoint: `.metadata`, and `.distcp` files of each process.
+"""Read checkpoints of torch.distributed.checkpoint: `.metadata`, and `.distcp` files of each process.
 
-A chunk lies in its file as `torch.save` writes it. Source: `torch/distributed/checkpoint/filesystem.py`.
+Each chunk is stored in its file in the format of `torch.save`. Source: `torch/distributed/checkpoint/filesystem.py`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from airsmith_stages.weights.readers import FileReader
 METADATA = ".metadata"
 
 _REQUESTS = 16
-"""At once; a store answers each in some ten milliseconds."""
+"""Concurrent requests; a store takes some ten milliseconds for each."""
 
 
 @dataclass(frozen=True)
@@ -30,18 +30,18 @@ class _Stored:
 
 
 _Places = Mapping[tuple[str, tuple[int, ...]], _Stored]
-"""Where each chunk lies, by its tensor and its offsets."""
+"""Location of each chunk, by tensor name and offsets."""
 
 
 def read_dcp(source: FileReader, prefix: str = "") -> ShardedCheckpoint:
-    """Read what `torch.distributed.checkpoint.save` has written.
+    """Read a checkpoint that `torch.distributed.checkpoint.save` wrote.
 
-    :param prefix: only tensors whose names begin with it are read, and lose it: `model.` of a whole training's state.
+    :param prefix: reads only tensors with this name prefix and strips it, such as `model.` in a full training state.
     :raises AirsmithError: `bad_data`, naming the file.
     """
     sizes = source.sizes()
     if METADATA not in sizes:
-        raise bad_checkpoint(f"The checkpoint has no {METADATA}: its saving was not finished")
+        raise bad_checkpoint(f"The checkpoint has no {METADATA}, so its save did not finish")
     metadata = read_metadata(METADATA, source.read_range(METADATA, 0, sizes[METADATA]))
     try:
         places = _places(metadata.field("storage_data"))
@@ -64,15 +64,15 @@ def _places(storage: Mapping[Any, Any]) -> _Places:
     places: dict[tuple[str, tuple[int, ...]], _Stored] = {}
     for index, info in storage.items():
         name, offsets = index.field("fqn"), index.state.get("offset")
-        if offsets is None:  # no tensor: a counter, a name
+        if offsets is None:  # not a tensor, but a counter or a name
             continue
         stored = _Stored(*(info.field(field) for field in ("relative_path", "offset", "length")))
         path = PurePosixPath(stored.file)
         if path.is_absolute() or ".." in path.parts or "\\" in stored.file:
-            raise ValueError(f"{stored.file!r} is no file beside it")
+            raise ValueError(f"{stored.file!r} is not a file in the same folder")
         _sizes((stored.begin, stored.length))
         if info.state.get("transform_descriptors"):
-            raise ValueError(f"{stored.file} is transformed by an extension")
+            raise ValueError(f"{stored.file} was transformed by an extension, which is not supported")
         places[name, _sizes(offsets)] = stored
     return places
 
@@ -88,22 +88,22 @@ def _tensor(
     properties = described.field("properties").state
     dtype = properties[0] if isinstance(properties, tuple) else properties["dtype"]
     if dtype not in DTYPES.values():
-        raise ValueError(f"{name} is of no type")
+        raise ValueError(f"{name} has an unknown dtype")
 
     def chunk(boxed: Record) -> Chunk:
         offsets, shape = _sizes(boxed.field("offsets")), _sizes(boxed.field("sizes"))
         if (name, offsets) not in places:
-            raise bad_checkpoint(f"{METADATA} does not say where the chunk of {name} at {list(offsets)} is")
+            raise bad_checkpoint(f"{METADATA} lists no location for the chunk of {name} at {list(offsets)}")
         stored = places[name, offsets]
         if stored.file not in sizes:
-            raise bad_checkpoint(f"{stored.file}, which holds a chunk of {name}, is missing")
+            raise bad_checkpoint(f"{stored.file}, which contains a chunk of {name}, is missing")
         if stored.begin + stored.length > sizes[stored.file]:
-            raise bad_checkpoint(f"{stored.file} ends before its chunk of {name} does")
+            raise bad_checkpoint(f"{stored.file} ends before the end of its chunk of {name}")
         found = find_tensor(source, stored.file, stored.begin, stored.length)
         if (found.dtype, found.shape) != (dtype, shape):
             raise bad_checkpoint(
-                f"{stored.file} holds {found.dtype} {list(found.shape)} for a chunk of {name} "
-                f"that is {dtype} {list(shape)}"
+                f"{stored.file} contains {found.dtype} {list(found.shape)} for a chunk of {name}, "
+                f"which should be {dtype} {list(shape)}"
             )
         return Chunk(offsets, shape, stored.file, found.begin)
 
@@ -112,5 +112,5 @@ def _tensor(
 
 def _sizes(values: Any) -> tuple[int, ...]:
     if not isinstance(values, tuple) or not all(type(value) is int and 0 <= value < 2**63 for value in values):
-        raise ValueError("it has a size that is none")
+        raise ValueError("it has an invalid size or offset")
     return values

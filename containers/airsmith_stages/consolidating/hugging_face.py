@@ -1,4 +1,4 @@
-"""Checkpoints of torch's `HuggingFaceStorageWriter`: safetensors files of each process, which say where chunks belong.
+"""Read checkpoints of torch's `HuggingFaceStorageWriter`: safetensors files of each process with their chunks' offsets.
 
 Source: `torch/distributed/checkpoint/{hf_storage,_hf_utils}.py`.
 """
@@ -19,14 +19,14 @@ _SHARDING = "DCP_SHARDING_INFO"
 
 
 def is_shard(file: str) -> bool:
-    """Whether a file is one that a process has written."""
+    """Whether a file is a process's shard."""
     return _SHARD.fullmatch(file) is not None
 
 
 def read_hugging_face(source: FileReader, ranks: int) -> ShardedCheckpoint:
-    """Read the files that processes have written, each all its chunks in as many files as the others.
+    """Read the processes' files; all processes have the same number of files.
 
-    :param ranks: how many processes there were. The files do not say it, and what is left where the last one's are lost
+    :param ranks: number of processes. The files do not record it, and without the last process's files a checkpoint
         looks like a smaller model.
     :raises AirsmithError: `bad_data`, naming the file.
     """
@@ -39,10 +39,10 @@ def read_hugging_face(source: FileReader, ranks: int) -> ShardedCheckpoint:
         for tensor in header.tensors:
             if dtypes.setdefault(tensor.name, tensor.dtype) != tensor.dtype:
                 raise bad_checkpoint(
-                    f"{tensor.name} is {tensor.dtype} in {file}, and {dtypes[tensor.name]} in another file"
+                    f"{tensor.name} is {tensor.dtype} in {file}, but {dtypes[tensor.name]} in another file"
                 )
             if len(offsets.get(tensor.name, ())) != len(tensor.shape) or tensor.name not in offsets:
-                raise bad_checkpoint(f"{file} does not say where its chunk of {tensor.name} belongs")
+                raise bad_checkpoint(f"{file} has no offsets for its chunk of {tensor.name}")
             chunk = Chunk(offsets[tensor.name], tensor.shape, file, tensor.begin)
             chunks.setdefault(tensor.name, []).append(chunk)
     return ShardedCheckpoint(
@@ -55,7 +55,7 @@ def _files(sizes: Mapping[str, int], ranks: int) -> list[str]:
     parts = {int(match["parts"]) for match in found.values()}
     if len(parts) > 1:
         raise bad_checkpoint(
-            f"The checkpoint's files are in {min(parts)} parts and in {max(parts)}: they are not of one saving"
+            f"The checkpoint mixes files in {min(parts)} and in {max(parts)} parts, which different saves wrote"
         )
     for rank in range(1, ranks + 1):
         for part in range(1, max(parts, default=1) + 1):
@@ -63,7 +63,7 @@ def _files(sizes: Mapping[str, int], ranks: int) -> list[str]:
                 of = f"part {part} of " if max(parts, default=1) > 1 else ""
                 raise bad_checkpoint(f"The checkpoint lacks {of}the file of process {rank} of {ranks}")
     if len(found) > ranks * max(parts):
-        raise bad_checkpoint(f"{found[max(found)].string} is of no process of {ranks}")
+        raise bad_checkpoint(f"{found[max(found)].string} belongs to none of the {ranks} processes")
     return [found[key].string for key in sorted(found)]
 
 
@@ -72,17 +72,17 @@ def _saved_offsets(file: str, header: Header) -> dict[str, tuple[int, ...]]:
         content = json.loads(header.metadata[_SHARDING])
         offsets = {name: tuple(info["saved_offsets"]) for name, info in content.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise bad_checkpoint(f"{file} does not say where its chunks belong") from error
+        raise bad_checkpoint(f"{file} has no valid offsets for its chunks") from error
     if not all(type(value) is int and 0 <= value < 2**63 for values in offsets.values() for value in values):
-        raise bad_checkpoint(f"{file} gives places for its chunks that are none")
+        raise bad_checkpoint(f"{file} has invalid offsets for its chunks")
     return offsets
 
 
 def _extent(name: str, chunks: list[Chunk]) -> tuple[int, ...]:
-    """The shape that the chunks reach to; the files hold no other."""
+    """The tensor's shape, computed from its chunks because the files do not record it."""
     if any(len(chunk.shape) != len(chunks[0].shape) for chunk in chunks):
         raise bad_checkpoint(
-            f"The chunks of {name} in {chunks[0].file} and others are not of the same number of dimensions"
+            f"The chunks of {name} in {chunks[0].file} and others differ in their number of dimensions"
         )
     return tuple(
         max(chunk.offsets[dimension] + chunk.shape[dimension] for chunk in chunks)

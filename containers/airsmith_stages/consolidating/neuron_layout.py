@@ -1,8 +1,8 @@
-"""Where the parts of optimum-neuron's tensors belong, by what its metadata says of a pipeline rank's modules.
+"""The layout of optimum-neuron's sharded tensors, from its metadata of a pipeline rank's modules.
 
-Its layers are not those of transformers: `gate_up_proj` is two projections in one; `qkv_proj` is three, where there are
-fewer key-value heads than ranks. Then these heads are repeated, and each rank has the query heads that belong to its
-own; `o_proj` has its columns in the same order. LoRA's A matrix of several projections in one is one for all of them.
+Its layers differ from those of transformers: `gate_up_proj` fuses two projections; `qkv_proj` fuses three if there are
+fewer key-value heads than ranks. In that case key-value heads are replicated, and each rank has the query heads of its
+key-value heads; `o_proj` has its columns in the same order. Fused projections share one LoRA A matrix.
 Source: `optimum/neuron/models/training/transformations_utils.py`, version 0.4.5.
 """
 
@@ -20,10 +20,10 @@ _NAME = re.compile(r"\w+(\.\w+)*", re.ASCII)
 
 @dataclass(frozen=True)
 class Segment:
-    """Rows or columns that lie together in a rank's tensor, and in the whole one.
+    """Rows or columns that are contiguous both in a rank's tensor and in the whole tensor.
 
-    :param begin: the first one in the rank's tensor.
-    :param offset: its place in the whole.
+    :param begin: first row or column in the rank's tensor.
+    :param offset: first row or column in the whole tensor.
     """
 
     begin: int
@@ -33,12 +33,12 @@ class Segment:
 
 @dataclass(frozen=True)
 class Part:
-    """What the ranks' tensors of one name hold of a tensor.
+    """The shards of one tensor in the ranks' tensors of one name.
 
-    :param name: the tensor's, as transformers or peft know it.
-    :param dimension: the one in which it is cut.
+    :param name: name of the tensor in transformers or peft.
+    :param dimension: sharded dimension.
     :param segments: by rank.
-    :param owners: so many ranks hold all of it; those after them hold the same once more.
+    :param owners: number of ranks that together hold the whole tensor; later ranks hold replicas.
     """
 
     name: str
@@ -48,18 +48,18 @@ class Part:
 
 
 _Parts = Callable[[tuple[int, ...]], list[Part]]
-"""The parts that a rank's tensor of this shape holds.
+"""The parts in a rank's tensor of this shape.
 
-:raises ValueError: for a shape that such a tensor cannot have.
+:raises ValueError: if the tensor cannot have this shape.
 """
 
 
 class Layout:
-    """What one pipeline rank's metadata says.
+    """The layout that one pipeline rank's metadata describes.
 
-    :param metadata: the content of `mp_metadata_pp_rank_N.json`.
-    :param ranks: how many share each tensor of it.
-    :raises ValueError: where it is no such metadata, or that of another number of ranks.
+    :param metadata: content of `mp_metadata_pp_rank_N.json`.
+    :param ranks: number of tensor-parallel ranks.
+    :raises ValueError: if the metadata is invalid or is for another number of ranks.
     """
 
     def __init__(self, metadata: Any, ranks: int) -> None:
@@ -74,14 +74,14 @@ class Layout:
 
     @property
     def names(self) -> frozenset[str]:
-        """Names under which this pipeline rank's parameters are saved, where they are."""
+        """Names under which this pipeline rank's parameters may be saved."""
         return frozenset(self._partition_dims)
 
     def parts(self, name: str, shape: tuple[int, ...]) -> list[Part]:
-        """What the ranks' tensors of a name hold.
+        """The parts in the ranks' tensors of a name.
 
-        :param shape: of each rank's tensor.
-        :raises ValueError: for a shape that it cannot have.
+        :param shape: shape of each rank's tensor.
+        :raises ValueError: if the tensor cannot have this shape.
         """
         if name in self._transformed:
             return self._transformed[name](shape)
@@ -92,18 +92,18 @@ class Layout:
             return None
         ranks, dimension = how["num_partitions"], how["partition_dim"]
         if ranks != self._ranks or type(dimension) is not int or dimension not in (0, 1):
-            raise ValueError(f"{name} is cut for {ranks} ranks, in dimension {dimension}")
+            raise ValueError(f"{name} is sharded for {ranks} ranks in dimension {dimension}")
         return dimension
 
     def _add(self, kind: str, module: str, spec: Mapping[str, Any]) -> None:
         if spec["tp_size"] != self._ranks or spec["bias"]:
-            raise ValueError(f"{module} is made for {spec['tp_size']} ranks, or has a bias")
+            raise ValueError(f"{module} is sharded for {spec['tp_size']} ranks or has a bias")
         if kind == "FusedLinearsSpec" and spec["fuse_axis"] == 0:
             self._add_fused(module, spec)
         elif kind == "GQAQKVColumnParallelLinearSpec":
             self._add_heads(module, spec)
         else:
-            raise ValueError(f"{module} is transformed as {kind}")
+            raise ValueError(f"{module} has the unknown transformation {kind}")
 
     def _add_fused(self, module: str, spec: Mapping[str, Any]) -> None:
         fused, members = _named(module, spec["fused_linear_name"]), [_named(module, n) for n in spec["linear_names"]]
@@ -140,7 +140,7 @@ class Layout:
 
     def _concatenated(self, names: Sequence[str], lengths: Sequence[int], shape: tuple[int, ...]) -> list[Part]:
         if shape[0] != sum(lengths):
-            raise ValueError(f"it has {shape[0]} rows where its parts have {sum(lengths)}")
+            raise ValueError(f"it has {shape[0]} rows, but its parts have {sum(lengths)}")
         begins = [sum(lengths[:number]) for number in range(len(lengths))]
         return [
             self._split_evenly(name, 0, begin, length)
@@ -153,9 +153,9 @@ class Layout:
 
 
 class _HeadLayout:
-    """The order of heads among ranks where key-value heads are repeated, so that every rank has some.
+    """The order of heads across ranks if key-value heads are replicated so that every rank has some.
 
-    :raises ValueError: for numbers that cannot be.
+    :raises ValueError: if the numbers of heads and ranks are inconsistent.
     """
 
     def __init__(self, spec: Mapping[str, Any], ranks: int) -> None:
@@ -171,10 +171,12 @@ class _HeadLayout:
             or ranks % self._copies
             or self._query_rows * ranks % self._query_heads
         ):
-            raise ValueError(f"{self._query_heads} heads with {repeated} for keys cannot be shared by {ranks} ranks")
+            raise ValueError(
+                f"{self._query_heads} query heads and {repeated} key heads do not divide among {ranks} ranks"
+            )
 
     def fused(self, query: str, key: str, value: str, shape: tuple[int, ...]) -> list[Part]:
-        """Queries, then keys, then values, in the rows of one tensor."""
+        """A tensor with the rows of queries, keys and values, in this order."""
         _check_length(shape[0], self._query_rows + 2 * self._key_rows)
         return [
             self._queries(query, 0, 0),
@@ -183,12 +185,12 @@ class _HeadLayout:
         ]
 
     def queries(self, name: str, shape: tuple[int, ...], dimension: int = 0) -> list[Part]:
-        """What follows the query heads: their own rows, or columns of what comes after the attention."""
+        """A tensor in the order of the query heads: their rows, or the columns of the output projection."""
         _check_length(shape[dimension], self._query_rows)
         return [self._queries(name, dimension, 0)]
 
     def keys_or_values(self, name: str, shape: tuple[int, ...]) -> list[Part]:
-        """The rows of key or value heads."""
+        """A tensor with the rows of key or value heads."""
         _check_length(shape[0], self._key_rows)
         return [self._keys_or_values(name, 0)]
 
@@ -204,7 +206,7 @@ class _HeadLayout:
         return Part(name, dimension, segments, owners=self._ranks)
 
     def _groups(self, rank: int) -> Iterable[tuple[int, int, int]]:
-        """Query heads of a rank that belong to one of its key-value heads: place in the rank, first head, number."""
+        """A rank's groups of query heads, one per key-value head: position in the rank, first head, number of heads."""
         of_key = self._query_heads // self._key_heads
         count = of_key // self._copies
         key_heads = self._key_heads * self._copies // self._ranks
@@ -222,11 +224,11 @@ class _HeadLayout:
 
 def _check_length(found: int, expected: int) -> None:
     if found != expected:
-        raise ValueError(f"it has {found} rows or columns for heads where its metadata says {expected}")
+        raise ValueError(f"it has {found} rows or columns of heads, but its metadata specifies {expected}")
 
 
 def _saved_name(name: str) -> str:
-    """A parameter's name without its adapter's, under which it is saved."""
+    """The saved name of a parameter, which lacks the adapter's name."""
     return _ADAPTER_NAME.sub(r"\1", _checked(name))
 
 
@@ -236,5 +238,5 @@ def _named(module: str, name: str) -> str:
 
 def _checked(name: str) -> str:
     if not _NAME.fullmatch(name):
-        raise ValueError(f"{name!r} is no parameter's name")
+        raise ValueError(f"{name!r} is not a valid parameter name")
     return name

@@ -1,9 +1,9 @@
-"""Checkpoints that optimum-neuron saves on Trainium: a file for each process, which holds a part of every layer.
+"""Read checkpoints that optimum-neuron saves on Trainium: a file per process with its shard of every layer.
 
 `model/dp_rank_00_tp_rank_TT_pp_rank_PP.pt` holds one process's tensors, or ("xser", the default) references to files
-`….pt.tensors/tensor_N.pt`; `mp_metadata_pp_rank_PP.json` says what they are parts of. Ranks that hold the same may not
-hold quite the same: the first one's counts, as in the library's own consolidation. Of the processes that share no
-layer (pipeline ranks) each saves the others' tensors, too, as it never had them: these are passed over. Source:
+`….pt.tensors/tensor_N.pt`; `mp_metadata_pp_rank_PP.json` describes how they are sharded. Replicas on different ranks
+may differ slightly; the first rank's is used, as in the library's own consolidation. Each pipeline rank also saves
+uninitialized tensors of the other pipeline ranks' layers, which this reader ignores. Source:
 `optimum/neuron/models/training/{modeling_utils,checkpointing}.py`, version 0.4.5.
 """
 
@@ -26,13 +26,13 @@ from airsmith_stages.weights.readers import FileReader
 ADAPTER_SHARDS, MODEL_SHARDS = "adapter_shards/", "shards/"
 
 _REQUESTS = 16
-"""At once; a store answers each in some ten milliseconds."""
+"""Concurrent requests; a store takes some ten milliseconds for each."""
 _STATE = re.compile(r"model/dp_rank_(?P<data>\d+)_tp_rank_(?P<tensor>\d+)_pp_rank_(?P<pipeline>\d+)\.pt")
 
 
 @dataclass(frozen=True)
 class _Stored:
-    """A tensor of one process."""
+    """A tensor of one process, as stored in a file."""
 
     file: str
     begin: int
@@ -41,52 +41,50 @@ class _Stored:
 
 
 _Rank = Mapping[str, _Stored]
-"""A process's tensors by their saved names."""
+"""A process's tensors, by saved name."""
 
 
-def read_optimum_neuron(source: FileReader, *, folder: str, tensor: int, pipeline: int) -> ShardedCheckpoint:
-    """Read what the library's processes have saved.
+def read_optimum_neuron(source: FileReader, *, folder: str, tp_size: int, pp_size: int) -> ShardedCheckpoint:
+    """Read the shards that optimum-neuron's processes saved.
 
-    :param folder: where it lies: `adapter_shards/`, or `shards/` where all parameters were trained.
-    :param tensor: how many processes share each layer.
-    :param pipeline: how many hold some of the layers.
+    :param folder: `adapter_shards/`, or `shards/` for full-parameter training.
+    :param tp_size: size of tensor parallelism: processes that share each layer.
+    :param pp_size: size of pipeline parallelism: groups of processes that each hold some of the layers.
     :returns: tensors by their names in transformers, or in peft's adapters.
     :raises AirsmithError: `bad_data`, naming the file.
     """
-    return _Reader(source, folder, tensor, pipeline).read()
+    return _Reader(source, folder, tp_size, pp_size).read()
 
 
 class _Reader:
-    def __init__(self, source: FileReader, folder: str, tensor: int, pipeline: int) -> None:
-        self._source, self._folder, self._tensor, self._pipeline = source, folder, tensor, pipeline
+    def __init__(self, source: FileReader, folder: str, tp_size: int, pp_size: int) -> None:
+        self._source, self._folder, self._tp_size, self._pp_size = source, folder, tp_size, pp_size
         self._sizes = source.sizes()
         self._tensors: dict[str, ShardedTensor] = {}
 
     def read(self) -> ShardedCheckpoint:
-        """All pipeline ranks, one after another."""
-        self._refuse_what_is_not_whole()
-        layouts = [self._layout(stage) for stage in range(self._pipeline)]
+        """Read all pipeline ranks, one after another."""
+        self._refuse_incomplete()
+        layouts = [self._layout(stage) for stage in range(self._pp_size)]
         everywhere = frozenset[str]().union(*(layout.names for layout in layouts))
         for stage, layout in enumerate(layouts):
-            ranks = [self._rank(self._state_file(rank, stage)) for rank in range(self._tensor)]
+            ranks = [self._rank(self._state_file(rank, stage)) for rank in range(self._tp_size)]
             names = self._names(stage, layout, ranks, everywhere)
             for name in names:
                 self._add(stage, layout, name, [rank[name] for rank in ranks])
         return ShardedCheckpoint(self._source, self._tensors)
 
-    def _refuse_what_is_not_whole(self) -> None:
+    def _refuse_incomplete(self) -> None:
         if f"{self._folder}done" not in self._sizes:
-            raise bad_checkpoint(f"The checkpoint has no {self._folder}done: its saving was not finished")
-        expected = {(0, rank, stage) for rank in range(self._tensor) for stage in range(self._pipeline)}
+            raise bad_checkpoint(f"The checkpoint has no {self._folder}done, so its save did not finish")
+        expected = {(0, rank, stage) for rank in range(self._tp_size) for stage in range(self._pp_size)}
         for name in self._sizes:
             found = _STATE.fullmatch(name.removeprefix(self._folder)) if name.startswith(self._folder) else None
             if found is not None and tuple(int(number) for number in found.groups()) not in expected:
-                raise bad_checkpoint(f"{name} is of no process of {self._tensor} × {self._pipeline}")
+                raise bad_checkpoint(f"{name} belongs to none of the {self._tp_size} × {self._pp_size} processes")
         for _, rank, stage in sorted(expected):
             if self._state_file(rank, stage) not in self._sizes:
-                raise bad_checkpoint(
-                    f"{self._state_file(rank, stage)} is missing, which one of the processes has saved"
-                )
+                raise bad_checkpoint(f"{self._state_file(rank, stage)} is missing")
 
     def _state_file(self, rank: int, stage: int) -> str:
         return f"{self._folder}model/dp_rank_00_tp_rank_{rank:02d}_pp_rank_{stage:02d}.pt"
@@ -99,9 +97,9 @@ class _Reader:
         if file not in self._sizes:
             raise bad_checkpoint(f"{file} is missing")
         try:
-            return Layout(json.loads(b"".join(self._source.stream(file))), self._tensor)
+            return Layout(json.loads(b"".join(self._source.stream(file))), self._tp_size)
         except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError) as error:
-            raise bad_checkpoint(f"{file} does not describe shards of {self._tensor} ranks: {error}") from error
+            raise bad_checkpoint(f"{file} does not describe shards of {self._tp_size} ranks: {error}") from error
 
     def _rank(self, file: str) -> _Rank:
         state = find_state(self._source, file, self._sizes[file])
@@ -111,7 +109,7 @@ class _Reader:
             if isinstance(found, TensorReference):
                 place = f"{file}.tensors/tensor_{found.number}.pt"
                 if place not in self._sizes:
-                    raise bad_checkpoint(f"{place} is missing, which holds {name}")
+                    raise bad_checkpoint(f"{place}, which contains {name}, is missing")
                 found = find_tensor(self._source, place, 0, self._sizes[place])
             return _Stored(place, found.begin, found.dtype, found.shape)
 
@@ -119,33 +117,33 @@ class _Reader:
             return dict(zip(state, threads.map(stored, state), strict=True))
 
     def _names(self, stage: int, layout: Layout, ranks: list[_Rank], everywhere: frozenset[str]) -> list[str]:
-        """The names of a pipeline rank's own tensors, which all its ranks must have."""
+        """Names of a pipeline rank's own tensors; each of its tensor-parallel ranks must have all of them."""
         is_adapter = self._folder == ADAPTER_SHARDS
-        must = {name for name in layout.names if "lora_" in name or not is_adapter}
+        required = {name for name in layout.names if "lora_" in name or not is_adapter}
         for rank, tensors in enumerate(ranks):
             file = self._state_file(rank, stage)
-            missing = sorted((must | (ranks[0].keys() & layout.names)) - tensors.keys())
+            missing = sorted((required | (ranks[0].keys() & layout.names)) - tensors.keys())
             if missing:
                 raise bad_checkpoint(
-                    f"{file} lacks {missing[0]}, which {self._metadata_file(stage)} or another rank has"
+                    f"{file} lacks {missing[0]}, which {self._metadata_file(stage)} or another rank contains"
                 )
             for name in sorted(tensors.keys() - everywhere):
                 if is_adapter or not self._is_tied(name, tensors, everywhere):
-                    raise bad_checkpoint(f"{file} holds {name}, which {self._metadata_file(stage)} does not know")
+                    raise bad_checkpoint(f"{file} contains {name}, which {self._metadata_file(stage)} does not list")
             if rank and (more := sorted((tensors.keys() & layout.names) - ranks[0].keys())):
-                raise bad_checkpoint(f"{file} holds {more[0]}, which {self._state_file(0, stage)} has not")
+                raise bad_checkpoint(f"{file} contains {more[0]}, which {self._state_file(0, stage)} lacks")
         return sorted(ranks[0].keys() & layout.names)
 
     def _is_tied(self, name: str, tensors: _Rank, known: frozenset[str]) -> bool:
-        """Whether it is another tensor once more, as a head's weights that are the embedding's: metadata has one."""
+        """Whether it duplicates another tensor, such as a tied head; the metadata lists only one of the two."""
         own = tensors[name]
         return any(
-            (other.dtype, other.shape) == (own.dtype, own.shape) and self._are_same(own, other)
+            (other.dtype, other.shape) == (own.dtype, own.shape) and self._are_equal(own, other)
             for known_name, other in tensors.items()
             if known_name in known
         )
 
-    def _are_same(self, one: _Stored, other: _Stored) -> bool:
+    def _are_equal(self, one: _Stored, other: _Stored) -> bool:
         return same_bytes(self._source, _whole(one), _whole(other), ITEM_BYTES[one.dtype])
 
     def _add(self, stage: int, layout: Layout, name: str, ranks: list[_Stored]) -> None:
@@ -153,16 +151,18 @@ class _Reader:
         for stored in ranks:
             if (stored.dtype, stored.shape) != (first.dtype, first.shape):
                 raise bad_checkpoint(
-                    f"{stored.file} holds {stored.dtype} {list(stored.shape)} for {name}, "
-                    f"and {first.file} {first.dtype} {list(first.shape)}"
+                    f"{stored.file} contains {stored.dtype} {list(stored.shape)} for {name}, "
+                    f"but {first.file} contains {first.dtype} {list(first.shape)}"
                 )
         try:
             parts = layout.parts(name, first.shape)
         except (ValueError, IndexError) as error:
-            raise bad_checkpoint(f"{first.file} holds {name} in a wrong shape, {list(first.shape)}: {error}") from error
+            raise bad_checkpoint(
+                f"{first.file} contains {name} in a wrong shape, {list(first.shape)}: {error}"
+            ) from error
         for part in parts:
             if part.name in self._tensors:
-                raise bad_checkpoint(f"{first.file} holds {part.name}, which another pipeline rank has, too")
+                raise bad_checkpoint(f"{first.file} contains {part.name}, which another pipeline rank contains as well")
             self._tensors[part.name] = _sharded(part, ranks)
 
 
@@ -184,7 +184,7 @@ def _whole(stored: _Stored) -> Chunk:
 
 
 def _chunks(stored: _Stored, dimension: int, segment: Segment) -> Iterator[Chunk]:
-    """A segment as boxes whose elements lie together: one, or where it is some columns of several, one for each row."""
+    """A segment as contiguous chunks: a single one, or one per row if it covers some of the columns."""
     if not stored.shape:
         yield _whole(stored)
     elif dimension == 0:

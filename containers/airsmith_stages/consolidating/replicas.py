@@ -1,4 +1,4 @@
-"""How far what several processes hold of the same tensor lies apart: it should not at all."""
+"""Compare the replicas of tensors that several processes hold; they should be equal."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _THREADS = 8
 
 @dataclass(frozen=True)
 class Spread:
-    """What was found.
+    """Differences between replicas.
 
-    :param replicated: tensors of which several processes hold the same.
-    :param differing: those of them where it is not the same.
-    :param largest: the largest difference of two elements.
-    :param name: the tensor that has it.
+    :param replicated: number of tensors with replicas.
+    :param differing: number of tensors whose replicas differ.
+    :param largest: largest absolute difference of two elements.
+    :param name: tensor with the largest difference.
     """
 
     replicated: int
@@ -33,9 +33,9 @@ class Spread:
 
 
 def spread_of(checkpoint: ShardedCheckpoint) -> Spread:
-    """Hold every copy against what counts.
+    """Compare every replica with the chunk that the consolidation uses.
 
-    :raises AirsmithError: `bad_data` where elements differ that are no finite floats.
+    :raises AirsmithError: `bad_data` if differing elements are not finite floats.
     """
     replicated = {name: tensor for name, tensor in sorted(checkpoint.tensors.items()) if tensor.copies}
     with ThreadPoolExecutor(_THREADS) as threads:
@@ -45,15 +45,15 @@ def spread_of(checkpoint: ShardedCheckpoint) -> Spread:
 
 
 def same_bytes(source: FileReader, one: Chunk, other: Chunk, item_bytes: int) -> bool:
-    """Whether two boxes of one shape hold the same bytes."""
+    """Whether two chunks of the same shape have equal bytes."""
     return all(mine == others for mine, others in _blocks(source, one, other, item_bytes))
 
 
 def _largest_difference(source: FileReader, name: str, tensor: ShardedTensor) -> float:
-    counting = {chunk.offsets: chunk for chunk in tensor.chunks}
+    used = {chunk.offsets: chunk for chunk in tensor.chunks}
     largest = 0.0
     for copy in tensor.copies:
-        chunk = counting[copy.offsets]
+        chunk = used[copy.offsets]
         for mine, others in _blocks(source, chunk, copy, ITEM_BYTES[tensor.dtype]):
             if mine != others:
                 largest = max(largest, _difference(name, chunk, copy, tensor.dtype, mine, others))
@@ -61,7 +61,7 @@ def _largest_difference(source: FileReader, name: str, tensor: ShardedTensor) ->
 
 
 def _difference(name: str, one: Chunk, other: Chunk, dtype: str, mine: Piece, others: Piece) -> float:
-    # Rarely needed; loading it takes a tenth of a small consolidation's time.
+    # Imported here because it is rarely needed and its import takes a tenth of a small consolidation's time.
     import numpy as np
 
     from airsmith_stages.merging.elements import FLOATING, to_floats
@@ -70,7 +70,7 @@ def _difference(name: str, one: Chunk, other: Chunk, dtype: str, mine: Piece, ot
         difference = np.abs(to_floats(mine, dtype) - to_floats(others, dtype)).max()
         if np.isfinite(difference):
             return float(difference)
-    raise bad_checkpoint(f"{one.file} and {other.file} should hold the same of {name}, and are no finite numbers")
+    raise bad_checkpoint(f"The replicas of {name} in {one.file} and {other.file} differ and are not finite numbers")
 
 
 def _blocks(source: FileReader, one: Chunk, other: Chunk, item_bytes: int) -> Iterator[tuple[bytes, bytes]]:

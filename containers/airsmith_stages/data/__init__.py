@@ -1,1 +1,1 @@
-"""From a dataset's files to rows of tokens with a loss mask."""
+"""Convert a dataset's files to rows of tokens with a loss mask."""

@@ -1,4 +1,4 @@
-"""A batch of examples made ready for rows: what one process does by itself, and the few arrays that it sends back."""
+"""Process a batch of examples in one worker process, which returns a few arrays."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from airsmith_stages.data.overflow import OverflowReport, Sample, fit
 
 @dataclass(frozen=True)
 class SampleBatch:
-    """Samples one after the other, and what was lost on the way.
+    """Concatenated samples, and counts of what was dropped.
 
     :param lengths: int64, tokens per sample.
     """
@@ -31,7 +31,7 @@ class SampleBatch:
 
     @classmethod
     def fitted(cls, examples: Iterable[EncodedExample], source: DatasetSource) -> SampleBatch:
-        """The samples that examples make under a recipe."""
+        """Fit encoded examples to the recipe's row length."""
         report = OverflowReport(source.overflow)
         samples = list(fit(examples, source.max_length, report))
         return cls(
@@ -52,18 +52,18 @@ class SampleBatch:
 class TrainBatch:
     """A batch of the training split.
 
-    :param seen: what it has in common with the validation examples.
+    :param matches: its matches with validation examples.
     """
 
     samples: SampleBatch
-    seen: Matches
+    matches: Matches
 
 
 @dataclass(frozen=True)
 class ValidationBatch:
     """A batch of the validation split.
 
-    :param prompts: lines of JSON: the examples as questions with their expected answers, those that a row would hold.
+    :param prompts: JSON lines with prompts and expected answers of the examples that fit into a row.
     """
 
     samples: SampleBatch
@@ -74,14 +74,14 @@ class ValidationBatch:
 def train_batch(
     numbers: range, *, examples: Examples, encoder: ExampleEncoder, validation: ValidationTexts
 ) -> TrainBatch:
-    """Make some rows of the training split ready."""
+    """Encode some rows of the training split."""
     read = examples.read(numbers)
     encoded = encoder(read, with_prompts=False)
     return TrainBatch(SampleBatch.fitted(encoded, examples.source), validation.matches_in(read))
 
 
 def validation_batch(numbers: range, *, examples: Examples, encoder: ExampleEncoder) -> ValidationBatch:
-    """Make some rows of the validation split ready."""
+    """Encode some rows of the validation split."""
     read = examples.read(numbers)
     encoded = encoder(read)
     prompts = [_prompt_line(one, encoder) for one in encoded if len(one.tokens) <= examples.source.max_length]

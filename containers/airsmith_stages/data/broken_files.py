@@ -1,4 +1,4 @@
-"""Find the line that makes a dataset's text file unreadable; the readers' own messages name no line."""
+"""Find the line that makes a dataset's text file unreadable, since the readers' own errors name no line."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ TEXT = (*JSON_LINES, ".json", ".csv", ".tsv", ".txt")
 
 @dataclass(frozen=True)
 class BrokenFile:
-    """What is wrong in a dataset's files.
+    """An error in a dataset's files.
 
-    :param place: the file, and the line where there is one.
+    :param place: the file and, if known, the line.
     """
 
     place: str
@@ -24,7 +24,7 @@ class BrokenFile:
 
 
 def find_broken(folder: Path) -> BrokenFile | None:
-    """The first line of a text file under a folder that is not what the file's name says, else the first empty file."""
+    """The first line under a folder that does not match its file's suffix, else the first empty file."""
     files = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.suffix in TEXT}
     lines = (line for name, path in files.items() for line in _broken_lines(path, name))
     empty = (name for name, path in files.items() if path.stat().st_size == 0)
@@ -38,20 +38,20 @@ def _broken_lines(path: Path, name: str) -> Iterator[BrokenFile]:
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
                 yield BrokenFile(
-                    f"{name} line {number}", f"is no UTF-8 (byte {error.start})", "Save the file as UTF-8."
+                    f"{name} line {number}", f"is not valid UTF-8 (byte {error.start})", "Save the file as UTF-8."
                 )
                 continue
-            reason = _why_no_json_object(text) if path.suffix in JSON_LINES and text.strip() else None
+            reason = _json_object_error(text) if path.suffix in JSON_LINES and text.strip() else None
             if reason is not None:
                 yield BrokenFile(f"{name} line {number}", reason, "Correct or remove that line.")
 
 
-def _why_no_json_object(text: str) -> str | None:
+def _json_object_error(text: str) -> str | None:
     try:
         value = json.loads(text.strip())
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        return "has half of a surrogate pair (\\ud800 to \\udfff), which is no character"
+        return "contains half of a surrogate pair (\\ud800 to \\udfff), which is not a valid character"
     except ValueError as error:
-        return f"is no JSON: {str(error).replace('line 1 ', '')}"
-    return None if isinstance(value, dict) else "is no JSON object"
+        return f"is not valid JSON: {str(error).replace('line 1 ', '')}"
+    return None if isinstance(value, dict) else "is not a JSON object"

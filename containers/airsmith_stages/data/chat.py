@@ -1,4 +1,4 @@
-"""Examples as tokens: rendered by the chat template, encoded once, with a mask over what the assistant said."""
+"""Encode examples: rendered by the chat template, tokenized once, with a loss mask over the assistant's messages."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True)
 class EncodedExample:
-    """An example as the model sees it.
+    """A tokenized example.
 
     :param tokens: uint32.
-    :param loss_mask: uint8, 1 where a token is learnt.
-    :param prompt_length: tokens before the last answer.
+    :param loss_mask: uint8, 1 for tokens that contribute to the loss.
+    :param prompt_length: number of tokens before the last answer.
     """
 
     example: Example
@@ -38,7 +38,7 @@ class EncodedExample:
 
 @dataclass(frozen=True)
 class _Rendered:
-    """A text, the characters in it that are learnt, and where the last answer begins."""
+    """A text, its character spans that contribute to the loss, and the start of the last answer."""
 
     text: str
     spans: tuple[Span, ...]
@@ -46,10 +46,10 @@ class _Rendered:
 
 
 class ExampleEncoder:
-    """Turns examples into tokens and masks, many at a time.
+    """Converts batches of examples to tokens and loss masks.
 
-    :param chat_template: what renders conversations; None where the tokenizer and the recipe have none.
-    :param end_ids: tokens at which the model's generation config stops, where it has one.
+    :param chat_template: renders conversations; None if neither the tokenizer nor the recipe has one.
+    :param end_ids: end tokens of the model's generation config, if it has one.
     """
 
     def __init__(
@@ -58,26 +58,26 @@ class ExampleEncoder:
         self.tokenizer = tokenizer
         self.chat_template = chat_template
         self.end_of_turn_ids = end_of_turn_ids(tokenizer) | frozenset(end_ids)
-        self._own_bos_id = _own_bos_id(tokenizer)
+        self._added_bos_id = _added_bos_id(tokenizer)
         self._backend: Tokenizer = tokenizer.backend_tokenizer
 
     def __call__(self, examples: Sequence[Example], *, with_prompts: bool = True) -> list[EncodedExample]:
-        """Tokenise a batch.
+        """Encode a batch.
 
-        :param with_prompts: False where nobody asks for `prompt_length`, which may cost another rendering; it is then
-            where the template's mark of the last answer stands.
-        :raises AirsmithError: `bad_data`, naming the row, where its mask could not be right.
+        :param with_prompts: False if `prompt_length` is not needed, which may cost another rendering; it is then the
+            position of the template's mark of the last answer.
+        :raises AirsmithError: `bad_data`, naming the row, if its loss mask would be wrong.
         """
-        # Any other call may have changed both for the whole tokenizer.
+        # Other calls of the tokenizer may have changed both.
         self._backend.no_truncation()
         self._backend.no_padding()
         rendered = [self._render(example, with_prompts) for example in examples]
-        # The tokenizer's own methods would make lists of all offsets, of which a few are needed.
+        # The tokenizer's own methods would build lists of all offsets, of which few are needed.
         encodings = self._backend.encode_batch([item.text for item in rendered], add_special_tokens=False)
         return [self._masked(*parts) for parts in zip(examples, rendered, encodings, strict=True)]
 
     def render_prompt(self, example: Example) -> str:
-        """What a server is asked: everything before the last answer, ready for the model to go on."""
+        """The prompt that a server receives: everything before the last answer, including the generation prompt."""
         rendered = self._render(example, with_prompt=True)
         return rendered.text[: rendered.answer_start]
 
@@ -85,7 +85,7 @@ class ExampleEncoder:
         ids = encoding.ids
         mask = np.zeros(len(ids), dtype=np.uint8)
         for begin, end in rendered.spans:
-            # A token that begins before the answer is the prompt's, even where it reaches into it.
+            # A token that begins before the answer belongs to the prompt, even if it extends into the answer.
             first, last = _first_token_from(encoding, begin), _first_token_from(encoding, end)
             mask[first : self._through_end_of_turn(ids, first, last)] = 1
         self._check(example, ids, mask)
@@ -110,14 +110,14 @@ class ExampleEncoder:
         return self._render_by_prefix(example)
 
     def _render_completion(self, example: Example) -> _Rendered:
-        """Plain text: the tokenizer's own BOS in front, its EOS behind."""
-        bos = "" if self._own_bos_id is None else str(self.tokenizer.bos_token)
+        """Plain text with the BOS that the tokenizer adds, and EOS at the end."""
+        bos = "" if self._added_bos_id is None else str(self.tokenizer.bos_token)
         prompt = f"{bos}{example.prompt}"
         text = f"{prompt}{example.completion}{self.tokenizer.eos_token or ''}"
         return _Rendered(text, ((len(prompt), len(text)),), len(prompt))
 
     def _render_marked(self, example: Example, with_prompt: bool) -> _Rendered:
-        """The template itself marks what the assistant says."""
+        """The template marks the assistant's messages with {% generation %}."""
         texts, spans = self._apply([example.messages], return_assistant_tokens_mask=True)
         marked = tuple((start, end) for start, end in spans[0] if end > start)
         answer_start = marked[-1][0] if marked else 0
@@ -127,9 +127,9 @@ class ExampleEncoder:
         return _Rendered(texts[0], marked, answer_start)
 
     def _render_by_prefix(self, example: Example) -> _Rendered:
-        """The template marks nothing: what it adds to the prompt of each answer is that answer.
+        """The template has no marks: the answer is the text that follows its prompt.
 
-        :raises AirsmithError: `bad_data` where the prompt is not the beginning of the whole.
+        :raises AirsmithError: `bad_data` if the prompt is not a prefix of the whole text.
         """
         whole = self._apply([example.messages])[0][0]
         spans = []
@@ -142,9 +142,9 @@ class ExampleEncoder:
             if not answered.startswith(prompt) or not whole.startswith(answered.rstrip()):
                 raise AirsmithError(
                     ErrorKind.BAD_DATA,
-                    f"In {example.place} the chat template renders the turns before an answer differently once the "
-                    "answer is there, so it cannot be told where the answer begins.",
-                    "Give a template with {% generation %} markers as dataset.chat_template.",
+                    f"The chat template renders {example.place} differently with and without an answer, so it is "
+                    "unknown where the answer begins.",
+                    "Set dataset.chat_template to a template with {% generation %} markers.",
                 )
             spans.append((len(prompt), len(answered.rstrip())))
         return _Rendered(whole, tuple(spans), spans[-1][0])
@@ -163,11 +163,11 @@ class ExampleEncoder:
             raise AirsmithError(
                 ErrorKind.BAD_DATA,
                 f"The chat template fails on a conversation: {error}.",
-                "Correct the roles in the data, or give another template as dataset.chat_template.",
+                "Correct the roles in the data, or set dataset.chat_template to another template.",
             ) from error
 
     def _through_end_of_turn(self, ids: list[int], first: int, last: int) -> int:
-        """End of an answer: behind the token that ends the turn, so that the model learns to stop, and no further."""
+        """End of an answer: directly after the end-of-turn token, so that the model learns to stop."""
         for position in range(first, min(last + 1, len(ids))):
             if ids[position] in self.end_of_turn_ids:
                 return position + 1
@@ -175,24 +175,23 @@ class ExampleEncoder:
 
     def _check(self, example: Example, ids: list[int], mask: NDArray[np.uint8]) -> None:
         if not mask.any() or mask.all():
-            learnt = "every token" if mask.any() else "no token"
+            masked = "every token" if mask.any() else "no token"
             raise AirsmithError(
                 ErrorKind.BAD_DATA,
-                f"In {example.place} {learnt} would be learnt, so the chat template's answers are not where they "
-                "should be.",
+                f"In {example.place}, {masked} would contribute to the loss: the chat template misplaces the answers.",
                 "Check the example and the template's {% generation %} markers.",
             )
         if ids[int(np.flatnonzero(mask)[-1])] not in self.end_of_turn_ids:
             raise AirsmithError(
                 ErrorKind.BAD_DATA,
-                f"In {example.place} the last answer does not end with a token that ends a turn, so the model would "
-                "never learn to stop.",
-                "Let the chat template end an answer with the tokenizer's EOS token.",
+                f"The last answer of {example.place} does not end with an end-of-turn token, so the model would never "
+                "learn to stop.",
+                "Change the chat template to end an answer with the tokenizer's EOS token.",
             )
         self._check_bos(example, ids)
 
     def _check_bos(self, example: Example, ids: list[int]) -> None:
-        """One BOS in front where the tokenizer wants one. Elsewhere its token may begin turns, as ChatML's does."""
+        """Require exactly one BOS at the start if the tokenizer adds one; else it may begin turns, as in ChatML."""
         bos = self.tokenizer.bos_token_id
         if bos is not None and ids[:2] == [bos, bos]:
             raise AirsmithError(
@@ -200,21 +199,21 @@ class ExampleEncoder:
                 f"Two BOS tokens ({self.tokenizer.bos_token}) begin {example.place}.",
                 "Remove the BOS token from the data or from dataset.chat_template.",
             )
-        if self._own_bos_id is not None and ids[0] != self._own_bos_id:
+        if self._added_bos_id is not None and ids[0] != self._added_bos_id:
             raise AirsmithError(
                 ErrorKind.BAD_DATA,
-                f"The tokenizer begins every text with {self.tokenizer.bos_token}, but the chat template, which is all "
-                "that a server goes by, does not.",
-                "Set dataset.chat_template to that template with {{- bos_token -}} in front.",
+                f"The tokenizer begins every text with {self.tokenizer.bos_token}, but the chat template, which "
+                "servers use instead, does not.",
+                "Set dataset.chat_template to that template with {{- bos_token -}} prepended.",
             )
 
 
 def _first_token_from(encoding: Encoding, character: int) -> int:
-    """The first token that begins at a character or behind it."""
+    """The first token that begins at or after a character."""
     if not len(encoding) or encoding.token_to_chars(len(encoding) - 1)[1] <= character:
         return len(encoding)
     token = encoding.char_to_token(character)
-    if token is None:  # A character of which the tokenizer makes nothing.
+    if token is None:  # The tokenizer drops this character.
         return next(index for index, (start, _) in enumerate(encoding.offsets) if start >= character)
     while token < len(encoding) and encoding.token_to_chars(token)[0] < character:
         token += 1
@@ -222,7 +221,7 @@ def _first_token_from(encoding: Encoding, character: int) -> int:
 
 
 def end_of_turn_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Tokens that end an answer: EOS, and special tokens that chat models use for it."""
+    """Tokens that end an answer: EOS, and special tokens that chat models use instead."""
     names = ("<|im_end|>", "<|eot_id|>", "<|end|>", "<|end_of_turn|>", "<end_of_turn>", "<|return|>")
     vocabulary = tokenizer.get_added_vocab()
     found = {vocabulary[name] for name in names if name in vocabulary}
@@ -231,7 +230,7 @@ def end_of_turn_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     return frozenset(found)
 
 
-def _own_bos_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The BOS token that a tokenizer puts in front of a text by itself; None where it does not."""
+def _added_bos_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The BOS token that the tokenizer prepends to every text; None if it prepends none."""
     bos = tokenizer.bos_token_id
     return int(bos) if bos is not None and tokenizer("a")["input_ids"][:1] == [bos] else None

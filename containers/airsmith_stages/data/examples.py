@@ -1,4 +1,4 @@
-"""Read a dataset's splits, and turn each row into a conversation or a prompt with its completion."""
+"""Read a dataset's splits and convert each row to a conversation or a prompt with its completion."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ from airsmith_stages.failures import as_airsmith_error
 Message = dict[str, Any]
 
 BATCH_ROWS = 256
-"""Rows that are read and worked on together."""
+"""Rows per batch."""
 
 
 @dataclass(frozen=True)
 class Example:
     """One example: a conversation that ends with an answer, or a plain prompt with its completion.
 
-    :param number: its row in the split, for messages; so is the split's name.
+    :param number: its row in the split, for messages.
+    :param split: name of the split, for messages.
     """
 
     number: int
@@ -39,7 +40,7 @@ class Example:
 
     @property
     def place(self) -> str:
-        """Where it stands in the dataset, for messages."""
+        """Its position in the dataset, for messages."""
         return f"row {self.number} of {self.split!r}" if self.split else f"row {self.number}"
 
     @property
@@ -48,18 +49,18 @@ class Example:
         return bool(self.messages)
 
     def text(self) -> str:
-        """All of its words, to compare it with others."""
+        """Its whole text, to compare it with other examples."""
         return "\n".join(str(message["content"]) for message in self.messages) or f"{self.prompt}\n{self.completion}"
 
 
 @dataclass(frozen=True)
 class Examples:
-    """One part of a dataset, left on the disk: only what is asked for is in memory.
+    """A part of a dataset, on disk; only requested rows are in memory.
 
-    :param rows: a split, in a file that is mapped.
-    :param columns: column by part of an example.
-    :param split: its name, for messages.
-    :param taken: which of its rows belong to this part; all where None.
+    :param rows: a split in a memory-mapped file.
+    :param columns: column name by part of an example.
+    :param split: name of the split, for messages.
+    :param selected: mask of the rows in this part; None for all.
     """
 
     rows: datasets.Dataset
@@ -67,20 +68,20 @@ class Examples:
     source: DatasetSource
     split: str
     folder: Path
-    taken: NDArray[np.bool_] | None = None
+    selected: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
-        return len(self.rows) if self.taken is None else int(self.taken.sum())
+        return len(self.rows) if self.selected is None else int(self.selected.sum())
 
     def batches(self) -> Iterator[range]:
-        """Its row numbers in ranges of BATCH_ROWS, some of which may not belong to this part."""
+        """Its row numbers in ranges of BATCH_ROWS, which may include rows of other parts."""
         for start in range(0, len(self.rows), BATCH_ROWS):
             yield range(start, min(start + BATCH_ROWS, len(self.rows)))
 
     def read(self, numbers: range) -> list[Example]:
-        """The examples of a range of row numbers.
+        """Read the examples of a range of row numbers.
 
-        :raises AirsmithError: `bad_data`, naming the row, or the file and line where it cannot be read.
+        :raises AirsmithError: `bad_data`, naming the row, or file and line if it cannot be read.
         """
         with _reading(self.folder, self.source, self.split):
             read = self.rows[numbers.start : numbers.stop]
@@ -88,7 +89,7 @@ class Examples:
             return [
                 _example(number, {part: column[index] for part, column in values.items()}, self)
                 for index, number in enumerate(numbers)
-                if self.taken is None or self.taken[number]
+                if self.selected is None or self.selected[number]
             ]
 
     def __iter__(self) -> Iterator[Example]:
@@ -105,17 +106,17 @@ class Splits:
 
 
 def read_splits(folder: Path, source: DatasetSource, cache: Path) -> Splits:
-    """Find both splits of a dataset; the hold-out by fraction is drawn from the recipe's seed alone.
+    """Load both splits of a dataset; a hold-out by fraction depends only on the recipe's seed.
 
-    :param cache: a folder for the rows as they are mapped.
-    :raises AirsmithError: `bad_data`, naming the file, split or column that is wrong.
+    :param cache: folder for the memory-mapped rows.
+    :raises AirsmithError: `bad_data`, naming the file, split or column.
     """
     datasets.disable_progress_bars()
     examples = _load(folder, source, source.split, cache)
     if source.validation_split is not None:
         return Splits(examples, _load(folder, source, source.validation_split, cache))
     held_out = _held_out(len(examples), source)
-    return Splits(replace(examples, taken=~held_out), replace(examples, taken=held_out))
+    return Splits(replace(examples, selected=~held_out), replace(examples, selected=held_out))
 
 
 def _load(folder: Path, source: DatasetSource, split: str, cache: Path) -> Examples:
@@ -129,7 +130,7 @@ def _load(folder: Path, source: DatasetSource, split: str, cache: Path) -> Examp
 
 @contextmanager
 def _reading(folder: Path, source: DatasetSource, split: str) -> Iterator[None]:
-    """Say which line the reader stumbled over: its own message names none, and may come with a later row."""
+    """Add the failing line to the reader's error, which names none and may be raised at a later row."""
     try:
         yield
     except AirsmithError:
@@ -144,18 +145,18 @@ def _reading(folder: Path, source: DatasetSource, split: str) -> Iterator[None]:
         raise _bad(
             source,
             f"split {split!r} cannot be read: {_reason(error)}",
-            "Check dataset.split, dataset.subset and the files: all splits need the same columns of the same types.",
+            "Check dataset.split, dataset.subset and the files; all splits must have the same columns and types.",
         ) from error
 
 
 def _reason(error: Exception) -> str:
-    """What the reader says, in one line; where that is no more than that it failed, what made it fail."""
-    said = str(error) if "\n" in str(error) else str(error.__cause__ or error)
-    return " ".join(said.split())[:500].rstrip(".") or type(error).__name__
+    """The reader's message in one line, or its cause if the message is uninformative."""
+    message = str(error) if "\n" in str(error) else str(error.__cause__ or error)
+    return " ".join(message.split())[:500].rstrip(".") or type(error).__name__
 
 
 def _held_out(rows: int, source: DatasetSource) -> NDArray[np.bool_]:
-    """Which rows are held out: a seeded draw without regard to their order, which both parts keep."""
+    """Mask of the held-out rows: a seeded random draw; both parts keep the order of the rows."""
     assert source.validation_fraction is not None
     count = math.ceil(source.validation_fraction * rows)
     if count == rows:
@@ -170,9 +171,9 @@ def _held_out(rows: int, source: DatasetSource) -> NDArray[np.bool_]:
 
 
 def _checked_columns(existing: list[str], source: DatasetSource) -> dict[str, str]:
-    """Which column plays which part.
+    """The column of each part of an example.
 
-    :returns: column by part, without the optional part that has none.
+    :returns: column by part, without an optional part that has no column.
     """
     columns = {part: source.columns.get(part, part) for part in COLUMN_PARTS[source.format]}
     if "input" not in source.columns and columns.get("input") not in existing:
@@ -181,7 +182,7 @@ def _checked_columns(existing: list[str], source: DatasetSource) -> dict[str, st
     if missing:
         raise _bad(
             source,
-            f"there is no column {missing[0]!r}, which dataset.format {source.format!r} needs",
+            f"column {missing[0]!r}, which dataset.format {source.format!r} requires, does not exist",
             f"Map the columns with dataset.columns; the dataset has {', '.join(existing)}.",
         )
     return columns
@@ -194,7 +195,9 @@ def _example(number: int, values: dict[str, Any], part_of: Examples) -> Example:
     for part, value in values.items():
         if part != "input" and not (isinstance(value, str) and value):
             raise _bad(
-                source, f"row {number} of {split!r} has no text in {part_of.columns[part]!r}", "Remove or complete it."
+                source,
+                f"row {number} of {split!r} has no text in {part_of.columns[part]!r}",
+                "Remove or complete the row.",
             )
     if source.format == "prompt-completion":
         return Example(number, prompt=values["prompt"], completion=values["completion"], split=split)
@@ -214,16 +217,16 @@ def _checked_messages(messages: Any, number: int, source: DatasetSource, split: 
     if not shaped:
         raise _bad(
             source,
-            f"row {number} of {split!r} is no list of messages with role and content",
+            f"row {number} of {split!r} is not a list of messages with role and content",
             "Correct that row, or set dataset.format.",
         )
-    # Columns of a dataset are uniform, so a field that only some messages have is None in the others.
+    # Columns of a dataset are uniform, so a field that only some messages have is None in all others.
     cleaned = tuple({key: value for key, value in message.items() if value is not None} for message in messages)
     if not cleaned or cleaned[-1]["role"] != "assistant" or not cleaned[-1].get("content"):
         raise _bad(
             source,
-            f"row {number} of {split!r} does not end with an assistant's turn, so there is nothing to learn",
-            "Remove that row or add the answer.",
+            f"row {number} of {split!r} does not end with a message of the assistant, so it has nothing to train on",
+            "Remove the row or add the answer.",
         )
     return cleaned
 

@@ -1,7 +1,7 @@
-"""Validation examples that also stand in the training split, to the letter or nearly.
+"""Find validation examples that also occur in the training split, exactly or nearly.
 
-Neither split is held in memory: of each validation example three digests are, about 400 bytes in all, and the training
-examples pass by.
+Neither split is held in memory: only three digests per validation example, about 400 bytes in total, against which the
+training examples are streamed.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _DIGEST_BYTES = 16
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """A validation example as training examples are compared with it.
+    """Digests of a validation example, to compare training examples with.
 
-    :param squeezed: digest of its words' letters without anything between them: different here is different everywhere.
-    :param normalized: digest of its words.
+    :param squeezed: digest of its normalized text without spaces; if it differs, the other two differ as well.
+    :param normalized: digest of its normalized text.
     :param exact: digest of its text.
     """
 
@@ -37,7 +37,7 @@ class Fingerprint:
 
 @dataclass(frozen=True)
 class Matches:
-    """Digests of training texts that are also those of validation examples."""
+    """Digests of training texts that match validation examples."""
 
     normalized: frozenset[bytes] = frozenset()
     exact: frozenset[bytes] = frozenset()
@@ -51,10 +51,10 @@ class Matches:
 
 @dataclass(frozen=True)
 class LeakageReport:
-    """How many validation examples are known from training.
+    """Number of validation examples that occur in the training split.
 
-    :param exact: equal to the letter.
-    :param normalized: equal but for case, white space and punctuation; includes the exact ones.
+    :param exact: exactly equal.
+    :param normalized: equal except for case, white space and punctuation; includes exact matches.
     """
 
     validation: int
@@ -62,18 +62,18 @@ class LeakageReport:
     normalized: int
 
     def as_dict(self) -> dict[str, int]:
-        """The figures for `index.json`."""
+        """The counts for `index.json`."""
         return asdict(self)
 
 
 def fingerprint(example: Example) -> Fingerprint:
-    """What is kept of a validation example."""
+    """The fingerprint of a validation example."""
     text = example.text()
     return Fingerprint(example.place, _digest(_squeezed(text)), _digest(_normalized(text)), _digest(text))
 
 
 class ValidationTexts:
-    """The validation examples, to be looked for in training examples."""
+    """The validation examples to find in training examples."""
 
     def __init__(self, fingerprints: Iterable[Fingerprint]) -> None:
         self._fingerprints = list(fingerprints)
@@ -82,24 +82,24 @@ class ValidationTexts:
         self._exact = {one.exact for one in self._fingerprints}
 
     def matches_in(self, train: Iterable[Example]) -> Matches:
-        """Those that stand among training examples."""
-        # Squeezing costs a seventh of normalising, and lets hardly any example through.
+        """Validation examples that occur among the training examples."""
+        # Squeezing costs a seventh of normalizing and filters out almost all examples.
         near = [text for text in (example.text() for example in train) if _digest(_squeezed(text)) in self._squeezed]
         return Matches(
             normalized=frozenset(_digest(_normalized(text)) for text in near) & self._normalized,
             exact=frozenset(_digest(text) for text in near) & self._exact,
         )
 
-    def report(self, seen: Matches, max_fraction: float) -> LeakageReport:
+    def report(self, matches: Matches, max_fraction: float) -> LeakageReport:
         """Count leaked examples.
 
-        :param seen: those that stand anywhere in the training split.
-        :raises AirsmithError: `bad_data` where there are more than the recipe allows.
+        :param matches: matches in the whole training split.
+        :raises AirsmithError: `bad_data` if there are more than the recipe allows.
         """
-        leaked = [one for one in self._fingerprints if one.normalized in seen.normalized]
+        leaked = [one for one in self._fingerprints if one.normalized in matches.normalized]
         report = LeakageReport(
             validation=len(self._fingerprints),
-            exact=sum(one.exact in seen.exact for one in leaked),
+            exact=sum(one.exact in matches.exact for one in leaked),
             normalized=len(leaked),
         )
         if report.normalized > max_fraction * report.validation:
@@ -110,8 +110,8 @@ class ValidationTexts:
 def _too_many(report: LeakageReport, leaked: Sequence[Fingerprint]) -> AirsmithError:
     return AirsmithError(
         ErrorKind.BAD_DATA,
-        f"{report.normalized} of {report.validation} validation examples also stand in the training split "
-        f"({report.exact} to the letter), the first in {leaked[0].place}.",
+        f"{report.normalized} of {report.validation} validation examples also occur in the training split "
+        f"({report.exact} exactly); the first is {leaked[0].place}.",
         "Remove them from one of the splits, or raise dataset.max_leakage_fraction "
         f"to {report.normalized / report.validation:.3f} or more.",
     )
@@ -123,7 +123,7 @@ def _digest(text: str | bytes) -> bytes:
 
 
 def _squeezed(text: str) -> bytes:
-    """The normalized text without its spaces."""
+    """The normalized text without spaces."""
     if text.isascii():
         return text.encode().lower().translate(None, _ASCII_NOT_WORDS) or text.encode()
     return _normalized(text).replace(" ", "").encode()
@@ -131,4 +131,4 @@ def _squeezed(text: str) -> bytes:
 
 def _normalized(text: str) -> str:
     words = _NOT_WORDS.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
-    return words or text  # Two texts without a word, such as emoji, are not the same for that.
+    return words or text  # Texts without a word, such as emoji, must not all be equal.

@@ -1,4 +1,4 @@
-"""Examples longer than a row: dropped, cut off or cut up, and always counted."""
+"""Drop, truncate or split examples longer than a row, and count them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Policy = Literal["drop", "split", "truncate"]
 
 @dataclass(frozen=True)
 class Sample:
-    """Tokens that fit into a row, and their loss mask."""
+    """Tokens that fit into a row, with their loss mask."""
 
     tokens: NDArray[np.uint32]
     loss_mask: NDArray[np.uint8]
@@ -24,10 +24,10 @@ class Sample:
 
 @dataclass
 class OverflowReport:
-    """What happened to a split's examples.
+    """Counts of a split's examples.
 
-    :ivar dropped_tokens: tokens of whole examples, or of ends, that nobody will see.
-    :ivar without_loss: pieces dropped because nothing in them is learnt.
+    :ivar dropped_tokens: tokens of dropped examples and of truncated ends.
+    :ivar without_loss: pieces dropped because none of their tokens contributes to the loss.
     """
 
     policy: Policy
@@ -40,11 +40,11 @@ class OverflowReport:
 
     @property
     def dropped_tokens(self) -> int:
-        """Tokens that nobody will see."""
+        """Tokens that are in no row."""
         return self.read_tokens - self.kept_tokens
 
     def add(self, other: OverflowReport) -> None:
-        """Count what another part of the split's examples has met with."""
+        """Add the counts of another part of the split."""
         self.read += other.read
         self.kept += other.kept
         self.too_long += other.too_long
@@ -53,22 +53,22 @@ class OverflowReport:
         self.kept_tokens += other.kept_tokens
 
     def as_dict(self) -> dict[str, int | str]:
-        """The figures for `index.json`."""
+        """The counts for `index.json`."""
         return {**vars(self), "dropped_tokens": self.dropped_tokens}
 
 
 def fit(examples: Iterable[EncodedExample], max_length: int, report: OverflowReport) -> Iterator[Sample]:
-    """The samples of a split, none longer than a row; what is lost is counted in the report."""
+    """The samples of a split, none longer than a row; the report counts what is dropped."""
     for example in examples:
         report.read += 1
         report.read_tokens += len(example.tokens)
         report.too_long += len(example.tokens) > max_length
         pieces = list(_pieces(example, max_length, report.policy))
-        learnt = [piece for piece in pieces if piece.loss_mask.any()]
-        report.without_loss += len(pieces) - len(learnt)
-        report.kept += bool(learnt)
-        report.kept_tokens += sum(len(piece.tokens) for piece in learnt)
-        yield from learnt
+        trained = [piece for piece in pieces if piece.loss_mask.any()]
+        report.without_loss += len(pieces) - len(trained)
+        report.kept += bool(trained)
+        report.kept_tokens += sum(len(piece.tokens) for piece in trained)
+        yield from trained
 
 
 def _pieces(example: EncodedExample, max_length: int, policy: Policy) -> Iterator[Sample]:
@@ -79,5 +79,5 @@ def _pieces(example: EncodedExample, max_length: int, policy: Policy) -> Iterato
     for start in range(0, end, max_length):
         piece = slice(start, min(start + max_length, end))
         loss_mask = example.loss_mask[piece].copy()
-        loss_mask[0] = 0  # Nothing stands before it in the row that it could be predicted from.
+        loss_mask[0] = 0  # No token precedes it in the row to predict it from.
         yield Sample(example.tokens[piece], loss_mask)

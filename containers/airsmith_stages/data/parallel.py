@@ -1,4 +1,4 @@
-"""Work on many things in several processes, with the results in the order of the things."""
+"""Map a function over items in several processes, with results in the order of the items."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from airsmith.errors import AirsmithError, ErrorKind
 from airsmith_stages.devices.cpu import usable_cores
 
 MAX_PROCESSES = 16
-"""Each takes about 100 MB beside what it shares with this one, and one process has to put together what they make."""
+"""Each process uses about 100 MB in addition to the shared memory, and a single process combines their results."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -27,36 +27,36 @@ _work: Callable[[Any], Any]
 
 
 def process_count() -> int:
-    """Processes for work that keeps a core busy."""
+    """Number of processes for CPU-bound work."""
     return min(usable_cores(), MAX_PROCESSES)
 
 
-def map_in_order(work: Callable[[T], R], things: Iterable[T], processes: int) -> Generator[R, None, None]:
-    """The results of a function, one after the other, while the next ones are being made.
+def map_in_order(work: Callable[[T], R], items: Iterable[T], processes: int) -> Generator[R, None, None]:
+    """Yield the results in order while worker processes compute the next ones.
 
-    The processes are forks: they share what the function holds, and nothing but things and results is sent. Few results
-    wait at any time. An exception of the function is raised in its turn. Leaving the iterator ends the processes, and
-    so does the end of this one, however it comes.
+    The processes are forks: they share the function's data, and only items and results are sent. Few results are
+    pending at any time. An exception of the function is raised at its item's position. The processes exit when the
+    iterator is closed or this process exits, even if it is killed.
 
-    :raises AirsmithError: `out_of_memory` where one of them is killed.
+    :raises AirsmithError: `out_of_memory` if one of the processes is killed.
     """
     if processes == 1:
-        yield from map(work, things)
+        yield from map(work, items)
         return
     lifeline = os.pipe()
     pool = ProcessPoolExecutor(
         processes, mp_context=multiprocessing.get_context("fork"), initializer=_begin, initargs=(work, lifeline)
     )
     try:
-        remaining = iter(things)
-        waiting: deque[Future[R]] = deque(pool.submit(_do, thing) for thing in islice(remaining, 3 * processes))
+        remaining = iter(items)
+        waiting: deque[Future[R]] = deque(pool.submit(_do, item) for item in islice(remaining, 3 * processes))
         while waiting:
             yield waiting.popleft().result()
-            waiting.extend(pool.submit(_do, thing) for thing in islice(remaining, 1))
+            waiting.extend(pool.submit(_do, item) for item in islice(remaining, 1))
     except BrokenProcessPool as error:
         raise AirsmithError(
             ErrorKind.OUT_OF_MEMORY,
-            f"One of {processes} processes was killed, most likely because the memory was full.",
+            f"One of {processes} worker processes was killed, most likely because the container ran out of memory.",
             "Give the stage more memory.",
         ) from error
     finally:
@@ -68,20 +68,20 @@ def map_in_order(work: Callable[[T], R], things: Iterable[T], processes: int) ->
 def _begin(work: Callable[[Any], Any], lifeline: tuple[int, int]) -> None:
     global _work
     _work = work
-    gc.freeze()  # Every collection would else write into objects that are shared, and so copy their pages.
-    # By SIGTERM the pool ends those that are left where one was killed; Ctrl-C is for the process that they work for.
+    gc.freeze()  # Otherwise each collection writes to shared objects and copies their pages.
+    # The pool sends SIGTERM to the remaining processes after one was killed; Ctrl-C is for the parent process.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     read_end, write_end = lifeline
     os.close(write_end)
-    threading.Thread(target=_end_with_parent, args=(read_end,), daemon=True).start()
+    threading.Thread(target=_exit_with_parent, args=(read_end,), daemon=True).start()
 
 
-def _end_with_parent(read_end: int) -> None:
-    """Nothing is ever written into the pipe: its reading ends when nobody is left who could."""
+def _exit_with_parent(read_end: int) -> None:
+    """Nothing is ever written to the pipe; the read returns when the last process with its write end exits."""
     os.read(read_end, 1)
     os._exit(1)
 
 
-def _do(thing: Any) -> Any:
-    return _work(thing)
+def _do(item: Any) -> Any:
+    return _work(item)

@@ -1,4 +1,4 @@
-"""Tokens on disk: safetensors shards of flat `tokens`, row `offsets` and `loss_mask`, listed in `index.json`."""
+"""Tokens on disk: safetensors shards with flat `tokens`, row `offsets` and `loss_mask`, listed in `index.json`."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ PROMPTS_FILE = "validation_prompts.jsonl"
 SAMPLE_FILE = "sample.txt"
 FORMAT = 1
 WINDOW_TOKENS = 16 * 1024 * 1024
-"""Tokens that are put into rows together and make a shard: 4 bytes each and one of mask, so about 80 MiB."""
+"""Tokens that are packed together into one shard: 4 bytes each and 1 of mask, about 80 MiB in total."""
 WINDOW_SAMPLES = 256 * 1024
-"""Samples that are put into rows together; there are so many in a window only where they are very short."""
+"""Maximum samples that are packed together; reached only if samples are very short."""
 _PIECE_BYTES = 4 * 1024 * 1024
 _TYPES: Mapping[str, str] = {"int64": "I64", "uint32": "U32", "uint8": "U8"}
-"""The format's name of a numpy type."""
+"""Names of types in the format, by numpy's names."""
 _DTYPES = {name: np.dtype(dtype) for dtype, name in _TYPES.items()}
 
 Arrange = Callable[[Sequence[int], int], Sequence[Sequence[int]]]
-"""Which samples form a row: from the lengths of a window's samples and the window's number to their indices by row."""
+"""Arranges samples in rows: takes a window's sample lengths and number, returns sample indices by row."""
 
 
 class JoinedArrays:
-    """Arrays one after the other as if they were one: they stay where they are, on the disk for example."""
+    """Concatenated arrays without a copy, such as memory-mapped arrays on disk."""
 
     def __init__(self, parts: Sequence[NDArray[Any]]) -> None:
         self._parts = parts
@@ -43,9 +43,9 @@ class JoinedArrays:
     def __len__(self) -> int:
         return int(self._ends[-1])
 
-    def __getitem__(self, stretch: slice) -> NDArray[Any]:
-        """A stretch; copied only where it reaches over several parts, which no row does."""
-        begin, end, _ = stretch.indices(len(self))
+    def __getitem__(self, key: slice) -> NDArray[Any]:
+        """A slice; copied only if it spans several parts, which no row does."""
+        begin, end, _ = key.indices(len(self))
         first = int(np.searchsorted(self._ends, begin, side="right"))
         pieces = []
         for part, part_end in zip(self._parts[first:], self._ends[first:].tolist(), strict=True):
@@ -68,10 +68,10 @@ class JoinedArrays:
 class TokenRows:
     """Rows of tokens.
 
-    :param tokens: uint32 [T], all rows one after the other.
-    :param offsets: int64 [rows + 1], where each row begins.
-    :param loss_mask: uint8 [T], 1 where a token is learnt, that is predicted from the token before it.
-    :param sample_offsets: int64 [samples + 1], where each sample begins; equal to offsets where nothing is packed.
+    :param tokens: uint32 [T], all rows concatenated.
+    :param offsets: int64 [rows + 1], start of each row.
+    :param loss_mask: uint8 [T], 1 for tokens that contribute to the loss, predicted from the token before.
+    :param sample_offsets: int64 [samples + 1], start of each sample; equal to offsets without packing.
     """
 
     tokens: NDArray[np.uint32] | JoinedArrays
@@ -84,9 +84,9 @@ class TokenRows:
 
 
 def build_rows(samples: Sequence[Sample], rows: Sequence[Sequence[int]]) -> TokenRows:
-    """Put samples into rows.
+    """Concatenate samples to rows.
 
-    :param rows: indices of the samples of each row.
+    :param rows: sample indices of each row.
     """
     ordered = [samples[index] for row in rows for index in row]
     lengths = np.array([len(sample.tokens) for sample in ordered], dtype=np.int64)
@@ -101,12 +101,12 @@ def build_rows(samples: Sequence[Sample], rows: Sequence[Sequence[int]]) -> Toke
 
 
 def one_sample_per_row(lengths: Sequence[int], window: int) -> list[list[int]]:
-    """A row for every sample."""
+    """One row per sample, without packing."""
     return [[index] for index in range(len(lengths))]
 
 
 def write_split(split: str, samples: Iterable[Sample], arrange: Arrange, output: ArtifactWriter) -> dict[str, Any]:
-    """Write a split into an artifact, a shard for each window of samples; no more than a window is in memory.
+    """Write a split to an artifact, one shard per window of samples; holds one window in memory.
 
     :returns: the split's entry for `index.json`.
     """
@@ -124,7 +124,7 @@ def write_split(split: str, samples: Iterable[Sample], arrange: Arrange, output:
 
 
 def read_rows(folder: Path, split: str) -> TokenRows:
-    """All rows of a split in a tokens artifact's files; the tokens and masks are read when they are looked at."""
+    """All rows of a split in a tokens artifact's files; tokens and masks are memory-mapped."""
     index = json.loads((folder / INDEX_FILE).read_text())
     shards = [_mapped(folder / name) for name in shard_names(index, split)]
     return TokenRows(
@@ -136,12 +136,12 @@ def read_rows(folder: Path, split: str) -> TokenRows:
 
 
 def shard_names(index: dict[str, Any], split: str) -> list[str]:
-    """Names of a split's files."""
+    """Names of a split's shard files."""
     return [shard["name"] for shard in index["splits"][split]["shards"]]
 
 
 def _windows(samples: Iterable[Sample]) -> Iterator[list[Sample]]:
-    """Samples in lists of at most WINDOW_TOKENS and WINDOW_SAMPLES, at least one each."""
+    """Samples in non-empty lists of at most WINDOW_TOKENS and WINDOW_SAMPLES."""
     window: list[Sample] = []
     tokens = 0
     for sample in samples:
@@ -155,17 +155,19 @@ def _windows(samples: Iterable[Sample]) -> Iterator[list[Sample]]:
 
 
 def _write_shard(name: str, rows: TokenRows, output: ArtifactWriter) -> None:
-    """Write rows as a safetensors file, straight into the store; every tensor begins where its type may."""
+    """Write rows as a safetensors file directly to the store, with aligned tensors."""
     tensors: dict[str, NDArray[Any]] = {"offsets": rows.offsets}
     if len(rows.sample_offsets) != len(rows.offsets):
         tensors["sample_offsets"] = rows.sample_offsets
     tensors |= {"tokens": rows.tokens, "loss_mask": rows.loss_mask}
-    head, header = make_header(((key, _TYPES[array.dtype.name], array.shape) for key, array in tensors.items()), {})
-    output.add_stream(name, _pieces(head, tensors.values()), header.tensors[-1].end)
+    header_bytes, header = make_header(
+        ((key, _TYPES[array.dtype.name], array.shape) for key, array in tensors.items()), {}
+    )
+    output.add_stream(name, _pieces(header_bytes, tensors.values()), header.tensors[-1].end)
 
 
-def _pieces(head: bytes, arrays: Iterable[NDArray[Any]]) -> Iterator[bytes]:
-    yield head
+def _pieces(header_bytes: bytes, arrays: Iterable[NDArray[Any]]) -> Iterator[bytes]:
+    yield header_bytes
     for array in arrays:
         whole = memoryview(array).cast("B")
         for start in range(0, len(whole), _PIECE_BYTES):
@@ -173,7 +175,7 @@ def _pieces(head: bytes, arrays: Iterable[NDArray[Any]]) -> Iterator[bytes]:
 
 
 def _mapped(path: Path) -> dict[str, NDArray[Any]]:
-    """A shard's tensors, read from the disk as they are looked at."""
+    """A shard's memory-mapped tensors."""
     with path.open("rb") as file:
         header = read_header(path.name, path.stat().st_size, lambda begin, count: os.pread(file.fileno(), count, begin))
     return {
@@ -183,7 +185,7 @@ def _mapped(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def _joined_offsets(offsets: list[NDArray[np.int64]]) -> NDArray[np.int64]:
-    """Offsets of several shards as those of the whole."""
+    """Join the offsets of several shards."""
     joined = [np.zeros(1, dtype=np.int64)]
     for shard in offsets:
         joined.append(shard[1:] + joined[-1][-1])

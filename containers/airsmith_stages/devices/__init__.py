@@ -1,4 +1,4 @@
-"""The accelerators that a stage's process computes on. Nowhere else in the stages does a backend's name stand."""
+"""The devices that stages compute on. Only this package contains names of backends."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _MODULES = {name: f"airsmith_stages.devices.{name}" for name in _NAMES}
 
 
 def get_device(backend: str) -> Device:
-    """The device of a backend. Importing it does not import torch: `prepare` does.
+    """The device of a backend. Importing its module does not import torch; `prepare` does.
 
-    :raises AirsmithError: `bad_recipe` where this version has none of that name.
+    :raises AirsmithError: `bad_recipe` if this version has no device for the backend.
     """
     if backend not in _MODULES:
         raise AirsmithError(
             ErrorKind.BAD_RECIPE,
-            f"backend.name is {backend!r}, which this version of the stages does not compute on.",
+            f"backend.name is {backend!r}, which this version does not support.",
             f"Use one of {', '.join(sorted(_MODULES))}.",
         )
     device: Device = importlib.import_module(_MODULES[backend]).DEVICE

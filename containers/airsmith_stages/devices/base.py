@@ -1,4 +1,4 @@
-"""What a stage asks of an device."""
+"""The interface of a device."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from typing import Any, Protocol
 from airsmith.recipe import Recipe
 
 TORCH_TRAINING = "airsmith_stages.training.stage"
-"""The module that trains on what torch drives itself."""
+"""The training module for devices that torch supports natively."""
 
 
 class Device(Protocol):
-    """One family of hardware, as the code that computes on it sees it.
+    """A family of accelerators, or the CPU.
 
-    :ivar training_module: the module whose `train` trains on it.
-    :ivar torch_device: torch's name of the device.
-    :ivar attn_implementation: the attention kernel that transformers is to use.
-    :ivar process_group_backend: torch's name of what carries tensors between its devices.
-    :ivar launcher: the module whose `launch` starts the processes on a node; torchrun in this process where empty.
+    :ivar training_module: the module whose `train` function trains on the device.
+    :ivar torch_device: torch's device type.
+    :ivar attn_implementation: transformers' name of the attention kernel to use.
+    :ivar process_group_backend: torch's name of the process group backend for tensors on the device.
+    :ivar launcher: the module whose `launch` function starts the processes on a node; if empty, torchrun runs in this
+        process.
     """
 
     training_module: str
@@ -27,19 +28,19 @@ class Device(Protocol):
     launcher: str
 
     def prepare(self) -> None:
-        """Set up this process. Called once, before anything imports torch, and itself imports it."""
+        """Set up this process. Must be called once, before anything imports torch; it imports torch itself."""
 
     def training_arguments(self, recipe: Recipe) -> dict[str, Any]:
         """The fields of transformers' `TrainingArguments` that depend on the hardware."""
 
     def loading_arguments(self, recipe: Recipe) -> dict[str, Any]:
-        """What `from_pretrained` is told beside the model's folder and data type."""
+        """Arguments of `from_pretrained` in addition to the model's folder and data type."""
 
     def fuses_loss(self) -> bool:
-        """Whether the loss is the model's own, or that of kernels of transformers', and not computed in chunks."""
+        """Whether to keep the loss of the model or of its fused kernels, and not compute it in chunks."""
 
     def peak_flops_per_second(self, precision: str) -> float | None:
-        """What the vendor says that one device computes at most, without sparsity; None where nobody says."""
+        """The vendor's peak of one device, without sparsity; None if unknown."""
 
     def peak_memory_bytes(self) -> int:
-        """Most memory that this process has taken, of the device or, where it has none of its own, of the host."""
+        """Peak memory of this process: of the device, or of the host if the device's is not available."""

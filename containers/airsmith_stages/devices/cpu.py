@@ -13,15 +13,15 @@ from airsmith.recipe import Recipe
 from airsmith_stages.devices.base import TORCH_TRAINING
 
 CGROUP_CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")
-"""`<quota> <period>` in microseconds, or `max <period>`: what a container may use of the node's cores (cgroup v2)."""
+"""`<quota> <period>` in microseconds, or `max <period>`: the container's CPU limit (cgroup v2)."""
 
 PROCESS_STATUS = Path("/proc/self/status")
-"""Linux's own count; what `getrusage` counts begins with the parent's."""
+"""Holds the peak resident memory of this process alone; `getrusage` starts from that of the parent process."""
 
 
 @dataclass(frozen=True)
 class CpuDevice:
-    """Every core of one machine, or as many as the container is given."""
+    """All cores of one machine, or as many as the container's limit allows."""
 
     torch_device: str = "cpu"
     attn_implementation: str = "sdpa"
@@ -30,12 +30,12 @@ class CpuDevice:
     launcher: str = ""
 
     def prepare(self) -> None:
-        """Take every core, and make each operation give the same result every time.
+        """Use all cores, and make all operations deterministic.
 
-        OpenMP's threads wait for a moment and then sleep. By default they go on spinning, and where another process
-        wants a core, each of the many small parallel regions then waits for a thread that is not running (measured: 5
-        times slower with one busy neighbour on two cores); without that moment every region wakes them anew (measured:
-        a tenth slower). libgomp reads the variables when it is loaded, so they are set before torch is.
+        OpenMP's threads spin for a moment and then sleep. By default they keep spinning: if another process needs a
+        core, each of the many small parallel regions then waits for a thread that is not running (measured: 5 times
+        slower with one busy neighbor on two cores). Without spinning, every region must wake them (measured: 10%
+        slower). libgomp reads the variables when it is loaded, so they are set before torch is imported.
         """
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
@@ -43,11 +43,11 @@ class CpuDevice:
 
         torch.set_num_threads(thread_count())
         torch.use_deterministic_algorithms(True)
-        # Filling memory that is overwritten anyway costs time and changes no result.
+        # Filling memory that is overwritten later takes time and changes no result.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
     def training_arguments(self, recipe: Recipe) -> dict[str, Any]:
-        """Autocast to bfloat16 where asked for; there is no device memory to pin host memory for."""
+        """Autocast if the precision is bfloat16; without device memory, no host memory is pinned."""
         return {
             "use_cpu": True,
             "bf16": recipe.training.precision == "bfloat16",
@@ -56,24 +56,24 @@ class CpuDevice:
         }
 
     def loading_arguments(self, recipe: Recipe) -> dict[str, Any]:
-        """Nothing beside the data type."""
+        """No arguments."""
         return {}
 
     def fuses_loss(self) -> bool:
-        """Liger's kernels are for GPUs."""
+        """False: Liger's kernels require a GPU."""
         return False
 
     def peak_flops_per_second(self, precision: str) -> float | None:
-        """No vendor says it of cores."""
+        """None: vendors publish no peak of CPU cores."""
         return None
 
     def peak_memory_bytes(self) -> int:
-        """Most memory that the process has had resident."""
+        """Peak resident memory of this process."""
         return peak_resident_bytes()
 
 
 def peak_resident_bytes() -> int:
-    """Most of the host's memory that this process has had."""
+    """Peak resident memory of this process."""
     try:
         lines = PROCESS_STATUS.read_text().splitlines()
     except OSError:
@@ -82,13 +82,13 @@ def peak_resident_bytes() -> int:
 
 
 def thread_count() -> int:
-    """Threads to compute with: `OMP_NUM_THREADS` where set, else the cores that this process may use."""
-    wanted = os.environ.get("OMP_NUM_THREADS", "")
-    return int(wanted) if wanted.isdigit() and int(wanted) > 0 else usable_cores()
+    """Number of compute threads: `OMP_NUM_THREADS` if set, else the number of usable cores."""
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    return int(threads) if threads.isdigit() and int(threads) > 0 else usable_cores()
 
 
 def usable_cores() -> int:
-    """Cores that this process may use: those it may be scheduled on, or fewer where its container has a limit."""
+    """Number of cores that this process may use, from its CPU affinity and its container's CPU limit."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     limit = _container_cores()
     return cores if math.isinf(limit) else max(1, min(cores, math.ceil(limit)))

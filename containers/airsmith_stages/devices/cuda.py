@@ -1,4 +1,4 @@
-"""NVIDIA's GPUs. Written against torch's and the libraries' code; not run on a device yet."""
+"""NVIDIA GPUs. Written from the code of torch and its libraries; not run on a device."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L
 
 @dataclass(frozen=True)
 class CudaDevice(GpuDevice):
-    """A GPU that also takes a base of 4 bits."""
+    """A GPU that also supports 4-bit base models."""
 
     def loading_arguments(self, recipe: Recipe) -> dict[str, Any]:
-        """For QLoRA, NF4 with double quantization (Dettmers et al. 2023, https://arxiv.org/abs/2305.14314)."""
+        """NF4 with double quantization for QLoRA (Dettmers et al. 2023, https://arxiv.org/abs/2305.14314)."""
         if recipe.method.name != "qlora":
             return {}
         import torch

@@ -1,4 +1,4 @@
-"""What NVIDIA's and AMD's GPUs have in common: torch drives both under the name `cuda`."""
+"""NVIDIA and AMD GPUs: torch's device type is `cuda` for both."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from airsmith_stages.devices.base import TORCH_TRAINING
 class GpuDevice:
     """One GPU per process.
 
-    :param driver: what a node must have, for the error where it has not.
-    :param peak_flops: what one device computes at most in a second with 16-bit numbers, without sparsity, by a part of
-        its name; from the vendors' data sheets.
+    :param driver: the software that a node requires, for the error message if no GPU is found.
+    :param peak_flops: peak FLOPS of one device with 16-bit numbers, without sparsity, by a part of the device's name.
+        Source: the vendors' data sheets.
     """
 
     driver: str
@@ -31,32 +31,32 @@ class GpuDevice:
 
     @property
     def attn_implementation(self) -> str:
-        """FlashAttention, which takes packed rows without a mask, where the image has it; else torch's own kernels."""
+        """FlashAttention, which needs no mask for packed rows, if it is installed; else torch's kernels."""
         return "flash_attention_2" if find_spec("flash_attn") else "sdpa"
 
     def prepare(self) -> None:
-        """Take this process's device, and make each operation give the same result every time.
+        """Select the GPU of this process's local rank, and make all operations deterministic.
 
-        :raises AirsmithError: `device_error` where there is none.
+        :raises AirsmithError: `device_error` if this process has no GPU.
         """
-        # cuBLAS is reproducible with a work space of a fixed size only; it reads this when it is loaded.
+        # cuBLAS is deterministic only with a workspace of a fixed size; it reads this variable when it is loaded.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         import torch
 
-        number = int(os.environ.get("LOCAL_RANK", "0"))
-        if torch.cuda.device_count() <= number:
+        local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        if torch.cuda.device_count() <= local_rank:
             raise AirsmithError(
                 ErrorKind.DEVICE_ERROR,
-                f"Process {number} of this node has no GPU: torch sees {torch.cuda.device_count()}.",
-                f"Give the pod as many devices as backend.devices says, on a node with {self.driver}.",
+                f"The process of local rank {local_rank} has no GPU: torch sees {torch.cuda.device_count()}.",
+                f"Give the pod as many devices as backend.devices specifies, on a node with {self.driver}.",
             )
-        torch.cuda.set_device(number)
+        torch.cuda.set_device(local_rank)
         torch.use_deterministic_algorithms(True)
-        # Filling memory that is overwritten anyway costs time and changes no result.
+        # Filling memory that is overwritten later takes time and changes no result.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
     def training_arguments(self, recipe: Recipe) -> dict[str, Any]:
-        """Autocast to 16 bits where asked for, and Liger's kernels where the image has them."""
+        """Autocast if the precision is a 16-bit type, and Liger's kernels if they are installed."""
         return {
             "bf16": recipe.training.precision == "bfloat16",
             "fp16": recipe.training.precision == "float16",
@@ -65,15 +65,15 @@ class GpuDevice:
         }
 
     def loading_arguments(self, recipe: Recipe) -> dict[str, Any]:
-        """Nothing beside the data type."""
+        """No arguments."""
         return {}
 
     def fuses_loss(self) -> bool:
-        """Whether Liger is there: its kernels put head and loss in one, and norms, MLP and rotary positions each."""
+        """Whether Liger is installed: it fuses the output head with the loss, and norms, MLP and rotary embeddings."""
         return find_spec("liger_kernel") is not None
 
     def peak_flops_per_second(self, precision: str) -> float | None:
-        """What the vendor says of 16-bit numbers; None for float32, and for a device that the table does not know."""
+        """The peak with 16-bit numbers; None for float32 and for devices that are not in the table."""
         import torch
 
         if precision == "float32":
@@ -82,7 +82,7 @@ class GpuDevice:
         return next((peak for part, peak in self.peak_flops.items() if part in name), None)
 
     def peak_memory_bytes(self) -> int:
-        """Most memory of the device that tensors have taken."""
+        """Peak device memory of this process's tensors."""
         import torch
 
         return torch.cuda.max_memory_allocated()

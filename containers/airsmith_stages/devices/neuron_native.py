@@ -1,9 +1,9 @@
-"""AWS Trainium 2 and 3 as a device of torch's own (TorchNeuron). Experimental: not run on a device.
+"""AWS Trainium 2 and 3 as a native torch device (TorchNeuron). Experimental: not run on a device.
 
-The device, its package and its process group are called as AWS's documentation of Neuron 2.33 has them:
-https://awsdocs-neuron.readthedocs-hosted.com/en/latest/torch/index.html (device `neuron`, which torch finds by itself
-where `torch_neuronx` is installed) and https://awsdocs-neuron.readthedocs-hosted.com/en/latest/torch/guides/torch-distributed.html
-(process group `neuron`). accelerate 1.15 and transformers 5 know the device under the same name.
+The names of the device, its package and its process group backend are those of AWS's documentation of Neuron 2.33:
+https://awsdocs-neuron.readthedocs-hosted.com/en/latest/torch/index.html (device `neuron`, which torch discovers if
+`torch_neuronx` is installed) and https://awsdocs-neuron.readthedocs-hosted.com/en/latest/torch/guides/torch-distributed.html
+(process group backend `neuron`). accelerate 1.15 and transformers 5 support the device under the same name.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ NEURON = "neuron"
 
 @dataclass(frozen=True)
 class NeuronNativeDevice:
-    """One logical core of a Trainium per process.
+    """One logical NeuronCore per process.
 
-    :ivar torch_device: `neuron`; with `cpu` the same code computes on the host.
+    :ivar torch_device: `neuron`; with `cpu` the same code runs on the host.
     """
 
     torch_device: str = NEURON
@@ -34,18 +34,18 @@ class NeuronNativeDevice:
     launcher: str = ""
 
     def prepare(self) -> None:
-        """Take this process's core.
+        """Select the NeuronCore of this process's local rank.
 
-        :raises AirsmithError: `device_error` where there is none.
+        :raises AirsmithError: `device_error` if this process has no NeuronCore.
         """
         import torch
 
         if self.torch_device == NEURON:
-            _take_core(int(os.environ.get("LOCAL_RANK", "0")))
+            _select_core(int(os.environ.get("LOCAL_RANK", "0")))
         torch.use_deterministic_algorithms(True, warn_only=self.torch_device == NEURON)
 
     def training_arguments(self, recipe: Recipe) -> dict[str, Any]:
-        """Autocast to bfloat16 where asked for; Liger's kernels and the optimizer's fused ones are for GPUs."""
+        """Autocast if the precision is bfloat16; Liger's kernels and the fused optimizer require a GPU."""
         return {
             "use_cpu": self.torch_device == "cpu",
             "bf16": recipe.training.precision == "bfloat16",
@@ -54,38 +54,38 @@ class NeuronNativeDevice:
         }
 
     def loading_arguments(self, recipe: Recipe) -> dict[str, Any]:
-        """Nothing beside the data type."""
+        """No arguments."""
         return {}
 
     def fuses_loss(self) -> bool:
-        """The model's own loss: one of the rows with labels alone has another shape to compile in every batch."""
+        """True: the chunked loss selects the rows with labels, whose number, and so the graph, differs per batch."""
         return True
 
     def peak_flops_per_second(self, precision: str) -> float | None:
-        """Nothing tells which chip it is and how many of its cores a logical one has."""
+        """None: the type of the chip and the number of physical cores per logical core are not available."""
         return None
 
     def peak_memory_bytes(self) -> int:
-        """Most memory of the device that tensors have taken."""
+        """Peak device memory of this process's tensors."""
         import torch
 
         # https://awsdocs-neuron.readthedocs-hosted.com/en/latest/torch/guides/memory-profiling-guide.html
         return int(torch.neuron.max_memory_allocated()) if self.torch_device == NEURON else peak_resident_bytes()
 
 
-def _take_core(number: int) -> None:
+def _select_core(local_rank: int) -> None:
     import torch
 
     found = torch.accelerator.current_accelerator()
     cores = torch.accelerator.device_count() if found is not None and found.type == NEURON else 0
-    if cores <= number:
+    if cores <= local_rank:
         raise AirsmithError(
             ErrorKind.DEVICE_ERROR,
-            f"Process {number} of this node has no NeuronCore: torch sees {cores}.",
-            "Give the pod as many devices as backend.devices says, on a node with the Neuron device plugin, and use an "
-            "image in which `torch_neuronx` fits torch.",
+            f"The process of local rank {local_rank} has no NeuronCore: torch sees {cores}.",
+            "Give the pod as many devices as backend.devices specifies, on a node with the Neuron device plugin, and "
+            "use an image whose `torch_neuronx` matches its torch.",
         )
-    torch.accelerator.set_device_index(number)
+    torch.accelerator.set_device_index(local_rank)
 
 
 DEVICE = NeuronNativeDevice()

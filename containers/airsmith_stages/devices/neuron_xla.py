@@ -1,6 +1,6 @@
-"""AWS Trainium 1 and 2 by PyTorch/XLA, with optimum-neuron. Not run on a device.
+"""AWS Trainium 1 and 2 with PyTorch/XLA and optimum-neuron. Not run on a device.
 
-The process gets its environment before it starts (`airsmith_stages.neuron.environment`), and its core from torch_xla.
+The launcher sets the process's environment (`airsmith_stages.neuron.environment`); torch_xla selects its NeuronCore.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from airsmith_stages.devices.cpu import peak_resident_bytes
 
 @dataclass(frozen=True)
 class NeuronXlaDevice:
-    """One logical core of a Trainium per process. It trains; whatever else computes uses another device."""
+    """One logical NeuronCore per process. Only training uses it; other stages use another device."""
 
     torch_device: str = "xla"
     attn_implementation: str = "eager"
@@ -25,36 +25,36 @@ class NeuronXlaDevice:
     launcher: str = "airsmith_stages.neuron.launcher"
 
     def prepare(self) -> None:
-        """See that the image has what drives the device.
+        """Check that the libraries for the device are installed.
 
-        :raises AirsmithError: `device_error` where it has not.
+        :raises AirsmithError: `device_error` if one is missing.
         """
         missing = [name for name in ("torch_xla", "torch_neuronx", "neuronx_distributed") if find_spec(name) is None]
         if missing:
             raise AirsmithError(
                 ErrorKind.DEVICE_ERROR,
-                f"{', '.join(missing)} is not installed where this stage runs, so that no NeuronCore can be driven.",
-                "Use an image that is built on AWS's or Hugging Face's training image for Neuron.",
+                f"{', '.join(missing)} is not installed in this stage's environment, but NeuronCores require it.",
+                "Use an image based on the Neuron training image of AWS or Hugging Face.",
             )
 
     def training_arguments(self, recipe: Recipe) -> dict[str, Any]:
-        """Nothing for transformers: its Trainer does not train here."""
+        """No arguments: transformers' Trainer is not used."""
         return {}
 
     def loading_arguments(self, recipe: Recipe) -> dict[str, Any]:
-        """Nothing for transformers: its models do not train here."""
+        """No arguments: transformers' models are not used."""
         return {}
 
     def fuses_loss(self) -> bool:
-        """The loss is the library's own."""
+        """True: optimum-neuron computes the loss."""
         return True
 
     def peak_flops_per_second(self, precision: str) -> float | None:
-        """The library counts by its own convention."""
+        """None: optimum-neuron reports MFU with its own convention."""
         return None
 
     def peak_memory_bytes(self) -> int:
-        """Most of the host's memory: of the device's nothing in this process tells."""
+        """Peak resident memory on the host: the device's memory is not available in this process."""
         return peak_resident_bytes()
 
 

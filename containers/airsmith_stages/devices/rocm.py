@@ -1,4 +1,4 @@
-"""AMD's GPUs. Written against torch's and the libraries' code; not run on a device yet."""
+"""AMD GPUs. Written from the code of torch and its libraries; not run on a device."""
 
 from __future__ import annotations
 

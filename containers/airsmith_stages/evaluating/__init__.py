@@ -1,1 +1,1 @@
-"""Judging a model on held-out examples: loss and accuracy by token, and its own answers."""
+"""Evaluate a model on held-out examples: loss, token accuracy and generated answers."""

@@ -1,4 +1,4 @@
-"""Batches of rows of similar length."""
+"""Batch rows of similar length."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 
 
 def longest_first(lengths: Sequence[int], max_rows: int, max_tokens: int) -> Iterator[list[int]]:
-    """Indices in batches, from the longest rows to the shortest: memory that does not suffice is noticed at once.
+    """Batches of indices, from the longest rows to the shortest, so that out-of-memory errors occur early.
 
-    :param max_tokens: per batch, padding included; a row that is longer than that comes alone.
+    :param max_tokens: tokens per batch, including padding; a longer row has its own batch.
     """
     order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
     start = 0

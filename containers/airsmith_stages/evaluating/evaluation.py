@@ -1,4 +1,4 @@
-"""One model, judged on what is held out."""
+"""Evaluate one model on the validation split."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ FIXED_NEW_TOKENS = 32
 
 @dataclass(frozen=True)
 class HeldOut:
-    """What both models are judged on.
+    """The data that both models are evaluated on.
 
-    :param prompts: all questions of the validation split with their expected answers, in its order.
-    :param examples: how many of them count for the exact match; the others only serve as fixed prompts.
-    :param rows: the validation split as tokens.
+    :param prompts: all prompts of the validation split with their expected answers, in order.
+    :param examples: number of prompts that count for the exact match; others are only fixed prompts.
+    :param rows: tokens of the validation split.
     """
 
     prompts: list[dict[str, Any]]
@@ -38,21 +38,21 @@ class HeldOut:
 
     @property
     def answered(self) -> list[dict[str, Any]]:
-        """The questions whose answers are compared with the expected ones."""
+        """Prompts whose answers are compared with the expected answers."""
         return self.prompts[: self.examples]
 
     @property
     def fixed(self) -> list[dict[str, Any]]:
-        """The questions whose answers a server has to repeat token by token."""
+        """Prompts whose answers a server must reproduce token by token."""
         return self.prompts[:FIXED_PROMPTS]
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How one model did.
+    """Results of one model.
 
-    :param answers: its answers as text, one for each question that is answered.
-    :param fixed_token_ids: its answers to the fixed prompts, each as the model gives it when asked nothing else.
+    :param answers: its answers as text, one per prompt in `HeldOut.answered`.
+    :param fixed_token_ids: its answers to the fixed prompts, generated without batching.
     """
 
     score: Score
@@ -62,14 +62,14 @@ class Evaluation:
 
     @property
     def exact_match(self) -> float:
-        """Share of the answers that are the expected ones."""
+        """Fraction of answers that equal the expected answer."""
         return sum(self.correct) / len(self.correct)
 
 
-def evaluate_model(who: str, folder: Path, held_out: HeldOut, recipe: Recipe, device: Device) -> Evaluation:
-    """Load a model, evaluate_model it, and let it go.
+def evaluate_model(label: str, folder: Path, held_out: HeldOut, recipe: Recipe, device: Device) -> Evaluation:
+    """Load a model, evaluate it and release it.
 
-    :param who: the model's part, for the log.
+    :param label: name of the model in the log.
     :raises AirsmithError: `non_finite_loss`.
     """
     model = _load(folder, recipe, device)
@@ -81,13 +81,13 @@ def evaluate_model(who: str, folder: Path, held_out: HeldOut, recipe: Recipe, de
     evaluation = Evaluation(scored, answers, correct, fixed)
     log.info(
         "%s: loss %.4f, token accuracy %.3f, exact match %.3f of %d answers",
-        who, scored.loss, scored.token_accuracy, evaluation.exact_match, len(answers),
+        label, scored.loss, scored.token_accuracy, evaluation.exact_match, len(answers),
     )  # fmt: skip
     return evaluation
 
 
 def is_exact(given: str, expected: str) -> bool:
-    """Whether an answer is the expected one, but for white space around it."""
+    """Whether an answer equals the expected one, ignoring surrounding white space."""
     return given.strip() == expected.strip()
 
 
@@ -104,7 +104,7 @@ def _load(folder: Path, recipe: Recipe, device: Device) -> PreTrainedModel:
 
 
 def _answers(model: PreTrainedModel, held_out: HeldOut, max_new_tokens: int) -> tuple[list[list[int]], list[list[int]]]:
-    """Token ids of the answers, and of those to the fixed prompts. Both come from the same batches."""
+    """Token ids of the answers and of the answers to the fixed prompts, from the same batches."""
     prompts = _token_ids(held_out.prompts[: max(held_out.examples, FIXED_PROMPTS)])
     batched = generate_greedy(model, prompts, max_new_tokens=max_new_tokens, pad_token_id=held_out.pad_token_id)
     fixed = generate_unbatched(

@@ -1,4 +1,4 @@
-"""A model's own greedy answers, as a server that is given the same model would give them."""
+"""Generate a model's greedy answers, as a server of the same model would."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from airsmith_stages.evaluating.batches import longest_first
 
 BATCH_PROMPTS = 64
 BATCH_TOKENS = 32_768
-"""Prompts and answers of a batch: what its key-value cache holds."""
+"""Tokens of prompts and answers in a batch, which its key-value cache must hold."""
 
 
 @torch.inference_mode()
@@ -24,9 +24,9 @@ def generate_greedy(
     pad_token_id: int,
     batch_prompts: int = BATCH_PROMPTS,
 ) -> list[list[int]]:
-    """Greedy continuations, each up to and including the token at which the model's generation config stops.
+    """Greedy continuations, each up to and including an end token of the model's generation config.
 
-    :param max_new_tokens: longest answer; a shorter one where the model's positions end.
+    :param max_new_tokens: maximum length of an answer, which the model's maximum position may reduce.
     """
     answers: list[list[int]] = [[] for _ in prompts]
     max_positions = _max_positions(model)
@@ -57,10 +57,10 @@ def generate_unbatched(
     max_new_tokens: int,
     pad_token_id: int,
 ) -> list[list[int]]:
-    """Greedy continuations as they are where each prompt is alone in its batch, as on a server.
+    """Greedy continuations of each prompt in a batch of its own, as on a server.
 
-    :param batched: what the model answered in batches. One pass over prompt and answer shows whether it holds alone;
-        where it does not, because rounding differs or a penalty plays a part, the prompt is answered again.
+    :param batched: answers from larger batches. One forward pass over prompt and answer shows whether an answer is the
+        same without batching; if not, because of rounding or a penalty, it is generated again.
     """
     shortened = [list(tokens[:max_new_tokens]) for tokens in batched]
     return [
@@ -81,15 +81,15 @@ def _is_greedy(model: PreTrainedModel, prompt: Sequence[int], answered: Sequence
 
 
 def _batches(lengths: Sequence[int], max_positions: int, max_rows: int) -> Iterator[list[int]]:
-    """Indices in batches. A prompt that leaves too little room for an answer comes alone: it would cut the others'."""
-    roomy = [index for index, length in enumerate(lengths) if length <= max_positions]
-    for batch in longest_first([lengths[index] for index in roomy], max_rows, BATCH_TOKENS):
-        yield [roomy[position] for position in batch]
+    """Batches of indices. A prompt with too little room for an answer has its own batch, not to limit the others."""
+    fitting = [index for index, length in enumerate(lengths) if length <= max_positions]
+    for batch in longest_first([lengths[index] for index in fitting], max_rows, BATCH_TOKENS):
+        yield [fitting[position] for position in batch]
     yield from ([index] for index, length in enumerate(lengths) if length > max_positions)
 
 
 def _greedy(model: PreTrainedModel, max_new_tokens: int, pad_token_id: int) -> GenerationConfig:
-    """The model's own generation config, without chance: servers keep its penalties and its end tokens as well."""
+    """The model's generation config without sampling; its penalties and end tokens stay, as on servers."""
     config = copy.deepcopy(model.generation_config)
     config.update(
         do_sample=False, temperature=None, top_k=None, top_p=None, min_p=None, num_beams=1,

@@ -1,4 +1,4 @@
-"""Loss and accuracy of a model over rows of tokens, each learnt token counting once."""
+"""Loss and accuracy of a model over rows of tokens, weighted by token."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from airsmith_stages.evaluating.batches import longest_first
 
 BATCH_ROWS = 64
 BATCH_LOGITS = 64 * 1024 * 1024
-"""Logits of a batch, 256 MiB in float32: with a large vocabulary they, not the weights, decide the memory."""
+"""Logits of a batch, 256 MiB in float32: with a large vocabulary they dominate the memory, not the weights."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """Means over all learnt tokens.
+    """Means over all tokens in the loss mask.
 
     :param loss: cross-entropy, in nats.
-    :param token_accuracy: share of tokens that the model ranks first.
+    :param token_accuracy: fraction of tokens that the model ranks first.
     """
 
     loss: float
@@ -40,22 +40,22 @@ def score(model: PreTrainedModel, rows: TokenRows, pad_token_id: int, max_rows: 
     count = len(rows) if max_rows is None else min(max_rows, len(rows))
     lengths = np.diff(rows.offsets)[:count].tolist()
     vocabulary = model.get_input_embeddings().weight.shape[0]
-    loss_sum, right, learnt = 0.0, 0, 0
+    loss_sum, correct, count_scored = 0.0, 0, 0
     for batch in longest_first(lengths, BATCH_ROWS, BATCH_LOGITS // vocabulary):
         tokens, attention, mask = (part.to(model.device) for part in _padded(rows, batch, pad_token_id))
         logits = model(input_ids=tokens, attention_mask=attention, use_cache=False).logits
-        chosen = mask[:, 1:].bool()
-        predicted, labels = logits[:, :-1][chosen].float(), tokens[:, 1:][chosen]
+        scored = mask[:, 1:].bool()
+        predicted, labels = logits[:, :-1][scored].float(), tokens[:, 1:][scored]
         loss_sum += cross_entropy(predicted, labels, reduction="sum").item()
-        right += int((predicted.argmax(-1) == labels).sum())
-        learnt += len(labels)
+        correct += int((predicted.argmax(-1) == labels).sum())
+        count_scored += len(labels)
     if not math.isfinite(loss_sum):
         raise AirsmithError(
             ErrorKind.NON_FINITE_LOSS,
             f"The loss on the validation split is {loss_sum}.",
             "Train again with a lower learning rate, or set model.dtype to 'float32'.",
         )
-    return Score(loss=loss_sum / learnt, token_accuracy=right / learnt)
+    return Score(loss=loss_sum / count_scored, token_accuracy=correct / count_scored)
 
 
 def _padded(rows: TokenRows, batch: list[int], pad_token_id: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""A LoRA adapter's files as peft writes them: its config, and its tensors read one by one."""
+"""Read a LoRA adapter as peft saves it: its config, and its tensors one by one."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ _OTHER_METHODS = (
     "use_qalora",
     "velora_config",
 )
-"""What peft's config may ask for beside LoRA and DoRA; a merge without it would be another model."""
+"""Options of peft's config beyond plain LoRA and DoRA; a merge that ignores them gives wrong weights."""
 _BLOCK_ROWS = 4096
 
 
 class Adapter:
     """An adapter's config and tensors.
 
-    :raises AirsmithError: `bad_data` for damaged files; `verification_failed` for an adapter of another method, or one
-        that changes nothing.
+    :raises AirsmithError: `bad_data` for damaged files; `verification_failed` if the adapter is of another method or
+        changes nothing.
     """
 
     def __init__(self, source: FileReader) -> None:
@@ -43,7 +43,7 @@ class Adapter:
         _refuse_other_methods(self.config)
         self._weights = open_weights(source, ADAPTER_WEIGHTS)
         self.tensors: Mapping[str, Tensor] = self._weights.tensors()
-        self._refuse_what_changes_nothing()
+        self._refuse_no_change()
 
     def shape(self, name: str) -> tuple[int, ...]:
         """A tensor's shape."""
@@ -52,19 +52,20 @@ class Adapter:
     def floats(self, name: str) -> Floats:
         """A tensor's values, in its shape.
 
-        :raises AirsmithError: `verification_failed` where they are no finite floats.
+        :raises AirsmithError: `verification_failed` if they are not finite floats.
         """
         return self.rows(name, 0, matrix_shape(self.shape(name))[0]).reshape(self.shape(name))
 
     def rows(self, name: str, first: int, count: int) -> Floats:
-        """Some rows of a tensor; one of more than two dimensions is seen as its rows, one after another.
+        """Some rows of a tensor, which is flattened to a matrix if it has more than two dimensions.
 
-        :raises AirsmithError: as `floats`.
+        :raises AirsmithError: `verification_failed` if they are not finite floats.
         """
         tensor = self.tensors[name]
         if tensor.dtype not in FLOATING:
             raise verification_failed(
-                f"Adapter tensor {name} is of type {tensor.dtype}", "Train again in float32 or bfloat16."
+                f"Adapter tensor {name} has dtype {tensor.dtype}, which is not supported",
+                "Train again in float32 or bfloat16.",
             )
         rows, columns = matrix_shape(tensor.shape)
         row_bytes = tensor.size_bytes // rows if rows else 0
@@ -73,11 +74,11 @@ class Adapter:
         values = to_floats(raw, tensor.dtype).reshape(count, columns)
         if not np.isfinite(values).all():
             raise verification_failed(
-                f"Adapter tensor {name} holds NaN or Inf", "Train again with a lower learning rate."
+                f"Adapter tensor {name} contains NaN or Inf", "Train again with a lower learning rate."
             )
         return values
 
-    def are_same(self, one: str, other: str) -> bool:
+    def are_equal(self, one: str, other: str) -> bool:
         """Whether two tensors are equal."""
         if self.shape(one) != self.shape(other):
             return False
@@ -89,10 +90,10 @@ class Adapter:
         )
 
     def pattern(self, patterns: str, path: str, default: str) -> float:
-        """A module's rank or alpha, as peft looks it up (`get_pattern_key`).
+        """A module's rank or alpha, looked up as peft does (`get_pattern_key`).
 
-        :param patterns: the config's field with values by pattern.
-        :param default: the field with the value of all other modules.
+        :param patterns: config field that maps patterns to values.
+        :param default: config field with the value of all other modules.
         """
         for pattern, value in (self.config.get(patterns) or {}).items():
             if re.match(rf"(.*\.)?({pattern})$", path):
@@ -100,27 +101,27 @@ class Adapter:
         return float(self.config[default])
 
     def scaling(self, path: str, rank: int) -> float:
-        """The factor before a module's product; rank-stabilised where the config says so (arXiv 2312.03732)."""
+        """The scaling factor of a module's product; rank-stabilized if the config enables it (arXiv 2312.03732)."""
         alpha = self.pattern("alpha_pattern", path, "lora_alpha")
         return alpha / math.sqrt(rank) if self.config.get("use_rslora") else alpha / rank
 
-    def _refuse_what_changes_nothing(self) -> None:
+    def _refuse_no_change(self) -> None:
         for name in self.tensors:
             if "lora_A" not in name and "lora_embedding_A" not in name and self.floats(name).any():
                 return
         raise verification_failed(
-            "Every LoRA B matrix of the adapter is zero: it changes nothing", "Check that training ran."
+            "All LoRA B matrices of the adapter are zero, so it changes nothing", "Check that training ran."
         )
 
 
 def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
-    """Rows and columns of a tensor that is seen as rows, whatever its dimensions; a vector's rows have one element."""
+    """Rows and columns of a tensor of any dimensions flattened to a matrix; a vector has rows of one element."""
     columns = shape[-1] if len(shape) > 1 else 1
     return (math.prod(shape) // columns if columns else 0), columns
 
 
 def verification_failed(what: str, hint: str) -> AirsmithError:
-    """What a merge is verification_failed with."""
+    """The error of a merge that fails verification."""
     return AirsmithError(ErrorKind.VERIFICATION_FAILED, f"{what}.", hint)
 
 
@@ -134,15 +135,17 @@ def _read_config(source: FileReader) -> dict[str, Any]:
         if isinstance(config, dict) and config["r"] > 0 and config["lora_alpha"] is not None:
             return config
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise AirsmithError(ErrorKind.BAD_DATA, f"{ADAPTER_CONFIG} is no config of peft's LoRA.", hint) from error
-    raise AirsmithError(ErrorKind.BAD_DATA, f"{ADAPTER_CONFIG} is no config of peft's LoRA.", hint)
+        raise AirsmithError(ErrorKind.BAD_DATA, f"{ADAPTER_CONFIG} is not a LoRA config of peft.", hint) from error
+    raise AirsmithError(ErrorKind.BAD_DATA, f"{ADAPTER_CONFIG} is not a LoRA config of peft.", hint)
 
 
 def _refuse_other_methods(config: Mapping[str, Any]) -> None:
     if config.get("peft_type") != "LORA":
-        raise verification_failed(f"The adapter is of type {config.get('peft_type')}, not LORA", "Merge it with peft.")
-    asked = [key for key in _OTHER_METHODS if config.get(key)]
-    if asked:
         raise verification_failed(
-            f"The adapter's config has {asked[0]}, which is no plain LoRA or DoRA", "Merge it with peft."
+            f"The adapter has peft_type {config.get('peft_type')}, not LORA", "Merge it with peft."
+        )
+    unsupported = [key for key in _OTHER_METHODS if config.get(key)]
+    if unsupported:
+        raise verification_failed(
+            f"The adapter's config sets {unsupported[0]}, which is not plain LoRA or DoRA", "Merge it with peft."
         )

@@ -1,8 +1,7 @@
-"""What an adapter does to a tensor of its base: in float32, in blocks of rows.
+"""Changes of an adapter to a tensor of its base, computed in float32 and in blocks of rows.
 
-The formulas and the order of their operations are those of peft 0.21 (`tuners/lora/layer.py`,
-`tuners/lora/variants.py`, `tuners/trainable_tokens/layer.py`): the result is the same to the last bit where numpy and
-torch sum a product alike.
+Formulas and order of operations follow peft 0.21 (`tuners/lora/layer.py`, `tuners/lora/variants.py`,
+`tuners/trainable_tokens/layer.py`): results are bitwise equal if numpy and torch sum products in the same order.
 """
 
 from __future__ import annotations
@@ -18,16 +17,18 @@ from airsmith_stages.merging.elements import Floats, rounded
 
 
 class Change(Protocol):
-    """One thing that is done to a parameter; one of more than two dimensions is seen as its rows, one after another."""
+    """A change to a parameter, which is flattened to a matrix if it has more than two dimensions."""
 
     @property
     def whole(self) -> bool:
-        """Whether all rows must come at once."""
+        """Whether `apply` needs all rows at once."""
 
     def apply(self, rows: Floats, first: int, dtype: str) -> Floats:
-        """The rows of the parameter from the first on, changed; they may be overwritten.
+        """Return the changed rows; the argument may be overwritten.
 
-        :param dtype: type of the parameter, where it counts for the rounding.
+        :param rows: rows of the parameter.
+        :param first: number of the first row.
+        :param dtype: type of the parameter, for changes that round to it.
         """
 
 
@@ -37,9 +38,9 @@ class LowRank:
 
     :param a: r × in.
     :param b: out × r.
-    :param transposed: the parameter is in × out: GPT-2's Conv1D, and embeddings.
-    :param rounds_first: the product becomes the parameter's type before it is added, as in peft's embeddings and
-        `target_parameters`.
+    :param transposed: the parameter is in × out, as in GPT-2's Conv1D and embeddings.
+    :param rounds_first: the product is rounded to the parameter's type before it is added, as in peft's embeddings
+        and `target_parameters`.
     """
 
     a: Floats
@@ -65,9 +66,9 @@ class LowRank:
 
 @dataclass(frozen=True)
 class Dora:
-    """DoRA: the direction of base and product, and the magnitude beside it (https://arxiv.org/abs/2402.09353).
+    """DoRA: the direction of base plus product, scaled to a trained magnitude (https://arxiv.org/abs/2402.09353).
 
-    :param magnitude: one per output.
+    :param magnitude: one value per output.
     """
 
     product: LowRank
@@ -75,11 +76,11 @@ class Dora:
 
     @property
     def whole(self) -> bool:
-        """A transposed parameter's norms go over all its rows."""
+        """The norms of a transposed parameter run over all its rows."""
         return self.product.transposed
 
     def apply(self, rows: Floats, first: int, dtype: str) -> Floats:
-        """Add the product, and bring each output to its magnitude."""
+        """Add the product and scale each output to its magnitude."""
         rows += self.product.delta(first, len(rows))
         if self.product.transposed:
             return rows * (self.magnitude / _norms(rows, axis=0))
@@ -90,13 +91,13 @@ class Dora:
 
 @dataclass(frozen=True)
 class ExpertsLowRank:
-    """A product per expert, rounded and then added to some rows of each: peft's `target_parameters`.
+    """A product per expert, rounded and then added to some rows of each expert: peft's `target_parameters`.
 
     :param a: experts × r × in.
     :param b: experts × out × r.
     :param transposed: each expert's parameter is in × out.
-    :param expert: the one whose rows these are, else they are all experts' rows, one after another.
-    :param offset: where they begin among the expert's rows: gate and up are one parameter in memory and two in files.
+    :param expert: index of the expert that the rows belong to; None for the concatenated rows of all experts.
+    :param offset: first row within the expert: gate and up are one parameter in memory and two in files.
     """
 
     a: Floats
@@ -128,25 +129,25 @@ class ExpertsLowRank:
 
 @dataclass(frozen=True)
 class Replaced:
-    """Other values altogether: a module that was trained whole, a bias, an embedding of another size.
+    """A full replacement: a fully trained module, a bias, an embedding of another size.
 
-    :param read_rows: the values, from a row on, so many rows.
+    :param read_rows: reads rows of the new values, from a first row and a number of rows.
     """
 
     read_rows: Callable[[int, int], Floats]
     whole: bool = False
 
     def apply(self, rows: Floats, first: int, dtype: str) -> Floats:
-        """The other values, as the parameter's type holds them."""
+        """Return the new values, rounded to the parameter's type."""
         return rounded(self.read_rows(first, len(rows)), dtype)
 
 
 @dataclass(frozen=True)
 class TokenRows:
-    """Other rows for some tokens.
+    """Replaced embedding rows of some tokens.
 
-    :param tokens: which, each once.
-    :param values: one row each.
+    :param tokens: unique token ids.
+    :param values: one row per token.
     """
 
     tokens: npt.NDArray[np.int64]
@@ -154,7 +155,7 @@ class TokenRows:
     whole: bool = False
 
     def apply(self, rows: Floats, first: int, dtype: str) -> Floats:
-        """Put in the rows that fall into this block."""
+        """Replace the rows that are in this block."""
         here = (self.tokens >= first) & (self.tokens < first + len(rows))
         rows[self.tokens[here] - first] = rounded(self.values[here], dtype)
         return rows
@@ -162,14 +163,14 @@ class TokenRows:
 
 @dataclass(frozen=True)
 class Added:
-    """A scaled vector on top: the bias of a LoRA B."""
+    """An added, scaled vector: the bias of a LoRA B."""
 
     values: Floats
     scaling: float
     whole: bool = False
 
     def apply(self, rows: Floats, first: int, dtype: str) -> Floats:
-        """Add it."""
+        """Add the vector."""
         rows += (self.values[first : first + len(rows)] * np.float32(self.scaling))[:, None]
         return rows
 

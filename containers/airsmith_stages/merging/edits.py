@@ -1,4 +1,4 @@
-"""Which parameters of a base an adapter changes, and by which of its tensors. Every tensor is part of one edit."""
+"""Assign each tensor of an adapter to an edit of one parameter of the base."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _AGAIN = "Train again."
 
 @dataclass(frozen=True)
 class Target:
-    """A tensor in the base's files that holds a parameter, or some rows of it.
+    """A tensor in the base's files that holds a parameter or some rows of it.
 
-    :param dtype: the type that it is to have.
-    :param expert: the one that it belongs to, where the files have a tensor per expert and memory one for all.
-    :param first_row: where its rows begin among the expert's.
-    :param is_transposed: whether it is in × out, as GPT-2's Conv1D; None where its shape alone has to tell.
+    :param dtype: type of the merged tensor.
+    :param expert: index of its expert if the files have a tensor per expert and memory has one for all.
+    :param first_row: its first row within the expert.
+    :param is_transposed: whether it is in × out, as in GPT-2's Conv1D; None if only its shape determines that.
     """
 
     shape: tuple[int, ...]
@@ -42,11 +42,11 @@ class Target:
 
 @dataclass(frozen=True)
 class Edit:
-    """How an adapter changes a parameter, without the values yet.
+    """A change of a parameter whose values are not loaded yet.
 
-    :param names: the adapter's tensors that it is made of.
-    :param load: reads the values, once it has checked that they fit.
-    :param replaced: the parameter's shape, where it is replaced altogether.
+    :param names: tensors of the adapter that define it.
+    :param load: checks the shapes and reads the values.
+    :param replaced: new shape of the parameter if it is fully replaced.
     """
 
     names: tuple[str, ...]
@@ -56,17 +56,17 @@ class Edit:
 
 
 def edits_of(adapter: Adapter, is_in_base: Callable[[str], bool]) -> dict[str, list[Edit]]:
-    """Every edit, by the name that its parameter has in memory, in the order to make them.
+    """All edits by the parameter's name in memory, in the order in which to apply them.
 
     :param is_in_base: whether the base has a parameter of a name.
-    :raises AirsmithError: `verification_failed` for a tensor that is none of LoRA's, or lacks its partner.
+    :raises AirsmithError: `verification_failed` for a tensor that is not part of LoRA or lacks its counterpart.
     """
     edits: dict[str, list[Edit]] = {}
     modules: dict[str, dict[str, str]] = {}
     for name in sorted(adapter.tensors):
         if not name.startswith(_PREFIX):
             raise verification_failed(
-                f"Adapter tensor {name} fits nowhere in the base: it is none of peft's LoRA", _OWN_BASE
+                f"Adapter tensor {name} matches no parameter of the base: its name is not one of peft's LoRA", _OWN_BASE
             )
         path = name.removeprefix(_PREFIX)
         lora = _LORA.match(path)
@@ -95,7 +95,7 @@ def _of_modules(
         parameters = [name for name in _targeted_parameters(adapter, module) if is_in_base(f"{module}.{name}")]
         if parameters and len(parameters) != len(paths):
             raise verification_failed(
-                f"The adapter lacks LoRA matrices of {module} ({len(parameters)} parameters)", _AGAIN
+                f"The adapter lacks LoRA matrices of {module}, which has {len(parameters)} target parameters", _AGAIN
             )
         for number, path in enumerate(paths):
             parts = modules[path]
@@ -110,7 +110,7 @@ def _of_modules(
 
 
 def _targeted_parameters(adapter: Adapter, module: str) -> list[str]:
-    """Parameters of a module's own that the config may target, in the order in which peft wraps them."""
+    """Direct parameters of a module that the config targets, in the order in which peft wraps them."""
     split = [target.rpartition(".") for target in adapter.config.get("target_parameters") or ()]
     names = [name for parent, _, name in split if not parent or f".{module}".endswith(f".{parent}")]
     return sorted(dict.fromkeys(names), key=lambda name: name in _LAST_OF_EXPERTS)
@@ -133,15 +133,15 @@ def _product(adapter: Adapter, module: str, parts: Mapping[str, str], is_embeddi
     return Edit((a, b) if magnitude is None else (a, b, magnitude), load)
 
 
-def _is_transposed(target: Target, out: int, inner: int, is_said: bool) -> bool:
-    """Whether a layer's weight is in × out. The config's word is that of its last layer; a shape says more."""
+def _is_transposed(target: Target, out: int, inner: int, default: bool) -> bool:
+    """Whether a layer's weight is in × out. The shape takes priority: the config's flag is that of its last layer."""
     if target.is_transposed is not None:
         return target.is_transposed
-    return is_said if inner == out else target.shape == (inner, out)
+    return default if inner == out else target.shape == (inner, out)
 
 
 def _experts(adapter: Adapter, module: str, parameter: str, parts: Mapping[str, str]) -> Edit:
-    """A product for each expert, as peft's `ParamWrapper` lays them out: A by expert, B with the expert last."""
+    """A product per expert in the layout of peft's `ParamWrapper`: A is ordered by expert, B has the expert last."""
     a, b = _pair(module, parts, "lora_")
     path = f"{module}.{parameter}"
     rows, inner = adapter.shape(a)
@@ -150,7 +150,7 @@ def _experts(adapter: Adapter, module: str, parameter: str, parts: Mapping[str, 
     _check(b, adapter.shape(b), (out, rows))
     if rows % rank:
         raise verification_failed(
-            f"Adapter tensor {a} has {rows} rows, which is no multiple of its rank {rank}", _AGAIN
+            f"Adapter tensor {a} has {rows} rows, which is not a multiple of its rank {rank}", _AGAIN
         )
     experts = rows // rank
     scaling = adapter.scaling(path, rank)
@@ -202,13 +202,15 @@ def _token_rows(adapter: Adapter, module: str, name: str) -> Edit:
         indices = next((rows for key, rows in indices.items() if f".{module}".endswith(f".{key}")), None)
     count = adapter.shape(name)[0]
     if not isinstance(indices, list) or len(indices) != count or len(set(indices)) != count:
-        raise verification_failed(f"Adapter tensor {name} has {count} rows, and its config not as many tokens", _AGAIN)
+        raise verification_failed(
+            f"Adapter tensor {name} has {count} rows, but its config lists a different number of tokens", _AGAIN
+        )
     tokens = np.array(indices, np.int64)
 
     def load(target: Target) -> Change:
         _check(name, target.shape[1:], adapter.shape(name)[1:])
         if count and not 0 <= int(tokens.min()) <= int(tokens.max()) < target.shape[0]:
-            raise verification_failed(f"Adapter tensor {name} changes tokens that the base does not have", _OWN_BASE)
+            raise verification_failed(f"Adapter tensor {name} changes tokens that do not exist in the base", _OWN_BASE)
         return TokenRows(tokens, adapter.floats(name))
 
     return Edit((name,), load, is_for_tokens=True)
@@ -224,6 +226,6 @@ def _pair(module: str, parts: Mapping[str, str], kind: str) -> tuple[str, str]:
 def _check(name: str, found: tuple[int, ...], expected: tuple[int, ...]) -> None:
     if found != expected:
         raise verification_failed(
-            f"Adapter tensor {name} is for a parameter of shape {list(expected)}, and the base's has {list(found)}",
+            f"Adapter tensor {name} is for shape {list(expected)}, but the base's parameter has shape {list(found)}",
             _OWN_BASE,
         )

@@ -1,4 +1,4 @@
-"""Elements of weights as float32 and back, with the one rounding that torch does."""
+"""Convert elements of weights to float32 and back, with the same single rounding as torch."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from airsmith_stages.weights.header import ITEM_BYTES
 Floats: TypeAlias = npt.NDArray[np.float32]
 
 FLOATING = ("F32", "BF16", "F16")
-"""Types of weights that a merge computes with, by the names of the safetensors format."""
+"""Types that a merge can change, by their names in the safetensors format."""
 DTYPE_NAMES: Mapping[str, str] = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
-"""The same types by torch's names."""
+"""The same types, by their names in torch."""
 
 _LARGEST_FINITE = {"BF16": np.uint16(0x7F7F), "F16": np.uint16(0x7BFF), "F32": np.uint32(0x7F7FFFFF)}
 _WITHOUT_SIGN = {"BF16": np.uint16(0x7FFF), "F16": np.uint16(0x7FFF), "F32": np.uint32(0x7FFFFFFF)}
 
 
 def to_floats(raw: Piece, dtype: str) -> Floats:
-    """Elements as float32, exactly; a copy that may be written to."""
+    """Elements as float32, exactly, in a writable copy."""
     if dtype == "F32":
         return np.frombuffer(raw, np.float32).copy()
     if dtype == "F16":
@@ -32,11 +32,11 @@ def to_floats(raw: Piece, dtype: str) -> Floats:
         widened = np.frombuffer(raw, np.uint16).astype(np.uint32)
         widened <<= 16
         return widened.view(np.float32)
-    raise ValueError(f"elements of type {dtype} are no floats")
+    raise ValueError(f"elements of type {dtype} are not floats")
 
 
 def from_floats(values: Floats, dtype: str) -> npt.NDArray[Any]:
-    """Elements of a type, rounded to the nearest, ties to even; as unsigned integers that hold their bits.
+    """Round to a type, to nearest and ties to even; returns the bits as unsigned integers.
 
     float32 is not copied. The values may be overwritten.
     """
@@ -57,7 +57,7 @@ def from_floats(values: Floats, dtype: str) -> npt.NDArray[Any]:
 
 
 def rounded(values: Floats, dtype: str) -> Floats:
-    """Values as they are once they have been elements of a type. The values may be overwritten."""
+    """Round values to a type and back to float32. The values may be overwritten."""
     if dtype == "F32":
         return values
     shape = values.shape
@@ -66,10 +66,10 @@ def rounded(values: Floats, dtype: str) -> Floats:
 
 
 def are_finite(bits: npt.NDArray[Any], dtype: str) -> bool:
-    """Whether elements, as their bits, hold neither NaN nor Inf."""
+    """Whether elements, given as their bits, contain neither NaN nor Inf."""
     return bits.size == 0 or bool((bits & _WITHOUT_SIGN[dtype]).max() <= _LARGEST_FINITE[dtype])
 
 
 def bits_of(raw: Piece, dtype: str) -> npt.NDArray[Any]:
-    """Elements as unsigned integers that hold their bits; no copy."""
+    """The bits of elements as unsigned integers, without a copy."""
     return np.frombuffer(raw, np.uint32 if ITEM_BYTES[dtype] == 4 else np.uint16)

@@ -1,4 +1,4 @@
-"""Base and adapter become the weights and the config of one model, in one pass over the base."""
+"""Merge base and adapter into the weights and the config of one model, in one pass over the base."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from airsmith_stages.weights.shards import Shard, index_of, plan_shards
 CONFIG = "config.json"
 
 WriteFile = Callable[[str, Iterable[Piece], int], object]
-"""Takes a file: its name, its pieces, and its size in bytes."""
+"""Writes a file, given its name, its content in pieces and its size in bytes."""
 
 
 @dataclass(frozen=True)
 class MergeReport:
-    """What a merge did.
+    """Counts of a merge.
 
-    :param merged_tensors: tensors of the base that the adapter has changed.
-    :param changed_elements: how many of their elements.
+    :param merged_tensors: tensors of the base that the adapter changed.
+    :param changed_elements: changed elements of these tensors.
     """
 
     merged_tensors: int
@@ -37,14 +37,14 @@ class MergeReport:
 def merge_model(
     base: FileReader, adapter: FileReader, write: WriteFile, *, dtype: str = "auto", max_shard_bytes: int = 5 * 10**9
 ) -> MergeReport:
-    """Merge an adapter into its base as peft's `merge_and_unload` does: the change in float32, and one rounding.
+    """Merge an adapter into its base as peft's `merge_and_unload` does: computed in float32 and rounded once.
 
-    The base is read once, in order and verified; memory holds blocks of rows, and never a tensor.
+    The base is read once, in order and verified; memory holds blocks of rows, never a whole tensor.
 
-    :param write: gets weights, index and config, one file after another.
-    :param dtype: type of the result by torch's name; `auto` leaves each tensor the base's.
-    :raises AirsmithError: `bad_data` for damaged files; `verification_failed` for adapter tensors that fit nowhere or
-        change nothing, and for a result that is not finite.
+    :param write: receives weights, index and config, one file after another.
+    :param dtype: torch's name of the result's type; `auto` keeps each tensor's type.
+    :raises AirsmithError: `bad_data` for damaged files; `verification_failed` if adapter tensors match no parameter or
+        change nothing, or the result is not finite.
     """
     weights = open_weights(base)
     plan = plan_merge(weights, _read_config(base), Adapter(adapter), dtype)
@@ -53,7 +53,7 @@ def merge_model(
     tensors = merged_tensors(weights, plan, changed_elements)
     for shard in shards:
         write(shard.file, prefetch(_content(shard, tensors)), shard.size_bytes)
-    next(tensors, None)  # the end of the base's last file, where it is verified
+    next(tensors, None)  # reaches the end of the base's last file, where its hash is checked
     _check_changes(changed_elements)
     _write_small(write, shards, plan.config)
     return MergeReport(sum(map(bool, changed_elements.values())), sum(changed_elements.values()))
@@ -77,7 +77,7 @@ def _write_small(write: WriteFile, shards: Sequence[Shard], config: object) -> N
 def _check_changes(changed_elements: dict[str, int]) -> None:
     if not any(changed_elements.values()):
         raise verification_failed(
-            "Merging has changed no tensor of the base", "Check that training ran and method.target_modules."
+            "The merge changed no tensor of the base", "Check that training ran and method.target_modules."
         )
 
 
@@ -88,4 +88,4 @@ def _read_config(base: FileReader) -> dict[str, object]:
             return config
     except (KeyError, ValueError, RecursionError):
         pass
-    raise AirsmithError(ErrorKind.BAD_DATA, f"The base has no {CONFIG} that can be read.", "Mirror the model again.")
+    raise AirsmithError(ErrorKind.BAD_DATA, f"The base has no readable {CONFIG}.", "Mirror the model again.")

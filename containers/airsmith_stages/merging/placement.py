@@ -1,8 +1,8 @@
-"""Where a model's files keep the parameters that it has in memory: some are renamed, and some are in placements.
+"""Map a model's parameters in memory to the tensors of its files, which may be renamed or split.
 
-transformers loads tensors under other names than the files have, and puts the experts of a layer into one parameter
-(`transformers/conversion_mapping.py`); adapters know the names in memory. What is here is the part of that table that
-models for text need.
+transformers renames tensors on load, and joins the experts of a layer into one parameter
+(`transformers/conversion_mapping.py`); adapters use the names in memory. This module holds the part of that table that
+text models need.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ _PREFIXES = (
     ("lm_head.", "language_model.lm_head."),
     ("model.", "language_model."),
 )
-"""How a name in memory begins, and how the same may begin in files of a model without its head, or of an older one."""
+"""Prefix of a name in memory, and its prefix in files of a model without a head or of an older version."""
 _EXPERTS = re.compile(r"(?P<block>.+)\.mlp\.experts\.(?P<kind>gate_up_proj|down_proj)$")
 _EXPERT_NAMES: tuple[Mapping[str, str], ...] = (
     {"block": "mlp.experts", "gate": "gate_proj", "up": "up_proj", "down": "down_proj"},
     {"block": "block_sparse_moe.experts", "gate": "w1", "up": "w3", "down": "w2"},
 )
 _RENAMED = ((".mlp.", ".block_sparse_moe."),)
-"""Parts of names in memory, and in Mixtral's files."""
+"""Part of a name in memory, and its counterpart in Mixtral's files."""
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Rows of a parameter, as a tensor of the files.
+    """A tensor in the files that holds a parameter or some rows of it.
 
-    :param expert: the one whose rows they are, where the parameter holds all of them.
-    :param first_row: where they begin among that expert's rows.
+    :param expert: index of its expert if the parameter holds all experts.
+    :param first_row: its first row within the expert.
     """
 
     tensor: str
@@ -46,9 +46,9 @@ class Placement:
 
 
 def placements_of(parameter: str, tensors: Mapping[str, Tensor]) -> list[Placement]:
-    """The tensors that hold a parameter; empty where the files do not have it.
+    """The tensors that hold a parameter; empty if the files do not contain it.
 
-    :param tensors: the files', by name.
+    :param tensors: tensors of the files, by name.
     """
     for name in _names(parameter):
         if name in tensors:

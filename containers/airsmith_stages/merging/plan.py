@@ -1,4 +1,4 @@
-"""What a merge will write, from the heads of the files alone: every tensor, and what is done to it."""
+"""Plan a merge from the files' headers: all tensors to write, and the edits of each."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from airsmith_stages.weights.header import Tensor
 from airsmith_stages.weights.model import Weights
 
 _CONV1D_MODELS = ("gpt2", "openai-gpt", "decision_transformer", "imagegpt")
-"""Model types whose layers are `Conv1D`: their weights are in × out."""
+"""Model types with `Conv1D` layers, whose weights are in × out."""
 
 
 @dataclass(frozen=True)
 class PlacedEdit:
-    """An edit, and the rows of its parameter that a tensor holds."""
+    """An edit and the tensor that it applies to."""
 
     edit: Edit
     target: Target
@@ -37,9 +37,9 @@ class PlacedEdit:
 class MergedTensor:
     """A tensor to write.
 
-    :param base: the base's tensor that it comes from.
-    :param edits: what is done to it, in this order; none, where it is passed on.
-    :param is_copy: it comes beside the base's tensor, and not in its place: a head that is no longer the embedding.
+    :param base: the base's tensor that it is made from.
+    :param edits: edits in the order to apply; empty if the tensor is unchanged.
+    :param is_copy: whether it is written in addition to the base's tensor: a head that is no longer tied.
     """
 
     name: str
@@ -50,17 +50,17 @@ class MergedTensor:
     is_copy: bool = False
 
     @property
-    def is_passed_on(self) -> bool:
-        """Whether the base's bytes are its own."""
+    def is_unchanged(self) -> bool:
+        """Whether its bytes are those of the base."""
         return not self.edits and self.dtype == self.base.dtype
 
 
 @dataclass(frozen=True)
 class MergePlan:
-    """All that a merge will write.
+    """Everything that a merge writes.
 
-    :param tensors: in the order of the base's files and of their bytes.
-    :param config: the base's, as it is to be afterwards.
+    :param tensors: in the order of the base's files and bytes.
+    :param config: config of the merged model.
     """
 
     tensors: tuple[MergedTensor, ...]
@@ -68,43 +68,43 @@ class MergePlan:
 
 
 def plan_merge(base: Weights, config: Mapping[str, Any], adapter: Adapter, dtype: str = "auto") -> MergePlan:
-    """Find the place of each of the adapter's tensors.
+    """Match each tensor of the adapter to tensors of the base.
 
     :param config: the base's `config.json`.
-    :param dtype: torch's name of the result's type; `auto` leaves each tensor the base's.
-    :raises AirsmithError: `verification_failed`, naming the tensor, for what fits nowhere or twice.
+    :param dtype: torch's name of the result's type; `auto` keeps each tensor's type.
+    :raises AirsmithError: `verification_failed`, naming a tensor that matches no parameter or matches twice.
     """
     _refuse_quantized(config)
     tensors = base.tensors()
     edits = edits_of(adapter, lambda parameter: bool(placements_of(parameter, tensors)))
     tying = find_tying(edits, tensors, config, adapter)
-    of_divided_head = edits.pop(tying.head, []) if tying and tying.is_divided else []
+    head_edits = edits.pop(tying.head, []) if tying and tying.is_untied else []
     placed = _placed(tying.shared(edits, tensors) if tying else edits, tensors, config, dtype)
     old_head = (
-        {placement.tensor for placement in placements_of(tying.head, tensors)} if tying and tying.is_divided else set()
+        {placement.tensor for placement in placements_of(tying.head, tensors)} if tying and tying.is_untied else set()
     )
     merged: list[MergedTensor] = []
     for tensor in tensors.values():
         if tensor.name not in old_head:
             merged.append(_merged(tensor.name, tensor, placed.get(tensor.name, []), dtype))
-        if tying and tying.is_divided and tensor.name == tying.embedding:
+        if tying and tying.is_untied and tensor.name == tying.embedding:
             target = Target(tensor.shape, _wanted(tensor, dtype), is_transposed=False)
-            head = [PlacedEdit(edit, target) for edit in of_divided_head]
-            merged.append(_merged(tying.head, tensor, head, dtype, is_copy=True))
+            placed_head = [PlacedEdit(edit, target) for edit in head_edits]
+            merged.append(_merged(tying.head, tensor, placed_head, dtype, is_copy=True))
     return MergePlan(tuple(merged), _changed_config(config, merged, tying, dtype))
 
 
 def _placed(
     edits: Mapping[str, list[Edit]], tensors: Mapping[str, Tensor], config: Mapping[str, Any], dtype: str
 ) -> dict[str, list[PlacedEdit]]:
-    """The edits by the tensor of the base that they change."""
+    """The edits, by the tensor of the base that they change."""
     placed: dict[str, list[PlacedEdit]] = {}
-    nowhere = [
+    unmatched = [
         edit.names[0] for parameter, made in edits.items() if not placements_of(parameter, tensors) for edit in made
     ]
-    if nowhere:
+    if unmatched:
         raise verification_failed(
-            f"Adapter tensor {nowhere[0]} fits nowhere in the base ({len(nowhere)} such edits)",
+            f"Adapter tensor {unmatched[0]} matches no parameter of the base ({len(unmatched)} such edits)",
             "Use the base that the adapter was trained on.",
         )
     owner: dict[str, str] = {}
@@ -113,12 +113,13 @@ def _placed(
             other = owner.setdefault(placement.tensor, parameter)
             if other != parameter:
                 raise verification_failed(
-                    f"The adapter changes {placement.tensor} twice: as {other} and as {parameter}", "Train again."
+                    f"The adapter changes {placement.tensor} twice, as {other} and as {parameter}", "Train again."
                 )
             tensor = tensors[placement.tensor]
             if tensor.dtype not in FLOATING:
                 raise verification_failed(
-                    f"The base's {tensor.name} is of type {tensor.dtype}", "Use a base that is not quantized."
+                    f"The base's {tensor.name} has dtype {tensor.dtype}, which a merge cannot change",
+                    "Use a base that is not quantized.",
                 )
             target = Target(
                 tensor.shape,
@@ -148,18 +149,19 @@ def _wanted(tensor: Tensor, dtype: str) -> str:
 def _changed_config(
     config: Mapping[str, Any], merged: list[MergedTensor], tying: Tying | None, dtype: str
 ) -> dict[str, Any]:
-    """The base's config with what the merge changes, in the part for the text model as well."""
+    """The base's config with the changes of the merge, also in the text model's part."""
     changes: dict[str, Any] = {}
     if dtype in DTYPE_NAMES:
         changes["dtype"] = dtype
     if tying:
         of_both = [tensor for tensor in merged if tensor.name in (tying.embedding, tying.head)]
-        if tying.is_divided or (not tying.is_one and any(tensor.edits for tensor in of_both)):
+        if tying.is_untied or (not tying.is_tied and any(tensor.edits for tensor in of_both)):
             changes[TIED] = False
         rows = {tensor.shape[0] for tensor in of_both}
         if len(rows) > 1:
             raise verification_failed(
-                f"Embedding and head would have {min(rows)} and {max(rows)} tokens", "Train both, or neither."
+                f"Embedding and head would have different numbers of tokens, {min(rows)} and {max(rows)}",
+                "Train both, or neither.",
             )
         if rows != {of_both[0].base.shape[0]}:
             changes["vocab_size"] = rows.pop()
@@ -179,6 +181,6 @@ def _refuse_quantized(config: Mapping[str, Any]) -> None:
             method = part["quantization_config"].get("quant_method", "unknown")
             raise AirsmithError(
                 ErrorKind.VERIFICATION_FAILED,
-                f"The base is quantized ({method}): what an adapter adds to it would be lost in its rounding.",
-                "Name the model that was quantized as model.id, and merge into that.",
+                f"The base is quantized ({method}), so rounding would lose the adapter's changes.",
+                "Set model.id to the original model that is not quantized, and merge into that.",
             )

@@ -1,4 +1,4 @@
-"""The pass of a merge: the base's files are read once, from first byte to last, and the merged ones made meanwhile."""
+"""Stream the base's files once, from first byte to last, and yield the merged tensors."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from airsmith_stages.weights.model import Weights
 from airsmith_stages.weights.readers import FileReader
 
 BLOCK_BYTES = 1 << 20
-"""Of a changed tensor's rows at a time: what is computed with them stays in a core's cache."""
+"""Size of a block of rows of a changed tensor; small enough for a core's cache."""
 
 
 def merged_tensors(base: Weights, plan: MergePlan, changed_elements: dict[str, int]) -> Iterator[Iterator[Piece]]:
-    """The merged tensors one after another, each in pieces that must all be taken before the next is asked for.
+    """Yield the merged tensors one after another, each in pieces that must be consumed before the next tensor.
 
-    :param changed_elements: is filled: how many have changed, of each tensor that the adapter is there to change.
-    :raises AirsmithError: `verification_failed` where the base's bytes are not what was published, after the last of a
-        file; where an edit does not fit; and for a result that is not finite.
+    :param changed_elements: receives the number of changed elements of each tensor with edits.
+    :raises AirsmithError: `verification_failed` if the base's bytes are not those that were published (checked after
+        the last byte of a file), an edit does not fit, or the result is not finite.
     """
     outputs: dict[str, list[MergedTensor]] = {}
     for merged in plan.tensors:
@@ -49,22 +49,22 @@ def merged_tensors(base: Weights, plan: MergePlan, changed_elements: dict[str, i
 
 
 def _check_head(file: str, header: Header, cursor: Cursor) -> None:
-    """The head was read on its own to plan with; what is verified is the one in the stream."""
+    """Compare the header in the verified stream with the one that the plan was made from."""
     begin = min((tensor.begin for tensor in header.tensors), default=0)
     head = b"".join(cursor.pieces(begin))
     size_bytes = max((tensor.end for tensor in header.tensors), default=0)
     if read_header(file, size_bytes, lambda offset, length: head[offset : offset + length]) != header:
         raise AirsmithError(
-            ErrorKind.VERIFICATION_FAILED, f"{file} of the base has changed meanwhile.", "Run it again."
+            ErrorKind.VERIFICATION_FAILED, f"{file} of the base changed during the merge.", "Run the stage again."
         )
 
 
 def _blocks(
     merged: MergedTensor, file: str, source: FileReader, cursor: Cursor, seen: hashlib._Hash | None
 ) -> Iterator[Piece]:
-    """The base's bytes of a tensor; a copy's are read a second time, and must be those that were seen."""
+    """The base's bytes of a tensor; those of a copy are read a second time and must be equal."""
     tensor = merged.base
-    if merged.is_passed_on and seen is None:
+    if merged.is_unchanged and seen is None:
         return cursor.pieces(tensor.size_bytes)
     row_bytes = matrix_shape(tensor.shape)[1] * ITEM_BYTES[tensor.dtype]
     block_bytes = max(1, BLOCK_BYTES // max(1, row_bytes)) * row_bytes
@@ -88,13 +88,15 @@ def _seen_again(tensor: Tensor, file: str, source: FileReader, block_bytes: int,
         yield block
     if digest.digest() != expected:
         raise AirsmithError(
-            ErrorKind.VERIFICATION_FAILED, f"{tensor.name} of the base was read twice, differently.", "Run it again."
+            ErrorKind.VERIFICATION_FAILED,
+            f"Two reads of {tensor.name} of the base returned different bytes.",
+            "Run the stage again.",
         )
 
 
 def _cast(merged: MergedTensor, blocks: Iterator[Piece]) -> Iterator[Piece]:
-    """A tensor that no edit changes, in the type that it is to have."""
-    if merged.is_passed_on:
+    """A tensor without edits, converted to its new type."""
+    if merged.is_unchanged:
         yield from blocks
         return
     for raw in blocks:
@@ -102,7 +104,7 @@ def _cast(merged: MergedTensor, blocks: Iterator[Piece]) -> Iterator[Piece]:
 
 
 def _changed(merged: MergedTensor, blocks: Iterator[Piece], changed_elements: dict[str, int]) -> Iterator[Piece]:
-    """A tensor with all its edits, row block by row block."""
+    """A tensor with all its edits applied, in blocks of rows."""
     changes = [placed.load() for placed in merged.edits]
     changed_elements[merged.name] = 0
     first = 0
@@ -123,7 +125,7 @@ def _changed(merged: MergedTensor, blocks: Iterator[Piece], changed_elements: di
 
 
 def _regrouped(merged: MergedTensor, changes: list[Change], blocks: Iterator[Piece]) -> Iterator[Piece]:
-    """Blocks as the changes need them: all rows at once, or of another number than the base has."""
+    """Blocks as the changes need them: all rows at once, or zeros if the merged tensor has another number of rows."""
     if merged.shape != merged.base.shape:
         for _ in blocks:
             pass
@@ -142,6 +144,6 @@ def _bits(merged: MergedTensor, values: Floats) -> npt.NDArray[Any]:
     bits = from_floats(np.ascontiguousarray(values).reshape(-1), merged.dtype)
     if not are_finite(bits, merged.dtype):
         raise verification_failed(
-            f"The merged {merged.name} holds NaN or Inf in {merged.dtype}", "Set model.dtype to 'float32'."
+            f"The merged {merged.name} contains NaN or Inf in {merged.dtype}", "Set model.dtype to 'float32'."
         )
     return bits

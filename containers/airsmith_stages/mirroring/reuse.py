@@ -58,8 +58,8 @@ def record_newest_mirror(source: Source, artifact: Artifact) -> None:
 def delete_abandoned_attempts(known: ReusableFiles, artifact: Artifact, output: ArtifactWriter) -> None:
     """Delete interrupted attempts after this attempt has published the artifact.
 
-    If another attempt has published it, the objects may be its own. An attempt that is still running finds the published
-    artifact and uses it.
+    If another attempt has published it, the objects may be its own. An attempt that is still running finds the
+    published artifact and uses it.
     """
     if artifact.manifest.content_root == output.content_root:
         for path in known.attempts:

@@ -32,7 +32,7 @@ class Source:
     def files(self) -> list[SourceFile]:
         """All files of the source.
 
-        :raises AirsmithError: `bad_data` if a store's folder has changed since the run was resolved, or the Hub's error.
+        :raises AirsmithError: `bad_data` if a store's folder changed after the run was resolved, or the Hub's error.
         """
         if self.is_store:
             self.refuse_changed()

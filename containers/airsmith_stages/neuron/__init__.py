@@ -1,1 +1,1 @@
-"""Trainium by PyTorch/XLA and optimum-neuron 0.4.5: compiling graphs ahead, and training with them."""
+"""Training on Trainium with PyTorch/XLA and optimum-neuron 0.4.5, and compiling its graphs ahead of time."""

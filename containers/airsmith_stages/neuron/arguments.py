@@ -1,6 +1,6 @@
-"""The recipe in the words of optimum-neuron's `NeuronTrainingArguments`: one function, for compiling and for training.
+"""Maps a recipe to optimum-neuron's `NeuronTrainingArguments`, for compiling and for training.
 
-Two things that differ would be two graphs. So what compiling does differently is said here by two parameters.
+Different arguments create different graphs: one function makes both, and two parameters are all that differs.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import Any
 from airsmith.contracts.spec import RunSpec
 
 _ALWAYS: dict[str, Any] = {
-    # Beside parts of a model the library would store no optimizer's state, or one that it cannot read back.
+    # With a sharded model, the library saves no optimizer state, or one that it cannot load.
     "save_only_model": True,
-    "async_save": False,  # `done` would come before the files.
+    "async_save": False,  # Else `done` is written before the files.
     "use_xser": True,
-    "skip_cache_push": True,  # Pushing ends with a call of the Hub that fails a training that is over.
-    "fuse_qkv": False,  # With copied key and value heads, LoRA on fused layers is lost when it is loaded back.
+    "skip_cache_push": True,  # Pushing calls the Hub after the last step, which would fail the training.
+    "fuse_qkv": False,  # With replicated key and value heads, loading loses LoRA on fused layers.
     "dataloader_drop_last": True,
     "dataloader_num_workers": 0,
     "remove_unused_columns": False,
@@ -30,11 +30,11 @@ _ALWAYS: dict[str, Any] = {
 
 
 def training_arguments(spec: RunSpec, output_dir: Path, max_steps: int, *, saves: bool = True) -> dict[str, Any]:
-    """Keyword arguments of `NeuronTrainingArguments`. What it is not told, it does not do: no reports and no Hub.
+    """Keyword arguments of `NeuronTrainingArguments`. Reports and the Hub are disabled.
 
-    :param output_dir: an empty folder; the library goes on from a checkpoint that it finds there.
-    :param max_steps: optimizer steps in all.
-    :param saves: whether there are checkpoints.
+    :param output_dir: an empty folder; the library would resume from a checkpoint in it.
+    :param max_steps: total number of optimizer steps.
+    :param saves: whether to save checkpoints.
     """
     training, batch, parallel = spec.recipe.training, spec.plan.batch, spec.plan.parallel
     return {
@@ -61,9 +61,9 @@ def training_arguments(spec: RunSpec, output_dir: Path, max_steps: int, *, saves
 
 
 def _precision(precision: str) -> dict[str, Any]:
-    """Weights in bfloat16 are rounded at random, and updated as copies in float32, which ZeRO-1's optimizer has.
+    """Arguments for the precision: weights in bfloat16 use stochastic rounding and ZeRO-1's float32 master weights.
 
-    With float32 that optimizer would keep its copies in bfloat16.
+    With float32, ZeRO-1 is disabled: it would keep its master weights in bfloat16.
     """
     is_half = precision == "bfloat16"
     return {
@@ -77,7 +77,7 @@ def _precision(precision: str) -> dict[str, Any]:
 
 
 def _checkpointing(enabled: bool) -> dict[str, Any]:
-    # Without arguments of its own the library passes None on, which is none.
+    # By default, the library does not set `use_reentrant`.
     return {
         "gradient_checkpointing": enabled,
         "gradient_checkpointing_kwargs": {"use_reentrant": True} if enabled else None,

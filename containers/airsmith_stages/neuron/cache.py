@@ -1,9 +1,9 @@
-"""The compiler's cache on the local disk: which graphs in it are compiled, and what of it is worth keeping.
+"""The compiler's cache on the local disk: its compiled graphs, and the files to keep.
 
-`neuronxcc-<version>/MODULE_<graph>+<flags>/` holds one graph: the compiler writes `model.neff` and marks it with
-`model.done`; a graph that failed has a `model.log` instead and is never tried again, and one that was being compiled
-when its compiler was killed has a `*.lock`, on which every later compiler waits for ever. As seen in public caches
-(https://huggingface.co/aws-neuron/optimum-neuron-cache) and described in
+`neuronxcc-<version>/MODULE_<graph>+<flags>/` contains one graph: the compiler writes `model.neff` and then
+`model.done`. A failed graph has a `model.log` instead and is never retried. A graph whose compiler was killed has a
+`*.lock`, on which every later compiler waits forever. Sources: public caches
+(https://huggingface.co/aws-neuron/optimum-neuron-cache) and
 https://awsdocs-neuron.readthedocs-hosted.com/en/v2.26.0/general/arch/neuron-features/neuron-caching.html.
 """
 
@@ -18,30 +18,30 @@ _GRAPH, _COMPILED, _DONE = "MODULE_*", "model.neff", "model.done"
 
 
 def count_graphs(folder: Path) -> int:
-    """How many graphs of a cache are compiled."""
+    """Number of compiled graphs in a cache."""
     return len(compiled_graphs(folder))
 
 
 def compiled_graphs(folder: Path) -> list[Path]:
-    """Folders of the graphs that are compiled."""
+    """Folders of the compiled graphs."""
     return [graph for graph in _graphs(folder) if _is_compiled(graph)]
 
 
 def unfinished_graphs(folder: Path) -> list[Path]:
-    """Folders of the graphs that failed, or that nobody came to compile."""
+    """Folders of the graphs that failed or are not compiled yet."""
     return [graph for graph in _graphs(folder) if not _is_compiled(graph)]
 
 
 def files_to_keep(folder: Path) -> dict[str, Path]:
-    """What of a cache is worth keeping, by its name there: all of the graphs that are compiled but their locks."""
+    """The files to keep, by their relative name: those of the compiled graphs, without locks."""
     files = (path for graph in compiled_graphs(folder) for path in sorted(graph.rglob("*")))
     return {path.relative_to(folder).as_posix(): path for path in files if path.is_file() and not path.match("*.lock")}
 
 
 def unpack_cache(cache: Artifact, folder: Path) -> int:
-    """Copy a stored cache, whole or partly filled, into a folder, verified.
+    """Download and verify a stored cache, complete or partial.
 
-    :returns: how many compiled graphs the folder has then.
+    :returns: the number of compiled graphs in the folder.
     """
     cache.download(folder)
     clear_leftovers(folder)
@@ -49,9 +49,9 @@ def unpack_cache(cache: Artifact, folder: Path) -> int:
 
 
 def clear_leftovers(folder: Path) -> None:
-    """Remove what would keep the compiler from going on: locks of compilers that are gone, and graphs that failed.
+    """Remove what would block the compiler: locks of compilers that have exited, and failed graphs.
 
-    Nobody may be compiling into the cache.
+    No compiler may be using the cache.
     """
     for lock in folder.rglob("*.lock"):
         lock.unlink()

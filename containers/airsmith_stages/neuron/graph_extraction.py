@@ -1,8 +1,8 @@
-"""A training's first steps for the sake of their graphs: its own trainer and arguments, on rows of its shape.
+"""Extracts a training's graphs: runs its first steps with its trainer and arguments, on rows of its shape.
 
-Inside `neuron_parallel_compile` nothing is computed: each graph is written down, and what comes out of it is arbitrary.
-So nothing is made of the numbers. The steps go through all that makes graphs of its own: a cycle of accumulation, a
-step that is logged and one that is not, and the first of a warm-up, whose rate is 0. Not run on a device.
+Inside `neuron_parallel_compile` nothing is computed: each graph is recorded, and its outputs are arbitrary and ignored.
+The steps cover everything that creates a separate graph: a cycle of gradient accumulation, steps with and without
+logging, and the first warm-up step, whose learning rate is 0. Not run on a device.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from airsmith_stages.training.interruption import Interruption
 from airsmith_stages.training.rows import Collator, Row
 
 STEPS = 10
-LOGGED_EVERY = 5
-"""Steps between two that are logged, where the recipe logs less often: some that are and some that are not."""
+MAX_LOGGING_STEPS = 5
+"""Upper limit of `logging_steps`, so that some of the steps are logged and some are not."""
 _PAD = 0
 
 
 class GraphExtraction(WarmRestartingTrainer):
-    """The training's trainer, to which no number means anything."""
+    """The training's trainer without checks of its numbers."""
 
     def log(self, logs: dict[str, float]) -> None:
-        """Leave the numbers aside."""
+        """Ignore the numbers."""
 
 
 class SyntheticRows(Dataset[Row]):
-    """Rows of one length that hold arbitrary tokens, all of them labels.
+    """Rows of equal length with arbitrary tokens, all of which are labels.
 
     :ivar lengths: tokens per row.
     """
@@ -52,12 +52,12 @@ class SyntheticRows(Dataset[Row]):
 
 
 def extract_graphs(context: StageContext, device: Device) -> None:
-    """Take some steps of the training that a run plans."""
+    """Run the first steps of a run's training."""
     recipe = context.spec.recipe
     length = recipe.dataset.max_length
     with neuron_errors():
         arguments = make_arguments(context, STEPS, saves=False)
-        arguments.logging_steps = min(arguments.logging_steps, LOGGED_EVERY)
+        arguments.logging_steps = min(arguments.logging_steps, MAX_LOGGING_STEPS)
         distributed = DistributedContext.from_environment(device.process_group_backend)
         model = load_model(distributed.once_per_node(lambda: context.fetch("mirror_model")), recipe, arguments)
         seed_steps(recipe.training.seed, 0)

@@ -1,4 +1,4 @@
-"""How a training on Neuron is launched, and how its graphs are compiled: by the very same launch, inside AWS's tool.
+"""Launches a training on Neuron, and compiles its graphs with the same launch, wrapped by AWS's tool.
 
 Not run on a device.
 """
@@ -30,13 +30,13 @@ log = logging.getLogger("airsmith")
 
 TOOL = "neuron_parallel_compile"
 _TOOL_MODULE = "optimum.neuron.utils.neuron_parallel_compile"
-_MOST_NAMES = 5
+_MAX_NAMES = 5
 
 
 def launch(context: StageContext) -> None:
-    """Run the processes of `compile` or `train` on this node to their end.
+    """Run the processes of `compile` or `train` on this node and wait until they exit.
 
-    :raises AirsmithError: what they, or the compiler, say.
+    :raises AirsmithError: if a process or the compiler fails.
     """
     cache = context.scratch / "cache"
     cache.mkdir()
@@ -46,44 +46,44 @@ def launch(context: StageContext) -> None:
         _train(context, cache)
 
 
-def check_compiled(ended: LaunchResult, cache: Path, *, memory_ran_out: bool) -> None:
-    """Refuse a cache that is not whole, whatever the tool's exit code says.
+def check_compiled(result: LaunchResult, cache: Path, *, memory_ran_out: bool) -> None:
+    """Check that a cache is complete, independent of the tool's exit code.
 
-    :param memory_ran_out: whether the kernel killed a process of this container for its memory meanwhile.
-    :raises AirsmithError: `out_of_memory`, `verification_failed` naming the graphs, or what the processes said.
+    :param memory_ran_out: whether the kernel has killed a process of this container because memory ran out.
+    :raises AirsmithError: `out_of_memory`, `verification_failed` with the graphs' names, or the processes' error.
     """
-    told = read_graph_log(ended.log)
-    failed = sorted(told.failed | {graph_name(graph) for graph in unfinished_graphs(cache)})
-    says_failed = bool(told.failed or told.failed_count)
-    if (says_failed or failed or ended.code != 0) and (told.was_killed or memory_ran_out):
+    graph_log = read_graph_log(result.log)
+    failed = sorted(graph_log.failed | {graph_name(graph) for graph in unfinished_graphs(cache)})
+    reports_failure = bool(graph_log.failed or graph_log.failed_count)
+    if (reports_failure or failed or result.exit_code != 0) and (graph_log.was_killed or memory_ran_out):
         raise _out_of_memory(failed)
-    if ended.error is not None:
-        raise ended.error
-    if ended.code != 0 and not says_failed:
-        raise exit_code_error("compile", ended.code)
-    if failed or says_failed:
-        raise _failed(failed, told)
+    if result.error is not None:
+        raise result.error
+    if result.exit_code != 0 and not reports_failure:
+        raise exit_code_error("compile", result.exit_code)
+    if failed or reports_failure:
+        raise _failed(failed, graph_log)
     if count_graphs(cache) == 0:
         raise AirsmithError(
             ErrorKind.VERIFICATION_FAILED,
-            f"{TOOL} ended well but compiled no graph.",
-            "See its log: the training's processes must run some steps, and NEURON_CC_FLAGS must not have --no-cache.",
+            f"{TOOL} exited with code 0 but compiled no graph.",
+            "See its log: the training's processes must run steps, and NEURON_CC_FLAGS must not contain --no-cache.",
         )
 
 
 def _compile(context: StageContext, cache: Path) -> None:
-    begun = time.monotonic()
+    started_at = time.monotonic()
     reused = restore_partial_cache(context, cache)
     if reused:
-        log.info("Going on with %d graphs that an earlier try has compiled", reused)
+        log.info("Reusing %d graphs that an earlier attempt has compiled", reused)
     kills = out_of_memory_kills()
     try:
-        ended = launch_in_subprocess(
-            context, training_environment(context.spec, cache), _tool(context.scratch), may_finish=False
+        result = launch_in_subprocess(
+            context, training_environment(context.spec, cache), _tool(context.scratch), graceful_stop=False
         )
-        check_compiled(ended, cache, memory_ran_out=out_of_memory_kills() > kills)
+        check_compiled(result, cache, memory_ran_out=out_of_memory_kills() > kills)
         if is_leader_node():
-            _publish(context, cache, reused, round(time.monotonic() - begun, 1))
+            _publish(context, cache, reused, round(time.monotonic() - started_at, 1))
     except BaseException:
         if is_leader_node():
             save_partial_cache(context, cache, reused)
@@ -92,13 +92,13 @@ def _compile(context: StageContext, cache: Path) -> None:
 
 def _train(context: StageContext, cache: Path) -> None:
     compiled = unpack_cache(context.input("compile"), cache) if "compile" in context.pointers else 0
-    log.info("Beginning with %d compiled graphs", compiled)
-    ended = launch_in_subprocess(context, training_environment(context.spec, cache), may_finish=True)
-    if ended.code != 0:
-        raise ended.error or exit_code_error(context.contract.name, ended.code)
-    anew = count_graphs(cache) - compiled
-    if anew and compiled:
-        log.warning("%d graphs had to be compiled during the training: the stage compile has not seen them", anew)
+    log.info("Starting with %d compiled graphs", compiled)
+    result = launch_in_subprocess(context, training_environment(context.spec, cache), graceful_stop=True)
+    if result.exit_code != 0:
+        raise result.error or exit_code_error(context.contract.name, result.exit_code)
+    added = count_graphs(cache) - compiled
+    if added and compiled:
+        log.warning("%d graphs were compiled during the training: the stage compile did not extract them", added)
 
 
 def _publish(context: StageContext, cache: Path, reused: int, seconds: float) -> None:
@@ -112,41 +112,41 @@ def _publish(context: StageContext, cache: Path, reused: int, seconds: float) ->
 
 
 def _tool(scratch: Path) -> list[str]:
-    """The tool's command: the program of AWS's images, or optimum-neuron's module that stands around the same code.
+    """The tool's command: the program in AWS's images, or optimum-neuron's module that wraps the same code.
 
-    By default it keeps its files under /tmp, which a pod cannot write to, and which two of them would share.
+    Its working folder is set because the default, under /tmp, is not writable in a pod and shared by all processes.
     """
     program = shutil.which(TOOL)
     if program is None and find_spec("torch_neuronx") is None:
         raise AirsmithError(
             ErrorKind.DEVICE_ERROR,
-            f"There is no {TOOL} where this stage runs.",
-            "Use an image that is built on AWS's or Hugging Face's training image for Neuron.",
+            f"{TOOL} is not installed in this stage's environment.",
+            "Use an image based on the Neuron training image of AWS or Hugging Face.",
         )
     command = [program] if program is not None else [sys.executable, "-m", _TOOL_MODULE]
     return [*command, "--parallel_compile_workdir", str(scratch / "parallel_compile")]
 
 
-def _failed(names: list[str], told: GraphLog) -> AirsmithError:
-    count = max(len(names), told.failed_count)
+def _failed(names: list[str], graph_log: GraphLog) -> AirsmithError:
+    count = max(len(names), graph_log.failed_count)
     return AirsmithError(
         ErrorKind.VERIFICATION_FAILED,
         f"The compiler failed on {count} graph{'s' if count > 1 else ''}: {_listed(names)}."
-        + (f" It says: {told.cause.rstrip('.')}." if told.cause else ""),
-        "What was compiled is kept: clear compile to try the rest again. Where it fails again, another "
-        "dataset.max_length, training.max_per_device_train_batch_size or backend.instance_type may compile.",
+        + (f" Its message: {graph_log.cause.rstrip('.')}." if graph_log.cause else ""),
+        "The compiled graphs are saved: clear compile to retry the others. If it fails again, change "
+        "dataset.max_length, training.max_per_device_train_batch_size or backend.instance_type.",
     )
 
 
 def _out_of_memory(names: list[str]) -> AirsmithError:
     return AirsmithError(
         ErrorKind.OUT_OF_MEMORY,
-        f"The host's memory ran out while graphs were compiled: {_listed(names)}.",
-        "What was compiled is kept: clear compile to go on. Give the pod more memory by backend.resources.memory, use "
-        "a larger backend.instance_type, or lower training.max_per_device_train_batch_size or dataset.max_length.",
+        f"The host's memory ran out during the compilation of {_listed(names)}.",
+        "The compiled graphs are saved: clear compile to continue. Raise backend.resources.memory, use a larger "
+        "backend.instance_type, or lower training.max_per_device_train_batch_size or dataset.max_length.",
     )
 
 
 def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
-    return (", ".join(names[:_MOST_NAMES]) or "the tool names none") + more
+    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+    return (", ".join(names[:_MAX_NAMES]) or "graphs that the tool does not name") + more

@@ -1,4 +1,4 @@
-"""The model to train: optimum-neuron's own form of a base, of which this process holds a part, and LoRA on it."""
+"""Loads this rank's shard of the model to train, as optimum-neuron's model classes, and adds LoRA."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from airsmith.recipe import Recipe
 from airsmith_stages.training.lora import lora_config
 from airsmith_stages.training.sampler import mixed_seed
 
-LONGEST_SEED = 2**31 - 1
+MAX_SEED = 2**31 - 1
 
 
 @dataclass(frozen=True)
 class ModelShard:
-    """What this process holds of a model that is ready to be trained.
+    """This rank's shard of a model that is ready for training.
 
-    :param module: a `NeuronPeftModel`, or the base itself where every parameter is trained.
-    :param untrained: the trained parameters' fingerprints before the first step.
+    :param module: a `NeuronPeftModel`, or the base itself if all parameters are trained.
+    :param untrained: fingerprints of the trainable parameters before the first step.
     """
 
     module: nn.Module
@@ -39,14 +39,14 @@ class ModelShard:
 
     @property
     def is_adapter(self) -> bool:
-        """Whether LoRA alone is trained."""
+        """Whether only LoRA is trained."""
         return isinstance(self.module, PeftModel)
 
 
 def load_model(folder: Path, recipe: Recipe, arguments: NeuronTrainingArguments) -> ModelShard:
-    """Load this process's part of a base model and add what is trained.
+    """Load this rank's shard of a base model and prepare it for training.
 
-    Every process draws the same random numbers, so that those that hold a matrix's parts begin with parts of one.
+    All ranks use the same seed, so that the shards of a matrix are initialized as shards of one matrix.
     """
     disable_progress_bar()  # type: ignore[no-untyped-call]
     set_seed(recipe.training.seed)
@@ -63,36 +63,36 @@ def load_model(folder: Path, recipe: Recipe, arguments: NeuronTrainingArguments)
 
 
 def seed_steps(seed: int, step: int) -> None:
-    """Draw the random numbers of dropout from here on; after a restart they are not those of the first steps again."""
-    number = mixed_seed(seed, step) % LONGEST_SEED
+    """Seed dropout for the steps from here on, so that a restart does not repeat the first steps' random numbers."""
+    number = mixed_seed(seed, step) % MAX_SEED
     set_seed(number)
     xm.set_rng_state(number)
 
 
 def trained_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """The parameters that this process trains, by name. A pipeline's module has those of the others as well."""
+    """The trainable parameters of this rank, by name. A pipeline's module also contains those of other ranks."""
     parameters = getattr(model, "local_named_parameters", model.named_parameters)()
     return ((name, parameter) for name, parameter in parameters if parameter.requires_grad and not parameter.is_meta)
 
 
 def fingerprints(model: nn.Module, precision: str) -> dict[str, bytes]:
-    """A digest of each trained parameter, to tell later whether it has moved.
+    """A digest of each trainable parameter, to detect changes.
 
-    :param precision: the data type that the trainer will have moved the model to.
+    :param precision: the data type to which the trainer converts the model.
     """
     dtype = getattr(torch, precision)
     return {name: _digest(parameter.detach().cpu().to(dtype)) for name, parameter in trained_parameters(model)}
 
 
 def _add_lora(base: nn.Module, recipe: Recipe) -> PeftModel:
-    """The names of target modules are the recipe's: which of them the library puts into one layer, it knows itself."""
+    """Add LoRA with the recipe's names of target modules; the library maps them to its fused layers."""
     model: PeftModel = get_peft_model(base, lora_config(recipe.method))
-    # Peft has put the folder on this disk there.
+    # peft sets these to the local folder.
     config = model.peft_config[model.active_adapter]
     config.base_model_name_or_path, config.revision = recipe.model.id, recipe.model.revision
     return model
 
 
 def _digest(tensor: torch.Tensor) -> bytes:
-    # As float32: numpy has no bfloat16.
+    # numpy does not support bfloat16.
     return hashlib.sha256(tensor.float().contiguous().numpy().data).digest()

@@ -1,6 +1,6 @@
-"""A compile cache that is not whole yet: kept in the store for the next try, which compiles only what is missing.
+"""Saves an incomplete compile cache in the store, so that the next attempt compiles only the missing graphs.
 
-It lies where a training's checkpoints do, numbered by how many graphs it has.
+It is stored like a training's checkpoints, numbered by its count of graphs.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ log = logging.getLogger("airsmith")
 
 
 def restore_partial_cache(context: StageContext, folder: Path) -> int:
-    """Fill a folder with what the last try has kept; what is damaged is passed over with a warning.
+    """Download the newest saved cache to a folder, and skip damaged ones with a warning.
 
-    :returns: how many compiled graphs it has.
+    :returns: the number of compiled graphs in the folder.
     """
     restored = _folders(context).restore_newest(
         lambda _, kept: unpack_cache(kept, folder), discard=lambda _: clear_leftovers(folder)
@@ -30,9 +30,9 @@ def restore_partial_cache(context: StageContext, folder: Path) -> int:
 
 
 def save_partial_cache(context: StageContext, folder: Path, restored: int) -> None:
-    """Keep what a try that failed has compiled. That this fails, too, changes nothing about the first failure.
+    """Save the graphs that a failed attempt has compiled. A failure to save is only logged.
 
-    :param restored: how many graphs were there before the try.
+    :param restored: number of graphs before the attempt.
     """
     graphs = count_graphs(folder)
     if graphs <= restored:
@@ -50,22 +50,22 @@ def save_partial_cache(context: StageContext, folder: Path, restored: int) -> No
             for name, path in files_to_keep(folder).items():
                 writer.add_file(name, path)
             writer.publish(metrics={"graphs": graphs})
-        log.info("Kept %d compiled graphs for the next try", graphs)
-        for fewer in folders.begun():
+        log.info("Saved %d compiled graphs for the next attempt", graphs)
+        for fewer in folders.existing():
             if fewer < graphs:
                 folders.remove(fewer)
-    except AirsmithError as unkept:
-        log.warning("The %d compiled graphs could not be kept: %s", graphs, unkept.message)
+    except AirsmithError as failure:
+        log.warning("Failed to save %d compiled graphs: %s", graphs, failure.message)
 
 
 def delete_partial_cache(context: StageContext) -> None:
-    """Remove what was kept, once the whole cache is there; what stays behind is the janitor's."""
+    """Remove the saved caches after the complete one is published; after a failure, the janitor removes the rest."""
     folders = _folders(context)
     try:
-        for graphs in folders.begun():
+        for graphs in folders.existing():
             folders.remove(graphs)
-    except AirsmithError as left:
-        log.warning("What earlier tries have kept could not be removed: %s", left.message)
+    except AirsmithError as failure:
+        log.warning("Failed to remove the saved caches of earlier attempts: %s", failure.message)
 
 
 def _folders(context: StageContext) -> CheckpointFolders:

@@ -1,4 +1,4 @@
-"""Where a training is: what a checkpoint holds beside the library's files, and a restart goes on from."""
+"""The position of a training, which a checkpoint contains in addition to the library's files."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ POSITION_FILE = "position.json"
 
 @dataclass
 class Position:
-    """A point of a training.
+    """A position of a training.
 
-    :param step: optimizer steps that are done. The learning rate and the rows of the next one follow from it.
-    :param history: rows of the metrics until then.
-    :param tokens: tokens trained on, without padding.
-    :param seconds: time spent on the steps, by all attempts.
-    :param restarts: how many times the optimizer's moments began anew.
+    :param step: number of completed optimizer steps; it determines the learning rate and the rows of the next step.
+    :param history: rows of the metrics up to this step.
+    :param tokens: number of tokens trained on, without padding.
+    :param seconds: duration of the steps, over all attempts.
+    :param restarts: number of warm restarts, each of which reset the optimizer's moments.
     """
 
     step: int = 0
@@ -28,10 +28,10 @@ class Position:
     restarts: int = 0
 
     def to_bytes(self) -> bytes:
-        """For a checkpoint."""
+        """Serialize it for a checkpoint."""
         return json.dumps(asdict(self)).encode()
 
 
 def read_position(checkpoint: Path) -> Position:
-    """Where the training of a checkpoint's local copy was."""
+    """Read the position from the local copy of a checkpoint."""
     return Position(**json.loads((checkpoint / POSITION_FILE).read_text()))

@@ -1,4 +1,4 @@
-"""What training leaves: the library's files of every process's part, verified, with the training's history."""
+"""The output of a training: the library's files of all shards, verified, with the training's history."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from airsmith_stages.training.history import Row, last_value
 log = logging.getLogger("airsmith")
 
 RESUME, WARM_RESTART = "resume", "warm_restart"
-"""Property of what was trained: what a restart of its training keeps, which is all but the optimizer's moments."""
+"""Property of the output: how the training resumes. A warm restart loses the optimizer's moments."""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What the training did.
+    """The result of a training.
 
-    :param model: on the device, as the trainer has left it.
-    :param end: the position at its end.
-    :param rows_dropped: rows left out of each epoch.
-    :param graphs_compiled: graphs that had to be compiled during the training, on all nodes.
+    :param model: the trainer's model, on the device.
+    :param end: the position after the last step.
+    :param rows_dropped: number of rows dropped per epoch.
+    :param graphs_compiled: number of graphs compiled during the training, on all nodes.
     """
 
     model: nn.Module
@@ -47,19 +47,19 @@ class Trained:
 
 
 def check_trained(before: ModelShard, trained: Trained, precision: str, distributed: DistributedContext) -> None:
-    """Refuse weights that are broken, or that training has left as they were. Each process looks at its part.
+    """Check that all weights are finite and that training has changed them. Each rank checks its shard.
 
-    :raises AirsmithError: `non_finite_loss` or `verification_failed`, naming the parameter.
+    :raises AirsmithError: `non_finite_loss` or `verification_failed`, with the parameter's name.
     """
-    distributed.on_all_ranks(lambda: _check_part(before, trained.model, precision))
+    distributed.on_all_ranks(lambda: _check_shard(before, trained.model, precision))
 
 
 def publish(
     context: StageContext, before: ModelShard, trained: Trained, distributed: DistributedContext, folder: Path
 ) -> Output:
-    """Publish what was trained, with its history; each node adds what its processes hold.
+    """Publish the result and its history; each node adds the files of its ranks.
 
-    :param folder: one that the processes of a node share.
+    :param folder: folder shared by the processes of a node.
     """
     content: Content = save_shards(trained.model, folder, distributed, is_adapter=before.is_adapter)
     if distributed.is_main_process:
@@ -77,27 +77,25 @@ def publish(
         return distributed.on_main_process(complete)
 
 
-def _check_part(before: ModelShard, model: nn.Module, precision: str) -> None:
+def _check_shard(before: ModelShard, model: nn.Module, precision: str) -> None:
     for name, parameter in trained_parameters(model):
         if not torch.isfinite(parameter.detach().cpu()).all():
             raise AirsmithError(
                 ErrorKind.NON_FINITE_LOSS,
-                f"After training, {name} holds values that are not finite.",
-                "Lower training.learning_rate, and start a new run.",
+                f"After training, {name} contains values that are not finite.",
+                "Lower training.learning_rate and start a new run.",
             )
     after = fingerprints(model, precision)
-    unmoved = [name for name, fingerprint in after.items() if before.untrained.get(name) == fingerprint]
-    if len(unmoved) == len(after):
+    unchanged = [name for name, fingerprint in after.items() if before.untrained.get(name) == fingerprint]
+    if len(unchanged) == len(after):
         raise AirsmithError(
             ErrorKind.VERIFICATION_FAILED,
-            f"Training has left all {len(after)} trained tensors as they were.",
-            "Raise training.max_steps or training.learning_rate, or lower training.warmup_ratio: in the first step of "
-            "a warm-up the learning rate is 0.",
+            f"Training did not change any of {len(after)} trained tensors.",
+            "Raise training.max_steps or training.learning_rate, or lower training.warmup_ratio: the learning rate of "
+            "the first warm-up step is 0.",
         )
-    if unmoved:
-        log.warning(
-            "Training has left %d of %d trained tensors as they were: %s", len(unmoved), len(after), unmoved[:10]
-        )
+    if unchanged:
+        log.warning("Training did not change %d of %d trained tensors: %s", len(unchanged), len(after), unchanged[:10])
 
 
 def _history_files(history: Sequence[Row], title: str, scratch: Path) -> dict[str, Path]:
@@ -123,7 +121,7 @@ def _properties(context: StageContext, *, is_adapter: bool) -> dict[str, str]:
 
 
 def _metrics(trained: Trained) -> dict[str, float | int | None]:
-    """For the manifest: `train_loss` is the mean since the last row but one; tokens are counted without padding."""
+    """Metrics of the manifest: `train_loss` is the mean since the second-last row; tokens exclude padding."""
     end = trained.end
     return {
         "train_loss": last_value(end.history, "loss"),

@@ -1,4 +1,4 @@
-"""Rows of one length: every graph is compiled for a shape, and a batch of another shape would be another graph."""
+"""Rows of equal length: a graph is compiled for one shape, and a batch of another shape requires another graph."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ SPLIT = "train"
 
 @dataclass(frozen=True)
 class StaticCollator:
-    """Makes a batch of rows, each padded on the right to one length.
+    """Collates rows into a batch, padded on the right to a fixed length.
 
-    Attention is causal and takes no account of the mask: what stands to the right of a row changes nothing of it.
+    Attention is causal and ignores the mask: padding on the right does not affect a row.
 
-    :param collator: makes the labels, as for every other device.
+    :param collator: the collator of the other devices, which makes the labels.
     :param length: tokens of every row.
     """
 
@@ -32,7 +32,7 @@ class StaticCollator:
     length: int
 
     def __call__(self, rows: list[Row]) -> dict[str, torch.Tensor]:
-        """The model's inputs: tokens, labels, and the mask that a pipeline's stages expect."""
+        """The model's inputs: tokens, labels, and the mask that pipeline stages require."""
         batch = self.collator(rows)
         tokens = batch["input_ids"]
         mask = batch.get("attention_mask", torch.ones_like(tokens))
@@ -45,10 +45,10 @@ class StaticCollator:
 
 
 def read_training_rows(tokens: Artifact, local_dir: Path, length: int) -> tuple[RowDataset, StaticCollator]:
-    """Copy the rows to train on to the local disk, verified, and read them.
+    """Download, verify and read the rows to train on.
 
-    :param length: tokens of every row once it is padded.
-    :raises AirsmithError: `bad_data` where a row is longer.
+    :param length: tokens of every row after padding.
+    :raises AirsmithError: `bad_data` if a row is longer.
     """
     index = json.loads(tokens.read(INDEX_FILE))
     tokens.download(local_dir, [INDEX_FILE, *shard_names(index, SPLIT)])
@@ -57,26 +57,26 @@ def read_training_rows(tokens: Artifact, local_dir: Path, length: int) -> tuple[
     if longest > length:
         raise AirsmithError(
             ErrorKind.BAD_DATA,
-            f"The {SPLIT} split has a row of {longest} tokens, but rows are compiled for dataset.max_length {length}.",
-            "Clear tokenize, so that the rows are made anew.",
+            f"The {SPLIT} split has a row of {longest} tokens, but the graphs are compiled for {length} tokens.",
+            "Clear tokenize to make the rows again with the current dataset.max_length.",
         )
     return rows, StaticCollator(Collator(index["pad_token_id"], isolate_samples=False), length)
 
 
 def check_tokens(rows: RowDataset, vocabulary: int) -> None:
-    """Refuse rows that the model cannot take: on the device, a token that it does not know is not noticed.
+    """Check that all tokens are in the vocabulary: the device does not report tokens outside of it.
 
     :raises AirsmithError: `bad_data`.
     """
     if rows.largest_token() >= vocabulary:
         raise AirsmithError(
             ErrorKind.BAD_DATA,
-            f"The {SPLIT} split has token {rows.largest_token()}, but the model embeds only {vocabulary}: its "
-            "tokenizer has tokens that its weights do not know.",
-            "Choose a revision of model.id whose tokenizer and weights belong together.",
+            f"The {SPLIT} split contains token {rows.largest_token()}, but the model has only {vocabulary} embeddings: "
+            "its tokenizer does not match its weights.",
+            "Choose a revision of model.id whose tokenizer matches its weights.",
         )
 
 
 def label_count(rows: Dataset[Row], indices: list[int]) -> int:
-    """Labels of some rows that the model is asked for: the first token of a row is predicted from nothing."""
+    """Number of labels of some rows. The first token of a row is not predicted and does not count."""
     return sum(int(rows[index].loss_mask[1:].sum()) for index in indices)

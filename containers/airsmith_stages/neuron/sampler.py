@@ -1,4 +1,4 @@
-"""Which rows each step takes, and each process of it: whole batches only, from any step to the last in one pass."""
+"""Samples each rank's rows of each step, full batches only, from any step to the last in one pass."""
 
 from __future__ import annotations
 
@@ -21,15 +21,16 @@ log = logging.getLogger("airsmith")
 
 
 class StepSampler(DistributedSampler[Row]):
-    """The rows of one of several data-parallel processes, batch after batch.
+    """Samples the rows of one data-parallel rank, batch after batch.
 
-    Every epoch is a new permutation of all rows, cut into optimizer steps; the rows that are left at its end, less than
-    a step's, are dropped. The library replaces samplers of other classes by one that ignores the seed, and it begins at
-    epoch 0 whatever was trained before: here all epochs are one pass, which begins at any step.
+    Every epoch is a new permutation of all rows, split into optimizer steps; the remaining rows, which do not fill a
+    step, are dropped. It is a DistributedSampler because the library replaces other samplers by one that ignores the
+    seed. The library always starts at epoch 0: here, all epochs are one pass, which starts at any step.
 
-    :param rows_per_step: rows of an optimizer step, over all processes.
-    :param rows_per_batch: rows of a micro-batch of one process; they divide a step's share of it.
-    :param rank: this process's among `world_size`.
+    :param rows_per_step: rows of an optimizer step, over all ranks.
+    :param rows_per_batch: rows of a micro-batch; a divisor of each rank's rows per step.
+    :param rank: the data-parallel rank.
+    :param world_size: number of data-parallel ranks.
     """
 
     def __init__(
@@ -53,22 +54,22 @@ class StepSampler(DistributedSampler[Row]):
 
     @property
     def rows_dropped(self) -> int:
-        """Rows that are left out of an epoch, others in each."""
+        """Number of rows dropped per epoch; different rows in each epoch."""
         return self.row_count % self.rows_per_step
 
-    def between(self, first_step: int, last_step: int) -> None:
-        """Set the steps that are iterated over."""
+    def set_steps(self, first_step: int, last_step: int) -> None:
+        """Set the range of steps to iterate over."""
         self.first_step, self.last_step = first_step, last_step
 
     def step_rows(self, step: int) -> list[int]:
-        """The rows of a step, counted from 0, of all processes."""
+        """The rows of a step, counted from 0, over all ranks."""
         epoch, position = divmod(step, self.steps_per_epoch)
         begin = position * self.rows_per_step
         rows: list[int] = self._permutation(epoch)[begin : begin + self.rows_per_step].tolist()
         return rows
 
     def epochs_until(self, step: int) -> float:
-        """Passes over the rows, whole and begun, in the first steps of the whole training."""
+        """Number of epochs, with fraction, in the first steps of the training."""
         return step / self.steps_per_epoch
 
     def __iter__(self) -> Iterator[int]:
@@ -84,21 +85,21 @@ class StepSampler(DistributedSampler[Row]):
 
 
 def total_steps(spec: RunSpec, rows: int) -> int:
-    """Optimizer steps of a whole training. What is left of an epoch without filling a step is told.
+    """Number of optimizer steps of a training. Logs the number of rows that each epoch drops.
 
-    :raises AirsmithError: `bad_data` where the rows do not fill one step.
+    :raises AirsmithError: `bad_data` if the rows do not fill one step.
     """
     training = spec.recipe.training
     rows_per_step = training.total_train_batch_size
     if rows < rows_per_step:
         raise AirsmithError(
             ErrorKind.BAD_DATA,
-            f"The train split has {rows} rows, less than the {rows_per_step} of training.total_train_batch_size: on "
-            "Neuron every batch is of one size, and one that is not full is left out.",
+            f"The train split has {rows} rows, fewer than the {rows_per_step} of training.total_train_batch_size: on "
+            "Neuron all batches have the same size, and incomplete batches are dropped.",
             f"Lower training.total_train_batch_size to {rows} or less, or use more data.",
         )
     if rows % rows_per_step:
-        log.info("Leaving out %d of %d rows in each epoch, which do not fill a step", rows % rows_per_step, rows)
+        log.info("Dropping %d of %d rows in each epoch, which do not fill a step", rows % rows_per_step, rows)
     if training.max_steps is not None:
         return training.max_steps
     return math.ceil(rows // rows_per_step * (training.epochs or 1.0))

@@ -1,7 +1,7 @@
-"""The library's files of what was trained: each process writes its part, and reads it back after a restart.
+"""The library's files of trained parameters: each rank writes its shard, and loads it after a restart.
 
-optimum-neuron 0.4.5 lays them out as `adapter_default/{adapter_config.json, adapter_shards/…}`, and all parameters as
-`shards/…`; the marker `done` is written when every process has written its part.
+optimum-neuron 0.4.5 writes adapters as `adapter_default/{adapter_config.json, adapter_shards/…}`, and all parameters as
+`shards/…`; it writes the marker `done` after every rank has written its shard.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ DONE = "done"
 
 
 def shards_folder(*, is_adapter: bool) -> str:
-    """The library's folder of every process's parts, in what is published."""
+    """The library's folder of all shards, in the published artifact."""
     return ADAPTER_SHARDS if is_adapter else MODEL_SHARDS
 
 
 def save_shards(
     model: nn.Module, folder: Path, distributed: DistributedContext, *, is_adapter: bool
 ) -> dict[str, Path]:
-    """Write what was trained. All processes must come here at the same time.
+    """Write the trained parameters. All ranks must call this.
 
-    :param model: as the trainer has it: on the device, or a pipeline's.
-    :param folder: one that the processes of a node share.
-    :returns: the files that this process is to publish: its node's, or none.
-    :raises AirsmithError: `verification_failed` where the library did not come to its end.
+    :param model: the trainer's model: on the device, or a pipeline.
+    :param folder: folder shared by the processes of a node.
+    :returns: the files that this process must publish: those of its node, or none.
+    :raises AirsmithError: `verification_failed` if the library did not write all shards.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lean = {"save_embedding_layers": False} if is_adapter else {}
@@ -59,18 +59,18 @@ def save_shards(
 
 
 def load_shards(model: ModelShard, folder: Path) -> None:
-    """Put back this process's part, into a model that is not on the device yet.
+    """Load this rank's shard into a model that is not on the device yet.
 
-    :param folder: what was published, with every process's part.
-    :raises AirsmithError: `verification_failed` where it holds other parameters than the model trains.
+    :param folder: the published files, with all shards.
+    :raises AirsmithError: `verification_failed` if its parameters are not the model's trainable parameters.
     """
     saved = read_shard(folder / shards_folder(is_adapter=model.is_adapter))
     current = _trained_state(model)
     if {name: value.shape for name, value in saved.items()} != {name: value.shape for name, value in current.items()}:
         raise AirsmithError(
             ErrorKind.VERIFICATION_FAILED,
-            f"{folder.name} holds other parameters than this recipe trains.",
-            "Delete the training's checkpoints from the store and clear train, so that it begins anew.",
+            f"The parameters in checkpoint {folder.name} are not those that this recipe trains.",
+            "Delete the training's checkpoints from the store and clear train to start from the beginning.",
         )
     with torch.no_grad():
         for name, value in current.items():
@@ -78,9 +78,10 @@ def load_shards(model: ModelShard, folder: Path) -> None:
 
 
 def read_shard(folder: Path) -> dict[str, torch.Tensor]:
-    """This process's tensors, by the names that the library gives them in its files.
+    """This rank's tensors, by their names in the library's files.
 
-    :param folder: the library's, with `model/dp_rank_00_tp_rank_TT_pp_rank_PP.pt`, whose tensors may lie beside it.
+    :param folder: the library's folder, with `model/dp_rank_00_tp_rank_TT_pp_rank_PP.pt`, whose tensors may be in
+        separate files next to it.
     """
     tensor, pipeline = get_tensor_model_parallel_rank(), get_pipeline_model_parallel_rank()
     path = folder / "model" / f"dp_rank_00_tp_rank_{tensor:02d}_pp_rank_{pipeline:02d}.pt"
@@ -93,13 +94,13 @@ def _tensor(value: Any, path: Path) -> torch.Tensor:
     if not isinstance(value, serialization.TensorReference):
         assert isinstance(value, torch.Tensor)
         return value
-    beside = path.with_name(f"{path.name}.tensors") / f"tensor_{value.tid}.pt"
-    tensor: torch.Tensor = torch.load(beside, map_location="cpu", weights_only=True)
+    tensor_file = path.with_name(f"{path.name}.tensors") / f"tensor_{value.tid}.pt"
+    tensor: torch.Tensor = torch.load(tensor_file, map_location="cpu", weights_only=True)
     return tensor
 
 
 def _trained_state(model: ModelShard) -> dict[str, torch.Tensor]:
-    """The model's own tensors, not copies, by the names that the library saves them under."""
+    """The model's tensors, not copied, by their names in the library's files."""
     state = (
         get_peft_model_state_dict(model.module, save_embedding_layers=False)
         if model.is_adapter
@@ -112,6 +113,6 @@ def _check_done(shards: Path) -> None:
     if not (shards / DONE).exists():
         raise AirsmithError(
             ErrorKind.VERIFICATION_FAILED,
-            f"optimum-neuron has left no `{DONE}` in {shards.name}: some process did not write its part.",
-            "See the log for what happened there, and run it again.",
+            f"optimum-neuron did not write `{DONE}` to {shards.name}: a rank did not write its shard.",
+            "See the log for the cause, and run it again.",
         )

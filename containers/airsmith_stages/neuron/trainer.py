@@ -1,7 +1,7 @@
-"""optimum-neuron's trainer with our labels, order and metrics, checkpoints in the store, and a restart that goes on.
+"""optimum-neuron's trainer with Airsmith's labels, sampler, metrics, checkpoints in the store and warm restarts.
 
-The library (0.4.5) can neither resume nor seed its order, and begins every training at step 0. What is overridden here
-keeps its graphs: what is compiled and what is trained is this class.
+The library (0.4.5) supports neither resuming nor a seed for its sampler, and starts every training at step 0. Compiling
+and training use this same class, so that the overridden methods create the same graphs.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ from airsmith_stages.training.progress import ProgressWriter
 from airsmith_stages.training.rows import Row
 
 _COLUMNS = {"train/tokens_per_sec": "padded_tokens_per_second", "train/mfu": "mfu_6n_percent"}
-"""The library's metrics under names that say what they count: its tokens include the padding, and its share of the
-device's peak takes 6 operations per parameter and token, although a frozen one needs 4."""
+"""The library's metrics, under names that state what they count: its tokens include padding, and its MFU counts 6
+operations per parameter and token, although a frozen parameter requires 4."""
 
 
 @dataclass(frozen=True)
 class TrainerContext:
-    """What a trainer works with besides model and data.
+    """The context of a trainer, in addition to model and data.
 
-    :param node_folder: one that the processes of this node share.
-    :param uploader: None where there are no checkpoints.
-    :param progress: None where nobody watches.
-    :param start: where the training goes on.
-    :param stop_at_step: where it pauses; at its end when None.
+    :param node_folder: folder shared by the processes of this node.
+    :param uploader: None for no checkpoints.
+    :param progress: None for no progress reports.
+    :param start: the position to resume from.
+    :param stop_at_step: step at which the training pauses; None for no pause.
     """
 
     distributed: DistributedContext
@@ -61,7 +61,7 @@ class TrainerContext:
 
 
 class WarmRestartingTrainer(NeuronTrainer):
-    """A trainer that goes on at any step, with everything but the optimizer's moments."""
+    """A trainer that resumes from any step, with all state except the optimizer's moments."""
 
     def __init__(
         self,
@@ -76,14 +76,14 @@ class WarmRestartingTrainer(NeuronTrainer):
         rows_per_step = batch_size * args.gradient_accumulation_steps * world_size
         self.context = context
         self.sampler = StepSampler(rows, rows_per_step, batch_size, args.seed, rank, world_size)
-        self.sampler.between(context.start.step, args.max_steps)
+        self.sampler.set_steps(context.start.step, args.max_steps)
         self.clock = Clock()
         self.clock.restore(context.start.tokens, context.start.seconds)
         super().__init__(model, args, data_collator=collator, train_dataset=rows, callbacks=self._callbacks(args))
         self.pop_callback(PrinterCallback)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """Batches in the order of the seed, from the step where the training goes on to the last."""
+        """Batches in the order determined by the seed, from the step to resume from to the last."""
         return super()._get_dataloader(
             self.train_dataset,
             "Training",
@@ -93,7 +93,7 @@ class WarmRestartingTrainer(NeuronTrainer):
         )
 
     def set_initial_training_values(self, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        """All epochs that are left are one pass to the library, see `StepSampler`."""
+        """Present all remaining epochs to the library as one, see `StepSampler`."""
         return (1, *super().set_initial_training_values(*args, **kwargs)[1:])
 
     def setup_training(self, *args: Any, **kwargs: Any) -> None:
@@ -102,7 +102,7 @@ class WarmRestartingTrainer(NeuronTrainer):
         self.global_step_last_logged = self.context.start.step
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LambdaLR:
-        """The learning rate of the step where the training goes on."""
+        """Create the scheduler at the step to resume from."""
         scheduler: LambdaLR = super().create_scheduler(num_training_steps, optimizer)
         advance(scheduler, self.context.start.step)
         return scheduler
@@ -110,10 +110,10 @@ class WarmRestartingTrainer(NeuronTrainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, *args: Any, **kwargs: Any
     ) -> tuple[Any, float | None]:
-        """A step's batches, and the number that its loss is divided by.
+        """A step's batches, and the divisor of its loss.
 
-        It is the labels of all processes' rows over the processes, as gradients are averaged over them: so the loss is
-        the mean over labels, however rows are spread. A pipeline computes its loss without it.
+        The divisor is the number of labels on all ranks divided by the number of ranks, because gradients are averaged
+        over ranks: the loss is then the mean over labels, however rows are distributed. Pipelines do not use it.
         """
         batches, own_labels = super().get_batch_samples(epoch_iterator, num_batches, *args, **kwargs)
         if own_labels is None:
@@ -122,24 +122,24 @@ class WarmRestartingTrainer(NeuronTrainer):
         return batches, max(labels, 1) / self.sampler.num_replicas
 
     def log(self, logs: dict[str, float]) -> None:
-        """Add a row to the history, in the shape that the run's metrics have.
+        """Append a row to the history, in the format of the run's metrics.
 
         :raises AirsmithError: `non_finite_loss`.
         """
-        told = self._told_by_the_last_stage(logs)
+        metrics = self._metrics_of_last_stage(logs)
         step = self.state.global_step
-        _check_finite(told, step)
-        row = {"step": step, **{name: value for name, value in told.items() if "/" not in name}}
+        _check_finite(metrics, step)
+        row = {"step": step, **{name: value for name, value in metrics.items() if "/" not in name}}
         row |= {
             "epoch": self.sampler.epochs_until(step),
             "tokens_per_second": round(self.clock.close_window(), 1),
-            **{column: told[name] for name, column in _COLUMNS.items() if name in told},
+            **{column: metrics[name] for name, column in _COLUMNS.items() if name in metrics},
         }
         self.state.log_history.append(row)
         self.control = self.callback_handler.on_log(self.args, self.state, self.control, row)
 
     def position(self) -> Position:
-        """Where the training is."""
+        """The training's current position."""
         return Position(
             step=self.state.global_step,
             history=list(self.state.log_history),
@@ -162,10 +162,10 @@ class WarmRestartingTrainer(NeuronTrainer):
             *([] if context.progress is None else [ProgressReportCallback(context.progress, self.clock)]),
         ]
 
-    def _told_by_the_last_stage(self, logs: Mapping[str, float]) -> Mapping[str, float]:
-        """Of a pipeline its last stage alone knows the loss."""
-        everyones = self.context.distributed.all_gather((self.is_logging_process(), dict(logs)))
-        return next(told for knows, told in everyones if knows)
+    def _metrics_of_last_stage(self, logs: Mapping[str, float]) -> Mapping[str, float]:
+        """The metrics of the rank that logs: in a pipeline, only the last stage has the loss."""
+        by_rank = self.context.distributed.all_gather((self.is_logging_process(), dict(logs)))
+        return next(metrics for is_logging, metrics in by_rank if is_logging)
 
     def _save_checkpoint(self) -> None:
         uploader, context = self.context.uploader, self.context
@@ -176,17 +176,17 @@ class WarmRestartingTrainer(NeuronTrainer):
         files: Content = save_shards(self.model, folder, context.distributed, is_adapter=context.is_adapter)
         if context.distributed.is_main_process:
             files = {**files, POSITION_FILE: self.position().to_bytes()}
-        # Whoever publishes the node's files removes them; the others have nothing to remove.
+        # The process that publishes the node's files removes them; the others pass an empty folder.
         own = (
             folder
             if context.distributed.is_local_main_process
-            else _empty(context.node_folder / f"none-{context.distributed.rank}")
+            else _make_empty(context.node_folder / f"none-{context.distributed.rank}")
         )
         uploader.submit(step, lambda: files, own, None)
 
 
 class _ResumeCallback(TrainerCallback):
-    """Puts the position where the training goes on into the state, which the library begins anew."""
+    """Sets the trainer's state to the position to resume from, because the library resets the state."""
 
     def __init__(self, start: Position, clock: Clock) -> None:
         self._start = start
@@ -195,7 +195,7 @@ class _ResumeCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Set it, and start the clock."""
+        """Set the state and start the clock."""
         state.global_step = self._start.step
         state.log_history = list(self._start.history)
         state.epoch = None
@@ -203,20 +203,20 @@ class _ResumeCallback(TrainerCallback):
 
 
 class _TokenCountCallback(TrainerCallback):
-    """Counts the tokens of the steps."""
+    """Counts the tokens of each step."""
 
     def __init__(self, sampler: StepSampler, clock: Clock) -> None:
         self._sampler = sampler
         self._clock = clock
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Count the step."""
+        """Count the tokens of the step."""
         rows: Any = self._sampler.dataset
         self._clock.end_step(sum(int(rows.lengths[row]) for row in self._sampler.step_rows(state.global_step - 1)))
 
 
 def advance(scheduler: LambdaLR, step: int) -> None:
-    """Set a schedule to a step: a rate is a function of it."""
+    """Set a scheduler to a step: the learning rate is a function of the step."""
     rates = [rate * of(step) for rate, of in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)]
     scheduler.load_state_dict(
         {**scheduler.state_dict(), "last_epoch": step, "_step_count": step + 1, "_last_lr": rates}
@@ -230,12 +230,12 @@ def _check_finite(logs: Mapping[str, float], step: int) -> None:
         if name in logs and not math.isfinite(logs[name]):
             raise AirsmithError(
                 ErrorKind.NON_FINITE_LOSS,
-                f"The {what} is {logs[name]} at step {step}, or was so after the last step that was logged before.",
-                "Lower training.learning_rate or raise training.warmup_ratio; where training.precision is not float32, "
+                f"The {what} is {logs[name]} at step {step}, or was so since the previous logged step.",
+                "Lower training.learning_rate or raise training.warmup_ratio; if training.precision is not float32, "
                 "set it to float32.",
             )
 
 
-def _empty(folder: Path) -> Path:
+def _make_empty(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     return folder

@@ -1,4 +1,4 @@
-"""Stage `train` on Trainium by PyTorch/XLA: optimum-neuron's trainer over our rows. Not run on a device."""
+"""Stage `train` on Trainium with PyTorch/XLA and optimum-neuron's trainer. Not run on a device."""
 
 from __future__ import annotations
 
@@ -33,34 +33,36 @@ log = logging.getLogger("airsmith")
 
 
 def train(context: StageContext, device: Device) -> Output:
-    """Train to the last step, from the newest checkpoint where there is one, and publish what was trained."""
+    """Train to the last step, from the newest checkpoint if one exists, and publish the result."""
     recipe = context.spec.recipe
     with neuron_errors():
         rows, collator = read_training_rows(
             context.input("tokenize"), context.scratch / "tokens", recipe.dataset.max_length
         )
-        compiled = _graphs()
+        compiled = _count_node_graphs()
         arguments = make_arguments(context, total_steps(context.spec, len(rows)))
         distributed = DistributedContext.from_environment(device.process_group_backend)
         model = load_model(distributed.once_per_node(lambda: context.fetch("mirror_model")), recipe, arguments)
         check_tokens(rows, model.config.vocab_size)
-        node_folder = shared_folder(context.scratch, distributed)
+        node_folder = node_scratch(context.scratch, distributed)
         trainer = _fit(context, model, arguments, (rows, collator), distributed, node_folder)
-        anew = sum(distributed.all_gather(_graphs() - compiled if distributed.is_local_main_process else 0))
-        trained = Trained(trainer.model, trainer.position(), trainer.sampler.rows_dropped, anew)
+        graphs_compiled = sum(
+            distributed.all_gather(_count_node_graphs() - compiled if distributed.is_local_main_process else 0)
+        )
+        trained = Trained(trainer.model, trainer.position(), trainer.sampler.rows_dropped, graphs_compiled)
         check_trained(model, trained, recipe.training.precision, distributed)
         return publish(context, model, trained, distributed, node_folder / "output")
 
 
 def make_arguments(context: StageContext, max_steps: int, *, saves: bool = True) -> NeuronTrainingArguments:
-    """The library's arguments. As they are made, this process meets the others that torchrun has started."""
+    """Create the library's arguments. Creating them initializes the process group of torchrun's processes."""
     return NeuronTrainingArguments(
         **training_arguments(context.spec, context.scratch / "trainer", max_steps, saves=saves)
     )
 
 
-def shared_folder(scratch: Path, distributed: DistributedContext) -> Path:
-    """A folder of this node's processes: the library lets them write into one."""
+def node_scratch(scratch: Path, distributed: DistributedContext) -> Path:
+    """A folder shared by this node's processes: the library makes them write to the same folder."""
     return distributed.once_per_node(lambda: scratch)
 
 
@@ -78,7 +80,7 @@ def _fit(
     """
     spec = context.spec
     checkpoints, interruption = checkpoints_of(context, distributed), Interruption()
-    start = _go_on(context, model, checkpoints, arguments.max_steps)
+    start = _restore(context, model, checkpoints, arguments.max_steps)
     seed_steps(spec.recipe.training.seed, start.step)
     with (
         ProgressWriter(context.run, trackers(context.run, spec) if distributed.is_main_process else ()) as progress,
@@ -107,10 +109,10 @@ def _fit(
     return trainer
 
 
-def _go_on(context: StageContext, model: ModelShard, checkpoints: Checkpoints, max_steps: int) -> Position:
-    """Put the newest checkpoint's parameters back, where there is one.
+def _restore(context: StageContext, model: ModelShard, checkpoints: Checkpoints, max_steps: int) -> Position:
+    """Load the parameters of the newest checkpoint, if one exists.
 
-    :returns: where the training goes on.
+    :returns: the position to resume from.
     """
     newest = checkpoints.restore_newest(context.scratch / "restored", at_most=context.spec.stop_at_step)
     if newest is None:
@@ -121,11 +123,13 @@ def _go_on(context: StageContext, model: ModelShard, checkpoints: Checkpoints, m
     position = read_position(folder)
     if step >= max_steps:
         return position
-    log.info("Going on from the checkpoint of step %d. It is a warm restart: the optimizer's moments begin anew", step)
+    log.info(
+        "Resuming from the checkpoint of step %d. This is a warm restart: the optimizer's moments start from zero", step
+    )
     return replace(position, restarts=position.restarts + 1)
 
 
-def _graphs() -> int:
-    """Compiled graphs of this node."""
+def _count_node_graphs() -> int:
+    """Number of compiled graphs in this node's cache."""
     folder = cache_folder()
     return 0 if folder is None else count_graphs(folder)

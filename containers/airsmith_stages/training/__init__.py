@@ -1,1 +1,1 @@
-"""The rooms of the stage `train`."""
+"""Stage `train`: the training loop, its checkpoints and its output."""

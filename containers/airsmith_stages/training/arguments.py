@@ -1,4 +1,4 @@
-"""The recipe in the words of transformers' `TrainingArguments`."""
+"""Maps a recipe to transformers' `TrainingArguments`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from airsmith_stages.devices import Device
 
 
 def training_arguments(spec: RunSpec, device: Device, output_dir: Path) -> TrainingArguments:
-    """What transformers is told. What it is not told, it does not do: no reports, no Hub, no local checkpoints kept."""
+    """The Trainer's arguments. Reports, the Hub and local checkpoints are disabled."""
     training = spec.recipe.training
     batch = spec.plan.batch
     return TrainingArguments(

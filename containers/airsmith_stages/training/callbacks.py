@@ -1,4 +1,4 @@
-"""What happens around the Trainer's steps: when training ends, and what people see of it."""
+"""Callbacks of the Trainer: stopping, measuring and reporting."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from airsmith.contracts.pointers import Progress
 from airsmith_stages.training.distributed import DistributedContext
-from airsmith_stages.training.history import is_patience_spent, last_value
+from airsmith_stages.training.history import is_patience_exhausted, last_value
 from airsmith_stages.training.meter import Meter
 from airsmith_stages.training.progress import ProgressWriter
 
 
-class SpeedMeter(Protocol):
-    """What people want to know of a training at once."""
+class TrainingMeter(Protocol):
+    """The measurements of a training that its progress report shows."""
 
     step_loss: float | None
     tokens_per_second: float | None
     mfu: float | None
 
-    def seconds_to_go(self, step: int, total_steps: int) -> float | None:
-        """Estimate of what is left."""
+    def remaining_seconds(self, step: int, total_steps: int) -> float | None:
+        """Estimate of the remaining time."""
 
 
 class StopCallback(TrainerCallback):
-    """Ends the training: at its last step, when the patience is spent, or when a process is told to stop.
+    """Stops the training at its last step, by early stopping, or when a process has received SIGTERM.
 
-    :param should_stop: whether one of the processes was told to stop; all ask at the same time.
-    :param patience: validations without a lower loss after which training stops.
-    :param stop_at_step: where it pauses, with a checkpoint to go on from.
+    :param should_stop: whether any rank has received SIGTERM; a collective that all ranks must call.
+    :param patience: number of validations without a lower loss after which the training stops.
+    :param stop_at_step: step at which the training pauses, with a checkpoint to resume from.
     """
 
     def __init__(
@@ -45,13 +45,13 @@ class StopCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """A checkpoint may be one of a training that was over."""
-        # Not what the checkpoint says: this may differ between two attempts.
+        """Stop if the checkpoint is that of a finished training."""
+        # Attempts may differ in this setting, so the value in the checkpoint does not apply.
         state.logging_steps = self._logging_steps
-        self._stop_where_over(state, control)
+        self._stop_if_finished(state, control)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Log the last step; when told to stop, leave the validation to whoever resumes and save at once."""
+        """Log the last step. After SIGTERM, save immediately and leave the validation to the next attempt."""
         if state.global_step >= state.max_steps:
             control.should_log = True
         if self._is_paused(state):
@@ -61,21 +61,21 @@ class StopCallback(TrainerCallback):
             control.should_save = control.should_training_stop = True
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Stop early, with a checkpoint."""
-        self._stop_where_over(state, control)
+        """Apply early stopping, with a checkpoint."""
+        self._stop_if_finished(state, control)
         control.should_save = control.should_save or control.should_training_stop
 
     def _is_paused(self, state: TrainerState) -> bool:
         return self._stop_at_step is not None and state.global_step >= self._stop_at_step
 
-    def _stop_where_over(self, state: TrainerState, control: TrainerControl) -> None:
-        is_over = state.global_step >= state.max_steps or self._is_paused(state)
-        if is_over or is_patience_spent(state.log_history, self._patience):
+    def _stop_if_finished(self, state: TrainerState, control: TrainerControl) -> None:
+        is_finished = state.global_step >= state.max_steps or self._is_paused(state)
+        if is_finished or is_patience_exhausted(state.log_history, self._patience):
             control.should_training_stop = True
 
 
 class MeterCallback(TrainerCallback):
-    """Counts the steps."""
+    """Measures the steps."""
 
     def __init__(self, meter: Meter, distributed: DistributedContext) -> None:
         self._meter = meter
@@ -88,36 +88,36 @@ class MeterCallback(TrainerCallback):
         self._meter.begin(state.global_step)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Count the step, with the loss of all processes."""
+        """Record the step with the mean loss of all ranks."""
         self._meter.end_step(self._distributed.mean)
 
 
 class ProgressReportCallback(TrainerCallback):
-    """Tells the run's folder how far the training is."""
+    """Writes the training's progress to the run's folder."""
 
-    def __init__(self, progress: ProgressWriter, meter: SpeedMeter) -> None:
+    def __init__(self, progress: ProgressWriter, meter: TrainingMeter) -> None:
         self._progress = progress
         self._meter = meter
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Show the history that a checkpoint brought."""
+        """Report the history from the checkpoint."""
         self._progress.begin(state.log_history)
-        self._tell(state)
+        self._report(state)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Tell the step."""
-        self._tell(state)
+        """Report the step."""
+        self._report(state)
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Show the history's new row."""
+        """Report the history's new row."""
         self._progress.add_rows(state.log_history[-1:])
-        self._tell(state)
+        self._report(state)
 
-    def _tell(self, state: TrainerState) -> None:
+    def _report(self, state: TrainerState) -> None:
         history, meter = state.log_history, self._meter
-        self._progress.tell(
+        self._progress.update(
             Progress(
                 stage="train",
                 step=state.global_step,
@@ -128,7 +128,7 @@ class ProgressReportCallback(TrainerCallback):
                 learning_rate=last_value(history, "learning_rate"),
                 tokens_per_second=meter.tokens_per_second,
                 mfu=meter.mfu,
-                eta_seconds=meter.seconds_to_go(state.global_step, state.max_steps),
+                eta_seconds=meter.remaining_seconds(state.global_step, state.max_steps),
                 updated_at=datetime.now(timezone.utc),
             )
         )

@@ -1,6 +1,6 @@
-"""Checkpoints in the store: published whole or not at all, found by number, trusted only after verification.
+"""Checkpoints in the store: published atomically, found by step, verified before use.
 
-Several processes each write what they hold; one manifest, written last, makes it one checkpoint.
+Each rank writes its own files; the manifest, written last, completes the checkpoint.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from airsmith.artifacts.store import Store
 from airsmith.contracts.digests import checkpoint_key
 from airsmith.contracts.stages import toolchain_on
 from airsmith.errors import AirsmithError, ErrorKind
-from airsmith_stages.checkpoint_folders import DAMAGE, CheckpointFolders
+from airsmith_stages.checkpoint_folders import UNUSABLE, CheckpointFolders
 from airsmith_stages.stage_context import StageContext
 from airsmith_stages.training.distributed import SINGLE_PROCESS, DistributedContext
 from airsmith_stages.training.distributed_artifact import Content, add_from_all_ranks
@@ -32,10 +32,10 @@ log = logging.getLogger("airsmith")
 class Checkpoints:
     """The checkpoints of one key.
 
-    :param key: digest of what determines the weights at a step.
-    :param inputs: digests of what is trained from and on, for the manifest.
+    :param key: digest of everything that determines the weights at a step.
+    :param inputs: digests of the base model and the tokens, for the manifest.
     :param versions: versions of the software, for the manifest.
-    :param distributed: those that train together. All of them must publish and restore at the same time.
+    :param distributed: all ranks must call `publish` and `restore` together.
     """
 
     store: Store
@@ -46,35 +46,34 @@ class Checkpoints:
 
     @property
     def folders(self) -> CheckpointFolders:
-        """Where they lie, by step."""
+        """Their folders, by step."""
         return CheckpointFolders(self.store, self.key)
 
     def steps(self) -> list[int]:
-        """Steps of the checkpoints that have a manifest, in numeric order."""
+        """Steps of the checkpoints that have a manifest, in ascending order."""
         return self.folders.published()
 
     def restore_newest(self, local_dir: Path, at_most: int | None = None) -> tuple[int, Path] | None:
-        """Copy the newest checkpoint that is undamaged to the local disk; a damaged one is passed over with a warning.
+        """Download the newest undamaged checkpoint, and skip damaged ones with a warning.
 
-        :param at_most: the last step that counts: another training of this key may have gone further.
-        :returns: its step and its local folder, which the processes of a node share, or None where there is nothing to
-            go on from.
+        :param at_most: the last step to consider: another training with this key may have trained further.
+        :returns: the step and the local folder, shared by the processes of a node; None if no checkpoint is usable.
         """
         step = self.distributed.on_main_process(lambda: self._restore_undamaged(local_dir, at_most))
         return None if step is None else (step, self.restore(step, local_dir / str(step)))
 
     def restore(self, step: int, local_dir: Path) -> Path:
-        """Copy one checkpoint to the local disk, verified.
+        """Download and verify one checkpoint.
 
-        :returns: its local folder, which the processes of a node share.
+        :returns: the local folder, shared by the processes of a node.
         :raises AirsmithError: `not_found` or `verification_failed`.
         """
         return self.distributed.once_per_node(lambda: self._download(step, local_dir))
 
     def publish(self, step: int, content: Content) -> None:
-        """Publish the checkpoint of a step. One that is there already and whole is kept as it is.
+        """Publish the checkpoint of a step. An undamaged checkpoint that already exists is kept.
 
-        :param content: what this process adds to it.
+        :param content: the files of this rank.
         """
         distributed, group = self.distributed, self.distributed.upload_group
         if distributed.on_main_process(lambda: self._is_kept(step), group):
@@ -91,14 +90,14 @@ class Checkpoints:
             distributed.on_main_process(lambda: writer.publish(metrics={"step": step}).digest, group)
 
     def prune(self, until: int, keep_newest: int, keep_also: int | None) -> None:
-        """Remove what came before the newest checkpoints, complete or not.
+        """Remove the folders before the newest checkpoints, published or not.
 
-        :param until: step of the training that prunes; what another has saved that went further is not its own.
-        :param keep_also: step of the best checkpoint, where that is still needed.
+        :param until: the training's current step; checkpoints beyond it are those of another training and are kept.
+        :param keep_also: step of the best checkpoint; None if it is not needed.
         """
         until_now = [step for step in self.steps() if step <= until]
         kept = {*until_now[-keep_newest:], *([] if keep_also is None else [keep_also])}
-        for step in self.folders.begun():
+        for step in self.folders.existing():
             if step < until and step not in kept:
                 self.folders.remove(step)
 
@@ -120,20 +119,20 @@ class Checkpoints:
         if artifact is None:
             raise AirsmithError(
                 ErrorKind.NOT_FOUND,
-                f"The checkpoint of step {step}, {self.store.uri}/{self.folders.path(step)}, is gone.",
-                f"Delete {checkpoints_folder(self.key)} from the store and clear train, so that it begins anew.",
+                f"The checkpoint of step {step}, {self.store.uri}/{self.folders.path(step)}, no longer exists.",
+                f"Delete {checkpoints_folder(self.key)} from the store and clear train to start from the beginning.",
             )
         return artifact.download(local_dir)
 
     def _is_kept(self, step: int) -> bool:
-        """Whether a step has a whole checkpoint already; a damaged one is removed."""
-        whole = self._is_whole(step)
-        if whole is False:
+        """Whether a step already has an undamaged checkpoint; a damaged one is removed."""
+        undamaged = self._is_undamaged(step)
+        if undamaged is False:
             self.folders.remove(step)
-        return bool(whole)
+        return bool(undamaged)
 
-    def _is_whole(self, step: int) -> bool | None:
-        """Whether a published checkpoint is undamaged; None where there is none."""
+    def _is_undamaged(self, step: int) -> bool | None:
+        """Whether a published checkpoint is undamaged; None if it is not published."""
         try:
             artifact = self.folders.open(step)
             if artifact is None:
@@ -142,14 +141,14 @@ class Checkpoints:
                 for _ in artifact.stream(name):
                     pass
         except AirsmithError as error:
-            if error.kind in DAMAGE:
+            if error.kind in UNUSABLE:
                 return False
             raise
         return True
 
 
 def checkpoints_of(context: StageContext, distributed: DistributedContext) -> Checkpoints:
-    """The checkpoints of the training that a stage is."""
+    """The checkpoints of a stage's training."""
     spec, contract = context.spec, context.contract
     return Checkpoints(
         store=context.run.store,
@@ -162,9 +161,9 @@ def checkpoints_of(context: StageContext, distributed: DistributedContext) -> Ch
 
 @dataclass
 class CheckpointUploader:
-    """Publishes checkpoints beside the training, one at a time. An upload that failed stops the training at the next.
+    """Publishes checkpoints in a background thread, one at a time. A failed upload stops the training at the next one.
 
-    :param keep_newest: checkpoints that stay.
+    :param keep_newest: number of checkpoints to keep.
     """
 
     checkpoints: Checkpoints
@@ -180,24 +179,24 @@ class CheckpointUploader:
     def __exit__(
         self, kind: type[BaseException] | None, failure: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Let the last upload end. Its failure is raised where nothing else has failed before it."""
+        """Wait for the last upload. Its failure is raised unless the block has already failed."""
         self._thread.shutdown(wait=True)
         if failure is None:
             self.wait()
 
     def submit(self, step: int, content: Callable[[], Content], local_dir: Path, best_step: int | None) -> None:
-        """Publish a checkpoint, remove its local folder, then prune.
+        """Publish a checkpoint in the background, remove its local folder, then prune.
 
-        :param content: makes what this process adds to it, later and beside the training.
-        :param best_step: checkpoint that stays although it is not among the newest.
+        :param content: creates the files of this rank, called in the background thread.
+        :param best_step: step of a checkpoint to keep in addition to the newest; None for none.
         """
         self.wait()
         self._upload = self._thread.submit(self._publish, step, content, local_dir, best_step)
 
     def wait(self) -> None:
-        """Return when the last checkpoint is whole in the store.
+        """Wait until the last checkpoint is published.
 
-        :raises AirsmithError: what its upload failed with.
+        :raises AirsmithError: if its upload failed.
         """
         upload, self._upload = self._upload, None
         if upload is not None:

@@ -1,4 +1,4 @@
-"""A training's history as files: lines of JSON, and the loss curve as a picture."""
+"""Writes a training's history as JSON Lines and its loss curve as a picture."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ HISTORY_FILE, CURVE_FILE = "metrics.jsonl", "loss.png"
 
 
 def write_history(history: Sequence[Row], title: str, folder: Path) -> None:
-    """Write the history as lines of JSON and as a picture."""
+    """Write the history as JSON Lines and as a picture."""
     (folder / HISTORY_FILE).write_text("".join(json.dumps(row) + "\n" for row in history))
     draw_loss_curve(history, title, folder / CURVE_FILE)
 

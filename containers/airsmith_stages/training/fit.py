@@ -1,4 +1,4 @@
-"""The training itself: from the newest checkpoint, or the start, to the last step."""
+"""Runs the training from the newest checkpoint, or from the beginning, to the last step."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from airsmith_stages.stage_context import StageContext
 from airsmith_stages.training.arguments import training_arguments
 from airsmith_stages.training.checkpoints import CheckpointUploader, checkpoints_of
 from airsmith_stages.training.distributed import SINGLE_PROCESS, DistributedContext
-from airsmith_stages.training.flops import Arithmetic, count_flops_per_token
+from airsmith_stages.training.flops import TrainingFlops, count_flops_per_token
 from airsmith_stages.training.history import Row, best_step
 from airsmith_stages.training.inputs import TrainingInputs
 from airsmith_stages.training.interruption import Interruption, interruption_error
@@ -29,12 +29,12 @@ log = logging.getLogger("airsmith")
 
 @dataclass(frozen=True)
 class FitResult:
-    """What the training did.
+    """The result of a training.
 
     :param history: the rows of its metrics.
-    :param steps: optimizer steps.
-    :param tokens: tokens trained on, without padding.
-    :param seconds: time spent on the steps, by all attempts.
+    :param steps: number of optimizer steps.
+    :param tokens: number of tokens trained on, without padding.
+    :param seconds: duration of the steps, over all attempts.
     """
 
     history: Sequence[Row]
@@ -60,7 +60,7 @@ def fit(
     snapshots = (ShardedSnapshots if is_sharded else WholeSnapshots)(model.module, distributed)
     checkpoints = checkpoints_of(context, distributed)
     newest = checkpoints.restore_newest(context.scratch / "restored", at_most=context.spec.stop_at_step)
-    log.info("Training from the beginning" if newest is None else f"Going on from the checkpoint of step {newest[0]}")
+    log.info("Training from the beginning" if newest is None else f"Resuming from the checkpoint of step {newest[0]}")
     interruption = Interruption()
     with (
         ProgressWriter(
@@ -82,7 +82,7 @@ def fit(
                 snapshots=snapshots,
                 is_sharded=is_sharded,
                 stop_at_step=context.spec.stop_at_step,
-                arithmetic=_arithmetic(device, model, inputs, training),
+                training_flops=_training_flops(device, model, inputs, training),
                 peak_memory_bytes=device.peak_memory_bytes,
             ),
         )
@@ -94,14 +94,14 @@ def fit(
     history = trainer.state.log_history
     best = best_step(history, training.save_steps, steps) if training.load_best_model_at_end else None
     if best is not None and best != steps:
-        log.info("Ending with the weights of step %d, which has the lowest validation loss", best)
+        log.info("Loading the weights of step %d, which has the lowest validation loss", best)
         snapshots.load_model(checkpoints.restore(best, context.scratch / "best"))
     assert trainer.optimizer is not None
     return FitResult(history, steps, trainer.sampler.tokens_until(steps), trainer.meter.seconds(), trainer.optimizer)
 
 
-def _arithmetic(device: Device, model: TrainableModel, inputs: TrainingInputs, training: Training) -> Arithmetic:
-    return Arithmetic(
+def _training_flops(device: Device, model: TrainableModel, inputs: TrainingInputs, training: Training) -> TrainingFlops:
+    return TrainingFlops(
         count_flops_per_token(model.module, model.base, inputs.train.sample_lengths()),
         device.peak_flops_per_second(training.precision),
     )

@@ -1,4 +1,4 @@
-"""What the rows of a training's history say: the best step, the patience, the last losses."""
+"""Queries on a training's history: the best step, early stopping, the last losses."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 Row = Mapping[str, Any]
-"""`{"step", "eval_loss"}`, or `{"step", "loss", "learning_rate", "grad_norm", "epoch"}` and the clock's columns."""
+"""`{"step", "eval_loss"}`, or `{"step", "loss", "learning_rate", "grad_norm", "epoch"}` and the clock columns."""
 
 CLOCK_COLUMNS = ("tokens_per_second", "tflops_per_second", "mfu", "peak_memory_bytes")
-"""What differs from attempt to attempt: speed, that of one device in arithmetic and as a share of its peak, memory."""
+"""Columns that differ between attempts: speed, TFLOPS per device, model FLOPs utilization (MFU), memory."""
 
 
 def last_value(history: Sequence[Row], name: str) -> float | None:
@@ -23,16 +23,16 @@ def lowest_eval_loss(history: Sequence[Row]) -> float | None:
 
 
 def was_evaluated(history: Sequence[Row], step: int) -> bool:
-    """Whether the history holds a validation of this step."""
+    """Whether the history contains a validation of this step."""
     return any("eval_loss" in row and row["step"] == step for row in history)
 
 
 def best_step(history: Sequence[Row], save_steps: int, last_step: int) -> int | None:
-    """The step of the lowest validation loss among those that have a checkpoint of the plan.
+    """The step with the lowest validation loss among the steps with a scheduled checkpoint.
 
-    A checkpoint that an interruption asked for does not count: which weights are best must not depend on it.
+    Checkpoints after interruptions do not count: the best weights must not depend on interruptions.
 
-    :param last_step: the training's last step, which has a checkpoint as well.
+    :param last_step: the training's last step, which also has a checkpoint.
     """
     candidates = [
         row for row in history if "eval_loss" in row and (row["step"] % save_steps == 0 or row["step"] == last_step)
@@ -40,7 +40,7 @@ def best_step(history: Sequence[Row], save_steps: int, last_step: int) -> int | 
     return min(candidates, key=lambda row: row["eval_loss"])["step"] if candidates else None
 
 
-def is_patience_spent(history: Sequence[Row], patience: int | None) -> bool:
-    """Whether as many validations as the patience have passed since the lowest loss."""
+def is_patience_exhausted(history: Sequence[Row], patience: int | None) -> bool:
+    """Whether `patience` validations have passed since the lowest loss."""
     losses = [row["eval_loss"] for row in history if "eval_loss" in row]
     return patience is not None and bool(losses) and len(losses) - 1 - losses.index(min(losses)) >= patience

@@ -1,4 +1,4 @@
-"""What is trained on: the splits of a tokens artifact, checked against the model."""
+"""The inputs of a training: the splits of a tokens artifact, checked against the model."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from airsmith_stages.training.rows import Collator, RowDataset
 
 @dataclass(frozen=True)
 class TrainingInputs:
-    """Rows to train on, rows to validate on, and how they become batches.
+    """Rows for training and validation, and the collator that makes batches of them.
 
-    :param validation: None where the recipe does not validate while it trains.
-    :param max_length: tokens of the longest row that the recipe allows.
+    :param validation: None if the recipe has no validation during training.
+    :param packing: the recipe's packing: `isolated` if the samples of a row must not attend to each other.
     """
 
     train: RowDataset
@@ -30,7 +30,7 @@ class TrainingInputs:
 
 
 def read_inputs(tokens: Artifact, local_dir: Path, *, with_validation: bool) -> TrainingInputs:
-    """Copy a tokens artifact to the local disk, verified, and read it."""
+    """Download, verify and read a tokens artifact."""
     index = json.loads(tokens.read(INDEX_FILE))
     splits = ("train", "validation") if with_validation else ("train",)
     tokens.download(local_dir, [INDEX_FILE, *(name for split in splits for name in shard_names(index, split))])
@@ -39,10 +39,10 @@ def read_inputs(tokens: Artifact, local_dir: Path, *, with_validation: bool) -> 
     return TrainingInputs(rows["train"], rows.get("validation"), collator, index["packing"])
 
 
-def check_fit(inputs: TrainingInputs, model: PreTrainedModel) -> None:
-    """Refuse rows that the model cannot take.
+def check_compatible(inputs: TrainingInputs, model: PreTrainedModel) -> None:
+    """Check that the model supports all tokens and row lengths.
 
-    :raises AirsmithError: `bad_data` for tokens that it does not know, `bad_recipe` for rows longer than its positions.
+    :raises AirsmithError: `bad_data` for tokens outside its vocabulary, `bad_recipe` for rows that are too long.
     """
     embedding = model.get_input_embeddings().weight
     assert isinstance(embedding, torch.Tensor)
@@ -54,14 +54,14 @@ def check_fit(inputs: TrainingInputs, model: PreTrainedModel) -> None:
         if rows.largest_token() >= vocabulary:
             raise AirsmithError(
                 ErrorKind.BAD_DATA,
-                f"The {name} split has token {rows.largest_token()}, but the model embeds only {vocabulary}: its "
-                "tokenizer has tokens that its weights do not know.",
-                "Choose a revision of model.id whose tokenizer and weights belong together.",
+                f"The {name} split contains token {rows.largest_token()}, but the model has only {vocabulary} "
+                "embeddings: its tokenizer does not match its weights.",
+                "Choose a revision of model.id whose tokenizer matches its weights.",
             )
         longest = rows.longest_sample() if inputs.packing == "isolated" else int(rows.lengths.max())
         if positions is not None and longest > positions:
             raise AirsmithError(
                 ErrorKind.BAD_RECIPE,
-                f"The {name} split has a row of {longest} tokens, but the model has only {positions} positions.",
+                f"The {name} split has a row of {longest} tokens, but the model supports only {positions} positions.",
                 f"Lower dataset.max_length to {positions}.",
             )

@@ -1,4 +1,4 @@
-"""SIGTERM during training: the step is finished and a checkpoint published before the stage ends."""
+"""SIGTERM during training: the stage finishes its step and publishes a checkpoint before it exits."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ log = logging.getLogger("airsmith")
 
 
 class Interruption:
-    """Whether the process was told to stop."""
+    """Whether the process has received SIGTERM."""
 
     def __init__(self) -> None:
         self.requested = False
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Note SIGTERM instead of ending at once. Further ones change nothing, not even after the block."""
-        previous = signal.signal(signal.SIGTERM, self._note)
+        """Record SIGTERM instead of stopping immediately. Further signals are ignored, even after the block."""
+        previous = signal.signal(signal.SIGTERM, self._record)
         try:
             yield
         finally:
             signal.signal(signal.SIGTERM, signal.SIG_IGN if self.requested else previous)
 
-    def _note(self, signum: int, frame: FrameType | None) -> None:
+    def _record(self, signum: int, frame: FrameType | None) -> None:
         if not self.requested:
-            log.info("Told to stop (SIGTERM): finishing this step, then publishing a checkpoint")
+            log.info("Received SIGTERM: finishing this step, then publishing a checkpoint")
         self.requested = True
 
 
 def interruption_error(steps: int, total_steps: int) -> AirsmithError:
-    """What a training ends with that was told to stop."""
+    """The error of a training that SIGTERM has stopped."""
     return AirsmithError(
         ErrorKind.INTERRUPTED,
-        f"Training was told to stop (SIGTERM) and did so at step {steps} of {total_steps}.",
-        "Run it again: it goes on from the checkpoint of that step.",
+        f"SIGTERM stopped the training at step {steps} of {total_steps}.",
+        "Run it again: it resumes from the checkpoint of that step.",
     )

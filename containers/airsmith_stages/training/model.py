@@ -1,4 +1,4 @@
-"""The model to train: the base, and which of its parameters move."""
+"""Loads the model to train and selects its trainable parameters."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from airsmith_stages.training.loss import chunk_loss
 
 @dataclass(frozen=True)
 class TrainableModel:
-    """A model, ready to be trained.
+    """A model that is ready for training.
 
-    :param module: a `PeftModel`, or the base itself where every parameter is trained.
-    :param base: the model without what LoRA added.
-    :param base_dtypes: data type of each of the base's parameters as it was loaded.
-    :param untrained: the trained parameters' fingerprints before the first step.
+    :param module: a `PeftModel`, or the base itself if all parameters are trained.
+    :param base: the model without LoRA.
+    :param base_dtypes: data types of the base's parameters when it was loaded.
+    :param untrained: fingerprints of the trainable parameters before the first step.
     """
 
     module: nn.Module
@@ -38,46 +38,46 @@ class TrainableModel:
 
 
 def load_model(folder: Path, recipe: Recipe, device: Device) -> TrainableModel:
-    """Load a base model and add what is trained.
+    """Load a base model and prepare it for training.
 
-    What is trained is held in float32, so that the optimizer's small steps are not lost in rounding. What is frozen is
-    held in float32 as well where the recipe computes in it, else in the data type that it was loaded in.
+    Trainable parameters are kept in float32, so that small optimizer steps are not lost in rounding. Frozen parameters
+    are kept in float32 if that is the recipe's precision, else in the data type in which they were loaded.
 
-    :raises AirsmithError: `bad_recipe` where the method names modules that the model does not have.
+    :raises AirsmithError: `bad_recipe` if the method names modules that the model does not have.
     """
     disable_progress_bar()  # type: ignore[no-untyped-call]
     set_seed(recipe.training.seed)
     base = _load_base(folder, recipe, device)
     if recipe.method.name == "qlora":
-        _refuse_unquantized(base)
+        _check_quantized(base)
     dtypes = {name: parameter.dtype for name, parameter in base.named_parameters()}
     if recipe.method.name == "full" or (recipe.method.name == "lora" and recipe.training.precision == "float32"):
         base.float()  # type: ignore[no-untyped-call]
     module = base.requires_grad_(True) if recipe.method.name == "full" else add_lora(base, recipe)
     for _, parameter in trainable_parameters(module):
         parameter.data = parameter.data.float()
-    if not device.fuses_loss():  # Last: an output head that is trained or has an adapter is another module now.
+    if not device.fuses_loss():  # Last: LoRA may have replaced the output head.
         chunk_loss(base)
     return TrainableModel(module, base, dtypes, fingerprints(module))
 
 
 def trainable_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """The parameters that are trained, by name."""
+    """The trainable parameters, by name."""
     return ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
 
 
 def load_trainable(model: nn.Module, path: Path) -> None:
-    """Put back the parameters of a safetensors file.
+    """Load the trainable parameters from a safetensors file.
 
-    :raises AirsmithError: `verification_failed` where the file holds other parameters than the model trains.
+    :raises AirsmithError: `verification_failed` if the file's parameters are not the model's trainable parameters.
     """
     saved = load_file(path)
     current = dict(trainable_parameters(model))
     if {name: value.shape for name, value in saved.items()} != {name: value.shape for name, value in current.items()}:
         raise AirsmithError(
             ErrorKind.VERIFICATION_FAILED,
-            f"{path.name} holds other parameters than this recipe trains.",
-            "Delete the training's checkpoints from the store and clear train, so that it begins anew.",
+            f"The parameters in {path.name} are not those that this recipe trains.",
+            "Delete the training's checkpoints from the store and clear train to start from the beginning.",
         )
     with torch.no_grad():
         for name, parameter in current.items():
@@ -85,7 +85,7 @@ def load_trainable(model: nn.Module, path: Path) -> None:
 
 
 def fingerprints(model: nn.Module) -> dict[str, bytes]:
-    """A digest of what this process holds of each trained parameter, to tell later whether it has moved."""
+    """A digest of this rank's part of each trainable parameter, to detect changes."""
     return {
         name: hashlib.sha256(local_part(parameter).contiguous().view(torch.uint8).cpu().numpy().data).digest()
         for name, parameter in trainable_parameters(model)
@@ -93,17 +93,17 @@ def fingerprints(model: nn.Module) -> dict[str, bytes]:
 
 
 def local_part(tensor: torch.Tensor) -> torch.Tensor:
-    """What this process holds of a tensor that may be spread over several."""
+    """This rank's part of a tensor that may be sharded."""
     detached = tensor.detach()
     return detached.to_local() if isinstance(detached, DTensor) else detached
 
 
-def _refuse_unquantized(base: PreTrainedModel) -> None:
-    """A library that quantizes nothing says nothing about it."""
+def _check_quantized(base: PreTrainedModel) -> None:
+    """Check that layers are quantized: the library reports no error if it quantizes none."""
     if not any(type(module).__name__ == "Linear4bit" for module in base.modules()):
         raise AirsmithError(
             ErrorKind.VERIFICATION_FAILED,
-            "method.name is 'qlora', but not one layer of the model was quantized to 4 bits.",
+            "method.name is 'qlora', but no layer of the model was quantized to 4 bits.",
             "Use an image with bitsandbytes, or set method.name to 'lora'.",
         )
 

@@ -1,4 +1,4 @@
-"""How far the training is, for people: the run's progress file, its metrics, and a line in the log now and then."""
+"""Reports a training's progress: the run's progress file, its metrics, and a periodic log line."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ WRITE_INTERVAL_SECONDS = 1.0
 LOG_INTERVAL_SECONDS = 30.0
 TRACKING_INTERVAL_SECONDS = 15.0
 ROWS_PER_PART = 250
-"""Rows of the history that share one object. The last part is written anew as it grows."""
+"""Rows of the history per object. The last part is rewritten as it grows."""
 
 _PART_PREFIX = "train-"
 
 
 class ProgressWriter:
-    """Writes the newest state beside the training, at most once a second, so that a slow store delays no step.
+    """Writes the latest state in a background thread, at most once a second, so that a slow store delays no step.
 
-    A store that fails is told in the log and no more: the history is part of every checkpoint and of the output.
+    Failures of the store are only logged: the history is also part of every checkpoint and of the output.
     """
 
     def __init__(self, run: Run, trackers: Sequence[Tracker] = ()) -> None:
@@ -41,7 +41,7 @@ class ProgressWriter:
         self._rows: list[Row] = []
         self._written_rows = 0
         self._logged_at = time.monotonic()
-        self._news = threading.Event()
+        self._changed = threading.Event()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._write_until_closed, name="progress", daemon=True)
 
@@ -52,40 +52,40 @@ class ProgressWriter:
     def __exit__(
         self, kind: type[BaseException] | None, failure: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Write what is not written yet."""
+        """Write the remaining state."""
         self._closed.set()
-        self._news.set()
+        self._changed.set()
         self._thread.join()
         for tracker in self._trackers:
-            self._guarded(lambda tracker=tracker: tracker.end(failure))  # type: ignore[misc]
+            self._log_failure_of(lambda tracker=tracker: tracker.end(failure))  # type: ignore[misc]
 
     def begin(self, history: Sequence[Row]) -> None:
-        """Start from a checkpoint's history; what an earlier attempt wrote beyond it is removed."""
-        self._guarded(lambda: self._remove_parts_beyond(len(history)))
+        """Start from a checkpoint's history, and remove what an earlier attempt has written beyond it."""
+        self._log_failure_of(lambda: self._remove_parts_beyond(len(history)))
         self.add_rows(history)
 
     def add_rows(self, rows: Sequence[Row]) -> None:
-        """Add to the history."""
+        """Append to the history."""
         with self._lock:
             self._rows.extend(rows)
-        self._news.set()
+        self._changed.set()
 
-    def tell(self, progress: Progress) -> None:
-        """Set the state that is written next."""
+    def update(self, progress: Progress) -> None:
+        """Set the state to write next."""
         with self._lock:
             self._progress = progress
-        self._news.set()
+        self._changed.set()
         if time.monotonic() - self._logged_at >= LOG_INTERVAL_SECONDS:
             self._logged_at = time.monotonic()
             log.info(describe(progress))
 
     def _write_until_closed(self) -> None:
         while not self._closed.is_set():
-            self._news.wait()
-            self._news.clear()
-            self._guarded(self._write)
+            self._changed.wait()
+            self._changed.clear()
+            self._log_failure_of(self._write)
             self._closed.wait(WRITE_INTERVAL_SECONDS)
-        self._guarded(self._write)
+        self._log_failure_of(self._write)
 
     def _write(self) -> None:
         with self._lock:
@@ -99,7 +99,7 @@ class ProgressWriter:
         if rows and is_due:
             self._tracked_at = time.monotonic()
             for tracker in self._trackers:
-                self._guarded(lambda tracker=tracker: tracker.write(rows))  # type: ignore[misc]
+                self._log_failure_of(lambda tracker=tracker: tracker.write(rows))  # type: ignore[misc]
 
     def _remove_parts_beyond(self, rows: int) -> None:
         overwritten = {_part_name(part) for part in range(-(-rows // ROWS_PER_PART))}
@@ -107,7 +107,7 @@ class ProgressWriter:
             if part.startswith(_PART_PREFIX) and part not in overwritten:
                 self._run.remove_metrics(part)
 
-    def _guarded(self, write: Callable[[], None]) -> None:
+    def _log_failure_of(self, write: Callable[[], None]) -> None:
         try:
             write()
         except AirsmithError as error:
@@ -127,7 +127,7 @@ def describe(progress: Progress) -> str:
     if progress.mfu is not None:
         parts.append(f"MFU {progress.mfu:.0%}")
     if progress.eta_seconds is not None:
-        parts.append(f"{timedelta(seconds=round(progress.eta_seconds))} to go")
+        parts.append(f"{timedelta(seconds=round(progress.eta_seconds))} remaining")
     return ", ".join(parts)
 
 

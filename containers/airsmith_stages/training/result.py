@@ -1,4 +1,4 @@
-"""What training leaves: verified weights, written as an adapter or as a whole model, with their history."""
+"""The output of a training: verified weights, as an adapter or a whole model, with their history."""
 
 from __future__ import annotations
 
@@ -33,42 +33,42 @@ SHARD_SIZE = "5GB"
 
 
 def check_trained(model: TrainableModel, optimizer: torch.optim.Optimizer) -> None:
-    """Refuse weights that are broken, or that training has left as they were.
+    """Check that all weights are finite and that training has changed them.
 
-    A parameter that no gradient ever reached (an expert that no token was routed to, a tower that the data does not
-    use) is named in the log only, as long as others have moved.
+    A parameter without a gradient in any step (an expert that no token was routed to, a tower that the data does not
+    use) is only logged if other parameters have changed.
 
-    :raises AirsmithError: `non_finite_loss` or `verification_failed`, naming the parameter.
+    :raises AirsmithError: `non_finite_loss` or `verification_failed`, with the parameter's name.
     """
     parameters = dict(trainable_parameters(model.module))
     for name, parameter in parameters.items():
         if not torch.isfinite(local_part(parameter)).all():
             raise AirsmithError(
                 ErrorKind.NON_FINITE_LOSS,
-                f"After training, {name} holds values that are not finite.",
-                "Lower training.learning_rate, and start a new run.",
+                f"After training, {name} contains values that are not finite.",
+                "Lower training.learning_rate and start a new run.",
             )
     trained = fingerprints(model.module)
-    unmoved = [name for name, fingerprint in model.untrained.items() if trained[name] == fingerprint]
-    stuck = [name for name in unmoved if _had_gradient(optimizer, parameters[name])]
-    if stuck or len(unmoved) == len(parameters):
+    unchanged = [name for name, fingerprint in model.untrained.items() if trained[name] == fingerprint]
+    stuck = [name for name in unchanged if _had_gradient(optimizer, parameters[name])]
+    if stuck or len(unchanged) == len(parameters):
         raise AirsmithError(
             ErrorKind.VERIFICATION_FAILED,
-            f"Training has left {len(unmoved)} of {len(parameters)} trained tensors as they were, such as "
-            f"{(stuck or unmoved)[0]}.",
-            "Raise training.max_steps or training.learning_rate, or lower training.warmup_ratio: in the first step of "
-            "a warm-up the learning rate is 0.",
+            f"Training did not change {len(unchanged)} of {len(parameters)} trained tensors, such as "
+            f"{(stuck or unchanged)[0]}.",
+            "Raise training.max_steps or training.learning_rate, or lower training.warmup_ratio: the learning rate of "
+            "the first warm-up step is 0.",
         )
-    if unmoved:
+    if unchanged:
         log.warning(
-            "No gradient ever reached %d of %d trained tensors: %s", len(unmoved), len(parameters), unmoved[:10]
+            "%d of %d trained tensors never received a gradient: %s", len(unchanged), len(parameters), unchanged[:10]
         )
 
 
 def publish(
     context: StageContext, model: TrainableModel, trained: FitResult, distributed: DistributedContext
 ) -> Output:
-    """Publish what was trained, with its history; each process adds what it holds."""
+    """Publish the result and its history; each rank adds its files."""
     recipe, pointers = context.spec.recipe, context.pointers
     folder = context.scratch / "output"
     folder.mkdir()
@@ -98,14 +98,14 @@ def publish(
 
 
 def write_adapter(model: TrainableModel, folder: Path) -> None:
-    """Write a LoRA adapter in peft's format. Its config names the recipe's model, not where it lay on this disk."""
+    """Write a LoRA adapter in peft's format. Its config names the recipe's model, not the local folder."""
     module = model.module
     assert isinstance(module, PeftModel)
     state = get_peft_model_state_dict(module, save_embedding_layers=False)
     tensors = {name: tensor.detach().contiguous().clone() for name, tensor in state.items()}
     save_file(tensors, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
     config = module.peft_config[module.active_adapter].to_dict() | {"inference_mode": True}
-    # Sets have no order: without one, two processes would write two files.
+    # Sets are not ordered, and processes must write identical files.
     ordered = {key: sorted(value) if isinstance(value, (set, frozenset)) else value for key, value in config.items()}
     (folder / ADAPTER_CONFIG).write_text(json.dumps(ordered, indent=2, sort_keys=True, default=str) + "\n")
 
@@ -122,7 +122,7 @@ def write_model(model: TrainableModel, folder: Path) -> None:
 
 
 def write_shards(model: TrainableModel, folder: Path, distributed: DistributedContext) -> None:
-    """Write what this process holds of a model, in the base's data types: one file of `HuggingFaceStorageWriter`."""
+    """Write this rank's part of a model, in the base's data types, as one file of `HuggingFaceStorageWriter`."""
     tied = model.base.all_tied_weights_keys
     tensors = {
         name: tensor.to(model.base_dtypes.get(name, tensor.dtype))
@@ -137,7 +137,7 @@ def write_shards(model: TrainableModel, folder: Path, distributed: DistributedCo
 
 
 def _metrics(trained: FitResult) -> dict[str, float | int | None]:
-    """For the manifest: `train_loss` is the mean since the last row but one, `eval_loss` the lowest."""
+    """Metrics of the manifest: `train_loss` is the mean since the second-last row, `eval_loss` the lowest."""
     return {
         "train_loss": last_value(trained.history, "loss"),
         "eval_loss": lowest_eval_loss(trained.history),

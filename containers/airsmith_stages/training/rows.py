@@ -1,4 +1,4 @@
-"""Rows of tokens and the batches that a model takes: padding counts neither for the loss nor for attention."""
+"""Rows of tokens and batches of them: padding is excluded from the loss and from attention."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from torch.utils.data import Dataset
 from airsmith_stages.data.token_shards import TokenRows
 
 IGNORED_LABEL = -100
-"""The label that torch's cross-entropy leaves out."""
+"""The label that torch's cross-entropy ignores."""
 
 
 class Row(NamedTuple):
-    """One row: tokens, which of them are labels, and where its samples begin."""
+    """One row: tokens, a mask of the tokens that are labels, and the start of each sample."""
 
     tokens: NDArray[np.uint32]
     loss_mask: NDArray[np.uint8]
@@ -26,7 +26,7 @@ class Row(NamedTuple):
 
 
 class RowDataset(Dataset[Row]):
-    """A split's rows, one by one.
+    """The rows of a split.
 
     :ivar lengths: tokens per row.
     """
@@ -54,25 +54,25 @@ class RowDataset(Dataset[Row]):
         return np.diff(self._rows.sample_offsets)
 
     def largest_token(self) -> int:
-        """The highest token id."""
+        """The largest token id."""
         return int(self._rows.tokens.max())
 
 
 @dataclass(frozen=True)
 class Collator:
-    """Makes a batch of rows, padded on the right to the longest.
+    """Collates rows into a batch, padded on the right to the longest row.
 
-    :param pad_token_id: what fills a row up; any token does.
-    :param isolate_samples: whether the samples of a row must not see each other.
+    :param pad_token_id: token for padding; any token works.
+    :param isolate_samples: whether the samples of a row must not attend to each other.
     """
 
     pad_token_id: int
     isolate_samples: bool
 
     def __call__(self, rows: list[Row]) -> dict[str, torch.Tensor]:
-        """The model's inputs: tokens, labels, and either an attention mask or positions that restart.
+        """The model's inputs: tokens, labels, and an attention mask or positions that restart.
 
-        No rows make a batch as well, of padding alone: one of several processes may have nothing to do in a step.
+        An empty list yields a batch of padding only: a rank may have no rows in a step.
         """
         rows = rows or [Row(np.array([self.pad_token_id], np.uint32), np.zeros(1, np.uint8), np.zeros(1, np.int64))]
         shape = (len(rows), max(len(row.tokens) for row in rows))
@@ -81,10 +81,10 @@ class Collator:
         for index, row in enumerate(rows):
             size = len(row.tokens)
             input_ids[index, :size] = row.tokens
-            learnt = np.flatnonzero(row.loss_mask)
-            labels[index, learnt] = row.tokens[learnt]
+            labeled = np.flatnonzero(row.loss_mask)
+            labels[index, labeled] = row.tokens[labeled]
             if self.isolate_samples:
-                # The token before a sample's first one belongs to another sample.
+                # The token before a sample's first token belongs to another sample.
                 labels[index, row.sample_starts] = IGNORED_LABEL
         batch = {"input_ids": torch.from_numpy(input_ids), "labels": torch.from_numpy(labels)}
         if self.isolate_samples:
@@ -95,10 +95,10 @@ class Collator:
 
 
 def _restarting_positions(rows: list[Row], shape: tuple[int, int]) -> torch.Tensor:
-    """Positions that begin at 0 with every sample; the padding counts as one more.
+    """Positions that restart at 0 with every sample; the padding counts as a sample.
 
-    transformers tells samples of one row apart by such positions, and by them only where no attention mask and no cache
-    is given (`transformers.masking_utils.find_packed_sequence_indices`).
+    transformers separates the samples of a row by these positions, but only without an attention mask and without a
+    cache (`transformers.masking_utils.find_packed_sequence_indices`).
     """
     positions = np.empty(shape, dtype=np.int64)
     for index, row in enumerate(rows):

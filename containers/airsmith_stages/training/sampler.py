@@ -1,4 +1,4 @@
-"""Which rows form which batch: one order per seed, however a step's rows are spread over batches and devices."""
+"""Samples batches in an order that depends only on the seed, not on the number of batches per step or of ranks."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from torch.utils.data import Sampler
 
 
 class SeededBatchSampler(Sampler[list[int]]):
-    """The micro-batches of one epoch, as one of several processes takes them.
+    """Samples one rank's micro-batches of one epoch.
 
-    Every epoch is a new permutation of all rows, cut into optimizer steps. Within a step the rows are sorted by length,
-    so that a micro-batch holds rows of like length: less padding, and the step's gradient stays the same sum. The
-    processes take turns at the step's micro-batches, so that those they work on at the same time are of like length.
-    Each takes as many: in an epoch's last step some may be empty.
+    Every epoch is a new permutation of all rows, split into optimizer steps. Within a step, rows are sorted by length,
+    so that a micro-batch contains rows of similar length: this reduces padding and does not change the step's gradient,
+    which is a sum. The micro-batches of a step are distributed round-robin, so that all ranks compute batches of
+    similar length at the same time. All ranks get the same number of batches, of which some may be empty in an epoch's
+    last step.
 
     :param lengths: tokens per row.
-    :param rows_per_step: rows of an optimizer step, over all processes; an epoch's last step takes what is left.
-    :param rows_per_batch: most rows of a micro-batch.
-    :param rank: this process's among `world_size`.
+    :param rows_per_step: rows of an optimizer step, over all ranks; an epoch's last step may have fewer.
+    :param rows_per_batch: maximum number of rows of a micro-batch.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class SeededBatchSampler(Sampler[list[int]]):
         return -(-len(self.lengths) // self.rows_per_step)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that is iterated next."""
+        """Set the epoch of the next iteration."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -66,13 +66,13 @@ class SeededBatchSampler(Sampler[list[int]]):
         return whole_steps * -(-self.rows_per_step // rows_per_round) + -(-rest // rows_per_round)
 
     def tokens_until(self, step: int) -> int:
-        """Tokens, without padding, in the first steps of the whole training."""
+        """Number of tokens, without padding, in the first steps of the training."""
         epochs, steps = divmod(step, self.steps_per_epoch)
         tokens = epochs * int(self.lengths.sum())
         return tokens + int(self._tokens_after_steps(epochs)[steps - 1]) if steps else tokens
 
     def epochs_until(self, step: int) -> float:
-        """Passes over the rows, whole and begun, in the first steps of the whole training."""
+        """Number of epochs, with fraction, in the first steps of the training."""
         epochs, steps = divmod(step, self.steps_per_epoch)
         return epochs + steps * self.rows_per_step / len(self.lengths)
 
@@ -85,13 +85,13 @@ class SeededBatchSampler(Sampler[list[int]]):
 
 
 def permutation(rows: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """The order of all rows in an epoch."""
+    """The permutation of all rows in an epoch."""
     generator = torch.Generator().manual_seed(mixed_seed(seed, epoch))
     return torch.randperm(rows, generator=generator).numpy()
 
 
 def mixed_seed(seed: int, number: int) -> int:
-    """A seed of its own for a number: torch's generator takes 32 bits of a seed, so both are mixed into them."""
+    """Derive a seed from a seed and a number. torch's generator uses only 32 bits of a seed, so both are hashed."""
     return int.from_bytes(hashlib.sha256(f"{seed}:{number}".encode()).digest()[:4], "big")
 
 

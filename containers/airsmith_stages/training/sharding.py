@@ -1,4 +1,4 @@
-"""Full-parameter training on several devices: each holds a part of every parameter (FSDP2)."""
+"""Full fine-tuning on several devices: every parameter is sharded over all ranks (FSDP2)."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from airsmith_stages.training.model import TrainableModel, fingerprints
 
 
 def shard(model: TrainableModel, precision: str) -> TrainableModel:
-    """Spread a model's parameters over all processes, block by block. Each must hold the same model.
+    """Shard a model's parameters over all ranks, block by block. All ranks must have loaded the same model.
 
-    :param precision: data type of the forward and backward pass; gradients are summed in float32.
-    :raises AirsmithError: `bad_recipe` for a model whose files hold other tensors than it computes with.
+    :param precision: data type of the forward and backward pass; gradients are reduced in float32.
+    :raises AirsmithError: `bad_recipe` for a model whose tensors differ from those in its files.
     """
-    _refuse_converted(model.base)
+    _check_not_converted(model.base)
     dtype = None if precision == "float32" else getattr(torch, precision)
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=None if dtype is None else torch.float32)
     blocks = set(model.base._no_split_modules or ())
@@ -30,13 +30,13 @@ def shard(model: TrainableModel, precision: str) -> TrainableModel:
     return replace(model, untrained=fingerprints(model.module))
 
 
-def _refuse_converted(base: PreTrainedModel) -> None:
-    """transformers fuses the experts of some families while it loads them, and can part whole ones again only."""
+def _check_not_converted(base: PreTrainedModel) -> None:
+    """Check that loading did not convert tensors: of fused experts, transformers cannot convert shards back."""
     conversions = getattr(base, "_weight_conversions", None) or ()
     if any(isinstance(conversion, WeightConverter) for conversion in conversions):
         raise AirsmithError(
             ErrorKind.BAD_RECIPE,
-            f"method.name is 'full' on several devices, but the files of a {base.config.model_type} model hold its "
-            "tensors in another form than it computes with, and parts of them cannot be turned back.",
+            f"method.name 'full' on several devices does not support {base.config.model_type} models: transformers "
+            "converts their tensors when it loads them, and cannot convert shards back.",
             "Set method.name to 'lora', or backend.devices and backend.nodes to 1.",
         )

@@ -1,4 +1,4 @@
-"""What a checkpoint holds of model and optimizer: a copy in memory first, so that the training can go on at once."""
+"""Snapshots of model and optimizer for checkpoints, copied to memory first so that training can continue."""
 
 from __future__ import annotations
 
@@ -24,37 +24,37 @@ from airsmith_stages.training.distributed_artifact import Content
 from airsmith_stages.training.model import load_trainable, trainable_parameters
 
 TRAINABLE = "trainable.safetensors"
-"""A checkpoint's file of the parameters that are trained, where every process holds all of them."""
+"""A checkpoint's file of trainable parameters that are not sharded."""
 SHARDS = "shards"
-"""A checkpoint's folder of safetensors files, one of each process, where each holds a part of every parameter."""
+"""A checkpoint's folder of sharded parameters: one safetensors file per rank."""
 
 
 class Snapshots(Protocol):
-    """How model and optimizer go into a checkpoint and come back."""
+    """Saves the state of model and optimizer in a checkpoint and restores it."""
 
     def take(self, optimizer: torch.optim.Optimizer, local_dir: Path) -> Callable[[], Content]:
         """Copy the state to memory.
 
-        :param local_dir: where files may be written until they are uploaded.
-        :returns: what makes this process's files of the copy, whenever it is called.
+        :param local_dir: folder for temporary files until they are uploaded.
+        :returns: a function that creates this rank's files from the copy.
         """
 
     def load_model(self, folder: Path) -> None:
-        """Put a checkpoint's parameters back."""
+        """Load a checkpoint's parameters."""
 
     def load_optimizer(self, folder: Path, optimizer: torch.optim.Optimizer) -> None:
-        """Put a checkpoint's state of the optimizer back."""
+        """Load a checkpoint's optimizer state."""
 
 
 class WholeSnapshots:
-    """Every process holds the whole of what is trained: the leader writes it."""
+    """Snapshots of parameters that every rank holds completely: the main process writes them."""
 
     def __init__(self, model: nn.Module, distributed: DistributedContext) -> None:
         self._model = model
         self._distributed = distributed
 
     def take(self, optimizer: torch.optim.Optimizer, local_dir: Path) -> Callable[[], Content]:
-        """Copy the state to memory, as the files that it becomes."""
+        """Copy the state to memory as the contents of its files."""
         if not self._distributed.is_main_process:
             return dict
         parameters = {name: parameter.detach().contiguous() for name, parameter in trainable_parameters(self._model)}
@@ -64,24 +64,24 @@ class WholeSnapshots:
         return lambda: files
 
     def load_model(self, folder: Path) -> None:
-        """Put a checkpoint's parameters back."""
+        """Load a checkpoint's parameters."""
         load_trainable(self._model, folder / TRAINABLE)
 
     def load_optimizer(self, folder: Path, optimizer: torch.optim.Optimizer) -> None:
-        """Put a checkpoint's state of the optimizer back."""
+        """Load a checkpoint's optimizer state."""
         state = torch.load(folder / OPTIMIZER_NAME, map_location="cpu", weights_only=True)
         optimizer.load_state_dict(state)
 
 
 class ShardedSnapshots:
-    """Each process holds a part of every parameter and writes it, so that any number of processes can read them."""
+    """Snapshots of sharded parameters: each rank writes its shards, and any number of ranks can read them."""
 
     def __init__(self, model: nn.Module, distributed: DistributedContext) -> None:
         self._model = model
         self._distributed = distributed
 
     def take(self, optimizer: torch.optim.Optimizer, local_dir: Path) -> Callable[[], Content]:
-        """Copy the state to memory; files are written of it beside the training."""
+        """Copy the state to memory; its files are written in the background."""
         folder = local_dir / SHARDS
         written = dcp.async_save(
             {**self._parameters(), **_named(get_optimizer_state_dict(self._model, optimizer))},
@@ -92,17 +92,19 @@ class ShardedSnapshots:
 
         def files() -> Content:
             written.result()
-            mine = f"shard-{self._distributed.rank + 1:05d}-"
-            return {f"{SHARDS}/{path.name}": path for path in sorted(folder.iterdir()) if path.name.startswith(mine)}
+            own_prefix = f"shard-{self._distributed.rank + 1:05d}-"
+            return {
+                f"{SHARDS}/{path.name}": path for path in sorted(folder.iterdir()) if path.name.startswith(own_prefix)
+            }
 
         return files
 
     def load_model(self, folder: Path) -> None:
-        """Put a checkpoint's parameters back, whatever the number of processes was."""
+        """Load a checkpoint's parameters, saved with any number of ranks."""
         self._load(folder, self._parameters())
 
     def load_optimizer(self, folder: Path, optimizer: torch.optim.Optimizer) -> None:
-        """Put a checkpoint's state of the optimizer back, whatever the number of processes was."""
+        """Load a checkpoint's optimizer state, saved with any number of ranks."""
         state = get_optimizer_state_dict(self._model, optimizer)
         self._load(folder, _named(state))
         set_optimizer_state_dict(self._model, optimizer, state)
@@ -121,7 +123,7 @@ class ShardedSnapshots:
 
 
 def _named(optimizer_state: Mapping[str, Any]) -> dict[str, Any]:
-    """The tensors of an optimizer's state by name, as they are and not as copies."""
+    """The tensors of an optimizer's state by name, not copied."""
     return {
         f"optimizer.{parameter}.{moment}": tensor
         for parameter, moments in optimizer_state["state"].items()

@@ -1,4 +1,4 @@
-"""The training's history where people's own tools look for it: a TensorBoard file in the run's folder, and MLflow."""
+"""Experiment tracking: a TensorBoard file in the run's folder, and MLflow."""
 
 from __future__ import annotations
 
@@ -16,31 +16,32 @@ from airsmith.recipe.dotted_keys import flatten
 from airsmith_stages.training.history import Row
 
 EVENTS_FILE = "tensorboard/events.out.tfevents.0.airsmith"
-"""`tensorboard --logdir` of a run's folder, or of the folder of many, finds it by the word tfevents."""
+"""`tensorboard --logdir` finds it by the word tfevents, for one run's folder or a folder of several."""
 MLFLOW_URI = "MLFLOW_TRACKING_URI"
 RUN_TAG = "airsmith.run"
-"""By which a training that goes on finds its run in MLflow again."""
+"""Tag by which a resumed training finds its MLflow run."""
 
-_LONGEST_PARAMETER = 500
-_PARAMETERS_AT_ONCE = 100
-_SHOWN_GROUPS = ("model", "dataset", "method", "training", "backend")
+_MAX_PARAMETER_LENGTH = 500
+_MAX_PARAMETERS_PER_BATCH = 100
+_LOGGED_GROUPS = ("model", "dataset", "method", "training", "backend")
 
 
 class Tracker(Protocol):
-    """Somewhere else that the history goes to."""
+    """A tracking backend that receives the history."""
 
     def write(self, rows: Sequence[Row]) -> None:
-        """Write what is new of the whole history.
+        """Write the new rows of the history.
 
-        :raises AirsmithError: which is told in the log and harms nothing.
+        :param rows: the whole history.
+        :raises AirsmithError: on failure; it is logged, and the training continues.
         """
 
     def end(self, failure: BaseException | None) -> None:
-        """Say how the attempt ended."""
+        """Record the result of the attempt."""
 
 
 def trackers(run: Run, spec: RunSpec) -> list[Tracker]:
-    """TensorBoard always, MLflow where a server is named."""
+    """TensorBoard, and MLflow if a server is configured."""
     found: list[Tracker] = [TensorBoardFile(run)]
     if os.environ.get(MLFLOW_URI):
         found.append(MlflowRun(run, spec))
@@ -48,34 +49,34 @@ def trackers(run: Run, spec: RunSpec) -> list[Tracker]:
 
 
 class TensorBoardFile:
-    """One event file of the whole history, written anew as it grows: objects cannot be appended to."""
+    """One event file with the whole history, rewritten as it grows: objects do not support appending."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
-        self._seen_at: list[float] = []
+        self._first_write_at: list[float] = []
 
     def write(self, rows: Sequence[Row]) -> None:
-        """Write all rows, each with the time at which it was first seen here."""
+        """Write all rows, each with the time of its first write in this process."""
         from tensorboardX import SummaryWriter
 
-        self._seen_at += [time.time()] * (len(rows) - len(self._seen_at))
+        self._first_write_at += [time.time()] * (len(rows) - len(self._first_write_at))
         with tempfile.TemporaryDirectory() as folder:
             with SummaryWriter(folder) as writer:
-                for row, seen_at in zip(rows, self._seen_at, strict=True):
+                for row, written_at in zip(rows, self._first_write_at, strict=True):
                     for name, value in _numbers(row).items():
-                        writer.add_scalar(f"train/{name}", value, row["step"], seen_at)
+                        writer.add_scalar(f"train/{name}", value, row["step"], written_at)
             (file,) = Path(folder).iterdir()
             self._run.write(EVENTS_FILE, file.read_bytes())
 
     def end(self, failure: BaseException | None) -> None:
-        """Nothing: the file says it."""
+        """No-op: the file does not record a result."""
 
 
 class MlflowRun:
-    """A run of an MLflow server: the recipe as parameters, the history as metrics. A later attempt goes on with it."""
+    """An MLflow run: the recipe as parameters, the history as metrics. Later attempts continue the same run."""
 
     def __init__(self, run: Run, spec: RunSpec) -> None:
-        # A server that does not answer must not hold the training's end up: the library's own defaults are minutes.
+        # An unreachable server must not delay the end of the training: the library's defaults are minutes.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
         self._run = run
@@ -84,16 +85,16 @@ class MlflowRun:
         self._last_step = 0
 
     def write(self, rows: Sequence[Row]) -> None:
-        """Log the rows that the server does not have.
+        """Log the rows that the server does not have yet.
 
-        :raises AirsmithError: `not_found` where the server does not take them.
+        :raises AirsmithError: `not_found` if the server does not accept them.
         """
         from mlflow.entities import Metric
         from mlflow.tracking import MlflowClient
 
         try:
             client = MlflowClient()
-            self._id = self._id or self._begin(client)
+            self._id = self._id or self._open(client)
             now = int(time.time() * 1000)
             metrics = [
                 Metric(name, value, now, row["step"])
@@ -101,14 +102,14 @@ class MlflowRun:
                 if row["step"] > self._last_step
                 for name, value in _numbers(row).items()
             ]
-            for begin in range(0, len(metrics), 1000):  # as many as the server takes at once
+            for begin in range(0, len(metrics), 1000):  # the server's limit per call
                 client.log_batch(self._id, metrics=metrics[begin : begin + 1000])
-        except Exception as refused:  # whatever it is, it is no failure of the training
-            raise self._unheard(refused) from refused
+        except Exception as failure:  # a failure of the server must not fail the training
+            raise self._error(failure) from failure
         self._last_step = max((row["step"] for row in rows), default=self._last_step)
 
     def end(self, failure: BaseException | None) -> None:
-        """Close the server's run."""
+        """Close the MLflow run."""
         from mlflow.tracking import MlflowClient
 
         was_stopped = isinstance(failure, AirsmithError) and failure.kind is ErrorKind.INTERRUPTED
@@ -116,10 +117,10 @@ class MlflowRun:
         try:
             if self._id:
                 MlflowClient().set_terminated(self._id, status)
-        except Exception as refused:  # whatever it is, it is no failure of the training
-            raise self._unheard(refused) from refused
+        except Exception as failure:  # a failure of the server must not fail the training
+            raise self._error(failure) from failure
 
-    def _begin(self, client: Any) -> str:
+    def _open(self, client: Any) -> str:
         experiment = client.get_experiment_by_name(self._spec.recipe.name)
         experiment_id = experiment.experiment_id if experiment else client.create_experiment(self._spec.recipe.name)
         found = client.search_runs([experiment_id], f"tags.`{RUN_TAG}` = '{self._run.uri}'", max_results=1)
@@ -132,22 +133,22 @@ class MlflowRun:
         name = "/".join(part for part in (self._run.name, self._run.trial_name) if part)
         identity = str(client.create_run(experiment_id, tags={RUN_TAG: self._run.uri}, run_name=name).info.run_id)
         parameters = self._parameters()
-        for begin in range(0, len(parameters), _PARAMETERS_AT_ONCE):
-            client.log_batch(identity, params=parameters[begin : begin + _PARAMETERS_AT_ONCE])
+        for begin in range(0, len(parameters), _MAX_PARAMETERS_PER_BATCH):
+            client.log_batch(identity, params=parameters[begin : begin + _MAX_PARAMETERS_PER_BATCH])
         return identity
 
     def _parameters(self) -> list[Any]:
         from mlflow.entities import Param
 
-        content = self._spec.recipe.model_dump(mode="json", include=set(_SHOWN_GROUPS))
-        return [Param(key, str(value)[:_LONGEST_PARAMETER]) for key, value in flatten(content).items()]
+        content = self._spec.recipe.model_dump(mode="json", include=set(_LOGGED_GROUPS))
+        return [Param(key, str(value)[:_MAX_PARAMETER_LENGTH]) for key, value in flatten(content).items()]
 
-    def _unheard(self, refused: Exception) -> AirsmithError:
-        said = str(refused).splitlines()[0][:300]
+    def _error(self, failure: Exception) -> AirsmithError:
+        reason = str(failure).splitlines()[0][:300]
         return AirsmithError(
             ErrorKind.NOT_FOUND,
-            f"MLflow does not take the training's metrics: {said}",
-            f"Check {MLFLOW_URI}; the training goes on without it.",
+            f"MLflow does not accept the training's metrics: {reason}",
+            f"Check {MLFLOW_URI}; the training continues without MLflow.",
         )
 
 

@@ -1,4 +1,4 @@
-"""transformers' Trainer with checkpoints in the store, exact resume and a loss that is checked at every step."""
+"""transformers' Trainer with checkpoints in the store, exact resume and a check of the loss in every step."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from airsmith_stages.training.callbacks import MeterCallback, ProgressReportCall
 from airsmith_stages.training.checkpoints import CheckpointUploader
 from airsmith_stages.training.distributed import DistributedContext
 from airsmith_stages.training.distributed_artifact import Content
-from airsmith_stages.training.flops import Arithmetic
+from airsmith_stages.training.flops import TrainingFlops
 from airsmith_stages.training.history import best_step, was_evaluated
 from airsmith_stages.training.inputs import TrainingInputs
 from airsmith_stages.training.interruption import Interruption
@@ -39,10 +39,10 @@ _METER_STATE = "meter.json"
 
 @dataclass(frozen=True)
 class TrainerContext:
-    """What a trainer works with besides model, data and recipe.
+    """The context of a trainer, in addition to model, data and recipe.
 
-    :param is_sharded: whether each process holds a part of every parameter, and not the whole of it.
-    :param stop_at_step: where the training pauses; at its end when None.
+    :param is_sharded: whether the parameters are sharded over all ranks.
+    :param stop_at_step: step at which the training pauses; None for no pause.
     """
 
     uploader: CheckpointUploader
@@ -52,15 +52,15 @@ class TrainerContext:
     snapshots: Snapshots
     is_sharded: bool
     stop_at_step: int | None
-    arithmetic: Arithmetic
+    training_flops: TrainingFlops
     peak_memory_bytes: Callable[[], int]
 
 
 class ResumableTrainer(Trainer):
-    """A Trainer that can be killed at any moment and goes on as if nothing had happened.
+    """A Trainer that can be killed at any time and resumes without changing the result.
 
-    Its methods that begin with an underscore and that a Trainer has too are not public there: the tests of the stage
-    hold each of them, and the stage's digest counts transformers' version.
+    It overrides private methods of Trainer: the stage's tests cover each of them, and the stage's digest includes
+    transformers' version.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class ResumableTrainer(Trainer):
         self.sampler = SeededBatchSampler(
             inputs.train.lengths, rows_per_step, batch_size, args.seed, distributed.rank, distributed.world_size
         )
-        self.meter = Meter(self.sampler, context.arithmetic, context.peak_memory_bytes)
+        self.meter = Meter(self.sampler, context.training_flops, context.peak_memory_bytes)
         super().__init__(
             model,
             args,
@@ -99,22 +99,22 @@ class ResumableTrainer(Trainer):
                 *([ProgressReportCallback(context.progress, self.meter)] if distributed.is_main_process else []),
             ],
         )
-        # A model that is spread already: accelerate need neither copy nor spread it, see `_prepare_for_training`.
+        # The model is already sharded: accelerate must neither wrap nor shard it, see `_prepare_for_training`.
         self.is_distributed_loading_by_transformers = context.is_sharded and distributed.world_size > 1
         self.remove_callback(PrinterCallback)
 
     def resume(self, checkpoint: Path | None) -> None:
-        """Train to the end, from a checkpoint's local copy where there is one."""
+        """Train to the last step, from the local copy of a checkpoint if given."""
         if checkpoint is None:
             self.train()
             return
         state = json.loads((checkpoint / TRAINER_STATE_NAME).read_text())
-        # Whoever was told to stop before a validation was over has left it to us.
+        # An attempt that SIGTERM stopped before its validation leaves the validation to this one.
         self.args.eval_on_start = self._is_evaluation_due(state)
         self.train(resume_from_checkpoint=str(checkpoint))
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """Batches in the order of the seed."""
+        """Batches in the order determined by the seed."""
         return _EpochLoader(self.inputs.train, batch_sampler=self.sampler, collate_fn=self.inputs.collator)
 
     def training_step(
@@ -125,11 +125,11 @@ class ResumableTrainer(Trainer):
         :raises AirsmithError: `non_finite_loss`.
         """
         loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
-        self.meter.add_loss(_finite("training loss", loss.item(), self.state.global_step + 1))
+        self.meter.add_loss(_check_finite("training loss", loss.item(), self.state.global_step + 1))
         return loss
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Mean loss per label of the validation split. When told to stop meanwhile, it is left to whoever resumes.
+        """Mean loss per label of the validation split. After SIGTERM, the next attempt validates.
 
         :raises AirsmithError: `non_finite_loss`.
         """
@@ -145,13 +145,13 @@ class ResumableTrainer(Trainer):
         if loss is None:
             self.control.should_save = self.control.should_training_stop = True
             return {}
-        metrics = {"eval_loss": _finite("validation loss", loss, self.state.global_step)}
+        metrics = {"eval_loss": _check_finite("validation loss", loss, self.state.global_step)}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add a row to the history, in the shape that the run's metrics have."""
+        """Append a row to the history, in the format of the run's metrics."""
         step = self.state.global_step
         row: dict[str, float] = {"step": step}
         if "loss" in logs:
@@ -164,7 +164,7 @@ class ResumableTrainer(Trainer):
         self.control = self.callback_handler.on_log(self.args, self.state, self.control, row)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Nothing: counting all parameters for every micro-batch costs time, and nobody reads the sum."""
+        """Return 0: counting all parameters for every micro-batch takes time, and the sum is not used."""
         return 0
 
     def _is_evaluation_due(self, state: Mapping[str, Any]) -> bool:
@@ -174,17 +174,17 @@ class ResumableTrainer(Trainer):
         return bool(step % interval == 0 or step >= state["max_steps"])
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        # transformers trains one step more when it resumes from a training that is over.
+        # Without this check, transformers trains one more step when it resumes a finished training.
         if not self.control.should_training_stop:
             super()._run_epoch(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: torch.Tensor | None = None) -> float:
         norm = super()._get_grad_norm(model, grad_norm)  # type: ignore[no-untyped-call]
-        whole = norm.full_tensor() if isinstance(norm, DTensor) else norm
-        return _finite("gradient norm", float(whole), self.state.global_step + 1)
+        full_norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        return _check_finite("gradient norm", float(full_norm), self.state.global_step + 1)
 
     def _defer_fsdp_gradient_reduction(self) -> AbstractContextManager[None]:
-        """Gradients are summed over the processes after every micro-batch: kept until the last, they would be whole."""
+        """Disable deferring: gradients kept until the last micro-batch would not be sharded."""
         return nullcontext()
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
@@ -201,7 +201,7 @@ class ResumableTrainer(Trainer):
         self.context.uploader.submit(step, content, folder, self._best_step_so_far())
 
     def _small_files(self, folder: Path) -> dict[str, bytes]:
-        """What tells where the training is: of all processes the random numbers, of the leader the rest."""
+        """Files of the training's position: the RNG state of every rank, and the rest from the main process."""
         folder.mkdir(parents=True)
         self._save_rng_state(str(folder))
         if self.context.distributed.is_main_process:
@@ -234,16 +234,16 @@ class ResumableTrainer(Trainer):
 
 class _EpochLoader(DataLoader[Any]):
     def set_epoch(self, epoch: int) -> None:
-        """Called by the Trainer as an epoch begins."""
+        """Called by the Trainer at the start of an epoch."""
         self.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
 
 
-def _finite(what: str, value: float, step: int) -> float:
+def _check_finite(what: str, value: float, step: int) -> float:
     if math.isfinite(value):
         return value
     raise AirsmithError(
         ErrorKind.NON_FINITE_LOSS,
         f"The {what} is {value} at step {step}.",
-        "Lower training.learning_rate or raise training.warmup_ratio; where training.precision is not float32, set it "
-        "to float32.",
+        "Lower training.learning_rate or raise training.warmup_ratio; if training.precision is not float32, set it to "
+        "float32.",
     )

@@ -1,4 +1,4 @@
-"""The loss on the rows that are held out."""
+"""The loss on the validation split."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ def validation_loss(
     should_stop: Callable[[], bool],
     distributed: DistributedContext = SINGLE_PROCESS,
 ) -> float | None:
-    """Mean loss per label, whatever the batches and whoever takes them; None where it was told to stop before the end.
+    """Mean loss per label, independent of batches and ranks; None if `should_stop` has stopped it early.
 
-    :param should_stop: must say the same in every process.
+    :param should_stop: must return the same value on all ranks.
     """
     device = next(model.parameters()).device
     loss_sum, labels = 0.0, 0
     model.eval()
-    # Rows of like length share a batch; if memory is short, the first one shows it.
+    # Rows of similar length share a batch; if memory is insufficient, the first batch fails.
     longest_first = (-rows.lengths).argsort(kind="stable").tolist()
     with torch.no_grad():
         for indices in batches_of_rank(longest_first, batch_size, distributed.rank, distributed.world_size):
             if should_stop():
                 return None
             batch = {name: tensor.to(device) for name, tensor in collator([rows[index] for index in indices]).items()}
-            # The first token of a row is predicted from nothing.
+            # The first token of a row is not predicted.
             count = int((batch["labels"][:, 1:] != IGNORED_LABEL).sum())
             loss = model(**batch).loss.item()
             if count:

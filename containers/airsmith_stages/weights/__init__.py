@@ -1,1 +1,1 @@
-"""Weights as they lie in safetensors files: read and written by explicit ranges, never mapped, without torch."""
+"""Weights in safetensors files: read and written by explicit ranges, without memory mapping and without torch."""

@@ -1,4 +1,4 @@
-"""A part of a file, wherever it lies, for what reads from an open file."""
+"""A range of a file in a folder or a store, as a file object."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _WINDOW_BYTES = 4096
 
 
 class FileSlice(io.RawIOBase):
-    """A part of a file, as a file: its begin and its end, where a saved tensor is described, are read once each."""
+    """A range of a file as a file object; caches its first and last bytes, where a saved tensor is described."""
 
     def __init__(self, source: FileReader, name: str, begin: int, length: int) -> None:
         self._source, self._name, self._begin, self._length = source, name, begin, length
@@ -19,23 +19,23 @@ class FileSlice(io.RawIOBase):
         self._windows: dict[int, bytes] = {}
 
     def readable(self) -> bool:
-        """It is."""
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
-        """It is."""
+        """Return True."""
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Go to a place."""
+        """Set the position."""
         position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._length}[whence]
         if position < 0:
-            raise OSError("a place before its begin")
+            raise OSError("negative position")
         self._position = position
         return position
 
     def readinto(self, buffer: Any) -> int:
-        """Read what is at this place."""
+        """Read from the current position."""
         length = max(0, min(len(buffer), self._length - self._position))
         content = self._read(self._position, length) if length else b""
         buffer[: len(content)] = content

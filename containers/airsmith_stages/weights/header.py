@@ -1,6 +1,6 @@
-"""The head of a safetensors file: which tensors it holds, and where.
+"""The header of a safetensors file: its tensors and their offsets.
 
-Eight bytes with the head's length (little-endian), the head as JSON, then the tensors' bytes without a gap. Source:
+Eight bytes with the header's length (little-endian), the header as JSON, then the tensors' bytes without a gap. Source:
 https://github.com/huggingface/safetensors#format
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 from airsmith.errors import AirsmithError, ErrorKind
 
 ReadRange = Callable[[int, int], bytes]
-"""Bytes of a file: from an offset on, this many."""
+"""Reads bytes of a file, given offset and length."""
 
 ITEM_BYTES: Mapping[str, int] = {
     **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 1),
@@ -23,7 +23,7 @@ ITEM_BYTES: Mapping[str, int] = {
     **dict.fromkeys(("U32", "I32", "F32"), 4),
     **dict.fromkeys(("U64", "I64", "F64", "C64"), 8),
 }
-"""Bytes of one element, by the format's name of its type. Types of less than a byte are refused."""
+"""Bytes of an element by the format's name of its type. Types of less than a byte are not supported."""
 
 _LENGTH_BYTES = 8
 _MAX_HEADER_BYTES = 100_000_000
@@ -35,7 +35,7 @@ _ALIGNMENT_BYTES = 8
 class Tensor:
     """One tensor of a file.
 
-    :param begin: offset in the file of its first byte.
+    :param begin: offset of its first byte in the file.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Tensor:
 
     @property
     def size_bytes(self) -> int:
-        """Length of its bytes."""
+        """Its size in bytes."""
         return math.prod(self.shape) * ITEM_BYTES[self.dtype]
 
     @property
@@ -56,10 +56,10 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says about itself.
+    """A parsed header.
 
-    :param tensors: in the order of their bytes.
-    :param metadata: free text by key, as `{"format": "pt"}`.
+    :param tensors: in the order of their offsets.
+    :param metadata: free text by key, such as `{"format": "pt"}`.
     """
 
     tensors: tuple[Tensor, ...]
@@ -67,9 +67,9 @@ class Header:
 
 
 def read_header(file_name: str, size_bytes: int, read_range: ReadRange) -> Header:
-    """Read and check the head of a file.
+    """Read and validate the header of a file.
 
-    :raises AirsmithError: `bad_data`, naming the file, where it is not of this format to its last byte.
+    :raises AirsmithError: `bad_data`, naming the file, if header and file size do not match the format exactly.
     """
     if size_bytes < _LENGTH_BYTES:
         raise _damaged(file_name, f"has only {size_bytes} bytes")
@@ -81,11 +81,11 @@ def read_header(file_name: str, size_bytes: int, read_range: ReadRange) -> Heade
         content = json.loads(read_range(_LENGTH_BYTES, length).decode(), object_pairs_hook=_without_duplicates)
         header = _parsed(content, data_begin)
     except (ValueError, RecursionError) as error:
-        raise _damaged(file_name, f"has a header that cannot be read: {error}") from error
+        raise _damaged(file_name, f"has an invalid header: {error}") from error
     end = data_begin
     for tensor in header.tensors:
         if tensor.begin != end:
-            raise _damaged(file_name, f"does not hold tensor {tensor.name} where the one before it ends")
+            raise _damaged(file_name, f"has a gap or an overlap before tensor {tensor.name}")
         end = tensor.end
     if end != size_bytes:
         raise _damaged(file_name, f"has {size_bytes} bytes, but its tensors end at {end}")
@@ -95,9 +95,9 @@ def read_header(file_name: str, size_bytes: int, read_range: ReadRange) -> Heade
 def make_header(
     tensors: Iterable[tuple[str, str, tuple[int, ...]]], metadata: Mapping[str, str]
 ) -> tuple[bytes, Header]:
-    """The head of a file that will hold these tensors (name, type, shape), in this order.
+    """The header of a file that holds these tensors (name, type, shape) in this order.
 
-    :returns: its bytes, and what `read_header` will make of them.
+    :returns: its bytes, and the header that `read_header` parses from them.
     """
     placed: list[Tensor] = []
     for name, dtype, shape in tensors:
@@ -115,12 +115,12 @@ def make_header(
 
 def _parsed(content: Any, data_begin: int) -> Header:
     if not isinstance(content, dict):
-        raise ValueError("it is no JSON object")
+        raise ValueError("it is not a JSON object")
     metadata = content.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise ValueError("its __metadata__ is no object of texts")
+        raise ValueError("its __metadata__ is not an object of strings")
     tensors = [_tensor(name, described, data_begin) for name, described in content.items()]
-    # Of tensors that begin together all but the last are empty.
+    # Of tensors with the same offset, all but the last are empty.
     return Header(tuple(sorted(tensors, key=lambda tensor: (tensor.begin, tensor.size_bytes))), metadata)
 
 
@@ -129,12 +129,12 @@ def _tensor(name: str, described: Any, data_begin: int) -> Tensor:
         raise ValueError(f"it does not give dtype, shape and data_offsets of {name}")
     dtype, shape, offsets = described["dtype"], described["shape"], described["data_offsets"]
     if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
-        raise ValueError(f"{name} is of type {dtype!r}")
+        raise ValueError(f"{name} has unsupported type {dtype!r}")
     if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
-        raise ValueError(f"shape or data_offsets of {name} are no sizes")
+        raise ValueError(f"shape or data_offsets of {name} are not valid")
     tensor = Tensor(name, dtype, tuple(shape), data_begin + offsets[0])
     if offsets[1] - offsets[0] != tensor.size_bytes:
-        raise ValueError(f"{name} has {offsets[1] - offsets[0]} bytes where its shape needs {tensor.size_bytes}")
+        raise ValueError(f"{name} has {offsets[1] - offsets[0]} bytes but its shape requires {tensor.size_bytes}")
     return tensor
 
 
@@ -146,7 +146,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content: dict[str, Any] = {}
     for name, value in pairs:
         if name in content:
-            raise ValueError(f"{name} stands in it twice")
+            raise ValueError(f"it lists {name} twice")
         content[name] = value
     return content
 
@@ -154,6 +154,6 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _damaged(file_name: str, what: str) -> AirsmithError:
     return AirsmithError(
         ErrorKind.BAD_DATA,
-        f"{file_name} {what}: it is no whole safetensors file.",
-        "Get the file again from where it came from.",
+        f"{file_name} {what}: it is not a complete safetensors file.",
+        "Download the file from its origin again.",
     )

@@ -1,4 +1,4 @@
-"""The tensors of a model in safetensors files: one file, or shards with their index."""
+"""The tensors of a model in safetensors files: a single file, or shards with an index."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ SINGLE_FILE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 @dataclass(frozen=True)
 class Weights:
-    """A model's tensors, by the files that hold them.
+    """A model's tensors, by file.
 
-    :param headers: of each file, in the order of the files' names.
+    :param headers: header of each file, sorted by file name.
     """
 
     source: FileReader
@@ -31,9 +31,9 @@ class Weights:
         return {tensor.name: tensor for header in self.headers.values() for tensor in header.tensors}
 
     def read(self, name: str) -> bytes:
-        """The bytes of a whole tensor, for small ones.
+        """The bytes of a whole tensor; only for small tensors.
 
-        :raises KeyError: where there is no such tensor.
+        :raises KeyError: if the tensor does not exist.
         """
         for file, header in self.headers.items():
             for tensor in header.tensors:
@@ -43,9 +43,9 @@ class Weights:
 
 
 def open_weights(source: FileReader, single_file: str = SINGLE_FILE) -> Weights:
-    """Read the heads of a model's files.
+    """Read the headers of a model's files.
 
-    :raises AirsmithError: `bad_data`, naming the file, where the files are damaged, or are not those of the index.
+    :raises AirsmithError: `bad_data`, naming the file, if files are damaged or do not match the index.
     """
     sizes = source.sizes()
     index_name = f"{single_file}.index.json"
@@ -66,34 +66,32 @@ def _read_index(source: FileReader, name: str, size_bytes: int) -> dict[str, str
         placed = content["weight_map"]
         names = {*placed, *placed.values()}
     except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
-        raise _damaged(name, "is no index of safetensors files") from error
+        raise _damaged(name, "is not an index of safetensors files") from error
     if not placed or not all(isinstance(text, str) for text in names):
-        raise _damaged(name, "places no tensor in a file")
+        raise _damaged(name, "has no valid weight_map")
     for file in set(placed.values()):
         path = PurePosixPath(file)
         if path.is_absolute() or ".." in path.parts or "\\" in file or not file.endswith(".safetensors"):
-            raise _damaged(name, f"names {file!r}, which is no safetensors file beside it")
+            raise _damaged(name, f"refers to {file!r}, which is not a safetensors file in the same folder")
     return dict(placed)
 
 
 def _compare(index_name: str, placed: Mapping[str, str], headers: Mapping[str, Header]) -> None:
-    """Hold an index against the files: each tensor in the one that it says, and nowhere else."""
+    """Check that each tensor is in the file that the index names, and in no other."""
     found: dict[str, str] = {}
     for file, header in headers.items():
         for tensor in header.tensors:
             if tensor.name in found:
-                raise _damaged(file, f"holds tensor {tensor.name}, and so does {found[tensor.name]}")
+                raise _damaged(file, f"contains tensor {tensor.name}, which {found[tensor.name]} contains as well")
             found[tensor.name] = file
     for tensor_name in sorted(placed.keys() | found.keys()):
         if placed.get(tensor_name) != found.get(tensor_name):
             raise _damaged(
                 index_name,
-                f"places tensor {tensor_name} in {placed.get(tensor_name, 'no file')}, "
+                f"maps tensor {tensor_name} to {placed.get(tensor_name, 'no file')}, "
                 f"but it is in {found.get(tensor_name, 'no file')}",
             )
 
 
 def _damaged(file: str, what: str) -> AirsmithError:
-    return AirsmithError(
-        ErrorKind.BAD_DATA, f"{file} {what}.", "Get the model's files again from where they came from."
-    )
+    return AirsmithError(ErrorKind.BAD_DATA, f"{file} {what}.", "Download the model's files from their origin again.")

@@ -1,4 +1,4 @@
-"""Where a model's files are read from: a folder, or an artifact in the store."""
+"""Read a model's files from a folder or from an artifact in the store."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class FileReader(Protocol):
-    """Files by name, read by explicit ranges: a mapped file on a remote path dies of a signal where a read fails."""
+    """Reads files by explicit ranges: a failed read of a memory-mapped remote file kills the process with a signal."""
 
     def sizes(self) -> dict[str, int]:
         """Size in bytes of every file."""
@@ -24,12 +24,12 @@ class FileReader(Protocol):
         """Some bytes of a file."""
 
     def stream(self, name: str) -> Iterator[bytes]:
-        """A file piece by piece; an artifact's is verified, and refused after its last piece."""
+        """A file in pieces; a file of an artifact is verified after its last piece."""
 
 
 @dataclass(frozen=True)
 class FolderReader:
-    """A folder of this machine."""
+    """Reads files of a local folder."""
 
     folder: Path
 
@@ -44,7 +44,7 @@ class FolderReader:
             return _read_exactly(file.fileno(), offset, length)
 
     def stream(self, name: str) -> Iterator[bytes]:
-        """A file piece by piece."""
+        """A file in pieces."""
         with (self.folder / name).open("rb", buffering=0) as file:
             while chunk := file.read(STREAM_CHUNK_BYTES):
                 yield chunk
@@ -52,7 +52,7 @@ class FolderReader:
 
 @dataclass(frozen=True)
 class ArtifactReader:
-    """A published artifact."""
+    """Reads files of a published artifact."""
 
     artifact: Artifact
 
@@ -61,13 +61,13 @@ class ArtifactReader:
         return {entry.name: entry.size_bytes for entry in self.artifact.manifest.files}
 
     def read_range(self, name: str, offset: int, length: int) -> bytes:
-        """Some bytes of a file, not verified."""
+        """Some bytes of a file, without verification."""
         return self.artifact.store.read_range(self.artifact.path(name), offset, length)
 
     def stream(self, name: str) -> Iterator[bytes]:
-        """A file piece by piece.
+        """A file in pieces.
 
-        :raises AirsmithError: `verification_failed` after the last piece where it is not what was published.
+        :raises AirsmithError: `verification_failed` after the last piece if the content is not what was published.
         """
         return self.artifact.stream(name)
 

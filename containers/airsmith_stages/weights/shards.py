@@ -1,4 +1,4 @@
-"""A model's tensors laid out in files before the first byte is there: shards of a bounded size, and an index."""
+"""Plan the files of a model before writing: shards of a bounded size, and an index."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from airsmith_stages.weights.header import Header, Tensor, make_header
 from airsmith_stages.weights.model import INDEX, SINGLE_FILE
 
 METADATA = {"format": "pt"}
-"""What transformers asks for in every file."""
+"""transformers requires it in every file."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One file to write: its head, then the bytes of its tensors in their order.
+    """A file to write: its header, then the bytes of its tensors in order.
 
-    :param header_bytes: its first bytes.
+    :param header_bytes: the serialized header, including its length.
     """
 
     file: str
@@ -26,14 +26,14 @@ class Shard:
 
     @property
     def size_bytes(self) -> int:
-        """Length of the whole file."""
+        """Size of the whole file in bytes."""
         return self.header.tensors[-1].end
 
 
 def plan_shards(tensors: Iterable[tuple[str, str, tuple[int, ...]]], max_bytes: int) -> list[Shard]:
-    """Divide tensors (name, type, shape) into files in their order; a tensor larger than a file has one of its own.
+    """Group tensors (name, type, shape) into files in order; a tensor larger than the limit gets its own file.
 
-    :raises ValueError: where there is no tensor.
+    :raises ValueError: if there is no tensor.
     """
     groups: list[list[tuple[str, str, tuple[int, ...]]]] = [[]]
     filled = 0
@@ -54,7 +54,7 @@ def plan_shards(tensors: Iterable[tuple[str, str, tuple[int, ...]]], max_bytes: 
 
 
 def index_of(shards: Sequence[Shard]) -> tuple[str, bytes] | None:
-    """Name and content of the index of shards; None for a single file, which needs none."""
+    """Name and content of the index of shards; None for a single file, which needs no index."""
     if len(shards) == 1:
         return None
     placed = {tensor.name: shard.file for shard in shards for tensor in shard.header.tensors}

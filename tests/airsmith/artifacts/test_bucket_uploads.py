@@ -1,4 +1,4 @@
-"""How a store on S3 cuts and sends large files: parts that fit, memory that stays low, nothing left by a failure."""
+"""Multipart uploads on S3: part sizes, bounded memory, and no remains after a failure."""
 
 from __future__ import annotations
 
@@ -11,12 +11,19 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from s3_faults import Answer, Faults, applied_but_500, error_answer, swallow_parts, watch_requests
 from werkzeug.wrappers import Request, Response
 
 from airsmith.artifacts.bucket import PARTS_IN_FLIGHT, SMALLEST_PART_BYTES, part_bytes
 from airsmith.artifacts.store import MEBIBYTE, Store
 from airsmith.errors import AirsmithError, ErrorKind
+from tests.support.s3_faults import (
+    Faults,
+    Respond,
+    apply_and_return_500,
+    discard_parts,
+    error_response,
+    record_requests,
+)
 
 
 @pytest.fixture
@@ -24,19 +31,19 @@ def store(s3_uri: str) -> Store:
     return Store.open(s3_uri)
 
 
-def test_completing_an_upload_whose_answer_was_lost_has_succeeded(store: Store, s3_server: Any) -> None:
+def test_a_completed_upload_whose_response_is_lost_succeeds(store: Store, s3_server: Any) -> None:
     faults = s3_server.fault = Faults(
-        lambda request: "uploadId" in request.args and request.method == "POST", applied_but_500, 1
+        lambda request: "uploadId" in request.args and request.method == "POST", apply_and_return_500, 1
     )
     assert store.upload("a", [b"1" * MEBIBYTE] * 17) == 17 * MEBIBYTE
     assert faults.times == 0
     assert store.read("a") == b"1" * MEBIBYTE * 17
 
 
-def test_an_upload_that_the_store_has_ended_is_no_missing_object(store: Store, s3_server: Any) -> None:
+def test_an_upload_that_the_store_aborted_is_not_reported_as_a_missing_object(store: Store, s3_server: Any) -> None:
     s3_server.fault = Faults(
         lambda request: "uploadId" in request.args and request.method == "POST",
-        lambda real: error_answer(404, "NoSuchUpload"),
+        lambda real: error_response(404, "NoSuchUpload"),
     )
     with pytest.raises(AirsmithError, match="ended the upload of a before it was whole") as failure:
         store.upload("a", [b"1" * MEBIBYTE] * 17)
@@ -49,42 +56,42 @@ def test_a_failed_upload_is_aborted(store: Store, s3_server: Any) -> None:
         yield from [b"x" * MEBIBYTE] * 40
         raise ValueError("wrong digest")
 
-    faults = s3_server.fault = watch_requests()
+    faults = s3_server.fault = record_requests()
     with pytest.raises(ValueError, match="wrong digest"):
         store.upload("a", source())
-    begun = [line for line in faults.requests if line.startswith("POST") and "uploads" in line]
+    created = [line for line in faults.requests if line.startswith("POST") and "uploads" in line]
     aborted = [line for line in faults.requests if line.startswith("DELETE") and "uploadId" in line]
     completed = [line for line in faults.requests if line.startswith("POST") and "uploadId" in line]
-    assert (len(begun), len(aborted), len(completed)) == (1, 1, 0)
+    assert (len(created), len(aborted), len(completed)) == (1, 1, 0)
 
 
-def test_a_small_file_is_one_request(store: Store, s3_server: Any) -> None:
-    faults = s3_server.fault = watch_requests()
+def test_a_small_file_takes_one_request(store: Store, s3_server: Any) -> None:
+    faults = s3_server.fault = record_requests()
     store.upload("a", [b"{}"], 2)
     assert len(faults.requests) == 1
 
 
 @given(st.integers(0, 5 * 1024**4))
-def test_parts_fit(size_bytes: int) -> None:
+def test_a_file_fits_into_10000_parts_of_a_valid_size(size_bytes: int) -> None:
     part = part_bytes(size_bytes)
     assert part >= SMALLEST_PART_BYTES
     assert part * 10_000 >= size_bytes
     assert part <= max(SMALLEST_PART_BYTES, size_bytes / 8_999 + 1)
 
 
-def test_50_gb_fits_even_where_nobody_knows_the_size() -> None:
+def test_50_gb_fit_if_the_size_is_unknown() -> None:
     assert part_bytes(None) * 10_000 > 50 * 1000**3
     assert part_bytes(None) == SMALLEST_PART_BYTES
 
 
-def test_an_upload_reads_no_further_ahead_than_a_few_parts(store: Store, s3_server: Any) -> None:
+def test_an_upload_reads_only_a_few_parts_ahead(store: Store, s3_server: Any) -> None:
     pulled = acknowledged = furthest = 0
 
-    def count_parts(request: Request, real: Answer) -> Response:
+    def count_parts(request: Request, real: Respond) -> Response:
         nonlocal acknowledged
         if "partNumber" in request.args:
             acknowledged += int(request.headers["Content-Length"])
-        return swallow_parts(request, real)
+        return discard_parts(request, real)
 
     def source() -> Iterator[bytes]:
         nonlocal pulled, furthest
@@ -98,8 +105,8 @@ def test_an_upload_reads_no_further_ahead_than_a_few_parts(store: Store, s3_serv
     assert furthest <= (PARTS_IN_FLIGHT + 2) * SMALLEST_PART_BYTES
 
 
-def test_memory_does_not_grow_with_the_file(s3_uri: str, s3_server: Any) -> None:
-    s3_server.fault = swallow_parts
+def test_memory_does_not_grow_with_the_file_size(s3_uri: str, s3_server: Any) -> None:
+    s3_server.fault = discard_parts
     program = """
         import resource, sys
         from airsmith.artifacts.store import MEBIBYTE, Store
@@ -113,4 +120,4 @@ def test_memory_does_not_grow_with_the_file(s3_uri: str, s3_server: Any) -> None
     """
     command = [sys.executable, "-c", textwrap.dedent(program), s3_uri]
     grown_kib = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    assert grown_kib < 48 * 1024, "288 MiB more to send, and at most a few parts more in memory"
+    assert grown_kib < 48 * 1024, "an upload that is 288 MiB larger takes more than a few parts of memory"

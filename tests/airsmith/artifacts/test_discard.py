@@ -1,4 +1,4 @@
-"""What is discarded stays away, even where another thread was still writing it."""
+"""A discarded artifact leaves no file, even if another thread is still writing one."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from airsmith.errors import AirsmithError, ErrorKind
 def test_a_file_that_is_finished_after_the_discard_is_removed(tmp_path: Path) -> None:
     store = Store.open(f"file://{tmp_path}/store")
     writer = ArtifactWriter(store, "artifacts/dataset/d", "dataset", "d", {}, {})
-    begun, go_on = Event(), Event()
+    started, resume = Event(), Event()
     failures: list[AirsmithError] = []
 
     def pieces() -> Iterator[bytes]:
         yield b"first"
-        begun.set()
-        go_on.wait()
+        started.set()
+        resume.wait()
         yield b"last"
 
     def add() -> None:
@@ -31,9 +31,9 @@ def test_a_file_that_is_finished_after_the_discard_is_removed(tmp_path: Path) ->
 
     thread = Thread(target=add)
     thread.start()
-    begun.wait()
+    started.wait()
     writer.discard()
-    go_on.set()
+    resume.set()
     thread.join()
     assert [failure.kind for failure in failures] == [ErrorKind.INTERRUPTED]
     assert list(store.list("")) == []

@@ -1,4 +1,4 @@
-"""What a store in a local folder promises beyond the contract: modes, names of unfinished files, links, disks."""
+"""What a store in a local folder guarantees beyond the contract: modes, unfinished files, links, full disks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from airsmith.artifacts.store import MEBIBYTE, Store
 from airsmith.errors import AirsmithError, ErrorKind
 
-NOBODY = 65534
+UNPRIVILEGED_UID = 65534
 
 
 @pytest.fixture
@@ -30,12 +30,12 @@ def store(root: Path) -> Store:
 
 
 @contextmanager
-def as_nobody() -> Iterator[None]:
-    """Root may do everything: act as somebody who may not."""
+def as_unprivileged_user() -> Iterator[None]:
+    """Drop root's privileges, which override file modes."""
     if os.geteuid() != 0:
         yield
         return
-    os.seteuid(NOBODY)
+    os.seteuid(UNPRIVILEGED_UID)
     try:
         yield
     finally:
@@ -43,8 +43,8 @@ def as_nobody() -> Iterator[None]:
 
 
 @pytest.fixture
-def others_folder() -> Iterator[Path]:
-    """A folder that everybody may read and nobody may write."""
+def read_only_folder() -> Iterator[Path]:
+    """A folder with mode 0555."""
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o555)
     yield folder
@@ -59,7 +59,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     disk.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], capture_output=True)
     if mounted.returncode != 0:
-        pytest.skip(f"this user cannot mount a small disk: {mounted.stderr.decode().strip()}")
+        pytest.skip(f"cannot mount a small disk: {mounted.stderr.decode().strip()}")
     yield disk
     subprocess.run(["umount", str(disk)], check=True)
 
@@ -68,7 +68,7 @@ def files_under(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
-def test_opening_and_reading_leave_nothing(root: Path, store: Store) -> None:
+def test_opening_and_reading_create_nothing(root: Path, store: Store) -> None:
     assert list(store.list("")) == []
     assert not store.exists("a")
     store.delete("a/b")
@@ -91,7 +91,7 @@ def test_another_user_can_read_but_not_write(root: Path, store: Store, umask: in
     assert {stat.S_IMODE(path.stat().st_mode) for path in folders} == {0o755}
 
 
-def test_a_file_that_is_being_written_is_not_seen(root: Path, store: Store) -> None:
+def test_an_unfinished_file_is_not_listed(root: Path, store: Store) -> None:
     seen: list[str] = []
     unfinished: list[Path] = []
 
@@ -108,7 +108,7 @@ def test_a_file_that_is_being_written_is_not_seen(root: Path, store: Store) -> N
     assert files_under(root) == [root / "a/b"]
 
 
-def test_deleting_leaves_no_empty_folders_but_the_store(root: Path, store: Store) -> None:
+def test_deleting_removes_empty_folders_inside_the_store(root: Path, store: Store) -> None:
     store.write("a/b/c/d", b"")
     store.write("a/e", b"")
     store.delete("a/b/c/d")
@@ -117,7 +117,7 @@ def test_deleting_leaves_no_empty_folders_but_the_store(root: Path, store: Store
     assert list(root.iterdir()) == []
 
 
-def test_a_file_cannot_lie_where_a_folder_is(store: Store) -> None:
+def test_a_path_cannot_be_both_a_file_and_a_folder(store: Store) -> None:
     store.write("a/b", b"")
     for path in ("a", "a/b/c"):
         for call in (
@@ -131,13 +131,13 @@ def test_a_file_cannot_lie_where_a_folder_is(store: Store) -> None:
     assert [info.path for info in store.list("")] == ["a/b"]
 
 
-def test_a_name_longer_than_the_file_system_takes_is_refused(store: Store) -> None:
+def test_a_name_that_is_too_long_for_the_file_system_is_refused(store: Store) -> None:
     with pytest.raises(AirsmithError, match="255 bytes") as failure:
         store.write("é" * 200, b"")
     assert failure.value.kind is ErrorKind.VERIFICATION_FAILED
 
 
-def test_links_are_followed_and_one_that_never_ends_is_an_error(root: Path, store: Store, tmp_path: Path) -> None:
+def test_links_are_followed_and_a_loop_is_an_error(root: Path, store: Store, tmp_path: Path) -> None:
     (tmp_path / "elsewhere/deep").mkdir(parents=True)
     (tmp_path / "elsewhere/deep/file").write_bytes(b"123")
     root.mkdir()
@@ -159,29 +159,29 @@ def test_any_folder_can_be_a_store(tmp_path: Path, name: str) -> None:
         assert Store.open(f"file://{tmp_path}/{name}").read("a") == b"1"
 
 
-def test_a_folder_that_may_not_be_written_is_named(others_folder: Path) -> None:
-    store = Store.open(f"file://{others_folder}")
+def test_a_folder_without_write_permission_is_named(read_only_folder: Path) -> None:
+    store = Store.open(f"file://{read_only_folder}")
     for call in (
         lambda: store.write("a", b""),
         lambda: store.write("new/folder/a", b""),
         lambda: store.create("a", b""),
         lambda: store.upload("a", [b""]),
     ):
-        with as_nobody(), pytest.raises(AirsmithError, match=str(others_folder)) as failure:
+        with as_unprivileged_user(), pytest.raises(AirsmithError, match=str(read_only_folder)) as failure:
             call()
         assert failure.value.kind is ErrorKind.ACCESS_DENIED
         assert "Permission denied" in failure.value.message
-        assert str(others_folder) in failure.value.hint
-    assert list(others_folder.iterdir()) == []
+        assert str(read_only_folder) in failure.value.hint
+    assert list(read_only_folder.iterdir()) == []
 
 
-def test_a_folder_that_may_not_be_read_is_named(others_folder: Path) -> None:
-    others_folder.chmod(0o755)
-    store = Store.open(f"file://{others_folder}")
+def test_a_folder_without_read_permission_is_named(read_only_folder: Path) -> None:
+    read_only_folder.chmod(0o755)
+    store = Store.open(f"file://{read_only_folder}")
     store.write("private/a", b"secret")
-    (others_folder / "private").chmod(0o700)
+    (read_only_folder / "private").chmod(0o700)
     for call in (lambda: store.read("private/a"), lambda: list(store.list("")), lambda: store.exists("private/a")):
-        with as_nobody(), pytest.raises(AirsmithError, match="private") as failure:
+        with as_unprivileged_user(), pytest.raises(AirsmithError, match="private") as failure:
             call()
         assert failure.value.kind is ErrorKind.ACCESS_DENIED
 
@@ -197,7 +197,7 @@ def test_a_read_only_disk_is_named(small_disk: Path) -> None:
     assert store.read("a") == b"1"
 
 
-def test_a_full_disk_is_named_with_what_is_needed(small_disk: Path) -> None:
+def test_a_full_disk_is_reported_with_the_space_needed(small_disk: Path) -> None:
     store = Store.open(f"file://{small_disk}/store")
     store.write("a", b"1")
     chunks = [b"x" * (MEBIBYTE // 4)] * 8
@@ -211,7 +211,7 @@ def test_a_full_disk_is_named_with_what_is_needed(small_disk: Path) -> None:
     store.write("small", b"fits again")
 
 
-def test_a_limit_on_file_sizes_is_a_full_disk(store: Store, root: Path) -> None:
+def test_a_file_size_limit_is_reported_as_a_full_disk(store: Store, root: Path) -> None:
     resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (MEBIBYTE, before[1]))

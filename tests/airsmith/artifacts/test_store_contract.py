@@ -1,4 +1,4 @@
-"""What every store promises, whatever it is made of."""
+"""What every kind of store guarantees."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def kind_of(failure: pytest.ExceptionInfo[AirsmithError]) -> ErrorKind:
     return failure.value.kind
 
 
-def test_what_is_written_is_read(store: Store) -> None:
+def test_a_read_returns_the_last_write(store: Store) -> None:
     store.write("a/b.json", b"one")
     store.write("a/b.json", b"two")
     assert store.read("a/b.json") == b"two"
     assert store.exists("a/b.json")
 
 
-def test_what_is_not_there_is_not_found(store: Store) -> None:
+def test_a_missing_object_is_not_found(store: Store) -> None:
     store.write("folder/file", b"")
     for path in ("nothing", "folder", "folder/file/below"):
         assert not store.exists(path)
@@ -65,7 +65,7 @@ def test_a_swap_needs_the_version_that_was_read(store: Store) -> None:
     assert second != first
 
 
-def test_a_swap_of_what_was_deleted_is_lost(store: Store) -> None:
+def test_a_swap_of_a_deleted_object_fails(store: Store) -> None:
     store.write("champion.json", b"1")
     _, version = store.read_versioned("champion.json")
     store.delete("champion.json")
@@ -74,7 +74,7 @@ def test_a_swap_of_what_was_deleted_is_lost(store: Store) -> None:
     assert not store.swap("champion.json", b"2", Version('"made up"'))
 
 
-def test_a_copy_is_the_same_and_stays_so(store: Store) -> None:
+def test_a_copy_is_independent_of_its_source(store: Store) -> None:
     store.upload("a/model.safetensors", [b"first"])
     copy_object(store, "a/model.safetensors", "b/c/model.safetensors", 5)
     store.upload("a/model.safetensors", [b"second"])
@@ -84,7 +84,7 @@ def test_a_copy_is_the_same_and_stays_so(store: Store) -> None:
     assert paths(store) == ["b/c/model.safetensors"]
 
 
-def test_a_copy_of_what_is_not_there_leaves_nothing(store: Store) -> None:
+def test_a_copy_of_a_missing_object_creates_nothing(store: Store) -> None:
     store.write("a", b"")
     with pytest.raises(AirsmithError, match="nothing") as failure:
         copy_object(store, "nothing", "b/c", 5)
@@ -93,7 +93,7 @@ def test_a_copy_of_what_is_not_there_leaves_nothing(store: Store) -> None:
 
 
 def test_a_large_object_is_copied_in_parts(s3_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Above what S3 copies in one request."""
+    """S3 copies up to 5 GB in one request."""
     monkeypatch.setattr(uploads, "LARGEST_COPY_BYTES", 1000)
     monkeypatch.setattr(uploads, "_COPIED_PART_BYTES", 5 * MEBIBYTE)
     content = bytes(range(256)) * (48 * MEBIBYTE // 1024)
@@ -118,7 +118,7 @@ def test_a_folder_on_a_disk_without_links_is_copied(tmp_path: Path, monkeypatch:
     assert paths(store) == ["a", "b/c"]
 
 
-def test_lists_go_by_folder_not_by_prefix(store: Store) -> None:
+def test_a_list_matches_folders_not_name_prefixes(store: Store) -> None:
     for path in ("runs/a/spec.json", "runs/ab/spec.json", "runs/a/stages/train.json", "other"):
         store.write(path, b"123")
     assert paths(store) == ["other", "runs/a/spec.json", "runs/a/stages/train.json", "runs/ab/spec.json"]
@@ -127,20 +127,20 @@ def test_lists_go_by_folder_not_by_prefix(store: Store) -> None:
     assert paths(store, "nothing") == []
 
 
-def test_a_list_says_size_and_time(store: Store) -> None:
+def test_a_list_has_size_and_modification_time(store: Store) -> None:
     store.write("a", b"12345")
     (info,) = store.list("")
     assert info.size_bytes == 5
     assert abs(info.modified - datetime.now(timezone.utc)) < timedelta(minutes=5)
 
 
-def test_a_list_has_more_than_one_page(store: Store) -> None:
+def test_a_list_is_not_cut_after_a_page(store: Store) -> None:
     for number in range(60):
         store.write(f"many/{number}", b"")
     assert len(paths(store, "many")) == 60
 
 
-def test_delete_removes_and_does_not_mind_twice(store: Store) -> None:
+def test_delete_is_idempotent(store: Store) -> None:
     store.write("a/b/c", b"")
     store.write("a/d", b"")
     store.delete("a/b/c")
@@ -160,10 +160,18 @@ def test_delete_removes_and_does_not_mind_twice(store: Store) -> None:
         [b"y" * (16 * MEBIBYTE)],
         [b"z" * (16 * MEBIBYTE + 1)],
     ],
-    ids=["nothing", "one empty piece", "empty pieces", "one part", "two parts", "a part exactly", "and a byte"],
+    ids=[
+        "nothing",
+        "one empty piece",
+        "empty pieces",
+        "one part",
+        "two parts",
+        "exactly one part",
+        "one part and a byte",
+    ],
 )
 @pytest.mark.parametrize("size_known", [True, False], ids=["size known", "size unknown"])
-def test_an_upload_arrives_whole(store: Store, chunks: list[bytes], size_known: bool) -> None:
+def test_an_upload_is_complete(store: Store, chunks: list[bytes], size_known: bool) -> None:
     whole = b"".join(chunks)
     assert store.upload("big", iter(chunks), len(whole) if size_known else None) == len(whole)
     assert store.read("big") == whole
@@ -175,13 +183,13 @@ def test_a_file_is_uploaded(store: Store, tmp_path: Path) -> None:
     assert store.read("a/weights") == b"w" * 100
 
 
-@pytest.mark.parametrize("pieces_before", [0, 1, 4], ids=["at once", "in the first part", "in the second part"])
+@pytest.mark.parametrize("pieces_before", [0, 1, 4], ids=["immediately", "in the first part", "in the second part"])
 @pytest.mark.parametrize(
     "failure",
     [OSError(5, "the source's disk"), ValueError("no source"), AirsmithError(ErrorKind.HUB_UNAVAILABLE, "gone", "")],
     ids=lambda failure: type(failure).__name__,
 )
-def test_a_failing_source_leaves_nothing_and_its_error_is_kept(
+def test_a_failing_source_leaves_nothing_and_its_error_is_raised(
     store: Store, pieces_before: int, failure: Exception
 ) -> None:
     def source() -> Iterator[bytes]:
@@ -194,7 +202,7 @@ def test_a_failing_source_leaves_nothing_and_its_error_is_kept(
     assert paths(store) == []
 
 
-def test_ranges_and_streams(store: Store) -> None:
+def test_ranges_and_streams_return_the_content(store: Store) -> None:
     data = bytes(range(256)) * 1000
     store.write("a", data)
     assert store.read_range("a", 10, 20) == data[10:30]
@@ -206,18 +214,18 @@ def test_ranges_and_streams(store: Store) -> None:
     assert b"".join(store.stream("empty")) == b""
 
 
-def test_the_same_uri_is_the_same_store(store: Store, store_uri: str) -> None:
+def test_stores_of_the_same_uri_are_equal(store: Store, store_uri: str) -> None:
     store.write("a", b"1")
     assert Store.open(store_uri).read("a") == b"1"
     assert Store.open(store_uri + "/").read("a") == b"1"
     assert Store.open(store_uri + "/") == Store.open(store_uri) == store
 
 
-def test_a_folder_of_a_store_is_a_store(store: Store, store_uri: str) -> None:
+def test_a_folder_of_a_store_can_be_opened_as_a_store(store: Store, store_uri: str) -> None:
     store.write("sub/a b/c", b"1")
     inner = Store.open(f"{store_uri}/sub")
     if store_uri.startswith("memory"):
-        assert not inner.exists("a b/c")  # Memory is one store per name.
+        assert not inner.exists("a b/c")  # A memory store has no folders: each name is a store.
     else:
         assert paths(inner) == ["a b/c"]
 
@@ -239,7 +247,7 @@ BAD_PATHS += ["x" * 1025, ".airsmith-lock", "a/.airsmith-partial-0", "\uffff", "
 
 
 @pytest.mark.parametrize("path", BAD_PATHS, ids=ascii)
-def test_a_path_that_no_store_can_hold_is_refused(store: Store, path: str, tmp_path: Path) -> None:
+def test_an_invalid_path_is_refused_by_every_call(store: Store, path: str, tmp_path: Path) -> None:
     for call in (
         lambda: store.write(path, b""),
         lambda: store.create(path, b""),
@@ -265,7 +273,7 @@ parts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=4
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(names=st.lists(st.lists(parts, min_size=1, max_size=3).map("/".join), min_size=1, max_size=4))
 @example(names=["model#1", "a/model#12", "100%", "%41"])
-def test_every_name_that_is_allowed_survives(store: Store, names: list[str]) -> None:
+def test_every_valid_name_round_trips(store: Store, names: list[str]) -> None:
     folder = f"names/{hashlib.sha256(repr(names).encode()).hexdigest()}"
     held: dict[str, bytes] = {}
     for number, name in enumerate(names):
@@ -288,14 +296,14 @@ def test_every_name_that_is_allowed_survives(store: Store, names: list[str]) -> 
 @pytest.mark.parametrize(
     "uri", ["", "x", "/tmp/x", "file://relative", "file:/one", "s3://", "s3:///prefix", "ftp://a/b", "S3://a", "memory"]
 )
-def test_a_uri_of_no_store_is_refused(uri: str) -> None:
+def test_an_unsupported_uri_is_refused(uri: str) -> None:
     with pytest.raises(AirsmithError, match="file:///dir") as failure:
         Store.open(uri)
     assert kind_of(failure) is ErrorKind.BAD_RECIPE
 
 
 @pytest.mark.parametrize("deadline", ["soon", "-1", "0", "nan"])
-def test_a_deadline_that_is_none_is_refused(deadline: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_deadline_is_refused(deadline: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRSMITH_STORE_DEADLINE_SECONDS", deadline)
     with pytest.raises(AirsmithError, match=f"AIRSMITH_STORE_DEADLINE_SECONDS is '{deadline}'"):
         Store.open("s3://bucket")

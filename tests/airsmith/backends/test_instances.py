@@ -1,4 +1,4 @@
-"""The table of instance types says what the backends need of it, and nothing without a source."""
+"""The table of instance types has what the backends need, and a source for every price."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def test_every_price_has_a_date_and_a_source():
 
 
 @pytest.mark.parametrize("backend", ["cuda", "rocm", "neuron_xla", "neuron_native"])
-def test_the_table_has_what_a_backends_pods_ask_for_and_tolerate(backend: str):
+def test_the_table_has_devices_with_the_resource_and_taint_of_each_backend(backend: str):
     resource = get_backend(backend).device_resource
     devices = [device for device in TABLE.devices.values() if device.resource == resource]
     assert devices
-    assert all(device.taint == resource for device in devices), "pods tolerate the taint of their resource's name"
+    assert all(device.taint == resource for device in devices), "pods tolerate a taint with the name of their resource"
 
 
-def test_the_cheapest_that_fits_comes_first_and_one_without_a_price_last():
+def test_fitting_types_are_sorted_by_price_and_unpriced_ones_come_last():
     fitting = TABLE.fitting("nvidia.com/gpu", devices=1, cpu=6, memory_gib=64)
     assert fitting[0] == "g6.8xlarge"
     assert "g6.xlarge" not in fitting
@@ -45,7 +45,7 @@ def test_the_cheapest_that_fits_comes_first_and_one_without_a_price_last():
         ("trn2.48xlarge", 16, 8, 4, 2048, 96, 16),
     ],
 )
-def test_trainium_has_its_published_sizes(
+def test_trainium_types_have_their_published_sizes(
     name: str, devices: int, cores: int, logical: int, host_gib: int, device_gib: int, efa: int
 ):
     instance, device = TABLE.instances[name], TABLE.device_of(name)
@@ -55,8 +55,8 @@ def test_trainium_has_its_published_sizes(
     assert all(found and found.startswith("https://") for found in (instance.source, device.source))
 
 
-def test_nodes_are_known_by_their_type_family_category_and_device():
-    assert TABLE.labels_of("trn1.32xlarge") == {
+def test_an_instance_type_has_the_labels_that_karpenter_sets():
+    assert TABLE.revision_labels("trn1.32xlarge") == {
         "node.kubernetes.io/instance-type": "trn1.32xlarge",
         "karpenter.k8s.aws/instance-family": "trn1",
         "karpenter.k8s.aws/instance-category": "trn",
@@ -73,7 +73,7 @@ def test_nodes_are_known_by_their_type_family_category_and_device():
         {"cpu": 1, "memory_gib": 1, "price": {"list": "hearsay", "usd_per_hour": 1}},
     ],
 )
-def test_an_entry_that_leads_nowhere_is_refused(instance: dict[str, object]):
+def test_an_entry_with_an_incomplete_or_unknown_reference_is_refused(instance: dict[str, object]):
     table = TABLE.model_dump()
     with pytest.raises(ValidationError):
         InstanceTable.model_validate({**table, "instances": {"x1.large": instance}})

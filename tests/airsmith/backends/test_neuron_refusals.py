@@ -1,4 +1,4 @@
-"""What optimum-neuron cannot do, or would leave out without a word, is refused with the reason and what works."""
+"""What optimum-neuron does not support, or would silently ignore, is refused with the reason and a remedy."""
 
 from __future__ import annotations
 
@@ -11,32 +11,16 @@ from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.pipeline.model_fit import check_model, fit_to_model
 from airsmith.pipeline.plan import make_plan
 from airsmith.recipe import Recipe
+from tests.support.model_configs import GRANITE_2B, LLAMA_8B, QWEN3_06B, SMOLLM2_135M
+from tests.support.recipes import new_recipe
 
-LLAMA_8B: dict[str, Any] = {
-    "model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
-    "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256,
-}  # fmt: skip
-QWEN3_06B = {
-    "model_type": "qwen3", "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28,
-    "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936,
-}  # fmt: skip
-GRANITE_2B = {
-    "model_type": "granite", "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 40,
-    "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 49155,
-}  # fmt: skip
-SMOLLM2_135M = {
-    "model_type": "llama", "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
-    "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152,
-}  # fmt: skip
-SEVEN = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 def recipe_with(**groups: Any) -> Recipe:
     backend = {"name": "neuron_xla", "instance_type": "trn1.32xlarge", "devices": 16, **groups.pop("backend", {})}
     dataset = {"id": "c/d", "validation_fraction": 0.1, **groups.pop("dataset", {})}
-    return Recipe.model_validate(
-        {"name": "x", "model": {"id": "a/b"}, "dataset": dataset, "backend": backend, **groups}
-    )
+    return new_recipe(dataset=dataset, backend=backend, **groups)
 
 
 def refusal(**groups: Any) -> AirsmithError:
@@ -47,7 +31,7 @@ def refusal(**groups: Any) -> AirsmithError:
 
 
 @pytest.mark.parametrize(
-    ("groups", "said", "remedy"),
+    ("groups", "message", "remedy"),
     [
         ({"method": {"name": "qlora"}}, "method.name is 'qlora'", "'lora' or 'full'"),
         ({"method": {"use_dora": True}}, "method.use_dora", "Set method.use_dora to false"),
@@ -78,9 +62,11 @@ def refusal(**groups: Any) -> AirsmithError:
         ({"evaluate": {"backend": "neuron_xla"}}, "evaluate.backend is 'neuron_xla'", "'cpu'"),
     ],
 )
-def test_what_the_library_cannot_do_is_refused_with_what_works(groups: dict[str, Any], said: str, remedy: str) -> None:
+def test_what_the_library_does_not_support_is_refused_with_a_remedy(
+    groups: dict[str, Any], message: str, remedy: str
+) -> None:
     error = refusal(**groups)
-    assert said in error.message
+    assert message in error.message
     assert remedy in error.hint
 
 
@@ -101,16 +87,16 @@ def test_what_the_library_cannot_do_is_refused_with_what_works(groups: dict[str,
         ),
     ],
 )
-def test_what_it_can_do_is_planned(groups: dict[str, Any]) -> None:
+def test_what_the_library_supports_is_planned(groups: dict[str, Any]) -> None:
     assert make_plan(recipe_with(**groups)).has("compile")
 
 
-def test_everything_that_is_wrong_is_told_at_once() -> None:
+def test_all_errors_are_reported_together() -> None:
     error = refusal(method={"use_dora": True}, dataset={"packing": "isolated"}, training={"eval_steps": 5})
     assert error.message.startswith("3 things are wrong:")
 
 
-def test_short_rows_are_allowed_with_a_word_about_their_cost() -> None:
+def test_short_rows_get_a_note_about_their_cost() -> None:
     backend = get_backend("neuron_xla")
     (note,) = backend.notes(recipe_with(dataset={"max_length": 192}))
     assert "192 tokens are computed without Neuron's attention kernel" in note
@@ -120,26 +106,24 @@ def test_short_rows_are_allowed_with_a_word_about_their_cost() -> None:
 @pytest.mark.parametrize(
     ("targets", "names"),
     [
-        (["all-linear"], SEVEN),
+        (["all-linear"], LINEAR_LAYERS),
         (["v_proj", "q_proj"], ("q_proj", "v_proj")),
         (["self_attn.q_proj", "mlp.down_proj"], ("q_proj", "down_proj")),
-        ([".*_proj"], SEVEN),
+        ([".*_proj"], LINEAR_LAYERS),
         (["(q|k|v|o)_proj", "lm_head"], ("q_proj", "k_proj", "v_proj", "o_proj", "lm_head")),
-        (["all-linear", "embed_tokens"], (*SEVEN, "embed_tokens")),
+        (["all-linear", "embed_tokens"], (*LINEAR_LAYERS, "embed_tokens")),
     ],
 )
-def test_targets_become_names_of_layers(targets: list[str], names: tuple[str, ...]) -> None:
+def test_lora_targets_are_resolved_to_layer_names(targets: list[str], names: tuple[str, ...]) -> None:
     recipe = recipe_with(method={"target_modules": targets})
     assert fit_to_model(recipe, lambda: LLAMA_8B).method.target_modules == names
 
 
-def test_elsewhere_targets_stay_as_they_are_and_no_config_is_read() -> None:
-    recipe = Recipe.model_validate(
-        {"name": "x", "model": {"id": "a/b"}, "dataset": {"id": "c/d", "validation_fraction": 0.1}}
-    )
+def test_other_backends_keep_the_targets_and_read_no_config() -> None:
+    recipe = new_recipe()
 
     def read() -> dict[str, Any]:
-        raise AssertionError("the config is none of this backend's business")
+        raise AssertionError("this backend must not read the model's config")
 
     assert fit_to_model(recipe, read) == recipe
 
@@ -152,7 +136,7 @@ def model_refusal(config: dict[str, Any], **groups: Any) -> AirsmithError:
 
 
 @pytest.mark.parametrize(
-    ("config", "groups", "said", "remedy"),
+    ("config", "groups", "message", "remedy"),
     [
         (SMOLLM2_135M, {}, "num_attention_heads 9 does not divide by 8", "backend.tensor_parallel_size to 1"),
         ({**LLAMA_8B, "intermediate_size": 14340}, {}, "intermediate_size 14340", "tensor_parallel_size to 4"),
@@ -183,21 +167,21 @@ def model_refusal(config: dict[str, Any], **groups: Any) -> AirsmithError:
         ({}, {}, "type None", "llama, qwen3, granite"),
     ],
 )
-def test_a_model_that_cannot_be_shared_is_refused_by_its_sizes(
-    config: dict[str, Any], groups: dict[str, Any], said: str, remedy: str
+def test_a_model_that_cannot_be_sharded_is_refused_with_its_sizes(
+    config: dict[str, Any], groups: dict[str, Any], message: str, remedy: str
 ) -> None:
     error = model_refusal(config, **groups)
-    assert said in error.message
+    assert message in error.message
     assert remedy in error.hint
 
 
 @pytest.mark.parametrize("config", [LLAMA_8B, QWEN3_06B, GRANITE_2B])
 @pytest.mark.parametrize("targets", [["all-linear"], ["q_proj", "v_proj"]])
-def test_the_families_that_it_has_are_trained(config: dict[str, Any], targets: list[str]) -> None:
+def test_supported_model_families_are_accepted(config: dict[str, Any], targets: list[str]) -> None:
     check_model(recipe_with(method={"target_modules": targets}), config)
 
 
-def test_what_is_proposed_works() -> None:
+def test_the_proposed_tensor_parallel_size_is_accepted() -> None:
     error = model_refusal({**LLAMA_8B, "intermediate_size": 14340})
     size = int(error.hint.rstrip(".").rsplit(" ", 1)[-1])
     check_model(recipe_with(backend={"tensor_parallel_size": size}), {**LLAMA_8B, "intermediate_size": 14340})

@@ -1,4 +1,4 @@
-"""How the cores of Neuron devices share a training follows from the instance type, or from what the recipe says."""
+"""The parallel sizes on Neuron follow from the instance type, or from the recipe."""
 
 from __future__ import annotations
 
@@ -9,21 +9,11 @@ import pytest
 from airsmith.contracts.spec import Plan
 from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.pipeline.plan import make_plan
-from airsmith.recipe import Recipe
+from tests.support.recipes import new_recipe
 
 
 def plan_of(name: str = "neuron_xla", batch: int = 64, **backend: Any) -> Plan:
-    return make_plan(
-        Recipe.model_validate(
-            {
-                "name": "x",
-                "model": {"id": "a/b"},
-                "dataset": {"id": "c/d", "validation_fraction": 0.1},
-                "training": {"total_train_batch_size": batch},
-                "backend": {"name": name, **backend},
-            }
-        )
-    )
+    return make_plan(new_recipe(training={"total_train_batch_size": batch}, backend={"name": name, **backend}))
 
 
 @pytest.mark.parametrize(
@@ -40,7 +30,7 @@ def plan_of(name: str = "neuron_xla", batch: int = 64, **backend: Any) -> Plan:
         ("trn2.48xlarge", 3, 1, 4, 3, 12),
     ],
 )
-def test_every_core_of_the_devices_trains(
+def test_every_core_of_the_devices_has_a_process(
     instance_type: str, devices: int, nodes: int, tensor: int, data: int, processes: int
 ) -> None:
     plan = plan_of(batch=96, instance_type=instance_type, devices=devices, nodes=nodes)
@@ -59,14 +49,12 @@ def test_every_core_of_the_devices_trains(
         ({"tensor_parallel_size": 4, "pipeline_parallel_size": 4}, 4, 4, 2),
     ],
 )
-def test_the_recipe_may_say_how_the_model_is_shared(
-    sizes: dict[str, int], tensor: int, pipeline: int, data: int
-) -> None:
+def test_the_recipe_can_set_the_parallel_sizes(sizes: dict[str, int], tensor: int, pipeline: int, data: int) -> None:
     plan = plan_of(instance_type="trn1.32xlarge", devices=16, **sizes)
     assert (plan.parallel.tensor, plan.parallel.pipeline, plan.batch.data_parallel_size) == (tensor, pipeline, data)
 
 
-def test_without_pytorch_xla_every_core_has_the_whole_model_and_nothing_is_compiled() -> None:
+def test_the_native_backend_shards_and_compiles_nothing() -> None:
     plan = plan_of("neuron_native", instance_type="trn2.48xlarge", devices=16)
     assert plan.parallel.model_dump() == {"tensor": 1, "pipeline": 1, "processes_per_node": 64}
     assert plan.batch.data_parallel_size == 64
@@ -74,7 +62,7 @@ def test_without_pytorch_xla_every_core_has_the_whole_model_and_nothing_is_compi
     assert plan.stage("train").image == "train-neuron-native"
 
 
-def test_the_chain_compiles_before_and_consolidates_after_the_training_and_judges_without_a_device() -> None:
+def test_the_pipeline_compiles_trains_consolidates_and_evaluates_on_cpus() -> None:
     plan = plan_of(instance_type="trn2.3xlarge")
     assert plan.names()[2:8] == ["tokenize", "compile", "train", "consolidate", "merge", "evaluate"]
     assert {plan.stage(stage).image for stage in ("compile", "train")} == {"train-neuron-xla"}
@@ -82,7 +70,7 @@ def test_the_chain_compiles_before_and_consolidates_after_the_training_and_judge
 
 
 @pytest.mark.parametrize(
-    ("backend", "said", "remedy"),
+    ("backend", "message", "remedy"),
     [
         ({}, "instance_type is empty", "trn1.2xlarge, trn1.32xlarge, trn1n.32xlarge, trn2.3xlarge, trn2.48xlarge"),
         ({"instance_type": "p5.48xlarge"}, "'p5.48xlarge'", "trn1.2xlarge"),
@@ -99,13 +87,13 @@ def test_the_chain_compiles_before_and_consolidates_after_the_training_and_judge
         ({"instance_type": "trn1.2xlarge", "tensor_parallel_size": 4}, "tensor_parallel_size 4", "leave them out"),
     ],
 )
-def test_devices_that_are_not_there_are_refused_with_those_that_are(
-    backend: dict[str, Any], said: str, remedy: str
+def test_unavailable_devices_are_refused_with_the_available_ones(
+    backend: dict[str, Any], message: str, remedy: str
 ) -> None:
     with pytest.raises(AirsmithError) as caught:
         plan_of(**backend)
     assert caught.value.kind is ErrorKind.BAD_RECIPE
-    assert said in caught.value.message
+    assert message in caught.value.message
     assert remedy in caught.value.hint
 
 
@@ -120,6 +108,6 @@ def test_a_batch_must_divide_by_the_data_parallel_size() -> None:
 
 @pytest.mark.parametrize("name", ["cpu", "cuda", "rocm"])
 @pytest.mark.parametrize("size", ["tensor_parallel_size", "pipeline_parallel_size"])
-def test_no_other_backend_shares_layers(name: str, size: str) -> None:
+def test_other_backends_refuse_parallel_sizes(name: str, size: str) -> None:
     with pytest.raises(AirsmithError, match=rf"backend\.{size} is set"):
         plan_of(name, **{size: 2})

@@ -1,4 +1,4 @@
-"""`airsmith janitor` says what nobody needs, and removes what it is told to."""
+"""`airsmith janitor` reports what is unused, and removes the kinds given by `--delete`."""
 
 from __future__ import annotations
 
@@ -7,50 +7,51 @@ from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
-from workshop import artifact, half_published, is_there, new_run
 
 from airsmith.artifacts.store import Store
 from airsmith.cli.main import app
 from airsmith.errors import AirsmithError
+from tests.support.janitor import has_objects
+from tests.support.runs import new_run, publish_artifact, write_unpublished
 
 
 @pytest.fixture
-def known_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+def configured_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     store = Store.open(f"file://{tmp_path}/store")
     monkeypatch.setenv("AIRSMITH_STORE", store.uri)
     return store
 
 
-def test_it_tells_what_there_is_and_how_large(known_store: Store, later: Callable[..., None]) -> None:
-    half_published(known_store, "artifacts/model/aa")
-    artifact(known_store, "tokens", "bb")
-    later(days=100)
-    told = CliRunner().invoke(app, ["janitor"])
-    assert told.exit_code == 0
-    assert "Half-published folders: would remove 1 (2 objects), 8 B" in told.output
-    assert "  artifacts/model/aa/attempt=lost: never published, last written 100 days ago, 8 B" in told.output
-    assert "Unused artifacts: would remove 1 (3 objects)" in told.output
-    assert "Old checkpoints: none" in told.output
-    assert is_there(known_store, "artifacts/model/aa")
+def test_the_report_lists_names_ages_and_sizes(configured_store: Store, advance_clock: Callable[..., None]) -> None:
+    write_unpublished(configured_store, "artifacts/model/aa")
+    publish_artifact(configured_store, "tokens", "bb")
+    advance_clock(days=100)
+    result = CliRunner().invoke(app, ["janitor"])
+    assert result.exit_code == 0
+    assert "Half-published folders: would remove 1 (2 objects), 8 B" in result.output
+    assert "  artifacts/model/aa/attempt=lost: never published, last written 100 days ago, 8 B" in result.output
+    assert "Unused artifacts: would remove 1 (3 objects)" in result.output
+    assert "Old checkpoints: none" in result.output
+    assert has_objects(configured_store, "artifacts/model/aa")
 
 
-def test_it_removes_what_it_is_told_to(known_store: Store, later: Callable[..., None]) -> None:
-    half_published(known_store, "artifacts/model/aa")
-    artifact(known_store, "tokens", "bb")
-    later(days=100)
-    told = CliRunner().invoke(app, ["janitor", "--delete", "unfinished", "--delete", "caches"])
-    assert "Half-published folders: removed 1 (2 objects), 8 B" in told.output
-    assert not is_there(known_store, "artifacts")
+def test_the_kinds_given_by_delete_are_removed(configured_store: Store, advance_clock: Callable[..., None]) -> None:
+    write_unpublished(configured_store, "artifacts/model/aa")
+    publish_artifact(configured_store, "tokens", "bb")
+    advance_clock(days=100)
+    result = CliRunner().invoke(app, ["janitor", "--delete", "unfinished", "--delete", "caches"])
+    assert "Half-published folders: removed 1 (2 objects), 8 B" in result.output
+    assert not has_objects(configured_store, "artifacts")
 
 
-def test_a_run_that_has_not_ended_is_taken_for_at_work(known_store: Store, later: Callable[..., None]) -> None:
-    new_run(known_store, "begun")
-    later(days=29)
+def test_an_unfinished_run_counts_as_alive(configured_store: Store, advance_clock: Callable[..., None]) -> None:
+    new_run(configured_store, "started")
+    advance_clock(days=29)
     assert CliRunner().invoke(app, ["janitor"]).exit_code == 0
 
 
-def test_an_unknown_kind_is_named(known_store: Store) -> None:
-    told = CliRunner().invoke(app, ["janitor", "--delete", "everything"])
-    assert isinstance(told.exception, AirsmithError)
-    assert "'everything'" in told.exception.message
-    assert "checkpoints" in told.exception.hint
+def test_an_unknown_kind_is_reported_with_the_valid_ones(configured_store: Store) -> None:
+    result = CliRunner().invoke(app, ["janitor", "--delete", "everything"])
+    assert isinstance(result.exception, AirsmithError)
+    assert "'everything'" in result.exception.message
+    assert "checkpoints" in result.exception.hint

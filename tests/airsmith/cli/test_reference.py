@@ -1,4 +1,4 @@
-"""Schema and reference pages are those of the models."""
+"""The schema and the generated pages match the models and the retry table."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from airsmith.cli.reference import recipe_page, settings_page
+from airsmith.cli import main
+from airsmith.cli.reference import command_page, error_page, recipe_page, settings_page
 from airsmith.recipe import Recipe
 from airsmith.recipe.schema import SCHEMA_FILE, recipe_schema, schema_text
 from airsmith.recipe.validate import valid_keys
@@ -20,8 +21,16 @@ def test_the_shipped_schema_is_the_models() -> None:
     assert SCHEMA_FILE.read_text(encoding="utf-8") == schema_text(), STALE
 
 
-@pytest.mark.parametrize(("page", "text"), [("recipe.md", recipe_page()), ("settings.md", settings_page())])
-def test_a_reference_page_is_the_models(page: str, text: str) -> None:
+@pytest.mark.parametrize(
+    ("page", "text"),
+    [
+        ("reference/recipe.md", recipe_page()),
+        ("reference/settings.md", settings_page()),
+        ("reference/cli.md", command_page(main.app)),
+        ("errors/index.md", error_page(DOCS)),
+    ],
+)
+def test_a_generated_page_is_up_to_date(page: str, text: str) -> None:
     assert (DOCS / page).read_text(encoding="utf-8") == text, STALE
 
 

@@ -1,4 +1,4 @@
-"""What a pod died of becomes one error of the closed list, in words."""
+"""The failure of a pod maps to an error kind and a message."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from airsmith.cluster.pod_failures import creation_error, failure_of, has_finish
 from airsmith.errors import AirsmithError, ErrorKind
 
 
-class Answer:
-    """An answer of the API server, as its client reads one."""
+class ApiResponse:
+    """A response of the API server, as its client reads one."""
 
     def __init__(self, content: Any) -> None:
         self.data = json.dumps(content)
 
 
 def pod(phase: str = "Failed", container: dict[str, Any] | None = None, **status: Any) -> k8s.V1Pod:
-    """A pod as the API server shows it.
+    """A pod as the API server returns it.
 
     :param container: state of its container.
     """
@@ -38,11 +38,11 @@ def pod(phase: str = "Failed", container: dict[str, Any] | None = None, **status
         },
         "status": {"phase": phase, "containerStatuses": states, **status},
     }
-    read: k8s.V1Pod = ApiClient().deserialize(Answer(content), "V1Pod")
+    read: k8s.V1Pod = ApiClient().deserialize(ApiResponse(content), "V1Pod")
     return read
 
 
-def ended(exit_code: int, reason: str = "Error", message: str | None = None) -> dict[str, Any]:
+def terminated(exit_code: int, reason: str = "Error", message: str | None = None) -> dict[str, Any]:
     return {"terminated": {"exitCode": exit_code, "reason": reason, "message": message}}
 
 
@@ -54,19 +54,19 @@ def condition(kind: str, status: str, reason: str, message: str = "m") -> list[d
     return [{"type": kind, "status": status, "reason": reason, "message": message}]
 
 
-SAID = AirsmithError(ErrorKind.BAD_DATA, "Row 3 is broken.", "Mend it.")
+STAGE_ERROR = AirsmithError(ErrorKind.BAD_DATA, "Row 3 is broken.", "Mend it.")
 NO_NODE = "0/2 nodes are available: 2 Insufficient nvidia.com/gpu."
 PREEMPTED = "Preempted to accommodate a workload (UID: 1, JobUID: 2) due to prioritization in the ClusterQueue"
 DEACTIVATED = "The workload is deactivated"
 
 CASES = [
-    (pod(container=ended(1, message=f"INFO: x\n{SAID.to_json_line()}\n")), "bad_data", "Row 3 is broken"),
-    (pod(container=ended(137, "OOMKilled")), "out_of_memory", "limit of 512Mi"),
-    (pod(container=ended(137)), "killed", "killed from outside"),
-    (pod(container=ended(3)), "internal", "exit code 3"),
+    (pod(container=terminated(1, message=f"INFO: x\n{STAGE_ERROR.to_json_line()}\n")), "bad_data", "Row 3 is broken"),
+    (pod(container=terminated(137, "OOMKilled")), "out_of_memory", "limit of 512Mi"),
+    (pod(container=terminated(137)), "killed", "killed from outside"),
+    (pod(container=terminated(3)), "internal", "exit code 3"),
     (pod(reason="Evicted", message="The node was low on resource: ephemeral-storage."), "evicted", "ephemeral-storage"),
     (
-        pod(container=ended(143), conditions=condition("DisruptionTarget", "True", "EvictionByEvictionAPI")),
+        pod(container=terminated(143), conditions=condition("DisruptionTarget", "True", "EvictionByEvictionAPI")),
         "evicted",
         "drained",
     ),
@@ -97,28 +97,30 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("died", "kind", "words"), CASES, ids=[f"{kind}-{n}" for n, (_, kind, _) in enumerate(CASES)])
-def test_a_pods_end_is_told_as_its_kind_and_in_words(died: k8s.V1Pod, kind: str, words: str) -> None:
-    error = failure_of("train", died)
+@pytest.mark.parametrize(
+    ("failed_pod", "kind", "words"), CASES, ids=[f"{kind}-{n}" for n, (_, kind, _) in enumerate(CASES)]
+)
+def test_a_failed_pod_maps_to_an_error_kind_and_message(failed_pod: k8s.V1Pod, kind: str, words: str) -> None:
+    error = failure_of("train", failed_pod)
     assert error.kind.value == kind
     assert words in error.message
     assert error.hint
 
 
-def test_what_the_stage_said_wins_over_what_the_cluster_did_then() -> None:
-    told = ended(1, message=AirsmithError(ErrorKind.INTERRUPTED, "Stopped.", "Go on.").to_json_line())
-    drained = pod(container=told, conditions=condition("DisruptionTarget", "True", "EvictionByEvictionAPI"))
+def test_the_error_of_the_stage_wins_over_an_eviction() -> None:
+    terminated_state = terminated(1, message=AirsmithError(ErrorKind.INTERRUPTED, "Stopped.", "Go on.").to_json_line())
+    drained = pod(container=terminated_state, conditions=condition("DisruptionTarget", "True", "EvictionByEvictionAPI"))
     assert failure_of("train", drained).kind is ErrorKind.INTERRUPTED
 
 
-def test_a_preemption_is_told_even_where_the_stage_stopped_in_order() -> None:
-    told = ended(1, message=AirsmithError(ErrorKind.INTERRUPTED, "Stopped.", "Go on.").to_json_line())
-    taken = condition("TerminationTarget", "True", "WorkloadEvictedDueToPreempted", PREEMPTED)
-    assert failure_of("train", pod(container=told, conditions=taken)).kind is ErrorKind.PREEMPTED
+def test_a_preemption_wins_over_an_interrupted_stage() -> None:
+    terminated_state = terminated(1, message=AirsmithError(ErrorKind.INTERRUPTED, "Stopped.", "Go on.").to_json_line())
+    preempted = condition("TerminationTarget", "True", "WorkloadEvictedDueToPreempted", PREEMPTED)
+    assert failure_of("train", pod(container=terminated_state, conditions=preempted)).kind is ErrorKind.PREEMPTED
 
 
 @pytest.mark.parametrize(
-    ("reason", "reporter", "said", "kind"),
+    ("reason", "component", "message", "kind"),
     [
         ("Stopped", "pod-kueue-controller", PREEMPTED, "preempted"),
         ("Stopped", "pod-kueue-controller", "The ClusterQueue is stopped", "preempted"),
@@ -127,18 +129,18 @@ def test_a_preemption_is_told_even_where_the_stage_stopped_in_order() -> None:
         ("Killing", "kubelet", "Stopping container base", "pod_missing"),
     ],
 )
-def test_the_events_of_a_vanished_pod_say_who_took_its_place(reason: str, reporter: str, said: str, kind: str) -> None:
+def test_the_events_of_a_missing_pod_explain_its_removal(reason: str, component: str, message: str, kind: str) -> None:
     event = k8s.CoreV1Event(
         metadata=k8s.V1ObjectMeta(),
         involved_object=k8s.V1ObjectReference(),
         reason=reason,
-        message=said,
-        source=k8s.V1EventSource(component=reporter),
+        message=message,
+        source=k8s.V1EventSource(component=component),
     )
     assert pod_missing("train", "p", [event]).kind.value == kind
 
 
-def test_a_pod_that_its_node_cannot_start_is_said_in_the_words_of_its_newest_warning() -> None:
+def test_a_pod_that_does_not_start_is_reported_with_its_newest_warning() -> None:
     def event(minute: int, kind: str, reason: str, message: str) -> k8s.CoreV1Event:
         return k8s.CoreV1Event(
             metadata=k8s.V1ObjectMeta(),
@@ -159,16 +161,16 @@ def test_a_pod_that_its_node_cannot_start_is_said_in_the_words_of_its_newest_war
     assert "did not start in time: FailedCreatePodSandBox: no sandbox image." in str(failure)
 
 
-def test_a_pod_that_was_deleted_while_it_worked_has_not_succeeded() -> None:
+def test_a_pod_succeeds_only_if_its_container_exits_with_0() -> None:
     assert has_finished(pod("Failed"))
     assert not has_finished(pod("Running", {"running": {}}))
     assert not has_succeeded(pod("Running", {"running": {}}))
-    assert has_succeeded(pod("Succeeded", ended(0, "Completed")))
-    assert has_succeeded(pod("Running", ended(0, "Completed")))
+    assert has_succeeded(pod("Succeeded", terminated(0, "Completed")))
+    assert has_succeeded(pod("Running", terminated(0, "Completed")))
 
 
 @pytest.mark.parametrize(
-    ("status", "said", "kind"),
+    ("status", "message", "kind"),
     [
         (500, 'failed calling webhook "mpod.kb.io": connect: connection refused', "unschedulable"),
         (429, "too many requests", "unschedulable"),
@@ -177,9 +179,9 @@ def test_a_pod_that_was_deleted_while_it_worked_has_not_succeeded() -> None:
         (422, "spec.containers[0].image: Required value", "bad_recipe"),
     ],
 )
-def test_a_pod_that_the_cluster_refuses_is_told_in_its_words(status: int, said: str, kind: str) -> None:
-    refusal = ApiException(status=status, reason=said)
+def test_a_refused_pod_is_reported_with_the_message_of_the_cluster(status: int, message: str, kind: str) -> None:
+    refusal = ApiException(status=status, reason=message)
     error = creation_error("train", refusal)
     assert error.kind.value == kind
-    assert said in error.message
+    assert message in error.message
     assert error.hint

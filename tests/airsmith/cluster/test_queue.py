@@ -1,4 +1,4 @@
-"""What a pod that Kueue holds back is told about: its place, why it waits, and that its turn has come."""
+"""The log line of a pod that Kueue holds: its position in the queue, and why it waits."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from kubernetes.client import models as k8s
 from airsmith.cluster.queue import is_queued, pending_path, queue_labels, waiting_line, workloads_path
 
 UID = "b3d7fd8c-576e-429b-9589-da08f6e85019"
-SHORT = "couldn't assign flavors to pod set main: insufficient unused quota for cpu in flavor a100, 5 more needed"
+QUOTA_MESSAGE = (
+    "couldn't assign flavors to pod set main: insufficient unused quota for cpu in flavor a100, 5 more needed"
+)
 
 
 def pending(uid: str, in_queue: int, overall: int) -> dict[str, Any]:
-    """A PendingWorkloadsSummary, as Kueue 0.14 answers."""
+    """A PendingWorkloadsSummary of Kueue 0.14."""
     return {
         "items": [
             {
@@ -27,33 +29,33 @@ def pending(uid: str, in_queue: int, overall: int) -> dict[str, Any]:
 
 
 def workloads(*conditions: tuple[str, str, str]) -> dict[str, Any]:
-    told = [{"type": kind, "status": status, "message": message} for kind, status, message in conditions]
-    return {"items": [{"status": {"conditions": told}}]}
+    rows = [{"type": kind, "status": status, "message": message} for kind, status, message in conditions]
+    return {"items": [{"status": {"conditions": rows}}]}
 
 
-def test_the_place_counts_from_one_and_kueue_says_why_it_is_not_ones_turn() -> None:
-    said = waiting_line("nlp", UID, pending(UID, 0, 0), workloads(("QuotaReserved", "False", SHORT)))
-    assert said == f"Waiting: place 1 in queue nlp. Kueue: {SHORT}."
+def test_the_line_has_the_position_and_the_reason_of_kueue() -> None:
+    line = waiting_line("nlp", UID, pending(UID, 0, 0), workloads(("QuotaReserved", "False", QUOTA_MESSAGE)))
+    assert line == f"Waiting: place 1 in queue nlp. Kueue: {QUOTA_MESSAGE}."
 
 
-def test_who_shares_the_quota_is_told_where_it_differs() -> None:
+def test_the_line_has_the_position_in_the_shared_quota_if_it_differs() -> None:
     assert waiting_line("nlp", UID, pending(UID, 1, 6), {}) == (
         "Waiting: place 2 in queue nlp, 7 of all that share its quota."
     )
 
 
-def test_without_the_visibility_api_the_place_is_left_out() -> None:
-    said = waiting_line("nlp", UID, {}, workloads(("QuotaReserved", "False", SHORT)))
-    assert said == f"Waiting in queue nlp. Kueue: {SHORT}."
+def test_without_the_visibility_api_the_line_has_no_position() -> None:
+    line = waiting_line("nlp", UID, {}, workloads(("QuotaReserved", "False", QUOTA_MESSAGE)))
+    assert line == f"Waiting in queue nlp. Kueue: {QUOTA_MESSAGE}."
     assert waiting_line("nlp", UID, pending("other", 0, 0), {}) == "Waiting in queue nlp."
 
 
-def test_a_pod_with_quota_waits_for_what_admits_it() -> None:
+def test_a_pod_with_quota_shows_the_reason_of_its_admission_checks() -> None:
     conditions = ("QuotaReserved", "True", "Quota reserved"), ("Admitted", "False", "Waiting for nodes.")
     assert waiting_line("nlp", UID, {}, workloads(*conditions)) == "Waiting in queue nlp. Kueue: Waiting for nodes."
 
 
-def test_only_kueues_gates_hold_a_pod_back() -> None:
+def test_only_scheduling_gates_of_kueue_hold_a_pod() -> None:
     def gated(*names: str) -> k8s.V1Pod:
         gates = [k8s.V1PodSchedulingGate(name=name) for name in names]
         return k8s.V1Pod(spec=k8s.V1PodSpec(containers=[], scheduling_gates=gates or None))
@@ -63,13 +65,13 @@ def test_only_kueues_gates_hold_a_pod_back() -> None:
     assert not is_queued(gated())
 
 
-def test_a_recipe_without_a_queue_gets_no_label() -> None:
+def test_a_recipe_without_a_queue_has_no_label() -> None:
     assert queue_labels(None, None) == {}
     assert queue_labels("nlp", None) == {"kueue.x-k8s.io/queue-name": "nlp"}
     assert queue_labels("nlp", "high")["kueue.x-k8s.io/priority-class"] == "high"
 
 
-def test_the_paths_are_those_of_kueues_apis() -> None:
+def test_the_paths_are_those_of_the_kueue_apis() -> None:
     assert pending_path("airsmith", "nlp") == (
         "/apis/visibility.kueue.x-k8s.io/v1beta1/namespaces/airsmith/localqueues/nlp/pendingworkloads"
     )

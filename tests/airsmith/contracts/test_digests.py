@@ -1,4 +1,4 @@
-"""A digest changes with everything that determines a result, and with nothing else."""
+"""A digest depends on everything that determines a result, and on nothing else."""
 
 from __future__ import annotations
 
@@ -15,35 +15,32 @@ from airsmith.contracts.stages import CONFIG, NOT_DETERMINING, STAGES, TOKENIZER
 from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.errors.retries import RETRIES
 from airsmith.pipeline.plan import make_plan
-from airsmith.recipe import Recipe
+from tests.support.recipes import new_recipe
+from tests.support.runs import new_spec
 
 pytestmark = pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
 
 NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
-BASE: dict[str, Any] = {"name": "x", "model": {"id": "a/b"}, "dataset": {"id": "c/d", "validation_fraction": 0.1}}
 VERSIONS = {"torch": "1", "transformers": "1", "tokenizers": "1", "datasets": "1", "peft": "1", "accelerate": "1"}
 
 
-def spec_of(changes: Mapping[str, Any] | None = None, versions: Mapping[str, str] = VERSIONS) -> RunSpec:
-    recipe = Recipe.model_validate(BASE)
+def spec_with(changes: Mapping[str, Any] | None = None, versions: Mapping[str, str] = VERSIONS) -> RunSpec:
+    smallest = recipe = new_recipe()
     for key, value in (changes or {}).items():
         group, name = key.split(".")
         section = getattr(recipe, group).model_copy(update={name: value})
         recipe = recipe.model_copy(update={group: section})
-    return RunSpec(
-        dag_id="d",
-        run_id="r",
-        recipe=recipe,
-        recipe_file="x.yaml",
+    # Some of the changed values are invalid, so no plan can be made of the changed recipe.
+    return new_spec(
+        recipe,
+        plan=make_plan(smallest),
         recipe_digest="",
-        plan=make_plan(Recipe.model_validate(BASE)),
-        airsmith_version="0",
         toolchains={image: dict(versions) for image in ("cpu", "train-cpu")},
         created_at=NOW,
     )
 
 
-def pointers_of(**digests: str) -> dict[str, StagePointer]:
+def pointers_with(**digests: str) -> dict[str, StagePointer]:
     return {
         stage: StagePointer(
             stage=stage,
@@ -60,12 +57,12 @@ def pointers_of(**digests: str) -> dict[str, StagePointer]:
 
 
 def digest(stage: str, changes: Mapping[str, Any] | None = None, **digests: str) -> str:
-    return stage_digest(STAGES[stage], spec_of(changes), pointers_of(**digests))
+    return stage_digest(STAGES[stage], spec_with(changes), pointers_with(**digests))
 
 
-@pytest.mark.parametrize("stage", [stage for stage in STAGES if stage != "compile"])  # which test_graphs.py is about
-def test_every_declared_field_changes_the_digest_and_no_other(stage: str) -> None:
-    recipe = spec_of().recipe.model_dump(mode="json")
+@pytest.mark.parametrize("stage", [stage for stage in STAGES if stage != "compile"])  # see test_graphs.py
+def test_exactly_the_declared_fields_change_the_digest(stage: str) -> None:
+    recipe = spec_with().recipe.model_dump(mode="json")
     for key in flatten(recipe):
         if key.count(".") != 1:
             continue
@@ -76,39 +73,39 @@ def test_every_declared_field_changes_the_digest_and_no_other(stage: str) -> Non
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_every_input_of_the_run_changes_the_digest(stage: str) -> None:
-    spec = spec_of()
+def test_every_determining_input_changes_the_digest(stage: str) -> None:
+    spec = spec_with()
     every_stage = tuple(StagePlan(stage=name, image="cpu") for name in STAGES)
     whole = spec.model_copy(update={"plan": spec.plan.model_copy(update={"stages": every_stage})})
     for source in STAGES[stage].inputs:
-        pointers = pointers_of(**{source.property or source.stage: "another"})
+        pointers = pointers_with(**{source.property or source.stage: "another"})
         for each in (whole, spec) if spec.plan.has(stage) else (whole,):
             counts = each.plan.has(source.stage) and source.determines
-            changed = stage_digest(STAGES[stage], each, pointers) != stage_digest(STAGES[stage], each, pointers_of())
+            changed = stage_digest(STAGES[stage], each, pointers) != stage_digest(STAGES[stage], each, pointers_with())
             assert changed is counts, source
 
 
-def test_other_weights_under_the_same_tokenizer_need_no_new_tokens() -> None:
+def test_tokens_are_reused_if_only_the_weights_change() -> None:
     assert digest("tokenize", mirror_model="another") == digest("tokenize")
 
 
-def test_a_library_counts_where_it_is_declared() -> None:
-    newer = spec_of(versions={**VERSIONS, "peft": "2"})
+def test_a_library_changes_the_digests_of_the_stages_that_declare_it() -> None:
+    newer = spec_with(versions={**VERSIONS, "peft": "2"})
     for stage, same in (("train", False), ("tokenize", True), ("mirror_model", True)):
-        assert (stage_digest(STAGES[stage], newer, pointers_of()) == digest(stage)) is same
+        assert (stage_digest(STAGES[stage], newer, pointers_with()) == digest(stage)) is same
 
 
-def test_a_pause_makes_another_output_of_the_same_checkpoints() -> None:
-    whole = spec_of()
+def test_a_pause_changes_the_output_and_keeps_the_checkpoint_key() -> None:
+    whole = spec_with()
     paused = whole.model_copy(update={"stop_at_step": 50})
     contract = STAGES["train"]
-    assert stage_digest(contract, paused, pointers_of()) != stage_digest(contract, whole, pointers_of())
-    assert checkpoint_key(contract, paused, pointers_of()) == checkpoint_key(contract, whole, pointers_of())
+    assert stage_digest(contract, paused, pointers_with()) != stage_digest(contract, whole, pointers_with())
+    assert checkpoint_key(contract, paused, pointers_with()) == checkpoint_key(contract, whole, pointers_with())
 
 
-def test_a_checkpoint_is_found_again_on_other_devices() -> None:
+def test_the_checkpoint_key_does_not_depend_on_devices_or_nodes() -> None:
     def key(changes: Mapping[str, Any]) -> str:
-        return checkpoint_key(STAGES["train"], spec_of(changes), pointers_of())
+        return checkpoint_key(STAGES["train"], spec_with(changes), pointers_with())
 
     assert key({"backend.devices": 4}) == key({"backend.nodes": 2}) == key({})
     assert key({"training.seed": 1}) != key({})
@@ -116,23 +113,23 @@ def test_a_checkpoint_is_found_again_on_other_devices() -> None:
 
 def test_a_missing_input_names_the_stage_to_run() -> None:
     with pytest.raises(AirsmithError, match="needs the output of mirror_model") as caught:
-        stage_digest(STAGES["tokenize"], spec_of(), {})
+        stage_digest(STAGES["tokenize"], spec_with(), {})
     assert caught.value.kind is ErrorKind.NOT_FOUND
 
 
-def test_stages_come_after_their_inputs() -> None:
+def test_stages_are_listed_after_their_inputs() -> None:
     seen: set[str] = set()
     for contract in STAGES.values():
         assert {source.stage for source in contract.inputs} <= seen
         seen.add(contract.name)
 
 
-def test_every_kind_of_error_has_its_retry() -> None:
+def test_every_error_kind_has_a_retry_rule() -> None:
     assert set(RETRIES) == set(ErrorKind)
 
 
 @pytest.mark.parametrize("kind", ErrorKind)
-def test_an_error_travels_as_one_line(kind: ErrorKind) -> None:
+def test_an_error_round_trips_as_one_json_line(kind: ErrorKind) -> None:
     error = AirsmithError(kind, 'with "quotes"\nand lines', "a hint")
     assert "\n" not in error.to_json_line()
     found = AirsmithError.from_json_line(error.to_json_line())
@@ -141,5 +138,5 @@ def test_an_error_travels_as_one_line(kind: ErrorKind) -> None:
 
 
 @pytest.mark.parametrize("line", ["", "INFO: fine", '{"error": "no_such_kind", "message": "x"}', '{"error":', "{}"])
-def test_any_other_line_is_no_error(line: str) -> None:
+def test_other_lines_are_not_parsed_as_errors(line: str) -> None:
     assert AirsmithError.from_json_line(line) is None

@@ -1,4 +1,4 @@
-"""On which side of a compile cache's key every field of a recipe falls: what changes a graph, and nothing else."""
+"""The key of a compile cache depends on every recipe field that changes a graph, and on no other field."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from airsmith.contracts.stages import CONFIG, STAGES
 from airsmith.errors import AirsmithError
 from airsmith.pipeline.plan import make_plan
 from airsmith.recipe import Recipe
+from tests.support.runs import new_spec
 
 NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
 BASE: dict[str, Any] = {
@@ -54,9 +55,9 @@ CHANGES: dict[str, Any] = {
     "training.warmup_steps": 0,
     "training.weight_decay": 0.01,
 }
-"""A value of each field with which the training needs another graph."""
+"""For each field, a value that changes the graph."""
 
-SAME: dict[str, Any] = {
+NO_CHANGES: dict[str, Any] = {
     "backend.job": "trainjob",
     "backend.priority": None,
     "backend.queue": "q",
@@ -87,7 +88,7 @@ SAME: dict[str, Any] = {
     "evaluate.resources.shared_memory": "1Gi",
     "method.alpha_pattern": {"o_proj": 8},
     "model.exclude": ["*.bin"],
-    "model.id": "g/h",  # whose config is an input
+    "model.id": "g/h",  # its config is an input
     "model.max_shard_size": "1GB",
     "model.revision": "v2",
     "model.trust_remote_code": True,
@@ -112,20 +113,20 @@ SAME: dict[str, Any] = {
     "training.save_steps": 1,
     "training.save_total_limit": 1,
     "training.seed": 1,
-    "training.total_train_batch_size": 64,  # more rows are accumulated
+    "training.total_train_batch_size": 64,  # accumulates more rows
 }
-"""A value of each field with which the same graphs serve."""
+"""For each field, a value that keeps the graph."""
 
-NEEDED: dict[str, dict[str, Any]] = {
+REQUIRED_WITH: dict[str, dict[str, Any]] = {
     "dataset.format": {"dataset.columns": {"instruction": "i"}},
     "serve.load": {"serve.engine": "vllm"},
     "serve.mode": {"serve.engine": "vllm"},
     "training.early_stopping_patience": {"training.eval_steps": 5},
     "training.load_best_model_at_end": {"training.eval_steps": 5, "training.save_steps": 5},
 }
-"""What else must be set with a field."""
+"""Fields that must be set together with a field."""
 
-IMPOSSIBLE = {
+UNSUPPORTED = {
     "backend.name",  # no other backend compiles
     "method.modules_to_save",
     "method.use_dora",
@@ -134,10 +135,10 @@ IMPOSSIBLE = {
     "training.eval_steps",
     "training.load_best_model_at_end",
 }
-"""Fields that a training on Neuron must leave as they are."""
+"""Fields that training on Neuron does not support."""
 
 
-def spec_of(versions: dict[str, str] = VERSIONS, **changes: Any) -> RunSpec:
+def spec_with(versions: dict[str, str] = VERSIONS, **changes: Any) -> RunSpec:
     content: dict[str, Any] = {}
     for key, value in {**BASE, **changes}.items():
         *groups, name = key.split(".")
@@ -149,10 +150,7 @@ def spec_of(versions: dict[str, str] = VERSIONS, **changes: Any) -> RunSpec:
         content["method"] = {"name": "full"}
     recipe = Recipe.model_validate(content)
     plan = make_plan(recipe)
-    return RunSpec(
-        dag_id="d", run_id="r", recipe=recipe, recipe_file="x.yaml", recipe_digest="", plan=plan, airsmith_version="0",
-        toolchains={stage.image: versions for stage in plan.stages}, created_at=NOW,
-    )  # fmt: skip
+    return new_spec(recipe, plan=plan, toolchains={stage.image: versions for stage in plan.stages}, created_at=NOW)
 
 
 def key(spec: RunSpec, config: str = "config") -> str:
@@ -163,55 +161,57 @@ def key(spec: RunSpec, config: str = "config") -> str:
     return stage_digest(STAGES["compile"], spec, {"mirror_model": base})
 
 
-def changed(field: str, value: Any) -> RunSpec:
-    """A run with another value of a field, with what that value needs."""
+def spec_with_changed(field: str, value: Any) -> RunSpec:
+    """The spec of a run that differs in one field, and in the fields that it requires."""
     if field == "method.use_rslora":
         other, other_value = value
-        return spec_of(**{field: True, other: other_value})
-    return spec_of(**{**NEEDED.get(field, {}), field: value})
+        return spec_with(**{field: True, other: other_value})
+    return spec_with(**{**REQUIRED_WITH.get(field, {}), field: value})
 
 
 @pytest.mark.parametrize("field", CHANGES)
-def test_what_changes_a_graph_changes_the_key(field: str) -> None:
-    assert key(changed(field, CHANGES[field])) != key(spec_of())
+def test_a_field_that_changes_the_graph_changes_the_key(field: str) -> None:
+    assert key(spec_with_changed(field, CHANGES[field])) != key(spec_with())
 
 
-@pytest.mark.parametrize("field", SAME)
-def test_what_changes_no_graph_leaves_the_key(field: str) -> None:
-    assert key(changed(field, SAME[field])) == key(spec_of())
+@pytest.mark.parametrize("field", NO_CHANGES)
+def test_a_field_that_changes_no_graph_keeps_the_key(field: str) -> None:
+    assert key(spec_with_changed(field, NO_CHANGES[field])) == key(spec_with())
 
 
-def test_every_field_is_on_one_side_or_cannot_be_set() -> None:
-    fields = set(flatten(spec_of().recipe.model_dump(mode="json")))
-    sides = [set(CHANGES), set(SAME), IMPOSSIBLE]
-    assert set().union(*sides) == fields
-    assert sum(len(side) for side in sides) == len(fields)
+def test_every_field_is_in_exactly_one_table() -> None:
+    fields = set(flatten(spec_with().recipe.model_dump(mode="json")))
+    tables = [set(CHANGES), set(NO_CHANGES), UNSUPPORTED]
+    assert set().union(*tables) == fields
+    assert sum(len(table) for table in tables) == len(fields)
 
 
-@pytest.mark.parametrize("field", sorted(IMPOSSIBLE - {"backend.name", "sweep"}))
-def test_what_cannot_be_set_is_refused(field: str) -> None:
+@pytest.mark.parametrize("field", sorted(UNSUPPORTED - {"backend.name", "sweep"}))
+def test_an_unsupported_field_is_refused(field: str) -> None:
     value: Any = {"method.modules_to_save": ["lm_head"], "training.eval_steps": 5}.get(field, True)
     with pytest.raises(AirsmithError, match=field.replace(".", r"\.")):
-        changed(field, value)
+        spec_with_changed(field, value)
 
 
 @pytest.mark.parametrize("name", VERSIONS)
-def test_another_compiler_or_library_needs_its_own_cache(name: str) -> None:
-    assert key(spec_of(versions={**VERSIONS, name: "2"})) != key(spec_of())
+def test_another_library_version_changes_the_key(name: str) -> None:
+    assert key(spec_with(versions={**VERSIONS, name: "2"})) != key(spec_with())
 
 
-def test_the_model_counts_by_its_config_alone() -> None:
-    assert key(spec_of(), config="another") != key(spec_of())
+def test_the_key_depends_on_the_config_of_the_model() -> None:
+    assert key(spec_with(), config="another") != key(spec_with())
 
 
-def test_sizes_that_are_written_down_are_the_derived_ones() -> None:
-    assert key(spec_of(**{"backend.tensor_parallel_size": 8, "backend.pipeline_parallel_size": 1})) == key(spec_of())
+def test_explicit_sizes_equal_to_the_derived_ones_keep_the_key() -> None:
+    assert key(spec_with(**{"backend.tensor_parallel_size": 8, "backend.pipeline_parallel_size": 1})) == key(
+        spec_with()
+    )
 
 
-def test_only_whether_rows_are_accumulated_counts() -> None:
-    once = spec_of(**{"training.total_train_batch_size": 8})
-    assert (once.plan.batch.gradient_accumulation_steps, spec_of().plan.batch.gradient_accumulation_steps) == (1, 4)
-    assert key(once) != key(spec_of())
-    piped = {"backend.pipeline_parallel_size": 2}  # whose accumulation is its micro-batches
+def test_the_key_depends_on_accumulation_and_not_on_its_steps() -> None:
+    once = spec_with(**{"training.total_train_batch_size": 8})
+    assert (once.plan.batch.gradient_accumulation_steps, spec_with().plan.batch.gradient_accumulation_steps) == (1, 4)
+    assert key(once) != key(spec_with())
+    piped = {"backend.pipeline_parallel_size": 2}  # here accumulation counts micro-batches
     longer = {**piped, "training.total_train_batch_size": 64}
-    assert key(spec_of(**piped)) != key(spec_of(**longer))
+    assert key(spec_with(**piped)) != key(spec_with(**longer))

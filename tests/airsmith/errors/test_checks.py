@@ -1,4 +1,4 @@
-"""Several failures are told together, each once, with a kind that decides rightly about retries."""
+"""Several failures are reported together, each once, with the kind that prevents a useless retry."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ def failing(error: AirsmithError) -> Callable[[], None]:
     return check
 
 
-def test_nothing_is_raised_where_all_is_well():
+def test_passing_checks_raise_nothing():
     check_all([lambda: None, lambda: None])
 
 
-def test_one_failure_stays_as_it_is():
+def test_a_single_failure_is_raised_unchanged():
     with pytest.raises(AirsmithError) as caught:
         check_all([lambda: None, failing(DENIED)])
     assert caught.value is DENIED
 
 
-def test_every_check_is_made_and_what_no_retry_helps_against_decides():
+def test_all_checks_run_and_the_kind_that_is_not_retried_wins():
     with pytest.raises(AirsmithError) as caught:
         check_all([failing(UNAVAILABLE), failing(DENIED), failing(UNAVAILABLE)])
     assert str(caught.value) == "2 things are wrong:\n1. The store is away. Wait.\n2. The Hub says no. Ask."

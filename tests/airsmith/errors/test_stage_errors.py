@@ -1,4 +1,4 @@
-"""Every kind of failure has its class, and its class decides about retries as the table says."""
+"""Every error kind has an exception class, and is retried as the retry table defines."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ POLICY = RetryByKind(timedelta(seconds=10))
 
 
 @pytest.mark.parametrize("kind", ErrorKind)
-def test_every_kind_has_a_class_of_its_own(kind: ErrorKind):
+def test_every_kind_has_an_exception_class(kind: ErrorKind):
     error = as_stage_error(AirsmithError(kind, "message", "hint"))
     assert type(error) is not StageError
     assert (error.kind, error.message, error.hint) == (kind, "message", "hint")
@@ -31,7 +31,7 @@ def test_no_two_kinds_share_a_class():
 
 
 @pytest.mark.parametrize("kind", ErrorKind)
-def test_the_table_decides_about_a_retry(kind: ErrorKind):
+def test_the_retry_policy_follows_the_table(kind: ErrorKind):
     decision = POLICY.evaluate(AirsmithError(kind, ""), try_number=1, max_tries=3)
     expected = {
         Retry.NEVER: (RetryAction.FAIL, None),
@@ -42,11 +42,11 @@ def test_the_table_decides_about_a_retry(kind: ErrorKind):
     assert kind.value in (decision.reason or "")
 
 
-def test_backing_off_doubles_up_to_a_bound():
+def test_the_delay_doubles_up_to_a_maximum():
     error = AirsmithError(ErrorKind.HUB_UNAVAILABLE, "")
     delays = [POLICY.evaluate(error, try_number, 100).retry_delay for try_number in (1, 2, 3, 1000)]
     assert delays == [timedelta(seconds=10), timedelta(seconds=20), timedelta(seconds=40), MAX_DELAY]
 
 
-def test_what_airflow_raises_is_left_to_airflow():
+def test_other_exceptions_follow_airflows_default():
     assert POLICY.evaluate(TimeoutError(), 1, 3).action is RetryAction.DEFAULT

@@ -1,4 +1,4 @@
-"""Stores to test against, and a clock that is far ahead of what they hold."""
+"""A store's clock that runs ahead, so that all objects are old."""
 
 from __future__ import annotations
 
@@ -6,29 +6,26 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 import pytest
-from store_fixtures import real_s3_uri, s3_environment, s3_server, s3_store, s3_uri, store, store_uri
 
 from airsmith.artifacts.store import Store
 from airsmith.janitor import inventory, reap
 
-__all__ = ["real_s3_uri", "s3_environment", "s3_server", "s3_store", "s3_uri", "store", "store_uri"]
-
 
 @pytest.fixture
-def later(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Let the store's clock be ahead, so that all that it holds is old."""
+def advance_clock(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Sets the store's clock ahead by a time, given as to `timedelta`."""
     real = inventory.store_time
 
-    def ahead(**by: float) -> None:
+    def advance(**by: float) -> None:
         def shifted(store: Store) -> datetime:
             return real(store) + timedelta(**by)
 
         monkeypatch.setattr(inventory, "store_time", shifted)
 
-    return ahead
+    return advance
 
 
 @pytest.fixture(autouse=True)
-def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let nobody wait for stages that these tests do not run."""
-    monkeypatch.setattr(reap, "POINTER_GRACE_SECONDS", 0.0)
+def _no_settling_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No stage runs beside these tests, so the janitor waits for none."""
+    monkeypatch.setattr(reap, "SETTLING_SECONDS", 0.0)

@@ -1,4 +1,4 @@
-"""Pods and servers are judged on evidence alone: what is young, foreign or unclear is left to whoever made it."""
+"""Only pods and servers that are proven unused are removed; young, foreign and unknown ones are kept."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from kubernetes.client import models as k8s
-from workshop import served
 
 from airsmith.airflow.task_owner import this_airflow
 from airsmith.cluster.labels import PREFIX, TaskOwner, pod_labels
@@ -19,6 +18,7 @@ from airsmith.janitor.endpoints import unused_deployments
 from airsmith.janitor.pods import find_orphans
 from airsmith.janitor.runs import FINISHED_STATES
 from airsmith.registry import Endpoint, Revision
+from tests.support.registry import new_revision
 
 NOW = datetime(2026, 6, 1, tzinfo=timezone.utc)
 HERE = "https://airflow.example.com"
@@ -34,53 +34,53 @@ def pod(name: str, run_id: str = "r", task: str = "train", *, airflow: str = HER
     return k8s.V1Pod(metadata=k8s.V1ObjectMeta(name=name, **{**known, "annotations": owner, **metadata}))
 
 
-def orphans(pods: Sequence[k8s.V1Pod], states: States) -> dict[str, str]:
-    def ask(dag_id: str, run_ids: Sequence[str]) -> States:
+def find_orphan_names(pods: Sequence[k8s.V1Pod], states: States) -> dict[str, str]:
+    def fetch_states(dag_id: str, run_ids: Sequence[str]) -> States:
         assert dag_id == "dag"
         return {run_id: states[run_id] for run_id in run_ids if run_id in states}
 
-    return {found.metadata.name: reason for found, reason in find_orphans(pods, NOW, HERE, ask)}
+    return {found.metadata.name: reason for found, reason in find_orphans(pods, NOW, HERE, fetch_states)}
 
 
-def test_a_pod_whose_run_was_deleted_is_an_orphan():
-    assert orphans([pod("a")], {}) == {"a": "run r of dag was deleted in Airflow"}
+def test_a_pod_of_a_deleted_run_is_an_orphan():
+    assert find_orphan_names([pod("a")], {}) == {"a": "run r of dag was deleted in Airflow"}
 
 
 @given(st.none() | st.text(max_size=12) | st.sampled_from(sorted(FINISHED_STATES)))
-def test_a_pod_is_an_orphan_when_its_task_has_ended_and_in_no_other_state(state: str | None):
-    assert bool(orphans([pod("a")], {"r": {"train": state}})) == (state in FINISHED_STATES)
+def test_a_pod_is_an_orphan_only_if_its_task_has_finished(state: str | None):
+    assert bool(find_orphan_names([pod("a")], {"r": {"train": state}})) == (state in FINISHED_STATES)
 
 
-def test_a_task_that_its_run_does_not_show_proves_nothing():
-    assert not orphans([pod("a")], {"r": {"train_0": "failed"}})
+def test_a_pod_of_an_unlisted_task_is_kept():
+    assert not find_orphan_names([pod("a")], {"r": {"train_0": "failed"}})
 
 
-def test_what_is_young_foreign_unmarked_or_ending_is_left_alone():
-    left = [
+def test_young_foreign_unannotated_and_terminating_pods_are_kept():
+    kept = [
         pod("young", age=59),
         pod("foreign", airflow="https://other.example.com"),
-        pod("unmarked", annotations={f"{PREFIX}run-uri": "s3://b/runs/d/r"}),
+        pod("unannotated", annotations={f"{PREFIX}run-uri": "s3://b/runs/d/r"}),
         pod("bare", annotations=None),
-        pod("ending", deletion_timestamp=NOW),
+        pod("terminating", deletion_timestamp=NOW),
     ]
-    assert not orphans(left, {})
+    assert not find_orphan_names(kept, {})
 
 
-def test_where_airflow_does_not_answer_no_pod_is_judged():
-    def silent(dag_id: str, run_ids: Sequence[str]) -> States:
+def test_an_airflow_error_stops_the_search():
+    def fail(dag_id: str, run_ids: Sequence[str]) -> States:
         raise RuntimeError("API server")
 
     with pytest.raises(RuntimeError):
-        list(find_orphans([pod("a")], NOW, HERE, silent))
+        list(find_orphans([pod("a")], NOW, HERE, fail))
 
 
 @given(*[st.text(max_size=40)] * 4)
-def test_a_pods_mark_tells_its_task_whatever_the_names(airflow: str, dag_id: str, run_id: str, task_id: str):
+def test_the_task_owner_round_trips_through_annotations(airflow: str, dag_id: str, run_id: str, task_id: str):
     owner = TaskOwner(airflow, dag_id, run_id, task_id)
     assert TaskOwner.of_annotations(owner.annotations()) == owner
 
 
-def test_an_airflow_is_known_by_its_addresses_else_by_its_machine(monkeypatch: pytest.MonkeyPatch):
+def test_an_airflow_is_identified_by_its_addresses_or_its_hostname(monkeypatch: pytest.MonkeyPatch):
     assert this_airflow() == socket.gethostname()
     monkeypatch.setenv("AIRFLOW__API__BASE_URL", HERE)
     assert this_airflow() == HERE
@@ -88,15 +88,15 @@ def test_an_airflow_is_known_by_its_addresses_else_by_its_machine(monkeypatch: p
     assert this_airflow() == f"{HERE} http://api:8080/execution/"
 
 
-def test_many_runs_are_asked_for_in_parts():
-    questions = []
+def test_runs_are_queried_in_batches_of_50():
+    batch_sizes = []
 
-    def ask(dag_id: str, run_ids: Sequence[str]) -> States:
-        questions.append(len(run_ids))
+    def fetch_states(dag_id: str, run_ids: Sequence[str]) -> States:
+        batch_sizes.append(len(run_ids))
         return {run_id: {"train": "running"} for run_id in run_ids}
 
-    assert not list(find_orphans([pod(str(n), f"run-{n}") for n in range(120)], NOW, HERE, ask))
-    assert questions == [50, 50, 20]
+    assert not list(find_orphans([pod(str(n), f"run-{n}") for n in range(120)], NOW, HERE, fetch_states))
+    assert batch_sizes == [50, 50, 20]
 
 
 def server(endpoint: str, revision: str, *, hours: float = 48, store: str = STORE) -> k8s.V1Deployment:
@@ -114,40 +114,40 @@ def server(endpoint: str, revision: str, *, hours: float = 48, store: str = STOR
 
 
 def endpoint(name: str, current: str, *history: str, canary: str | None = None) -> Endpoint:
-    def one(revision: str) -> Revision:
-        return served(name, "artifacts/model/m", id=revision, namespace="n")
+    def revision(deployment: str) -> Revision:
+        return new_revision(name, id=deployment, namespace="n")
 
     return Endpoint(
+        **revision(current).model_dump(),
         name=name,
-        current=one(current),
-        history=tuple(map(one, history)),
-        canary=None if canary is None else one(canary),
+        history=tuple(map(revision, history)),
+        canary=None if canary is None else revision(canary),
         updated_at=NOW,
     )
 
 
-def unused(servers: Sequence[k8s.V1Deployment], *endpoints: Endpoint) -> list[str]:
+def unused_names(servers: Sequence[k8s.V1Deployment], *endpoints: Endpoint) -> list[str]:
     return [found.name for found in unused_deployments(servers, endpoints, STORE, NOW, GRACE)]
 
 
-def test_a_server_that_no_endpoint_records_is_unused():
-    assert unused([server("chat", "a")]) == ["a"]
+def test_a_server_without_an_endpoint_is_unused():
+    assert unused_names([server("chat", "a")]) == ["a"]
 
 
-def test_what_serves_what_shares_and_what_a_roll_back_would_wake_stay():
-    standing = [server("chat", name) for name in ("oldest", "before", "now", "canary", "stray")]
+def test_current_canary_and_previous_servers_are_kept():
+    servers = [server("chat", name) for name in ("oldest", "before", "now", "canary", "stray")]
     record = endpoint("chat", "now", "oldest", "before", canary="canary")
-    assert unused(standing, record) == ["oldest", "stray"]
+    assert unused_names(servers, record) == ["oldest", "stray"]
 
 
-def test_where_the_one_before_is_gone_an_older_one_is_what_a_roll_back_would_wake():
+def test_the_newest_existing_server_of_the_history_is_kept():
     record = endpoint("chat", "now", "oldest", "before", "now")
-    assert not unused([server("chat", "oldest"), server("chat", "now")], record)
+    assert not unused_names([server("chat", "oldest"), server("chat", "now")], record)
 
 
-def test_a_server_that_may_be_about_to_be_recorded_stays():
-    assert not unused([server("chat", "a", hours=23)])
+def test_a_young_server_is_kept():
+    assert not unused_names([server("chat", "a", hours=23)])
 
 
-def test_servers_of_other_stores_are_none_of_ours():
-    assert not unused([server("chat", "a", store=f"{STORE}-of-others"), server("chat", "b", store="s3://else/x")])
+def test_servers_of_other_stores_are_ignored():
+    assert not unused_names([server("chat", "a", store=f"{STORE}-of-others"), server("chat", "b", store="s3://else/x")])

@@ -1,4 +1,4 @@
-"""Whatever a store holds: nothing that a version, an endpoint or a run at work leads to is removed, and all else is."""
+"""The janitor removes exactly the objects that no version, endpoint or live run refers to."""
 
 from __future__ import annotations
 
@@ -9,74 +9,84 @@ from datetime import datetime, timezone
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from workshop import (
-    active,
-    artifact,
-    checkpoint,
-    half_published,
-    key_of,
-    make,
-    new_run,
-    paths_under,
-    point,
-    served,
-    tidy,
-)
 
 from airsmith.artifacts.read import open_artifact
 from airsmith.artifacts.store import Store
 from airsmith.contracts.run import Run
 from airsmith.registry import ModelVersionDraft, record_canary, record_current, register_version
+from tests.support.janitor import only_alive, paths_under, tidy
+from tests.support.recipes import pinned_recipe
+from tests.support.registry import new_revision
+from tests.support.runs import (
+    finish_stages,
+    new_run,
+    point_stage,
+    publish_artifact,
+    publish_checkpoint,
+    train_key,
+    write_unpublished,
+)
 
 KINDS = ("base_model", "tokens", "adapter", "model", "evaluation")
-MOST = 8
+COUNT = 8
 
-Served = tuple[list[tuple[int, int | None]], int | None]
-"""Model and adapter of each start of an endpoint's server, and the model of a candidate."""
+EndpointCase = tuple[list[tuple[int, int | None]], int | None]
+"""The model and the adapter of each revision of an endpoint, and the model of its canary."""
 
-numbers = st.integers(0, MOST - 1)
-maybe = st.none() | numbers
-versions = st.lists(st.tuples(numbers, maybe, numbers, maybe), max_size=3)
-endpoints = st.lists(st.tuples(st.lists(st.tuples(numbers, maybe), min_size=1, max_size=3), maybe), max_size=2)
+numbers = st.integers(0, COUNT - 1)
+optional_number = st.none() | numbers
+versions = st.lists(st.tuples(numbers, optional_number, numbers, optional_number), max_size=3)
+endpoints = st.lists(
+    st.tuples(st.lists(st.tuples(numbers, optional_number), min_size=1, max_size=3), optional_number), max_size=2
+)
 runs = st.lists(st.tuples(st.booleans(), st.lists(numbers, max_size=3)), max_size=3)
-lost = st.lists(numbers, max_size=4)
+lost_attempts = st.lists(numbers, max_size=4)
 
 
 @pytest.mark.parametrize("kind", ["file", "s3"])
-def test_what_is_reachable_stays_and_the_rest_goes(
-    kind: str, request: pytest.FixtureRequest, later: Callable[..., None]
+def test_exactly_the_unreachable_objects_are_removed(
+    kind: str, request: pytest.FixtureRequest, advance_clock: Callable[..., None]
 ) -> None:
     base = request.getfixturevalue("s3_uri") if kind == "s3" else f"file://{request.getfixturevalue('tmp_path')}"
-    later(days=1000)
+    advance_clock(days=1000)
 
     @settings(max_examples=25 if kind == "file" else 8, suppress_health_check=list(HealthCheck), deadline=None)
-    @given(versions, endpoints, runs, lost)
-    def holds(versions: list, endpoints: list, runs: list, lost: list) -> None:  # type: ignore[type-arg]
+    @given(versions, endpoints, runs, lost_attempts)
+    def holds(versions: list, endpoints: list, runs: list, lost_attempts: list) -> None:  # type: ignore[type-arg]
         store = Store.open(f"{base}/{uuid.uuid4().hex}")
-        folders = [artifact(store, KINDS[number % len(KINDS)], f"digest-{number}") for number in range(MOST)]
-        needed = {folders[one] for one in register(store, folders, versions) | serve(store, folders, endpoints)}
-        working, pointed = start(store, folders, runs)
-        needed |= pointed
-        checkpoints = {run.path: checkpoint(store, key_of(run), 5) for run in working}
-        attempts = [path for number in lost for path in half_published(store, folders[number], f"attempt={number}")]
-        orphan = checkpoint(store, "nobody's", 5)
-        whole = {folder: paths_under(store, folder) for folder in (*needed, *checkpoints.values())}
+        folders = [
+            publish_artifact(store, KINDS[number % len(KINDS)], f"digest-{number}").folder for number in range(COUNT)
+        ]
+        in_use = {
+            folders[one]
+            for one in register_versions(store, folders, versions) | serve_models(store, folders, endpoints)
+        }
+        live_runs, pointed = start_runs(store, folders, runs)
+        in_use |= pointed
+        checkpoints = {run.path: publish_checkpoint(store, train_key(run), 5) for run in live_runs}
+        attempts = [
+            path for number in lost_attempts for path in write_unpublished(store, folders[number], f"attempt={number}")
+        ]
+        orphan = publish_checkpoint(store, "unused", 5)
+        objects_before = {folder: paths_under(store, folder) for folder in (*in_use, *checkpoints.values())}
 
-        tidy(store, active(*working))
+        tidy(store, only_alive(*live_runs))
 
-        for folder, before in whole.items():
+        for folder, before in objects_before.items():
             left = paths_under(store, folder)
             assert before - set(attempts) <= left, folder
             assert open_artifact(store, folder) is not None
-        assert not [folder for folder in set(folders) - needed if paths_under(store, folder)]
+        assert not [folder for folder in set(folders) - in_use if paths_under(store, folder)]
         assert not paths_under(store, orphan)
-        free = [path for path in attempts if not path.startswith(tuple(f"{folder}/" for folder in pointed))]
-        assert not [path for path in free if store.exists(path)]
+        unprotected = [path for path in attempts if not path.startswith(tuple(f"{folder}/" for folder in pointed))]
+        assert not [path for path in unprotected if store.exists(path)]
 
     holds()
 
 
-def register(store: Store, folders: list[str], versions: list[tuple[int, int | None, int, int | None]]) -> set[int]:
+def register_versions(
+    store: Store, folders: list[str], versions: list[tuple[int, int | None, int, int | None]]
+) -> set[int]:
     for number, (model, adapter, base, evaluation) in enumerate(versions):
         draft = {
             "digest": str(number), "recipe_digest": "", "base": {},
@@ -88,31 +98,36 @@ def register(store: Store, folders: list[str], versions: list[tuple[int, int | N
     return {one for version in versions for one in version if one is not None}
 
 
-def serve(store: Store, folders: list[str], endpoints: list[Served]) -> set[int]:
+def serve_models(store: Store, folders: list[str], endpoints: list[EndpointCase]) -> set[int]:
     found: set[int] = set()
-    for number, (served_before, candidate) in enumerate(endpoints):
+    for number, (served_before, canary) in enumerate(endpoints):
         name = f"endpoint-{number}"
         for model, adapter in served_before:
             adapters = {} if adapter is None else {"beside": folders[adapter]}
-            record_current(store, name, served(name, folders[model], adapters=adapters))
+            record_current(store, name, new_revision(name, folders[model], adapters=adapters))
             found |= {model} | ({adapter} if adapter is not None else set())
-        if candidate is not None:
-            record_canary(store, name, served(name, folders[candidate]), 20)
-            found.add(candidate)
+        if canary is not None:
+            record_canary(store, name, new_revision(name, folders[canary]), 20)
+            found.add(canary)
     return found
 
 
-def start(store: Store, folders: list[str], runs: list[tuple[bool, list[int]]]) -> tuple[list[Run], set[str]]:
-    """Runs whose later stages point to any artifact; those at work, and what they point to."""
-    working: list[Run] = []
+def start_runs(store: Store, folders: list[str], runs: list[tuple[bool, list[int]]]) -> tuple[list[Run], set[str]]:
+    """Write runs whose later stages point to any artifact.
+
+    :returns: the live runs, and the folders that they point to.
+    """
+    live_runs: list[Run] = []
     pointed: set[str] = set()
-    for number, (is_at_work, outputs) in enumerate(runs):
-        run = new_run(store, f"run-{number}-{datetime.now(timezone.utc):%H%M}", seed=number)
-        make(run, "mirror_model", "mirror_dataset", "tokenize")
+    for number, (is_alive, outputs) in enumerate(runs):
+        run = new_run(
+            store, f"run-{number}-{datetime.now(timezone.utc):%H%M}", pinned_recipe(training={"seed": number})
+        )
+        finish_stages(run, "mirror_model", "mirror_dataset", "tokenize")
         for stage, output in zip(("train", "merge", "evaluate"), outputs):  # noqa: B905
-            point(run, stage, folders[output])
-        if is_at_work:
-            working.append(run)
+            point_stage(run, stage, folders[output])
+        if is_alive:
+            live_runs.append(run)
             pointers = (run.pointer(stage) for stage in ("mirror_model", "mirror_dataset", "tokenize"))
             pointed |= {folders[output] for output in outputs} | {found.location for found in pointers if found}
-    return working, pointed
+    return live_runs, pointed

@@ -1,56 +1,37 @@
-"""What may be asked of an endpoint, and what one machine does of it."""
+"""Requests to change an endpoint: which are valid, and what they do on this machine."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from airsmith.contracts.cache import Output
-from airsmith.contracts.recording import StageRecord
 from airsmith.contracts.run import Run
 from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.pipeline.endpoint_change import ChangeRequest, checked_change, make_change
-from airsmith.registry import ModelVersionDraft, promote, read_endpoint, register_version
-from airsmith.serving.local.endpoint import stop_all
-from tests.airsmith.serving.machine import Machine
+from airsmith.registry import promote, read_endpoint, register_version
+from tests.support.local_endpoints import LocalHost
+from tests.support.registry import version_draft
+from tests.support.runs import finish_stage_with
 
 
-@pytest.fixture
-def machine(tmp_path: Path) -> Iterator[Machine]:
-    machine = Machine(tmp_path, tmp_path / "venv/bin/python")
-    machine.python.parent.mkdir(parents=True)
-    machine.server_that()
-    yield machine
-    stop_all(machine.settings())
-
-
-def register(machine: Machine, model: str, **recipe: Any) -> Run:
+def register(local_host: LocalHost, model: str, **recipe: Any) -> Run:
     """A run whose model is a version of the registry."""
-    run = machine.run(model, **recipe)
-    StageRecord.begin("evaluate", run).finish(Output("evaluation", model, "artifacts/evaluation/e", True), cached=False)
-    draft = {
-        "digest": model,
-        "model": f"artifacts/model/{model}",
-        "base_model": "artifacts/base_model/b",
-        "run": run.path,
-    }
-    register_version(
-        machine.store, "tiny", ModelVersionDraft.model_validate({**draft, "base": {"id": "b"}, "recipe_digest": "r"})
-    )
+    run = local_host.new_run(model, **recipe)
+    finish_stage_with(run, "evaluate", Output("evaluation", model, "artifacts/evaluation/e", True))
+    register_version(local_host.store, "tiny", version_draft(model, model=f"artifacts/model/{model}", run=run.path))
     return run
 
 
-def change(machine: Machine, action: str, run_id: str = "manual", **fields: Any) -> Run | None:
+def change(local_host: LocalHost, action: str, run_id: str = "manual", **fields: Any) -> Run | None:
     request = ChangeRequest(checked_change({"action": action, **fields}), dag_id="endpoint", run_id=run_id)
-    return make_change(request, machine.settings(), None)
+    return make_change(request, local_host.settings(), None)
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
         ({"action": "deploy"}, "The action deploy needs model."),
         ({"action": "deploy", "model": ""}, "The action deploy needs model."),
@@ -68,11 +49,11 @@ def change(machine: Machine, action: str, run_id: str = "manual", **fields: Any)
         ({"action": "scale", "endpoint": "a", "replica": 1}, "replica is not a field; did you mean replicas?"),
     ],
 )
-def test_what_makes_no_sense_is_refused_in_words(values: dict[str, Any], said: str):
+def test_an_invalid_request_is_refused_with_the_reason(values: dict[str, Any], message: str):
     with pytest.raises(AirsmithError) as refused:
         checked_change(values)
     assert refused.value.kind is ErrorKind.BAD_RECIPE
-    assert said in refused.value.message
+    assert message in refused.value.message
 
 
 @pytest.mark.parametrize(
@@ -85,16 +66,16 @@ def test_what_makes_no_sense_is_refused_in_words(values: dict[str, Any], said: s
         {"action": "roll_back", "endpoint": "a", "model": "", "version": None},
     ],
 )
-def test_what_makes_sense_is_taken(values: dict[str, Any]):
+def test_a_valid_request_is_accepted(values: dict[str, Any]):
     assert checked_change(values).action == values["action"]
 
 
-def test_a_version_is_deployed_as_its_run_would(machine: Machine):
-    source = register(machine, "m1")
-    register(machine, "m2")
-    run = change(machine, "deploy", model="tiny", version=1)
+def test_a_version_is_deployed_with_the_outputs_of_its_run(local_host: LocalHost):
+    source = register(local_host, "m1")
+    register(local_host, "m2")
+    run = change(local_host, "deploy", model="tiny", version=1)
     assert run is not None
-    endpoint = read_endpoint(machine.store, "tiny")
+    endpoint = read_endpoint(local_host.store, "tiny")
     assert endpoint is not None
     assert (endpoint.current.version, endpoint.current.model_uri) == (1, "artifacts/model/m1")
     assert httpx.get(f"{endpoint.current.address}/health").is_success
@@ -108,39 +89,39 @@ def test_a_version_is_deployed_as_its_run_would(machine: Machine):
     assert source.pointer("deploy") is None
 
 
-def test_the_champion_is_deployed_where_no_version_is_named(machine: Machine):
+def test_the_champion_is_deployed_by_default(local_host: LocalHost):
     for model in ("m1", "m2"):
-        register(machine, model)
-    promote(machine.store, "tiny", 2, "better")
-    change(machine, "deploy", model="tiny")
-    endpoint = read_endpoint(machine.store, "tiny")
+        register(local_host, model)
+    promote(local_host.store, "tiny", 2, "better")
+    change(local_host, "deploy", model="tiny")
+    endpoint = read_endpoint(local_host.store, "tiny")
     assert endpoint is not None
     assert endpoint.current.version == 2
 
 
-def test_a_version_goes_to_another_endpoint_even_of_a_recipe_that_serves_nothing(machine: Machine):
-    register(machine, "m1", serve={"enabled": False})
-    run = change(machine, "deploy", model="tiny", version=1, endpoint="staging")
-    assert read_endpoint(machine.store, "tiny") is None
+def test_a_version_can_be_deployed_to_another_endpoint(local_host: LocalHost):
+    register(local_host, "m1", serve={"enabled": False})
+    run = change(local_host, "deploy", model="tiny", version=1, endpoint="staging")
+    assert read_endpoint(local_host.store, "tiny") is None
     assert run is not None
     assert run.read_spec().recipe.endpoint_name == "staging"
-    assert change(machine, "stop", endpoint="staging") is None
-    staging = read_endpoint(machine.store, "staging")
+    assert change(local_host, "stop", endpoint="staging") is None
+    staging = read_endpoint(local_host.store, "staging")
     assert staging is not None
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{staging.current.address}/health")
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
-    [({"model": "tiny", "version": 7}, "no version 7"), ({"model": "nobody"}, "There is no model nobody")],
+    ("fields", "message"),
+    [({"model": "tiny", "version": 7}, "no version 7"), ({"model": "missing"}, "There is no model missing")],
 )
-def test_what_is_not_registered_is_told_and_leaves_nothing(machine: Machine, fields: dict[str, Any], said: str):
-    register(machine, "m1")
-    with pytest.raises(AirsmithError, match=said) as refused:
-        change(machine, "deploy", **fields)
+def test_an_unregistered_model_or_version_is_refused(local_host: LocalHost, fields: dict[str, Any], message: str):
+    register(local_host, "m1")
+    with pytest.raises(AirsmithError, match=message) as refused:
+        change(local_host, "deploy", **fields)
     assert refused.value.kind is ErrorKind.NOT_FOUND
-    assert not list(machine.store.list("runs/endpoint"))
+    assert not list(local_host.store.list("runs/endpoint"))
 
 
 @pytest.mark.parametrize(
@@ -152,7 +133,7 @@ def test_what_is_not_registered_is_told_and_leaves_nothing(machine: Machine, fie
         ("deploy", {"model": "tiny", "version": 1, "percent": 10}),
     ],
 )
-def test_one_machine_shares_and_scales_nothing(machine: Machine, action: str, fields: dict[str, Any]):
+def test_actions_that_need_a_cluster_are_refused_locally(local_host: LocalHost, action: str, fields: dict[str, Any]):
     with pytest.raises(AirsmithError, match="takes a cluster") as refused:
-        change(machine, action, **fields)
+        change(local_host, action, **fields)
     assert refused.value.kind is ErrorKind.BAD_RECIPE

@@ -1,4 +1,4 @@
-"""The graph's edges follow from the stages' contracts, and show no wait that another wait implies."""
+"""The edges of the graph follow from the stages' contracts, without transitive edges."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from airsmith.pipeline.graph import GROUPS, group_of, upstream_stages
 from airsmith.pipeline.pages import STAGE_SUMMARIES
 
 
-def test_the_whole_pipeline_is_a_chain_after_two_mirrors():
+def test_all_stages_form_one_chain_after_the_two_mirrors():
     assert upstream_stages(STAGES) == {
         "mirror_model": frozenset(),
         "mirror_dataset": frozenset(),
@@ -24,21 +24,21 @@ def test_the_whole_pipeline_is_a_chain_after_two_mirrors():
     }
 
 
-def test_every_input_is_waited_for_directly_or_not():
+def test_every_input_is_upstream():
     edges = upstream_stages(STAGES)
 
-    def waits_for(stage: str) -> set[str]:
-        return set(edges[stage]).union(*(waits_for(source) for source in edges[stage]))
+    def all_upstream(stage: str) -> set[str]:
+        return set(edges[stage]).union(*(all_upstream(source) for source in edges[stage]))
 
     for name, contract in STAGES.items():
-        assert {source.stage for source in contract.inputs} <= waits_for(name)
+        assert {source.stage for source in contract.inputs} <= all_upstream(name)
 
 
-def test_a_stage_that_is_left_out_is_waited_for_by_nobody():
-    unserved = [stage for stage in STAGES if stage not in ("deploy", "smoke_test")]
-    assert set(upstream_stages(unserved)) == set(unserved)
+def test_an_omitted_stage_has_no_downstream():
+    without_serving = [stage for stage in STAGES if stage not in ("deploy", "smoke_test")]
+    assert set(upstream_stages(without_serving)) == set(without_serving)
 
 
-def test_every_stage_has_a_group_and_a_sentence():
+def test_every_stage_has_a_group_and_a_summary():
     assert {group_of(stage) for stage in STAGES} == set(GROUPS)
     assert set(STAGES) <= set(STAGE_SUMMARIES)

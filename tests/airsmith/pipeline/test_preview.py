@@ -1,4 +1,4 @@
-"""A run is foreseen without a cluster: pods, memory and cost."""
+"""A preview of a run has its pods, its memory and its cost, without a cluster."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_memory import LLAMA_8B
 
 from airsmith.artifacts.store import Store
 from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.pipeline.preview import Preview, preview_run
 from airsmith.settings import BackendSettings, Image, KubernetesSettings, Settings
+from tests.support.model_configs import LLAMA_8B
 
 WriteRecipe = Callable[..., Path]
 CUDA = {"name": "cuda", "devices": 4, "instance_type": "p5.48xlarge"}
@@ -27,15 +27,15 @@ def config_file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def foresee(write_recipe: WriteRecipe, settings: Settings) -> Callable[..., Preview]:
-    def foresee(config: Path | None = None, changed: dict[str, Any] | None = None, **sections: Any) -> Preview:
+def new_preview(write_recipe: WriteRecipe, settings: Settings) -> Callable[..., Preview]:
+    def new_preview(config: Path | None = None, changed: dict[str, Any] | None = None, **sections: Any) -> Preview:
         return preview_run(write_recipe(**sections), settings.model_copy(update=changed or {}), config)
 
-    return foresee
+    return new_preview
 
 
-def test_every_stage_has_its_pod_and_the_endpoint_too(foresee: Callable[..., Preview]):
-    preview = foresee(backend=CUDA)
+def test_every_stage_and_the_endpoint_have_a_pod(new_preview: Callable[..., Preview]):
+    preview = new_preview(backend=CUDA)
     assert [pod.stage for pod in preview.pods] == [stage.stage for stage in preview.plan.stages]
     train, tokenize = preview.pod("train"), preview.pod("tokenize")
     assert (train.devices, train.device) == (4, "nvidia.com/gpu")
@@ -44,76 +44,76 @@ def test_every_stage_has_its_pod_and_the_endpoint_too(foresee: Callable[..., Pre
     assert preview.pod("deploy").image == "vllm-cuda"
 
 
-def test_images_are_those_of_the_settings_where_they_were_built(foresee: Callable[..., Preview]):
+def test_an_image_has_its_reference_if_the_settings_have_one(new_preview: Callable[..., Preview]):
     built = KubernetesSettings(images={"train-cuda": Image(reference="registry.example/train-cuda@sha256:0")})
-    preview = foresee(backend=CUDA, changed={"kubernetes": built})
+    preview = new_preview(backend=CUDA, changed={"kubernetes": built})
     assert preview.pod("train").image == "registry.example/train-cuda@sha256:0"
     assert preview.pod("mirror_model").image == "cpu"
 
 
-def test_nodes_and_their_price_are_those_of_the_recipe(foresee: Callable[..., Preview]):
-    node = foresee(backend={**CUDA, "nodes": 2}, training={"total_train_batch_size": 32}).pod("train").node
+def test_the_price_counts_the_nodes_of_the_recipe(new_preview: Callable[..., Preview]):
+    node = new_preview(backend={**CUDA, "nodes": 2}, training={"total_train_batch_size": 32}).pod("train").node
     assert node is not None
     assert (node.instance_type, node.nodes, node.usd_per_hour) == ("p5.48xlarge", 2, 2 * 55.04)
 
 
-def test_without_an_instance_type_the_cheapest_that_fits_is_assumed(foresee: Callable[..., Preview]):
-    node = foresee(backend={"name": "cuda"}).pod("train").node
+def test_the_default_instance_type_is_the_cheapest_that_fits(new_preview: Callable[..., Preview]):
+    node = new_preview(backend={"name": "cuda"}).pod("train").node
     assert node is not None
     assert (node.instance_type, node.is_chosen) == ("g6.8xlarge", False)
 
 
-def test_the_settings_may_choose_the_instance_type(foresee: Callable[..., Preview]):
+def test_the_settings_can_select_the_instance_type(new_preview: Callable[..., Preview]):
     selector = {"node.kubernetes.io/instance-type": "g5.8xlarge"}
     changed = {"backends": {"cuda": BackendSettings(node_selector=selector)}}
-    node = foresee(backend={"name": "cuda"}, changed=changed).pod("train").node
+    node = new_preview(backend={"name": "cuda"}, changed=changed).pod("train").node
     assert node is not None
     assert (node.instance_type, node.is_chosen) == ("g5.8xlarge", True)
 
 
 @pytest.mark.parametrize("instance_type", ["Standard_ND96isr_MI300X_v5", "mars.9xlarge"])
-def test_a_price_that_nobody_knows_is_none(foresee: Callable[..., Preview], instance_type: str):
-    preview = foresee(backend={"name": "rocm", "instance_type": instance_type})
+def test_an_unknown_price_is_none(new_preview: Callable[..., Preview], instance_type: str):
+    preview = new_preview(backend={"name": "rocm", "instance_type": instance_type})
     node = preview.pod("train").node
     assert node is not None
     assert node.usd_per_hour is None
     assert (preview.available_bytes is None) == (instance_type == "mars.9xlarge")
 
 
-def test_memory_is_held_against_the_device_or_the_pods_limit(foresee: Callable[..., Preview], config_file: Path):
-    assert foresee(config_file, backend=CUDA).available_bytes == 79.6 * 1024**3
-    assert foresee(config_file).available_bytes == 4 * 1024**3
-    assert foresee(config_file, backend={"name": "cpu", "resources": {"memory": "1G"}}).available_bytes == 10**9
+def test_available_memory_is_that_of_the_device_or_the_pod(new_preview: Callable[..., Preview], config_file: Path):
+    assert new_preview(config_file, backend=CUDA).available_bytes == 79.6 * 1024**3
+    assert new_preview(config_file).available_bytes == 4 * 1024**3
+    assert new_preview(config_file, backend={"name": "cpu", "resources": {"memory": "1G"}}).available_bytes == 10**9
 
 
-def test_the_config_comes_from_where_the_model_lies(foresee: Callable[..., Preview], tmp_path: Path):
+def test_the_config_is_read_from_the_source_of_the_model(new_preview: Callable[..., Preview], tmp_path: Path):
     Store.open(f"file://{tmp_path}/models").write("llama/config.json", json.dumps(LLAMA_8B).encode())
-    found = foresee(model={"id": f"file://{tmp_path}/models/llama"}).memory
+    found = new_preview(model={"id": f"file://{tmp_path}/models/llama"}).memory
     assert found is not None
     assert found.parameters == 8_030_261_248
-    from_hub = foresee()
+    from_hub = new_preview()
     assert from_hub.memory is None
     assert "config.json has model_type None" in from_hub.memory_unknown
 
 
 @pytest.mark.parametrize(
-    ("model", "said"),
+    ("model", "message"),
     [("demo/absent", "no model demo/absent"), ("demo/gated", "gated"), ("models/tickets/7", "tickets has no version")],
 )
-def test_without_a_config_the_memory_is_unknown_and_the_rest_is_told(
-    foresee: Callable[..., Preview], model: str, said: str
-):
-    preview = foresee(model={"id": model})
+def test_without_a_config_only_the_memory_is_unknown(new_preview: Callable[..., Preview], model: str, message: str):
+    preview = new_preview(model={"id": model})
     assert preview.memory is None
-    assert said in preview.memory_unknown
+    assert message in preview.memory_unknown
     assert preview.pod("train")
 
 
 @pytest.mark.parametrize("content", [None, "no JSON", "[]"])
-def test_a_named_config_must_be_readable(foresee: Callable[..., Preview], tmp_path: Path, content: str | None):
+def test_an_unreadable_config_file_is_an_error(
+    new_preview: Callable[..., Preview], tmp_path: Path, content: str | None
+):
     file = tmp_path / "given.json"
     if content is not None:
         file.write_text(content)
     with pytest.raises(AirsmithError, match=r"given\.json") as caught:
-        foresee(file)
+        new_preview(file)
     assert caught.value.kind in (ErrorKind.NOT_FOUND, ErrorKind.BAD_DATA)

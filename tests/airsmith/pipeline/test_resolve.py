@@ -1,4 +1,4 @@
-"""`resolve`: what it decides, and that a bad request gets a sentence and leaves nothing behind."""
+"""`resolve` writes a spec with everything resolved, or refuses the request and writes nothing."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ import airsmith
 from airsmith.artifacts.store import Store
 from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.pipeline.resolve import RunRequest, resolve
-from airsmith.registry import ModelVersionDraft, register_version
+from airsmith.registry import register_version
 from airsmith.settings import LocalSettings, Settings
 from demo.hub.server import Hub
+from tests.support.registry import version_draft
 
 WriteRecipe = Callable[..., Path]
 
@@ -25,14 +26,14 @@ def request(file: Path, **fields: Any) -> RunRequest:
 
 
 def refusal(file: Path, settings: Settings, **fields: Any) -> AirsmithError:
-    """Why `resolve` refuses, after a look at what it left behind."""
+    """The error of a request that `resolve` refuses without writing anything."""
     with pytest.raises(AirsmithError) as failure:
         resolve(request(file, **fields), settings)
     assert list(Store.open(settings.store).list("")) == []
     return failure.value
 
 
-def test_the_spec_holds_all_that_was_decided(write_recipe: WriteRecipe, settings: Settings, hub: Hub):
+def test_the_spec_has_everything_that_was_resolved(write_recipe: WriteRecipe, settings: Settings, hub: Hub):
     form = {"training__max_steps": 7, "training__seed": 42}
     run = resolve(
         request(
@@ -54,20 +55,20 @@ def test_the_spec_holds_all_that_was_decided(write_recipe: WriteRecipe, settings
     assert run.uri.startswith(f"{settings.store}/runs/finetune_tickets/manual")
 
 
-def test_the_same_request_names_the_same_folder(write_recipe: WriteRecipe, settings: Settings):
+def test_the_same_request_resolves_to_the_same_run(write_recipe: WriteRecipe, settings: Settings):
     first, second = (resolve(request(write_recipe()), settings) for _ in range(2))
     assert first == second
     assert first.read_spec().recipe_digest == second.read_spec().recipe_digest
 
 
-def test_a_commit_is_pinned_to_itself(write_recipe: WriteRecipe, settings: Settings):
+def test_a_commit_revision_is_kept(write_recipe: WriteRecipe, settings: Settings):
     commit = resolve(request(write_recipe()), settings).read_spec().recipe.model.revision
     file = write_recipe(model={"id": "demo/model", "revision": commit})
     assert resolve(request(file), settings).read_spec().recipe.model.revision == commit
 
 
 @pytest.mark.parametrize(
-    ("model", "kind", "said", "remedy"),
+    ("model", "kind", "message", "remedy"),
     [
         ({"id": "demo/absent"}, ErrorKind.NOT_FOUND, "There is no model demo/absent on", "model.id"),
         ({"id": "demo/private"}, ErrorKind.NOT_FOUND, "demo/private", "secrets.hf_token"),
@@ -77,22 +78,22 @@ def test_a_commit_is_pinned_to_itself(write_recipe: WriteRecipe, settings: Setti
         ({"id": "demo/-.bad"}, ErrorKind.BAD_RECIPE, "demo/-.bad", "owner/name"),
     ],
 )
-def test_a_model_out_of_reach_is_named(
-    write_recipe: WriteRecipe, settings: Settings, model: dict[str, str], kind: ErrorKind, said: str, remedy: str
+def test_an_inaccessible_model_is_reported(
+    write_recipe: WriteRecipe, settings: Settings, model: dict[str, str], kind: ErrorKind, message: str, remedy: str
 ):
     error = refusal(write_recipe(model=model), settings)
     assert error.kind is kind
-    assert said in error.message
+    assert message in error.message
     assert remedy in error.hint
 
 
-def test_a_dataset_out_of_reach_is_named_by_its_own_fields(write_recipe: WriteRecipe, settings: Settings):
+def test_an_inaccessible_dataset_is_reported_with_its_own_fields(write_recipe: WriteRecipe, settings: Settings):
     error = refusal(write_recipe(dataset={"id": "demo/absent", "validation_split": "validation"}), settings)
     assert "There is no dataset demo/absent on" in error.message
     assert "dataset.id" in error.hint
 
 
-def test_a_token_opens_what_is_gated_and_stays_out_of_the_spec(
+def test_a_token_gives_access_to_a_gated_model_and_is_not_in_the_spec(
     write_recipe: WriteRecipe, settings: Settings, token: str, monkeypatch: pytest.MonkeyPatch
 ):
     file = write_recipe(model={"id": "demo/gated"}, secrets={"hf_token": {"environment": "TEAM_HUB"}})
@@ -103,33 +104,29 @@ def test_a_token_opens_what_is_gated_and_stays_out_of_the_spec(
     assert token.encode() not in run.read("spec.json")
 
 
-def test_the_token_may_lie_in_a_connection(write_recipe: WriteRecipe, settings: Settings, token: str):
+def test_the_token_can_come_from_a_connection(write_recipe: WriteRecipe, settings: Settings, token: str):
     file = write_recipe(model={"id": "demo/private"}, secrets={"hf_token": {"airflow_connection": "hub"}})
     run = resolve(request(file), settings, {"hub": token}.__getitem__)
     assert token.encode() not in run.read("spec.json")
 
 
-def test_a_wrong_token_is_refused_by_name(
-    write_recipe: WriteRecipe, settings: Settings, monkeypatch: pytest.MonkeyPatch
-):
+def test_an_invalid_token_is_reported(write_recipe: WriteRecipe, settings: Settings, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HF_TOKEN", "hf_mistyped")
     error = refusal(write_recipe(), settings)
     assert error.kind is ErrorKind.ACCESS_DENIED
     assert "refused the token" in error.message
 
 
-def test_a_silent_hub_is_given_up_in_bounded_time(
-    write_recipe: WriteRecipe, settings: Settings, monkeypatch: pytest.MonkeyPatch
-):
+def test_an_unresponsive_hub_times_out(write_recipe: WriteRecipe, settings: Settings, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("airsmith.hub.TIMEOUT_SECONDS", 0.2)
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+    with socket.create_server(("127.0.0.1", 0)) as unresponsive:
+        address = f"http://127.0.0.1:{unresponsive.getsockname()[1]}"
         error = refusal(write_recipe(), settings.model_copy(update={"hub_endpoint": address}))
     assert error.kind is ErrorKind.HUB_UNAVAILABLE
     assert address in error.message
 
 
-def test_a_hub_that_is_not_there_is_named(write_recipe: WriteRecipe, settings: Settings):
+def test_an_unreachable_hub_is_reported(write_recipe: WriteRecipe, settings: Settings):
     with socket.create_server(("127.0.0.1", 0)) as closed:
         address = f"http://127.0.0.1:{closed.getsockname()[1]}"
     error = refusal(write_recipe(), settings.model_copy(update={"hub_endpoint": address}))
@@ -137,7 +134,7 @@ def test_a_hub_that_is_not_there_is_named(write_recipe: WriteRecipe, settings: S
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "message"),
     [
         ({"training.learning_rat": 0.1}, "did you mean training.learning_rate?"),
         ({"training": {"max_steps": 0}}, "training.max_steps is 0"),
@@ -148,20 +145,20 @@ def test_a_hub_that_is_not_there_is_named(write_recipe: WriteRecipe, settings: S
         ({"training.num_train_epochs": 2}, "training.num_train_epochs and training.max_steps exclude each other"),
     ],
 )
-def test_a_bad_override_gets_the_recipes_own_message(
-    write_recipe: WriteRecipe, settings: Settings, overrides: dict[str, Any], said: str
+def test_an_invalid_override_is_reported_as_in_a_recipe(
+    write_recipe: WriteRecipe, settings: Settings, overrides: dict[str, Any], message: str
 ):
     error = refusal(write_recipe(), settings, overrides=overrides)
     assert error.kind is ErrorKind.BAD_RECIPE
-    assert said in error.message
+    assert message in error.message
 
 
-def test_what_the_backend_cannot_run_is_refused(write_recipe: WriteRecipe, settings: Settings):
+def test_what_the_backend_does_not_support_is_refused(write_recipe: WriteRecipe, settings: Settings):
     error = refusal(write_recipe(), settings, form={"method__name": "qlora"})
     assert "backend.name 'cpu' cannot run" in error.message
 
 
-def test_a_store_folder_is_pinned_to_what_it_holds(write_recipe: WriteRecipe, settings: Settings, tmp_path: Path):
+def test_a_dataset_folder_is_pinned_to_its_content(write_recipe: WriteRecipe, settings: Settings, tmp_path: Path):
     folder = tmp_path / "examples"
     folder.mkdir()
     file = write_recipe(dataset={"id": f"file://{folder}", "validation_fraction": 0.1})
@@ -173,7 +170,7 @@ def test_a_store_folder_is_pinned_to_what_it_holds(write_recipe: WriteRecipe, se
     assert resolve(request(file), settings).read_spec().recipe.dataset.revision != before
 
 
-def test_an_environment_without_the_libraries_is_named(
+def test_an_environment_without_the_libraries_is_reported(
     write_recipe: WriteRecipe, settings: Settings, stages_python: Path, tmp_path: Path
 ):
     empty = tmp_path / "venv" / "bin" / "python"
@@ -184,8 +181,8 @@ def test_an_environment_without_the_libraries_is_named(
     assert "Stage tokenize needs transformers" in error.message
 
 
-def test_a_base_from_the_registry_needs_no_pin(write_recipe: WriteRecipe, settings: Settings):
-    draft = ModelVersionDraft(digest="d", model="m", base_model="b", base={"id": "demo/model"}, recipe_digest="r")
+def test_a_base_model_from_the_registry_needs_no_pin(write_recipe: WriteRecipe, settings: Settings):
+    draft = version_draft(model="m", base_model="b", base={"id": "demo/model"})
     register_version(Store.open(settings.store), "tickets", draft)
     file = write_recipe(model={"id": "models/tickets/1"})
     assert resolve(request(file), settings).read_spec().recipe.model.id == "models/tickets/1"

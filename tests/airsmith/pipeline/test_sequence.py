@@ -1,4 +1,4 @@
-"""A run from the command line: which recipe, which changes, which run."""
+"""A run from the command line: its recipe, its overrides and its run id."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from airsmith.pipeline.sequence import local_request
 WriteRecipe = Callable[..., Path]
 
 
-def test_a_recipe_is_a_file_or_a_name_in_the_folder(write_recipe: WriteRecipe):
+def test_a_recipe_is_given_by_path_or_by_name(write_recipe: WriteRecipe):
     file = write_recipe("ticket-triage")
     for recipe in (str(file), "ticket-triage"):
         request = local_request(recipe, [], "", file.parent)
@@ -21,7 +21,7 @@ def test_a_recipe_is_a_file_or_a_name_in_the_folder(write_recipe: WriteRecipe):
         assert request.dag_id == "finetune_ticket_triage"
 
 
-def test_an_unknown_recipe_is_told_the_known_ones(write_recipe: WriteRecipe):
+def test_an_unknown_recipe_is_reported_with_the_existing_ones(write_recipe: WriteRecipe):
     file = write_recipe("ticket-triage")
     with pytest.raises(AirsmithError, match="ticket-triag'") as failure:
         local_request("ticket-triag", [], "", file.parent)
@@ -29,7 +29,7 @@ def test_an_unknown_recipe_is_told_the_known_ones(write_recipe: WriteRecipe):
     assert "ticket-triage" in failure.value.hint
 
 
-def test_changes_are_yaml(write_recipe: WriteRecipe):
+def test_values_of_set_are_parsed_as_yaml(write_recipe: WriteRecipe):
     file = write_recipe()
     changes = ["training.max_steps=5", "method.target_modules=[q_proj, v_proj]", "dataset.subset=null", "model.id=a=b"]
     assert local_request(str(file), changes, "", file.parent).overrides == {
@@ -41,12 +41,12 @@ def test_changes_are_yaml(write_recipe: WriteRecipe):
 
 
 @pytest.mark.parametrize("change", ["training.max_steps", "training.max_steps=[5"])
-def test_a_change_without_a_value_is_refused(write_recipe: WriteRecipe, change: str):
+def test_a_set_option_without_a_valid_value_is_refused(write_recipe: WriteRecipe, change: str):
     with pytest.raises(AirsmithError, match=r"--set training\.max_steps"):
         local_request(str(write_recipe()), [change], "", Path())
 
 
-def test_a_named_run_is_gone_on_with_and_an_unnamed_one_is_new(write_recipe: WriteRecipe):
+def test_a_given_run_id_is_kept_and_a_new_one_is_generated(write_recipe: WriteRecipe):
     file = write_recipe()
     assert local_request(str(file), [], "mine", file.parent).run_id == "mine"
     assert local_request(str(file), [], "", file.parent).run_id.startswith("cli__")

@@ -1,4 +1,4 @@
-"""A stage's process: what its end means, what it is told, and that it can always be ended."""
+"""The process of a stage: its log, its exit, its environment, and how it is stopped."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ StagesThat = Callable[..., Settings]
 STAGE = "mirror_dataset"
 
 
-def outcome(run: Run, settings: Settings) -> tuple[AirsmithError, list[tuple[int, str]]]:
-    """How a stage that makes no output fails, and what its log said."""
+def failure_and_log(run: Run, settings: Settings) -> tuple[AirsmithError, list[tuple[int, str]]]:
+    """The error of a stage without an output, and the lines of its log."""
     lines: list[tuple[int, str]] = []
     with pytest.raises(AirsmithError) as failure:
         bring_to_output(STAGE, run, settings, lambda level, line: lines.append((level, line)))
     return failure.value, lines
 
 
-def test_every_line_arrives_with_its_level(run: Run, stages_that: StagesThat):
+def test_every_line_is_logged_with_its_level(run: Run, stages_that: StagesThat):
     settings = stages_that(
         r"""
         import os, sys
@@ -41,7 +41,7 @@ def test_every_line_arrives_with_its_level(run: Run, stages_that: StagesThat):
         print("ERROR: last, without an end of line", end="", file=sys.stderr)
         """
     )
-    _, lines = outcome(run, settings)
+    _, lines = failure_and_log(run, settings)
     assert lines == [
         (logging.INFO, "begun"),
         (logging.INFO, "plain"),
@@ -51,23 +51,25 @@ def test_every_line_arrives_with_its_level(run: Run, stages_that: StagesThat):
     ]
 
 
-def test_the_stages_own_error_is_raised_and_not_logged_as_json(run: Run, stages_that: StagesThat):
+def test_the_error_of_the_stage_is_raised_and_not_logged_as_json(run: Run, stages_that: StagesThat):
     error = AirsmithError(ErrorKind.BAD_DATA, "The split is empty.", "Name another split.")
     settings = stages_that(f"import sys; print({error.to_json_line()!r}, file=sys.stderr); sys.exit(1)")
-    failure, lines = outcome(run, settings)
+    failure, lines = failure_and_log(run, settings)
     assert (failure.kind, failure.message, failure.hint) == (error.kind, error.message, error.hint)
     assert lines == []
 
 
 def test_an_error_in_the_middle_of_a_line_is_found(run: Run, stages_that: StagesThat):
     error = AirsmithError(ErrorKind.INTERRUPTED, "Stopped.")
-    failure, lines = outcome(run, stages_that(f"import sys; print('step 3 of', {error.to_json_line()!r}); sys.exit(1)"))
+    failure, lines = failure_and_log(
+        run, stages_that(f"import sys; print('step 3 of', {error.to_json_line()!r}); sys.exit(1)")
+    )
     assert failure.kind is ErrorKind.INTERRUPTED
     assert lines == [(logging.INFO, "step 3 of ")]
 
 
 @pytest.mark.parametrize(
-    ("code", "kind", "said"),
+    ("code", "kind", "message"),
     [
         ("import os; os.kill(os.getpid(), 9)", ErrorKind.KILLED, "SIGKILL"),
         ("import os; os.kill(os.getpid(), 15)", ErrorKind.KILLED, "SIGTERM"),
@@ -76,20 +78,24 @@ def test_an_error_in_the_middle_of_a_line_is_found(run: Run, stages_that: Stages
         ("pass", ErrorKind.INTERNAL, "points to no output"),
     ],
 )
-def test_an_end_without_a_word_is_named(run: Run, stages_that: StagesThat, code: str, kind: ErrorKind, said: str):
-    failure, _ = outcome(run, stages_that(code))
+def test_an_exit_without_an_error_line_is_reported(
+    run: Run, stages_that: StagesThat, code: str, kind: ErrorKind, message: str
+):
+    failure, _ = failure_and_log(run, stages_that(code))
     assert failure.kind is kind
-    assert said in failure.message
+    assert message in failure.message
 
 
-def test_who_watches_the_run_learns_of_a_killed_stage(run: Run, stages_that: StagesThat):
-    outcome(run, stages_that("import os; os.kill(os.getpid(), 9)"))
+def test_the_status_of_a_killed_stage_is_failed(run: Run, stages_that: StagesThat):
+    failure_and_log(run, stages_that("import os; os.kill(os.getpid(), 9)"))
     status = run.statuses()[STAGE]
     assert status.state == "failed"
     assert "SIGKILL" in status.error
 
 
-def test_a_kill_for_memory_is_told_apart(run: Run, stages_that: StagesThat, monkeypatch: pytest.MonkeyPatch, tmp_path):
+def test_a_kill_by_the_oom_killer_is_reported_as_out_of_memory(
+    run: Run, stages_that: StagesThat, monkeypatch: pytest.MonkeyPatch, tmp_path
+):
     counters = tmp_path / "vmstat"
     counters.write_text("nr_free_pages 1\noom_kill 3\n")
     monkeypatch.setattr(process_module, "_KERNEL_COUNTERS", counters)
@@ -98,25 +104,25 @@ def test_a_kill_for_memory_is_told_apart(run: Run, stages_that: StagesThat, monk
         pathlib.Path({str(counters)!r}).write_text("nr_free_pages 1\\noom_kill 4\\n")
         os.kill(os.getpid(), 9)
         """
-    failure, _ = outcome(run, stages_that(code))
+    failure, _ = failure_and_log(run, stages_that(code))
     assert failure.kind is ErrorKind.OUT_OF_MEMORY
     assert "max_per_device_train_batch_size" in failure.hint
 
 
 def test_a_missing_interpreter_is_named(run: Run, stages_that: StagesThat):
-    failure, _ = outcome(run, stages_that("", stages_python="/nowhere/python"))
+    failure, _ = failure_and_log(run, stages_that("", stages_python="/nowhere/python"))
     assert failure.kind is ErrorKind.NOT_FOUND
     assert "/nowhere/python" in failure.message
 
 
-def test_stop_is_heard_while_the_log_is_followed(run: Run, stages_that: StagesThat):
+def test_a_stage_can_be_stopped_while_its_log_is_read(run: Run, stages_that: StagesThat):
     settings = stages_that(
         """
         import signal, sys
-        def end(*_):
+        def stop(*_):
             print('{"error": "interrupted", "message": "Stopped after a checkpoint.", "hint": ""}', file=sys.stderr)
             sys.exit(1)
-        signal.signal(signal.SIGTERM, end)
+        signal.signal(signal.SIGTERM, stop)
         print("ready", flush=True)
         signal.pause()
         """
@@ -126,7 +132,7 @@ def test_stop_is_heard_while_the_log_is_followed(run: Run, stages_that: StagesTh
     assert failure.value.kind is ErrorKind.INTERRUPTED
 
 
-def test_leaving_early_ends_the_stage_however_much_it_still_says(run: Run, stages_that: StagesThat):
+def test_an_exception_stops_a_stage_that_still_writes(run: Run, stages_that: StagesThat):
     settings = stages_that(
         """
         import os, signal, sys
@@ -148,7 +154,7 @@ def test_leaving_early_ends_the_stage_however_much_it_still_says(run: Run, stage
     assert not stage[0].is_running()
 
 
-def test_a_second_thread_may_stop_it(run: Run, stages_that: StagesThat):
+def test_a_stage_can_be_stopped_from_another_thread(run: Run, stages_that: StagesThat):
     settings = stages_that("import signal; print('ready', flush=True); signal.pause()")
     running: list[StageProcess] = []
     ready = threading.Event()
@@ -166,7 +172,7 @@ def test_a_second_thread_may_stop_it(run: Run, stages_that: StagesThat):
     stopper.join()
 
 
-def test_a_stage_sees_neither_airflows_secrets_nor_anybodys():
+def test_a_stage_has_no_variables_with_secrets():
     environment = {
         "PATH": "/bin",
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": "postgres://user:secret@db",
@@ -195,14 +201,16 @@ def test_a_stage_sees_neither_airflows_secrets_nor_anybodys():
     assert not {"MY_HUB_KEY", "SLACK_API_TOKEN", "HF_HUB_OFFLINE"} & set(mirror)
 
 
-def test_only_the_stages_that_talk_to_the_hub_are_given_the_token(
+def test_only_stages_that_access_the_hub_have_the_token(
     run: Run, stages_that: StagesThat, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    tell = "import json, os; print(json.dumps({name: os.environ.get(name) for name in ('HF_TOKEN', 'HF_HUB_OFFLINE')}))"
+    print_variables = (
+        "import json, os; print(json.dumps({name: os.environ.get(name) for name in ('HF_TOKEN', 'HF_HUB_OFFLINE')}))"
+    )
     seen = {}
     for stage in ("mirror_model", "tokenize"):
-        with stage_process(stage, run, run.read_spec(), stages_that(tell)) as process:
+        with stage_process(stage, run, run.read_spec(), stages_that(print_variables)) as process:
             process.follow(lambda level, line, stage=stage: seen.update({stage: json.loads(line)}))
     assert seen == {
         "mirror_model": {"HF_TOKEN": "hf_secret", "HF_HUB_OFFLINE": None},
@@ -210,10 +218,10 @@ def test_only_the_stages_that_talk_to_the_hub_are_given_the_token(
     }
 
 
-def test_a_terminals_interrupt_does_not_reach_the_stage_by_itself(run: Run, stages_that: StagesThat):
+def test_a_stage_runs_in_its_own_session(run: Run, stages_that: StagesThat):
     settings = stages_that("import os; print(os.getsid(0), os.getpgid(0), os.getpid())")
-    said: list[str] = []
+    lines: list[str] = []
     with stage_process(STAGE, run, run.read_spec(), settings) as process:
-        process.follow(lambda level, line: said.append(line))
-    session, group, pid = (int(number) for number in said[0].split())
+        process.follow(lambda level, line: lines.append(line))
+    session, group, pid = (int(number) for number in lines[0].split())
     assert session == group == pid != os.getsid(0)

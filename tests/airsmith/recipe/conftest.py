@@ -1,29 +1,24 @@
-"""Recipes to test with."""
+"""A recipe, and recipe files with a given text."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from airsmith.recipe import Recipe
-
-
-def smallest() -> dict[str, Any]:
-    """The least that a recipe needs."""
-    return {"name": "x", "model": {"id": "a/b"}, "dataset": {"id": "c/d", "validation_fraction": 0.1}}
+from tests.support.recipes import new_recipe
 
 
 @pytest.fixture
 def recipe() -> Recipe:
-    return Recipe.model_validate(smallest())
+    return new_recipe()
 
 
 @pytest.fixture
-def write_recipe(tmp_path: Path) -> Callable[[str], Path]:
-    """Write a recipe's file and give its path."""
+def write_recipe(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a recipe file and returns its path."""
 
     def write(text: str, name: str = "my-recipe.yaml") -> Path:
         path = tmp_path / name

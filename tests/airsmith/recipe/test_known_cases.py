@@ -1,9 +1,8 @@
-"""The recipes of the known cases: Dolly on Llama 3.1 8B is one recipe for four accelerators, and the one asked for."""
+"""The shipped recipes of Llama 3.1 8B on Dolly are one recipe for four accelerators."""
 
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +10,9 @@ import pytest
 from airsmith.pipeline.plan import make_plan
 from airsmith.recipe import Recipe
 from airsmith.recipe.load import load_recipe
+from tests.support.repository import REPOSITORY
 
-RECIPES = Path(__file__).parents[3] / "dags" / "recipes"
+RECIPES = REPOSITORY / "dags" / "recipes"
 ACCELERATORS = ("trn1", "trn2", "cuda", "rocm")
 
 
@@ -20,8 +20,8 @@ def dolly(accelerator: str) -> Recipe:
     return load_recipe(RECIPES / f"llama3-8b-dolly-{accelerator}.yaml")
 
 
-def lines_but_the_backends(accelerator: str) -> list[str]:
-    """The file's lines without its backend's, and without what introduces it."""
+def lines_without_backend(accelerator: str) -> list[str]:
+    """The file's lines without section `backend`, description and comments."""
     text = (RECIPES / f"llama3-8b-dolly-{accelerator}.yaml").read_text(encoding="utf-8")
     without = re.sub(r"^backend:\n(?:[ ].*\n)*", "", text, flags=re.MULTILINE)
     assert without != text
@@ -29,11 +29,11 @@ def lines_but_the_backends(accelerator: str) -> list[str]:
 
 
 @pytest.mark.parametrize("accelerator", ACCELERATORS)
-def test_the_recipes_differ_in_the_backends_lines_only(accelerator: str) -> None:
-    assert lines_but_the_backends(accelerator) == lines_but_the_backends("trn1")
+def test_the_dolly_recipes_differ_only_in_the_backend(accelerator: str) -> None:
+    assert lines_without_backend(accelerator) == lines_without_backend("trn1")
 
 
-def test_the_training_is_the_one_that_was_asked_for() -> None:
+def test_the_dolly_recipe_has_the_specified_hyperparameters() -> None:
     recipe = dolly("trn1")
     method, training = recipe.method, recipe.training
     assert (method.r, method.lora_alpha, method.lora_dropout, len(method.target_modules)) == (16, 16, 0.05, 7)
@@ -47,7 +47,9 @@ def test_the_training_is_the_one_that_was_asked_for() -> None:
     ("accelerator", "tensor", "data", "devices"),
     [("trn1", 8, 4, 16), ("trn2", 4, 1, 1), ("cuda", 1, 4, 4), ("rocm", 1, 4, 4)],
 )
-def test_sizes_are_derived(accelerator: str, tensor: int, data: int, devices: int) -> None:
+def test_parallel_sizes_are_derived_from_the_instance_type(
+    accelerator: str, tensor: int, data: int, devices: int
+) -> None:
     recipe = dolly(accelerator)
     plan = make_plan(recipe)
     assert (plan.parallel.tensor, plan.batch.data_parallel_size, recipe.backend.devices) == (tensor, data, devices)
@@ -55,7 +57,7 @@ def test_sizes_are_derived(accelerator: str, tensor: int, data: int, devices: in
     assert share * data == 12
 
 
-def test_the_tiny_recipe_of_test_clusters_is_planned_like_a_whole_node_and_asks_for_little() -> None:
+def test_the_tiny_recipe_has_the_plan_of_a_full_node_and_small_requests() -> None:
     recipe = load_recipe(RECIPES / "llama-tiny-trn1.yaml")
     plan = make_plan(recipe)
     assert plan.names() == [
@@ -63,6 +65,6 @@ def test_the_tiny_recipe_of_test_clusters_is_planned_like_a_whole_node_and_asks_
         "register", "deploy", "smoke_test",
     ]  # fmt: skip
     assert (plan.parallel.tensor, plan.batch.data_parallel_size) == (8, 4)
-    wanted: dict[str, Any] = recipe.backend.resources.model_dump()
-    assert all(wanted[name] is not None for name in ("cpu", "memory", "shared_memory"))
+    resources: dict[str, Any] = recipe.backend.resources.model_dump()
+    assert all(resources[name] is not None for name in ("cpu", "memory", "shared_memory"))
     assert recipe.serve.engine == "vllm"

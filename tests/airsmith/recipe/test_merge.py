@@ -1,4 +1,4 @@
-"""File, form and overrides become one recipe: later ones win, and what differs from the file is named."""
+"""File, form and overrides merge into one recipe: later values win, and the changed fields are listed."""
 
 from __future__ import annotations
 
@@ -48,17 +48,17 @@ def test_overrides_may_be_nested_or_dotted(path: Path) -> None:
     assert nested == merge_recipe(path, {}, {"training.seed": 7})
 
 
-def test_an_emptied_field_is_taken_away(path: Path) -> None:
+def test_an_emptied_form_field_removes_the_value(path: Path) -> None:
     merged = merge_recipe(path, {"training__num_train_epochs": None, "training__max_steps": 5}, {})
     assert (merged.recipe.training.epochs, merged.recipe.training.max_steps) == (None, 5)
 
 
-def test_a_field_that_the_form_leaves_alone_keeps_the_files_place_in_messages(path: Path) -> None:
+def test_a_message_about_merged_values_names_the_file_and_the_changes(path: Path) -> None:
     with pytest.raises(AirsmithError, match=r"my-recipe.yaml with training.max_steps set to 5"):
         merge_recipe(path, {"training__max_steps": 5}, {})
 
 
-def test_a_misspelt_override_names_the_nearest_key(path: Path) -> None:
+def test_a_misspelled_override_is_reported_with_the_nearest_key(path: Path) -> None:
     with pytest.raises(AirsmithError, match=r"did you mean training.learning_rate\?"):
         merge_recipe(path, {}, {"training.learning_rte": 1})
 
@@ -75,17 +75,17 @@ def test_a_misspelt_override_names_the_nearest_key(path: Path) -> None:
         {"secrets": {"hf_token": {"environment": "X"}}},
     ],
 )
-def test_what_shapes_the_graph_is_changed_in_the_file_only(path: Path, overrides: dict[str, object]) -> None:
+def test_overrides_of_fields_that_shape_the_graph_are_refused(path: Path, overrides: dict[str, object]) -> None:
     with pytest.raises(AirsmithError) as caught:
         merge_recipe(path, {}, overrides)
     assert "shapes the DAG" in caught.value.message
     assert "Edit my-recipe.yaml" in caught.value.hint
 
 
-def test_an_override_that_repeats_the_file_is_no_change(path: Path) -> None:
+def test_an_override_equal_to_the_file_is_not_a_change(path: Path) -> None:
     assert merge_recipe(path, {}, {"serve.enabled": True, "training.learning_rate": 0.001}).changed_fields == ()
 
 
-def test_overrides_that_are_no_mapping_are_refused(path: Path) -> None:
+def test_overrides_that_are_not_a_mapping_are_refused(path: Path) -> None:
     with pytest.raises(AirsmithError, match="keys and values"):
         merge_recipe(path, {}, ["training.seed"])  # type: ignore[arg-type]

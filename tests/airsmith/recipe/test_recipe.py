@@ -1,4 +1,4 @@
-"""Fields that contradict each other are refused with both names and what to change."""
+"""Conflicting fields are refused with both names and a remedy."""
 
 from __future__ import annotations
 
@@ -11,14 +11,11 @@ from airsmith.recipe import Recipe
 from airsmith.recipe.dotted_keys import flatten
 from airsmith.recipe.sources import source_kind
 from airsmith.recipe.validate import validate_recipe
+from tests.support.recipes import new_recipe, recipe_content
 
 
 def recipe_with(**changes: Any) -> Recipe:
-    content: dict[str, Any] = {
-        "name": "x",
-        "model": {"id": "a/b"},
-        "dataset": {"id": "c/d", "validation_fraction": 0.1},
-    }
+    content = recipe_content()
     for key, value in changes.items():
         content[key] = {**content.get(key, {}), **value} if isinstance(value, dict) else value
     return validate_recipe(content, lambda key: key)
@@ -59,7 +56,7 @@ def recipe_with(**changes: Any) -> Recipe:
         ({"secrets": {"hf_token": {}}}, ["airflow_connection", "environment", "kubernetes_secret"]),
     ],
 )
-def test_a_contradiction_names_both_fields(changes: dict[str, Any], named: list[str]) -> None:
+def test_conflicting_fields_are_both_named(changes: dict[str, Any], named: list[str]) -> None:
     with pytest.raises(AirsmithError) as caught:
         recipe_with(**changes)
     for name in named:
@@ -70,26 +67,24 @@ def test_a_contradiction_names_both_fields(changes: dict[str, Any], named: list[
     ("source", "kind"),
     [("gpt2", "hub"), ("a/b", "hub"), ("s3://b/p", "store"), ("file:///d", "store"), ("models/x/3", "registry")],
 )
-def test_an_id_says_where_a_model_lies(source: str, kind: str) -> None:
+def test_the_form_of_an_id_determines_the_kind_of_source(source: str, kind: str) -> None:
     assert source_kind(source) == kind
     assert recipe_with(model={"id": source}).model.id == source
 
 
 @pytest.mark.parametrize("source", ["/data/model", "./model", "gs://b/p", "a/b/c", "models/x/latest", "a b"])
-def test_an_id_that_names_nothing_is_refused(source: str) -> None:
+def test_an_invalid_id_is_refused(source: str) -> None:
     with pytest.raises(AirsmithError, match="model"):
         recipe_with(model={"id": source})
 
 
-def test_a_resolved_recipe_is_read_back_as_it_was_written() -> None:
+def test_a_resolved_recipe_round_trips() -> None:
     recipe = recipe_with(method={"name": "full"}, training={"max_steps": 3}, backend={"resources": {"memory": "8Gi"}})
     assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
 
 
-def test_every_boolean_survives_as_false() -> None:
-    recipe = Recipe.model_validate(
-        {"name": "x", "model": {"id": "a/b"}, "dataset": {"id": "c/d", "validation_split": "v"}}
-    )
+def test_every_boolean_can_be_false() -> None:
+    recipe = new_recipe(dataset={"id": "c/d", "validation_split": "v"})
     booleans = [key for key, value in flatten(recipe.model_dump()).items() if isinstance(value, bool)]
     assert booleans
     for key in booleans:
@@ -99,7 +94,7 @@ def test_every_boolean_survives_as_false() -> None:
         assert getattr(getattr(Recipe.model_validate(content), group), name) is False
 
 
-def test_one_epoch_is_trained_where_nothing_else_is_said() -> None:
+def test_the_default_is_one_epoch() -> None:
     assert recipe_with().training.epochs == 1.0
     assert recipe_with(training={"max_steps": 5}).training.epochs is None
 
@@ -108,7 +103,7 @@ def test_one_epoch_is_trained_where_nothing_else_is_said() -> None:
     ("training", "warmup"),
     [({}, 0.03), ({"warmup_ratio": 0.0}, 0), ({"warmup_steps": 100}, 100), ({"warmup_steps": 0}, 0)],
 )
-def test_a_warmup_is_a_share_of_the_steps_or_their_number(training: dict[str, Any], warmup: float) -> None:
+def test_warmup_is_a_ratio_or_a_number_of_steps(training: dict[str, Any], warmup: float) -> None:
     recipe = recipe_with(training=training)
     assert recipe.training.warmup == warmup
     assert Recipe.model_validate_json(recipe.model_dump_json()).training.warmup == warmup
@@ -123,7 +118,7 @@ def test_a_warmup_is_a_share_of_the_steps_or_their_number(training: dict[str, An
         ("neuron_xla", {"backend": "cuda"}, "cuda"),
     ],
 )
-def test_a_tuned_model_is_judged_where_it_was_trained_and_neurons_on_plain_cpus(
+def test_evaluation_uses_the_training_backend_and_cpus_after_neuron(
     backend: str, evaluate: dict[str, Any], expected: str
 ) -> None:
     assert recipe_with(backend={"name": backend}, evaluate=evaluate).evaluate_backend == expected

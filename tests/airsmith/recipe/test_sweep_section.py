@@ -1,4 +1,4 @@
-"""A sweep says which trials there are; each is a recipe of its own."""
+"""A sweep expands into trials, each of which is a complete recipe."""
 
 from __future__ import annotations
 
@@ -14,21 +14,17 @@ from airsmith.errors import AirsmithError
 from airsmith.recipe import Recipe
 from airsmith.recipe.load import load_recipe
 from airsmith.recipe.sweep import Range, Sweep
+from tests.support.recipes import recipe_content
+from tests.support.repository import REPOSITORY
 
-BASE: dict[str, Any] = {
-    "name": "x",
-    "model": {"id": "a/b"},
-    "dataset": {"id": "c/d", "validation_fraction": 0.1},
-    "training": {"max_steps": 100, "eval_steps": 10},
-}
-REPOSITORY = Path(__file__).parents[3]
+CONTENT = recipe_content(training={"max_steps": 100, "eval_steps": 10})
 
 ranks = st.lists(st.integers(1, 64), min_size=1, max_size=5, unique=True)
 rates = st.lists(st.floats(1e-6, 1e-2), min_size=1, max_size=4, unique=True)
 
 
 @given(ranks, rates)
-def test_a_grid_tries_every_combination_once(ranks: list[int], rates: list[float]) -> None:
+def test_a_grid_has_every_combination_once(ranks: list[int], rates: list[float]) -> None:
     sweep = Sweep.model_validate({"grid": {"method.r": ranks, "training.learning_rate": rates}})
     tried = [(each["method.r"], each["training.learning_rate"]) for each in sweep.values()]
     assert sorted(tried) == sorted((rank, rate) for rank in ranks for rate in rates)
@@ -36,7 +32,7 @@ def test_a_grid_tries_every_combination_once(ranks: list[int], rates: list[float
 
 
 @given(st.integers(0, 99), st.integers(1, 20), st.integers(1, 50), st.integers(1, 50), st.booleans())
-def test_what_is_drawn_lies_in_its_range_and_is_drawn_again_by_its_seed(
+def test_random_values_are_in_range_and_reproducible_by_seed(
     seed: int, trials: int, lowest: int, room: int, log: bool
 ) -> None:
     bounds = {"min": lowest, "max": lowest + room, "log": log}
@@ -57,24 +53,24 @@ def test_what_is_drawn_lies_in_its_range_and_is_drawn_again_by_its_seed(
         assert isinstance(each["method.r"], int)
         assert lowest <= each["method.r"] <= lowest + room
         assert 1e-5 * 0.999 <= each["training.learning_rate"] <= 1e-3
-        Recipe.model_validate(BASE).trial(each)
+        Recipe.model_validate(CONTENT).trial(each)
 
 
 @given(st.integers(1, 1000), st.floats(0.01, 0.99))
-def test_from_every_rung_some_go_on_and_never_more_than_came(trials: int, keep: float) -> None:
+def test_at_least_one_and_at_most_all_trials_survive_a_rung(trials: int, keep: float) -> None:
     sweep = Sweep.model_validate({"trials": [{"method.r": 1}], "keep": keep})
     assert 1 <= sweep.survivors(trials) <= trials
 
 
-def test_a_trial_differs_from_its_recipe_in_its_values_alone() -> None:
-    recipe = Recipe.model_validate({**BASE, "sweep": {"grid": {"method.r": [4, 8]}}})
+def test_a_trial_differs_from_its_recipe_only_in_its_values() -> None:
+    recipe = Recipe.model_validate({**CONTENT, "sweep": {"grid": {"method.r": [4, 8]}}})
     trial = recipe.trial({"method.r": 8})
     assert (trial.method.r, trial.sweep) == (8, None)
     assert trial.model_copy(update={"method": recipe.method, "sweep": recipe.sweep}) == recipe
 
 
 @pytest.mark.parametrize(
-    ("sweep", "said"),
+    ("sweep", "message"),
     [
         ({}, "exactly one of grid, trials and random"),
         ({"grid": {"method.r": [4]}, "trials": [{"method.r": 4}]}, "sweep has grid and trials"),
@@ -90,26 +86,26 @@ def test_a_trial_differs_from_its_recipe_in_its_values_alone() -> None:
         ({"grid": {"method.r": [4]}, "rungs": [100]}, r"max_steps is 100"),
     ],
 )
-def test_what_makes_no_sweep_is_refused_with_the_remedy(tmp_path: Path, sweep: dict[str, Any], said: str) -> None:
+def test_an_invalid_sweep_is_refused(tmp_path: Path, sweep: dict[str, Any], message: str) -> None:
     file = tmp_path / "x.yaml"
-    file.write_text(yaml.safe_dump({**BASE, "sweep": sweep}))
-    with pytest.raises(AirsmithError, match=said):
+    file.write_text(yaml.safe_dump({**CONTENT, "sweep": sweep}))
+    with pytest.raises(AirsmithError, match=message):
         load_recipe(file)
 
 
-def test_a_sweep_needs_validations() -> None:
+def test_a_sweep_requires_eval_steps() -> None:
     with pytest.raises(ValueError, match=r"set training\.eval_steps"):
-        Recipe.model_validate({**BASE, "training": {"max_steps": 9}, "sweep": {"grid": {"method.r": [4]}}})
+        Recipe.model_validate({**CONTENT, "training": {"max_steps": 9}, "sweep": {"grid": {"method.r": [4]}}})
 
 
-def test_whole_bounds_draw_whole_numbers() -> None:
+def test_integer_bounds_draw_integers() -> None:
     import random
 
     drawn = {Range(min=1, max=3).draw(random.Random(seed)) for seed in range(50)}
     assert drawn == {1, 2, 3}
 
 
-def test_the_reference_sweep_tries_the_ten_ranks() -> None:
+def test_the_reference_sweep_has_ten_ranks() -> None:
     recipe = load_recipe(REPOSITORY / "dags" / "recipes" / "ticket-triage-ranks.yaml")
     assert recipe.sweep is not None
     assert [each["method.r"] for each in recipe.sweep.values()] == [4, 6, 8, 10, 12, 16, 20, 24, 32, 64]

@@ -1,4 +1,4 @@
-"""The progress view shows what the store says, live in a terminal and line by line in a log."""
+"""The progress view shows the status in the store, live in a terminal and by lines in a log."""
 
 from __future__ import annotations
 
@@ -13,79 +13,68 @@ from airsmith.artifacts.store import Store
 from airsmith.contracts.pointers import Progress
 from airsmith.contracts.recording import StageRecord
 from airsmith.contracts.run import Run
-from airsmith.contracts.spec import RunSpec
 from airsmith.errors import AirsmithError, ErrorKind
-from airsmith.pipeline.plan import make_plan
-from airsmith.recipe import Recipe
 from airsmith.terminal.runs import find_run
 from airsmith.terminal.watch import progress_line, render, take_snapshot, watch
+from tests.support.recipes import new_recipe
+from tests.support.runs import new_run
 
 NOW = datetime.now(timezone.utc)
 
 
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("airsmith.terminal.watch.POLL_SECONDS", 0.01)
+
+
 @pytest.fixture
 def run() -> Run:
-    """A run that has just been resolved."""
-    dataset = {"id": "c/d", "validation_fraction": 0.1}
-    recipe = Recipe.model_validate({"name": "x", "model": {"id": "a/b"}, "dataset": dataset})
-    run = Run(Store.open(f"memory://{uuid.uuid4()}"), "runs/dag/run-1")
-    run.write_spec(
-        RunSpec(
-            dag_id="dag",
-            run_id="run",
-            recipe=recipe,
-            recipe_file="x.yaml",
-            recipe_digest="",
-            plan=make_plan(recipe),
-            airsmith_version="0",
-            created_at=NOW,
-        )
-    )
-    return run
+    """A resolved run."""
+    return new_run(Store.open(f"memory://{uuid.uuid4()}"), dag_id="dag", recipe=new_recipe())
 
 
-def watched(run: Run, *, terminal: bool) -> tuple[bool, str]:
+def watch_run(run: Run, *, terminal: bool) -> tuple[bool, str]:
     console = Console(file=io.StringIO(), force_terminal=terminal, width=140)
     finished = watch(run, console)
     return finished, console.file.getvalue()  # type: ignore[attr-defined]
 
 
-def finish_all(run: Run) -> None:
+def finish_all_stages(run: Run) -> None:
     for stage in run.read_spec().plan.stages:
         StageRecord.begin(stage.stage, run).tell("cached" if stage.stage == "merge" else "done")
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_a_finished_run_ends_the_view(run: Run, terminal: bool) -> None:
-    finish_all(run)
-    finished, shown = watched(run, terminal=terminal)
+def test_the_view_closes_when_the_run_finishes(run: Run, terminal: bool) -> None:
+    finish_all_stages(run)
+    finished, text = watch_run(run, terminal=terminal)
     assert finished
     for stage in run.read_spec().plan.stages:
-        assert stage.stage in shown
+        assert stage.stage in text
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_a_failure_ends_the_view_with_what_is_wrong(run: Run, terminal: bool) -> None:
+def test_the_view_closes_with_the_error_of_a_failed_stage(run: Run, terminal: bool) -> None:
     StageRecord.begin("mirror_model", run).fail(AirsmithError(ErrorKind.NOT_FOUND, "no such model", "look again"))
-    finished, shown = watched(run, terminal=terminal)
+    finished, text = watch_run(run, terminal=terminal)
     assert not finished
-    assert "no such model look again" in shown
+    assert "no such model look again" in text
 
 
-def test_whoever_drives_a_run_says_when_it_is_over(run: Run) -> None:
-    """A failure may be retried, and after the last stage Airflow still has to end the run."""
+def test_the_caller_can_decide_when_the_run_has_ended(run: Run) -> None:
+    """A failed stage can be retried, and Airflow ends a run only after its last stage."""
     StageRecord.begin("mirror_model", run).fail(AirsmithError(ErrorKind.KILLED, "killed", ""))
     answers = iter([False, False, True])
 
-    def ended() -> bool:
-        finish_all(run)
+    def has_finished() -> bool:
+        finish_all_stages(run)
         return next(answers)
 
-    assert watch(run, Console(file=io.StringIO()), ended)
+    assert watch(run, Console(file=io.StringIO()), has_finished)
     assert not list(answers)
 
 
-def test_the_training_shows_loss_and_time_left(run: Run) -> None:
+def test_a_running_training_shows_loss_and_eta(run: Run) -> None:
     run.write_progress(
         Progress(
             stage="train", step=30, total_steps=400, loss=1.25, tokens_per_second=1234, eta_seconds=95, updated_at=NOW
@@ -101,8 +90,8 @@ def test_the_training_shows_loss_and_time_left(run: Run) -> None:
     assert "30/400  loss 1.2500" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
-def test_a_run_is_found_by_a_part_of_its_name_and_else_the_newest(run: Run) -> None:
-    assert find_run(run.store.uri).path == "runs/dag/run-1"
-    assert find_run(run.store.uri, "dag").path == "runs/dag/run-1"
+def test_a_run_is_found_by_part_of_its_path_or_as_the_newest(run: Run) -> None:
+    assert find_run(run.store.uri).path == run.path
+    assert find_run(run.store.uri, "dag").path == run.path
     with pytest.raises(AirsmithError, match="nothing"):
         find_run(run.store.uri, "nothing")

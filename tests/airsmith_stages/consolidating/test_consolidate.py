@@ -1,4 +1,4 @@
-"""What several processes have saved in pieces becomes one model again, or is refused by the name of what is wrong."""
+"""Shards of several ranks are consolidated into one model, or refused with the name of the faulty file or tensor."""
 
 from __future__ import annotations
 
@@ -24,22 +24,23 @@ from airsmith_stages.consolidating.assembly import assembled, consolidate
 from airsmith_stages.consolidating.checkpoint import Chunk, ShardedCheckpoint, ShardedTensor, check
 from airsmith_stages.consolidating.dcp import METADATA, read_dcp
 from airsmith_stages.consolidating.hugging_face import read_hugging_face
-from airsmith_stages.weights.source import FolderSource
+from airsmith_stages.weights.readers import FolderReader
+from tests.support import torch_checkpoints
 
 RANKS = (1, 2, 4)
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Checkpoints by their number of processes and their format, and the same tensors whole."""
+    """Checkpoints by world size and format, and the same tensors unsharded."""
     folder = tmp_path_factory.mktemp("saved")
-    subprocess.run([sys.executable, Path(__file__).with_name("saving.py"), folder], check=True, capture_output=True)
+    subprocess.run([sys.executable, "-m", torch_checkpoints.__name__, folder], check=True, capture_output=True)
     return folder
 
 
 @pytest.fixture
 def copy(saved: Path, tmp_path: Path) -> Callable[[str], Path]:
-    """A copy of a checkpoint that a test may damage."""
+    """Copies a checkpoint, so that a test can damage it."""
     return lambda form: Path(shutil.copytree(saved / form, tmp_path / form))
 
 
@@ -49,7 +50,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def read(saved: Path, ranks: int, form: str) -> ShardedCheckpoint:
-    source = FolderSource(saved / str(ranks) / form)
+    source = FolderReader(saved / str(ranks) / form)
     return read_dcp(source) if form == "dcp" else read_hugging_face(source, ranks)
 
 
@@ -68,7 +69,9 @@ def consolidated(checkpoint: ShardedCheckpoint, folder: Path) -> dict[str, torch
 
 @pytest.mark.parametrize("ranks", RANKS)
 @pytest.mark.parametrize("form", ["dcp", "hugging_face", "parts"])
-def test_the_whole_is_what_was_cut_into_pieces(saved: Path, tmp_path: Path, ranks: int, form: str) -> None:
+def test_the_consolidated_tensors_equal_those_that_were_sharded(
+    saved: Path, tmp_path: Path, ranks: int, form: str
+) -> None:
     expected = load_file(saved / "whole.safetensors")
     if form == "hugging_face":
         del expected["nothing"]
@@ -83,15 +86,13 @@ def test_the_whole_is_what_was_cut_into_pieces(saved: Path, tmp_path: Path, rank
     assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in expected.values())
 
 
-def test_one_part_of_a_state_is_taken_by_its_prefix(saved: Path) -> None:
-    checkpoint = read_dcp(FolderSource(saved / "2/dcp"), prefix="module.")
+def test_a_prefix_selects_a_part_of_a_state(saved: Path) -> None:
+    checkpoint = read_dcp(FolderReader(saved / "2/dcp"), prefix="module.")
     assert set(checkpoint.tensors) == {"0.weight", "0.bias", "1.weight"}
 
 
 @pytest.mark.parametrize("block_bytes", [8, 32, 100])
-def test_rows_too_large_for_memory_are_assembled_in_smaller_ones(
-    saved: Path, monkeypatch: pytest.MonkeyPatch, block_bytes: int
-) -> None:
+def test_large_rows_are_assembled_in_blocks(saved: Path, monkeypatch: pytest.MonkeyPatch, block_bytes: int) -> None:
     monkeypatch.setattr("airsmith_stages.consolidating.assembly.BLOCK_BYTES", block_bytes)
     expected = load_file(saved / "whole.safetensors")
     checkpoint = read(saved, 4, "dcp")
@@ -115,7 +116,7 @@ def consolidate_published(store: Store, checkpoint: Artifact) -> Artifact | None
     return open_artifact(store, "artifacts/model/b")
 
 
-def test_an_artifact_becomes_another_without_a_local_copy(saved: Path, store: Store) -> None:
+def test_an_artifact_is_consolidated_without_a_local_copy(saved: Path, store: Store) -> None:
     whole = consolidate_published(store, published(store, saved / "2/dcp"))
     assert whole is not None
     tensors, expected = load(whole.read("model.safetensors")), load_file(saved / "whole.safetensors")
@@ -123,11 +124,11 @@ def test_an_artifact_becomes_another_without_a_local_copy(saved: Path, store: St
     assert all(torch.equal(tensors[name], tensor) for name, tensor in expected.items())
 
 
-def test_a_flipped_bit_of_an_artifact_is_not_consolidated(saved: Path, store: Store, tmp_path: Path) -> None:
+def test_an_artifact_with_a_flipped_bit_is_refused(saved: Path, store: Store, tmp_path: Path) -> None:
     checkpoint = published(store, saved / "2/dcp")
     (damaged,) = tmp_path.glob("store/checkpoints/a/7/*/__0_0.distcp")
     content = bytearray(damaged.read_bytes())
-    (chunk, *_) = read_dcp(FolderSource(saved / "2/dcp")).tensors["experts"].chunks
+    (chunk, *_) = read_dcp(FolderReader(saved / "2/dcp")).tensors["experts"].chunks
     assert chunk.file == "__0_0.distcp"
     content[chunk.begin] ^= 1
     damaged.write_bytes(content)
@@ -147,98 +148,98 @@ def refusal(read: Callable[[], ShardedCheckpoint]) -> str:
 
 
 class TestRefused:
-    """Nothing is written for any of these."""
+    """Each is refused before anything is written."""
 
-    def test_a_process_s_file_is_missing(self, copy: Callable[[str], Path]) -> None:
+    def test_a_missing_file_of_a_rank(self, copy: Callable[[str], Path]) -> None:
         folder = copy("4/dcp")
         (folder / "__1_0.distcp").unlink()
-        assert "__1_0.distcp, which holds a chunk of" in refusal(lambda: read_dcp(FolderSource(folder)))
+        assert "__1_0.distcp, which contains a chunk of" in refusal(lambda: read_dcp(FolderReader(folder)))
 
     @pytest.mark.parametrize("number", [1, 2, 3, 4])
-    def test_a_shard_is_missing(self, copy: Callable[[str], Path], number: int) -> None:
+    def test_a_missing_shard(self, copy: Callable[[str], Path], number: int) -> None:
         folder = copy("4/hugging_face")
         (folder / f"shard-{number:05d}-model-00001-of-00001.safetensors").unlink()
-        said = refusal(lambda: read_hugging_face(FolderSource(folder), ranks=4))
-        assert said == f"The checkpoint lacks the file of process {number} of 4."
+        message = refusal(lambda: read_hugging_face(FolderReader(folder), ranks=4))
+        assert message == f"The checkpoint lacks the file of process {number} of 4."
 
-    def test_a_part_of_a_shard_is_missing(self, copy: Callable[[str], Path]) -> None:
+    def test_a_missing_part_of_a_shard(self, copy: Callable[[str], Path]) -> None:
         folder = copy("4/parts")
         (folder / "shard-00004-model-00002-of-00003.safetensors").unlink()
-        said = refusal(lambda: read_hugging_face(FolderSource(folder), ranks=4))
-        assert said == "The checkpoint lacks part 2 of the file of process 4 of 4."
+        message = refusal(lambda: read_hugging_face(FolderReader(folder), ranks=4))
+        assert message == "The checkpoint lacks part 2 of the file of process 4 of 4."
 
-    def test_there_are_more_shards_than_processes(self, saved: Path) -> None:
-        said = refusal(lambda: read_hugging_face(FolderSource(saved / "4/hugging_face"), ranks=2))
-        assert said == "shard-00004-model-00001-of-00001.safetensors is of no process of 2."
+    def test_more_shards_than_ranks(self, saved: Path) -> None:
+        message = refusal(lambda: read_hugging_face(FolderReader(saved / "4/hugging_face"), ranks=2))
+        assert message == "shard-00004-model-00001-of-00001.safetensors belongs to none of the 2 processes."
 
-    def test_a_shard_does_not_say_where_it_belongs(self, copy: Callable[[str], Path]) -> None:
+    def test_a_shard_without_its_offsets(self, copy: Callable[[str], Path]) -> None:
         file = copy("4/hugging_face") / "shard-00003-model-00001-of-00001.safetensors"
         file.write_bytes(file.read_bytes().replace(b"DCP_SHARDING_INFO", b"dcp_sharding_info"))
-        said = refusal(lambda: read_hugging_face(FolderSource(file.parent), ranks=4))
-        assert said == f"{file.name} does not say where its chunks belong."
+        message = refusal(lambda: read_hugging_face(FolderReader(file.parent), ranks=4))
+        assert message == f"{file.name} has no valid offsets for its chunks."
 
-    def test_no_shard_is_there(self, tmp_path: Path) -> None:
-        said = refusal(lambda: read_hugging_face(FolderSource(tmp_path), ranks=4))
-        assert said == "The checkpoint lacks the file of process 1 of 4."
+    def test_a_folder_without_shards(self, tmp_path: Path) -> None:
+        message = refusal(lambda: read_hugging_face(FolderReader(tmp_path), ranks=4))
+        assert message == "The checkpoint lacks the file of process 1 of 4."
 
-    def test_the_metadata_gives_another_type(self, copy: Callable[[str], Path]) -> None:
+    def test_metadata_with_a_wrong_dtype(self, copy: Callable[[str], Path]) -> None:
         file = copy("4/dcp") / METADATA
         content = file.read_bytes()
         assert b"bfloat16" in content
         file.write_bytes(content.replace(b"\x8c\x08bfloat16", b"\x8c\x07float16"))
-        assert "holds BF16" in refusal(lambda: read_dcp(FolderSource(file.parent)))
+        assert "contains BF16" in refusal(lambda: read_dcp(FolderReader(file.parent)))
 
     @pytest.mark.parametrize("place", ["../secret", "/etc/hosts", "a\\..\\b"])
-    def test_the_metadata_names_a_file_outside(self, copy: Callable[[str], Path], place: str) -> None:
+    def test_metadata_that_refers_to_a_file_outside(self, copy: Callable[[str], Path], place: str) -> None:
         file = copy("4/dcp") / METADATA
         name = b"__1_0.distcp"
         content = file.read_bytes()
         assert name in content
-        # Its frames do not matter where their lengths are right: pickled names are of one byte's length.
+        # Pickled names have a length of one byte; a replacement of the same length keeps the frames valid.
         file.write_bytes(content.replace(name, place.encode().ljust(len(name), b"_")))
-        assert "is no file beside it" in refusal(lambda: read_dcp(FolderSource(file.parent)))
+        assert "is not a file in the same folder" in refusal(lambda: read_dcp(FolderReader(file.parent)))
 
-    def test_its_saving_was_not_finished(self, copy: Callable[[str], Path]) -> None:
+    def test_an_incomplete_checkpoint(self, copy: Callable[[str], Path]) -> None:
         folder = copy("4/dcp")
         (folder / METADATA).unlink()
-        assert "no .metadata" in refusal(lambda: read_dcp(FolderSource(folder)))
+        assert "no .metadata" in refusal(lambda: read_dcp(FolderReader(folder)))
 
     @pytest.mark.parametrize("lost_bytes", [1, 100, 3000])
-    def test_a_file_is_cut_off(self, copy: Callable[[str], Path], lost_bytes: int) -> None:
+    def test_a_truncated_file(self, copy: Callable[[str], Path], lost_bytes: int) -> None:
         file = copy("4/dcp") / "__0_0.distcp"
         file.write_bytes(file.read_bytes()[:-lost_bytes])
-        assert "__0_0.distcp" in refusal(lambda: read_dcp(FolderSource(file.parent)))
+        assert "__0_0.distcp" in refusal(lambda: read_dcp(FolderReader(file.parent)))
 
-    def test_a_file_holds_something_else(self, copy: Callable[[str], Path]) -> None:
+    def test_a_file_with_other_content(self, copy: Callable[[str], Path]) -> None:
         file = copy("4/dcp") / "__0_0.distcp"
         file.write_bytes(bytes(len(file.read_bytes())))
-        assert "__0_0.distcp cannot be read" in refusal(lambda: read_dcp(FolderSource(file.parent)))
+        assert "__0_0.distcp is not a readable torch file" in refusal(lambda: read_dcp(FolderReader(file.parent)))
 
-    def test_nothing_is_in_it(self, saved: Path) -> None:
-        said = refusal(partial(read_dcp, FolderSource(saved / "4/dcp"), prefix="optimizer."))
-        assert said == "The checkpoint holds no tensor."
+    def test_a_checkpoint_without_tensors(self, saved: Path) -> None:
+        message = refusal(partial(read_dcp, FolderReader(saved / "4/dcp"), prefix="optimizer."))
+        assert message == "The checkpoint contains no tensor."
 
     @pytest.mark.parametrize(
-        ("change", "says"),
+        ("change", "expected_message"),
         [
             (lambda chunks: chunks[:-1], "a chunk is missing"),
             (lambda chunks: [*chunks, chunks[0]], "overlap"),
-            (lambda chunks: [*chunks[:-1], replace(chunks[-1], offsets=(7, 0))], "reaches beyond"),
-            (lambda chunks: [*chunks[:-1], replace(chunks[-1], file="gone")], "gone, which holds a chunk"),
-            (lambda chunks: [*chunks[:-1], replace(chunks[-1], begin=90)], "rows ends before its chunk"),
+            (lambda chunks: [*chunks[:-1], replace(chunks[-1], offsets=(7, 0))], "exceeds the tensor's shape"),
+            (lambda chunks: [*chunks[:-1], replace(chunks[-1], file="gone")], "gone, which contains a chunk"),
+            (lambda chunks: [*chunks[:-1], replace(chunks[-1], begin=90)], "rows ends before the end of its chunk"),
             (lambda chunks: [*chunks[:-1], replace(chunks[-1], offsets=(4,))], "2 dimensions"),
         ],
-        ids=["hole", "twice", "outside", "no file", "cut off", "dimensions"],
+        ids=["hole", "twice", "outside", "no file", "truncated", "dimensions"],
     )
-    def test_chunks_are_not_the_tensor(
-        self, tmp_path: Path, change: Callable[[list[Chunk]], list[Chunk]], says: str
+    def test_chunks_that_do_not_make_up_the_tensor(
+        self, tmp_path: Path, change: Callable[[list[Chunk]], list[Chunk]], expected_message: str
     ) -> None:
         (tmp_path / "rows").write_bytes(bytes(100))
         chunks = [Chunk((0, 0), (4, 3), "rows", 0), Chunk((4, 0), (4, 3), "rows", 48)]
         tensor = ShardedTensor("F32", (8, 3), tuple(change(chunks)))
-        assert says in refusal(lambda: ShardedCheckpoint(FolderSource(tmp_path), {"w": tensor}))
+        assert expected_message in refusal(lambda: ShardedCheckpoint(FolderReader(tmp_path), {"w": tensor}))
 
-    def test_types_differ_between_processes(self, copy: Callable[[str], Path]) -> None:
+    def test_dtypes_that_differ_between_ranks(self, copy: Callable[[str], Path]) -> None:
         file = copy("4/hugging_face") / "shard-00002-model-00001-of-00001.safetensors"
         file.write_bytes(file.read_bytes().replace(b'"F16"', b'"I16"'))
-        assert "columns is I16 in" in refusal(lambda: read_hugging_face(FolderSource(file.parent), ranks=4))
+        assert "columns is I16 in" in refusal(lambda: read_hugging_face(FolderReader(file.parent), ranks=4))

@@ -1,4 +1,4 @@
-"""From files to examples: what is read, what is held out, and what is refused by file, line, row or column."""
+"""Reading examples from files, holding out a fraction, and refusing bad data by file, line, row or column."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from data_fixtures import chat, chats, jsonl, write_files
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,6 +15,7 @@ from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.recipe.sources import DatasetSource
 from airsmith_stages.data import examples
 from airsmith_stages.data.examples import Example, Splits, read_splits
+from tests.support.dataset_files import chat, chats, jsonl, write_files
 
 GOOD = chats([("a", "b"), ("c", "d"), ("e", "f")])
 HALF_A_CHARACTER = b'{"messages": []}\n{"messages": [{"role": "user", "content": "\\ud800"}]}\n'
@@ -44,7 +44,7 @@ def refusal(folder: Path, files: dict[str, bytes], **fields: Any) -> str:
 
 
 class TestFormats:
-    def test_messages_keep_what_a_template_may_ask_for(self, tmp_path: Path) -> None:
+    def test_messages_keep_all_fields_for_the_template(self, tmp_path: Path) -> None:
         rows = [
             [{"role": "user", "content": "a", "name": "Ann"}, {"role": "assistant", "content": "b"}],
             chat("c", "d"),
@@ -52,7 +52,7 @@ class TestFormats:
         splits = read(tmp_path, {"train.jsonl": jsonl({"messages": row} for row in rows), "validation.jsonl": GOOD})
         assert [list(example.messages) for example in splits.train] == rows
 
-    def test_another_column_may_hold_the_messages(self, tmp_path: Path) -> None:
+    def test_the_messages_column_can_be_mapped(self, tmp_path: Path) -> None:
         rows = jsonl({"conversation": chat("a", "b"), "id": number} for number in range(2))
         splits = read(tmp_path, {"train.jsonl": rows, "validation.jsonl": rows}, columns={"messages": "conversation"})
         assert list(splits.train)[1] == Example(1, messages=tuple(chat("a", "b")), split="train")
@@ -81,7 +81,7 @@ class TestFormats:
 
 class TestHeldOut:
     @given(rows=st.integers(1, 200), fraction=st.floats(0.001, 0.999), seed=st.integers(0, 2**32 - 1))
-    def test_every_row_is_in_one_part_and_the_share_is_as_asked(self, rows: int, fraction: float, seed: int) -> None:
+    def test_every_row_is_in_one_split_and_the_fraction_is_exact(self, rows: int, fraction: float, seed: int) -> None:
         recipe = source(validation_fraction=fraction, seed=seed)
         if math.ceil(fraction * rows) == rows:
             with pytest.raises(AirsmithError, match="holds out all"):
@@ -91,11 +91,11 @@ class TestHeldOut:
         assert (len(held_out), held_out.sum()) == (rows, math.ceil(fraction * rows))
         assert (examples._held_out(rows, recipe) == held_out).all()
 
-    def test_the_seed_decides_which(self) -> None:
+    def test_the_seed_determines_the_held_out_rows(self) -> None:
         drawn = {tuple(examples._held_out(100, source(validation_fraction=0.1, seed=seed))) for seed in range(5)}
         assert len(drawn) == 5
 
-    def test_rows_keep_their_numbers_and_their_split(self, tmp_path: Path) -> None:
+    def test_rows_keep_their_number_and_split(self, tmp_path: Path) -> None:
         files = {"train.jsonl": chats((str(number), "x") for number in range(10))}
         splits = read(tmp_path, files, validation_fraction=0.3)
         train, validation = list(splits.train), list(splits.validation)
@@ -107,18 +107,18 @@ class TestHeldOut:
 
 
 class TestBrokenFiles:
-    """The reader's own messages name no line."""
+    """The reader of `datasets` reports no line."""
 
     @pytest.mark.parametrize(
         ("name", "content", "words"),
         [
-            pytest.param("train.jsonl", GOOD + b'{"messages": [\n', ["line 4", "no JSON"], id="broken JSON"),
-            pytest.param("train.jsonl", GOOD + b'{"messages": "\xff"}\n', ["line 4", "no UTF-8"], id="broken UTF-8"),
-            pytest.param("train.jsonl", b"\xff\n" + GOOD, ["line 1", "no UTF-8"], id="broken from the start"),
-            pytest.param("train.jsonl", GOOD + b"[1]\n", ["line 4", "no JSON object"], id="a list"),
+            pytest.param("train.jsonl", GOOD + b'{"messages": [\n', ["line 4", "not valid JSON"], id="broken JSON"),
+            pytest.param("train.jsonl", GOOD + b'{"messages": "\xff"}\n', ["line 4", "not valid UTF-8"], id="UTF-8"),
+            pytest.param("train.jsonl", b"\xff\n" + GOOD, ["line 1", "not valid UTF-8"], id="broken from the start"),
+            pytest.param("train.jsonl", GOOD + b"[1]\n", ["line 4", "not a JSON object"], id="a list"),
             pytest.param("train.jsonl", HALF_A_CHARACTER, ["line 2", "surrogate"], id="half a character"),
             pytest.param("train.jsonl", b"", ["is empty"], id="empty"),
-            pytest.param("sub/train.csv", b"messages\n\xff\n", ["line 2", "no UTF-8"], id="CSV"),
+            pytest.param("sub/train.csv", b"messages\n\xff\n", ["line 2", "not valid UTF-8"], id="CSV"),
         ],
     )  # fmt: skip
     def test_file_and_line_are_named(self, tmp_path: Path, name: str, content: bytes, words: list[str]) -> None:
@@ -126,19 +126,19 @@ class TestBrokenFiles:
         for word in (name, *words):
             assert word in message
 
-    def test_broken_utf8_in_words_is_found_though_the_reader_takes_it(self, tmp_path: Path) -> None:
+    def test_invalid_utf8_that_the_reader_accepts_is_found(self, tmp_path: Path) -> None:
         row = json.dumps({"messages": chat("X", "b")}).encode().replace(b"X", b"\xe9t\xe9")
-        assert "train.jsonl line 4 is no UTF-8" in refusal(
+        assert "train.jsonl line 4 is not valid UTF-8" in refusal(
             tmp_path, {"train.jsonl": GOOD + row + b"\n", "validation.jsonl": GOOD}
         )
 
-    def test_windows_line_ends_and_a_byte_order_mark_are_no_fault(self, tmp_path: Path) -> None:
+    def test_windows_line_ends_and_a_byte_order_mark_are_accepted(self, tmp_path: Path) -> None:
         rows = b"\xef\xbb\xbf" + GOOD.replace(b"\n", b"\r\n")
         assert len(read(tmp_path, {"train.jsonl": rows, "validation.jsonl": GOOD}).train) == 3
 
 
 class TestRefused:
-    def test_a_split_that_is_not_there(self, tmp_path: Path) -> None:
+    def test_a_missing_split(self, tmp_path: Path) -> None:
         message = refusal(tmp_path, {"train.jsonl": GOOD})
         assert "'validation'" in message
         assert "train" in message
@@ -151,7 +151,7 @@ class TestRefused:
     def test_a_folder_without_data(self, tmp_path: Path) -> None:
         assert "'train'" in refusal(tmp_path, {"README.md": b"# Nothing\n"})
 
-    def test_a_column_that_is_not_there(self, tmp_path: Path) -> None:
+    def test_a_missing_column(self, tmp_path: Path) -> None:
         rows = jsonl([{"question": "a", "answer": "b"}])
         files = {"train.jsonl": rows, "validation.jsonl": rows}
         message = refusal(tmp_path, files, format="instruction", columns={"instruction": "question"})
@@ -174,12 +174,12 @@ class TestRefused:
         assert "assistant" in message
 
     @pytest.mark.parametrize("messages", ["text", [{"from": "human", "value": "a"}], None])
-    def test_what_is_no_conversation(self, tmp_path: Path, messages: Any) -> None:
+    def test_a_value_that_is_not_a_conversation(self, tmp_path: Path, messages: Any) -> None:
         rows = jsonl([{"messages": messages}])
         assert "row 0 of 'train'" in refusal(tmp_path, {"train.jsonl": rows, "validation.jsonl": rows})
 
     @pytest.mark.parametrize("other", [{"question": "a"}, {"messages": "text"}])
-    def test_splits_of_different_shapes(self, tmp_path: Path, other: Any) -> None:
+    def test_splits_with_different_columns(self, tmp_path: Path, other: Any) -> None:
         message = refusal(tmp_path, {"train.jsonl": jsonl([other]), "validation.jsonl": GOOD})
         assert "messages" in message or "list" in message
         assert "same columns" in message
@@ -190,6 +190,6 @@ class TestRefused:
         message = refusal(tmp_path, {"train.jsonl": rows, "validation.jsonl": rows}, format="prompt-completion")
         assert "row 1 of 'train'" in message
 
-    def test_one_row_of_the_held_out_part_by_its_row_in_the_file(self, tmp_path: Path) -> None:
+    def test_a_held_out_row_is_named_by_its_row_in_the_file(self, tmp_path: Path) -> None:
         rows = chats([("a", "b")] * 7) + jsonl([{"messages": chat("a")}])
         assert "row 7 of 'train'" in refusal(tmp_path, {"train.jsonl": rows}, validation_fraction=0.5)

@@ -1,4 +1,4 @@
-"""Several processes: the order of the things, errors in their turn, and nobody left behind."""
+"""`map_in_order` keeps the order of results and errors, and leaves no worker behind."""
 
 from __future__ import annotations
 
@@ -21,90 +21,90 @@ from airsmith.errors import AirsmithError, ErrorKind
 from airsmith_stages.data.parallel import map_in_order
 
 
-def late_when_even(number: int) -> int:
+def slow_if_even(number: int) -> int:
     time.sleep(0.02 * (number % 2 == 0))
     return number * number
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3])
-def test_results_come_in_the_order_of_the_things(processes: int) -> None:
-    assert list(map_in_order(late_when_even, range(20), processes)) == [number * number for number in range(20)]
+def test_results_have_the_order_of_the_inputs(processes: int) -> None:
+    assert list(map_in_order(slow_if_even, range(20), processes)) == [number * number for number in range(20)]
 
 
-def test_few_things_are_taken_before_their_time() -> None:
+def test_inputs_are_consumed_only_slightly_ahead() -> None:
     taken = []
 
-    def things() -> Iterator[int]:
+    def inputs() -> Iterator[int]:
         for number in range(1000):
             taken.append(number)
             yield number
 
-    with closing(map_in_order(late_when_even, things(), 2)) as results:
+    with closing(map_in_order(slow_if_even, inputs(), 2)) as results:
         assert [next(results) for _ in range(10)] == [number * number for number in range(10)]
     assert len(taken) <= 16
 
 
 def refuse_seven(number: int) -> int:
     if number == 7:
-        raise AirsmithError(ErrorKind.BAD_DATA, "Seven is not wanted.", "Take another.")
+        raise AirsmithError(ErrorKind.BAD_DATA, "Seven is invalid.", "Use another number.")
     return number
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_an_error_comes_in_its_turn_as_it_was_raised(processes: int) -> None:
-    came = []
+def test_an_error_is_raised_unchanged_and_in_order(processes: int) -> None:
+    received = []
 
     def take_all() -> None:
         for number in map_in_order(refuse_seven, range(100), processes):
-            came.append(number)
+            received.append(number)
 
     with pytest.raises(AirsmithError) as refused:
         take_all()
-    assert came == list(range(7))
-    assert (refused.value.kind, refused.value.message) == (ErrorKind.BAD_DATA, "Seven is not wanted.")
+    assert received == list(range(7))
+    assert (refused.value.kind, refused.value.message) == (ErrorKind.BAD_DATA, "Seven is invalid.")
     assert multiprocessing.active_children() == []
 
 
-def end_itself(number: int) -> int:
+def kill_self_at_three(number: int) -> int:
     if number == 3:
         os.kill(os.getpid(), signal.SIGKILL)
     return number
 
 
-def test_a_killed_process_is_told_and_never_waited_for() -> None:
+def test_a_killed_worker_is_reported() -> None:
     with pytest.raises(AirsmithError) as refused:
-        list(map_in_order(end_itself, range(10), 2))
+        list(map_in_order(kill_self_at_three, range(10), 2))
     assert refused.value.kind is ErrorKind.OUT_OF_MEMORY
 
 
 @pytest.mark.parametrize("which", [0, 1])
-def test_one_killed_while_it_waits_for_work_does_not_stop_the_others_from_ending(which: int) -> None:
-    """It may hold the lock of the queue that all of them take their work from."""
+def test_a_worker_killed_while_idle_does_not_keep_the_others_running(which: int) -> None:
+    """It can hold the lock of the queue that all workers read."""
 
-    def things() -> Iterator[int]:
+    def inputs() -> Iterator[int]:
         yield from range(6)
         wait_until_idle()
         os.kill(sorted(child.pid or 0 for child in multiprocessing.active_children())[which], signal.SIGKILL)
-        yield from count()  # The other one may do much before it is noticed.
+        yield from count()  # The other worker can do much before the kill is noticed.
 
     with pytest.raises(AirsmithError) as refused:
-        deque(map_in_order(abs, things(), 2), maxlen=0)
+        deque(map_in_order(abs, inputs(), 2), maxlen=0)
     assert refused.value.kind is ErrorKind.OUT_OF_MEMORY
     assert multiprocessing.active_children() == []
 
 
 def wait_until_idle() -> None:
-    """Until all children of this process are seen asleep, time and again."""
-    asleep = 0
-    while asleep < 20:
+    """Wait until all children of this process sleep in 20 consecutive checks."""
+    idle_checks = 0
+    while idle_checks < 20:
         stats = [Path(f"/proc/{child.pid}/stat").read_text() for child in multiprocessing.active_children()]
         states = {stat.rpartition(")")[2].split()[0] for stat in stats}
-        asleep = asleep + 1 if states == {"S"} else 0
+        idle_checks = idle_checks + 1 if states == {"S"} else 0
         time.sleep(0.01)
 
 
-def test_they_end_with_the_process_that_they_work_for() -> None:
-    """However it ends: their end of a pipe is the only sign of it that they cannot miss."""
+def test_workers_exit_with_their_parent_process() -> None:
+    """However the parent exits, its closed end of a pipe reaches the workers."""
     program = dedent("""
         import os, signal, time
         from airsmith_stages.data.parallel import map_in_order
@@ -118,7 +118,7 @@ def test_they_end_with_the_process_that_they_work_for() -> None:
         print(next(results), next(results), flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
     """)
-    # The pipe of its output ends when nobody is left who holds it: the one who is killed, or those whom it began.
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=False)
-    assert ended.returncode == -signal.SIGKILL
-    assert len(ended.stdout.split()) == 2
+    # The output pipe closes only after the killed parent and all of its workers have exited.
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=False)
+    assert result.returncode == -signal.SIGKILL
+    assert len(result.stdout.split()) == 2

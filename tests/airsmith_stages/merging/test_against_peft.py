@@ -1,4 +1,4 @@
-"""What is merged without torch is what peft merges, bit by bit; where peft would change a shared matrix, better."""
+"""Merging without torch gives peft's result, but keeps tied weights apart that peft would both change."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,8 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from airsmith_stages.merging.model import MergeReport, merge_model
-from airsmith_stages.weights.source import FolderSource
-from merging.families import save_adapter, save_base, save_expected, tensors_of
+from airsmith_stages.merging.model import MergeReport
+from tests.support.model_families import merge_folders, save_merged_by_peft, save_model, save_peft_adapter, tensors_of
 
 ALL = {"target_modules": "all-linear"}
 EXPERTS = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
@@ -65,21 +64,10 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 }
 
 
-def merge_folders(base: Path, adapter: Path, output: Path, *, dtype: str = "auto") -> MergeReport:
-    """Merge from folders into a folder, in many small files."""
-    output.mkdir()
-
-    def write(name: str, pieces: Iterable[bytes | memoryview], size_bytes: int) -> None:
-        with (output / name).open("wb") as file:
-            assert sum(file.write(piece) for piece in pieces) == size_bytes
-
-    return merge_model(FolderSource(base), FolderSource(adapter), write, dtype=dtype, max_shard_bytes=30_000)
-
-
 def check_equal(expected: Mapping[str, torch.Tensor], merged: Mapping[str, torch.Tensor]) -> None:
-    """Equal but for what the order of a sum decides: the last bit of one element in a thousand.
+    """Assert equality up to the summation order: at most the last bit of one element in a thousand differs.
 
-    A second rounding, or a product in fewer bits, changes some in a hundred.
+    A second rounding, or a product in lower precision, changes about one in a hundred.
     """
     assert expected.keys() == merged.keys()
     for name, tensor in expected.items():
@@ -90,7 +78,7 @@ def check_equal(expected: Mapping[str, torch.Tensor], merged: Mapping[str, torch
 
 
 def differing(expected: torch.Tensor, found: torch.Tensor) -> int:
-    """How many elements differ in their bits."""
+    """Count the elements whose bits differ."""
     assert (expected.shape, expected.dtype) == (found.shape, found.dtype)
     bits = {2: torch.int16, 4: torch.int32}[found.element_size()]
     return int((expected.contiguous().view(bits) != found.contiguous().view(bits)).sum())
@@ -98,11 +86,11 @@ def differing(expected: torch.Tensor, found: torch.Tensor) -> int:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
 @pytest.mark.parametrize("case", CASES)
-def test_every_bit_is_the_one_that_peft_writes(tmp_path: Path, case: str, dtype: torch.dtype) -> None:
+def test_the_merged_weights_equal_those_that_peft_writes(tmp_path: Path, case: str, dtype: torch.dtype) -> None:
     family, lora, config = CASES[case]
-    save_base(tmp_path / "base", family, dtype, **config)
-    save_adapter(tmp_path / "base", tmp_path / "adapter", **lora)
-    save_expected(tmp_path / "base", tmp_path / "adapter", tmp_path / "expected")
+    save_model(tmp_path / "base", family, dtype, **config)
+    save_peft_adapter(tmp_path / "base", tmp_path / "adapter", **lora)
+    save_merged_by_peft(tmp_path / "base", tmp_path / "adapter", tmp_path / "expected")
     report = merge_folders(tmp_path / "base", tmp_path / "adapter", tmp_path / "merged")
     expected, merged = tensors_of(tmp_path / "expected"), tensors_of(tmp_path / "merged")
     check_equal(expected, merged)
@@ -112,12 +100,12 @@ def test_every_bit_is_the_one_that_peft_writes(tmp_path: Path, case: str, dtype:
 
 
 @pytest.mark.parametrize("case", ["llama", "dora", "embedding", "mixtral", "gpt2"])
-def test_in_float32_only_the_order_of_sums_differs(tmp_path: Path, case: str) -> None:
-    """Where products are not rounded to fewer bits, the last one shows which library has summed them."""
+def test_in_float32_only_the_summation_order_differs(tmp_path: Path, case: str) -> None:
+    """Products are not rounded to a lower precision, so that the last bit depends on the library that sums them."""
     family, lora, config = CASES[case]
-    save_base(tmp_path / "base", family, torch.float32, **config)
-    save_adapter(tmp_path / "base", tmp_path / "adapter", **lora)
-    save_expected(tmp_path / "base", tmp_path / "adapter", tmp_path / "expected")
+    save_model(tmp_path / "base", family, torch.float32, **config)
+    save_peft_adapter(tmp_path / "base", tmp_path / "adapter", **lora)
+    save_merged_by_peft(tmp_path / "base", tmp_path / "adapter", tmp_path / "expected")
     merge_folders(tmp_path / "base", tmp_path / "adapter", tmp_path / "merged")
     expected, merged = tensors_of(tmp_path / "expected"), tensors_of(tmp_path / "merged")
     assert expected.keys() == merged.keys()
@@ -136,15 +124,15 @@ def test_in_float32_only_the_order_of_sums_differs(tmp_path: Path, case: str) ->
     ids=["embedding", "head", "embedding saved", "head saved"],
 )
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_what_tunes_one_of_two_that_share_a_matrix_leaves_the_other(
+def test_an_adapter_of_one_of_two_tied_modules_does_not_change_the_other(
     tmp_path: Path, family: str, lora: dict[str, Any]
 ) -> None:
-    """The model computes what base and adapter computed while they were trained."""
+    """The merged model computes what base and adapter computed in training."""
     if family == "gpt2":
         renamed = {"embed_tokens": "wte", "q_proj": "c_attn", "lm_head": "lm_head"}
         lora = {key: [renamed[name] for name in names] for key, names in lora.items()}
-    save_base(tmp_path / "base", family, torch.float32, tie_word_embeddings=True)
-    save_adapter(tmp_path / "base", tmp_path / "adapter", **lora)
+    save_model(tmp_path / "base", family, torch.float32, tie_word_embeddings=True)
+    save_peft_adapter(tmp_path / "base", tmp_path / "adapter", **lora)
     merge_folders(tmp_path / "base", tmp_path / "adapter", tmp_path / "merged")
     tuned = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tmp_path / "base"), tmp_path / "adapter")
     merged = logits(AutoModelForCausalLM.from_pretrained(tmp_path / "merged"))
@@ -159,19 +147,19 @@ def logits(model: Any) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_another_type_is_that_of_a_base_loaded_in_it(tmp_path: Path, dtype: str) -> None:
-    save_base(tmp_path / "base", "llama", torch.float16)
-    save_adapter(tmp_path / "base", tmp_path / "adapter", **ALL)
-    save_expected(tmp_path / "base", tmp_path / "adapter", tmp_path / "expected", dtype)
+def test_another_dtype_equals_merging_a_base_loaded_in_it(tmp_path: Path, dtype: str) -> None:
+    save_model(tmp_path / "base", "llama", torch.float16)
+    save_peft_adapter(tmp_path / "base", tmp_path / "adapter", **ALL)
+    save_merged_by_peft(tmp_path / "base", tmp_path / "adapter", tmp_path / "expected", dtype)
     merge_folders(tmp_path / "base", tmp_path / "adapter", tmp_path / "merged", dtype=dtype)
     check_equal(tensors_of(tmp_path / "expected"), tensors_of(tmp_path / "merged"))
     assert json.loads((tmp_path / "merged/config.json").read_text())["dtype"] == dtype
 
 
-def test_a_vocabulary_that_has_grown_is_that_of_the_merged_model(tmp_path: Path) -> None:
+def test_a_resized_vocabulary_is_merged(tmp_path: Path) -> None:
     from peft import LoraConfig, get_peft_model
 
-    save_base(tmp_path / "base", "llama")
+    save_model(tmp_path / "base", "llama")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype="auto")
     model.resize_token_embeddings(104)
     tuned = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False))
@@ -185,5 +173,5 @@ def test_neither_torch_nor_peft_is_imported() -> None:
     heavy = {"torch", "peft", "transformers", "safetensors"}
     code = f"import sys, airsmith_stages.merge; print(sorted({heavy} & set(sys.modules)))"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    said = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert said.stdout.strip() == "[]"
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"

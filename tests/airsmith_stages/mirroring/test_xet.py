@@ -1,4 +1,4 @@
-"""hf_xet's buffers stay within a share of what the process may use."""
+"""The buffers of hf_xet are limited to a fraction of the process's memory."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from hf_xet import XetConfig, XetSession
 
-from airsmith_stages.mirroring.xet import buffer_limits, is_asked_for, memory_bytes
+from airsmith_stages.mirroring.xet import buffer_limits, is_xet_enabled, memory_bytes
 
 GIBIBYTE = 2**30
 
 
 @pytest.mark.parametrize("memory", [GIBIBYTE, 64 * GIBIBYTE])
-def test_all_buffers_stay_within_a_quarter(memory: int) -> None:
+def test_every_buffer_is_limited_to_a_quarter_of_the_memory(memory: int) -> None:
     config = XetConfig().with_config(buffer_limits(memory))
     XetSession(config)
     for key, value in config.items():
@@ -23,7 +23,7 @@ def test_all_buffers_stay_within_a_quarter(memory: int) -> None:
 
 
 @pytest.mark.parametrize(("text", "expected"), [("1073741824\n", GIBIBYTE), ("max\n", None), (None, None)])
-def test_the_cgroups_limit_counts(tmp_path: Path, text: str | None, expected: int | None) -> None:
+def test_the_memory_limit_of_the_cgroup_applies(tmp_path: Path, text: str | None, expected: int | None) -> None:
     limit = tmp_path / "memory.max"
     if text is not None:
         limit.write_text(text)
@@ -33,6 +33,6 @@ def test_the_cgroups_limit_counts(tmp_path: Path, text: str | None, expected: in
 
 def test_it_is_used_only_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AIRSMITH_HUB_XET", raising=False)
-    assert not is_asked_for()
+    assert not is_xet_enabled()
     monkeypatch.setenv("AIRSMITH_HUB_XET", "1")
-    assert is_asked_for()
+    assert is_xet_enabled()

@@ -1,13 +1,13 @@
-"""What a server has compiled becomes an artifact once the server answers, and the next server begins with it."""
+"""The compiled files of a healthy server become an artifact, and the next server starts with it."""
 
 from __future__ import annotations
 
-import http.server
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -23,6 +23,7 @@ from airsmith_stages.serving.publish_compiled import (
     publish_with_retries,
     wait_until_healthy,
 )
+from tests.support.http_servers import QuietHandler, serve_http
 
 PATH = "artifacts/compile_cache/abcd"
 IMAGE = "registry.example/vllm-neuron@sha256:00"
@@ -35,7 +36,7 @@ LOCKS = ("vllm/neuron/compile_cache/0123.lock", "neuronx/neuronxcc-2.21.33363.0+
 
 
 def never(_seconds: float) -> bool:
-    raise AssertionError("nothing is to be waited for")
+    raise AssertionError("unexpected wait")
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -54,42 +55,33 @@ def compiled(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def health() -> Iterator[Callable[[list[int]], str]]:
-    """Serves these statuses, the last one for ever."""
-    servers = []
+def serve_health() -> Iterator[Callable[[list[int]], str]]:
+    """Serves these statuses in order, and repeats the last one."""
 
     def serve(statuses: list[int]) -> str:
-        class Handler(http.server.BaseHTTPRequestHandler):
+        class Handler(QuietHandler):
             def do_GET(self) -> None:
                 self.send_response(statuses.pop(0) if len(statuses) > 1 else statuses[0])
                 self.end_headers()
 
-            def log_message(self, *_: object) -> None:
-                pass
+        return f"{servers.enter_context(serve_http(Handler))}/health"
 
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        servers.append(server)
-        return f"http://127.0.0.1:{server.server_port}/health"
-
-    yield serve
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+    with ExitStack() as servers:
+        yield serve
 
 
-def test_the_next_server_has_what_this_one_compiled_but_no_locks(store: Store, compiled: Path, tmp_path: Path):
+def test_the_next_server_gets_the_compiled_files_without_locks(store: Store, compiled: Path, tmp_path: Path):
     published = publish_compiled(store, PATH, compiled, IMAGE)
     assert published is not None
     assert (published.type, published.digest) == ("compile_cache", "abcd")
     assert published.manifest.versions == {"image": IMAGE}
     if store.uri.startswith("memory://"):
-        return  # of this process's opening alone
+        return  # not visible through another URI
     assert fetch_if_exists(store.uri, PATH, tmp_path / "next")
     assert contents(tmp_path / "next") == COMPILED
 
 
-def test_what_is_kept_already_stays_as_it_is(store: Store, compiled: Path):
+def test_a_published_cache_is_not_replaced(store: Store, compiled: Path):
     first = publish_compiled(store, PATH, compiled, IMAGE)
     (compiled / "more").write_bytes(b"more")
     again = publish_compiled(store, PATH, compiled, IMAGE)
@@ -98,9 +90,9 @@ def test_what_is_kept_already_stays_as_it_is(store: Store, compiled: Path):
     assert again.manifest == first.manifest
 
 
-def test_where_two_servers_have_compiled_the_first_ones_is_kept(store: Store, compiled: Path, monkeypatch):
+def test_of_two_concurrent_publishers_the_first_wins(store: Store, compiled: Path, monkeypatch):
     def already_late(*_: object) -> None:
-        """The other one publishes after this one has looked."""
+        """Do not find the artifact that the other server has published."""
 
     publish_compiled(store, PATH, compiled, "first")
     monkeypatch.setattr(module, "open_artifact", already_late)
@@ -111,18 +103,18 @@ def test_where_two_servers_have_compiled_the_first_ones_is_kept(store: Store, co
     assert roots == {late.manifest.content_root}
 
 
-def test_nothing_compiled_is_nothing_kept(store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_without_compiled_files_nothing_is_published(store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture):
     assert publish_compiled(store, PATH, tmp_path / "absent", IMAGE) is None
     assert open_artifact(store, PATH) is None
     assert "has left nothing compiled" in caplog.text
 
 
-def test_a_first_server_begins_with_nothing(s3_store: Store, tmp_path: Path):
+def test_the_first_server_starts_without_a_cache(s3_store: Store, tmp_path: Path):
     assert not fetch_if_exists(s3_store.uri, PATH, tmp_path / "next")
     assert not (tmp_path / "next").exists()
 
 
-def test_of_a_damaged_artifact_nothing_is_left_and_the_server_starts(
+def test_a_damaged_cache_is_discarded_and_does_not_fail_the_fetch(
     compiled: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     store = Store.open(f"file://{tmp_path}/store")
@@ -135,27 +127,27 @@ def test_of_a_damaged_artifact_nothing_is_left_and_the_server_starts(
     assert "graph.neff" in caplog.text
 
 
-def test_the_pod_waits_for_a_store_rather_than_compiling_for_an_hour(tmp_path: Path, s3_environment, monkeypatch):
-    s3_environment("http://127.0.0.1:9")
+def test_an_unavailable_store_fails_the_fetch(tmp_path: Path, use_s3, monkeypatch):
+    use_s3("http://127.0.0.1:9")
     monkeypatch.setenv("AIRSMITH_STORE_DEADLINE_SECONDS", "1")
     with pytest.raises(AirsmithError) as refused:
         fetch_if_exists("s3://airsmith-test/nowhere", PATH, tmp_path / "next")
     assert refused.value.kind is ErrorKind.STORE_UNAVAILABLE
 
 
-def test_nothing_is_kept_before_the_server_answers(health: Callable[[list[int]], str]):
+def test_publishing_waits_until_the_server_is_healthy(serve_health: Callable[[list[int]], str]):
     waited: list[float] = []
 
     def pause(seconds: float) -> bool:
         waited.append(seconds)
         return False
 
-    assert wait_until_healthy(health([503, 500, 200]), pause)
+    assert wait_until_healthy(serve_health([503, 500, 200]), pause)
     assert len(waited) == 2
 
 
-class PodsEnd(threading.Event):
-    """Comes as soon as somebody waits for nothing else."""
+class PodEndsWhenIdle(threading.Event):
+    """Is set by the first wait without a timeout."""
 
     def wait(self, timeout: float | None = None) -> bool:
         if timeout is None:
@@ -163,37 +155,37 @@ class PodsEnd(threading.Event):
         return self.is_set()
 
 
-def test_the_container_ends_with_its_pod_and_not_before(health: Callable[[list[int]], str]):
-    ended, kept = PodsEnd(), []
-    publish_when_healthy(health([200]), lambda: kept.append(ended.is_set()), ended)
+def test_the_sidecar_runs_until_its_pod_terminates(serve_health: Callable[[list[int]], str]):
+    result, kept = PodEndsWhenIdle(), []
+    publish_when_healthy(serve_health([200]), lambda: kept.append(result.is_set()), result)
     assert kept == [False]
-    assert ended.is_set()
+    assert result.is_set()
 
 
-def test_a_pod_that_ends_is_not_waited_for():
+def test_waiting_stops_when_the_pod_terminates():
     assert not wait_until_healthy("http://127.0.0.1:9/health", lambda _: True)
 
 
 @pytest.mark.parametrize(
     ("kind", "attempts"), [(ErrorKind.STORE_UNAVAILABLE, 2), (ErrorKind.ACCESS_DENIED, 1)], ids=lambda value: str(value)
 )
-def test_only_what_may_pass_is_tried_again(
+def test_only_temporary_errors_are_retried(
     compiled: Path, tmp_path: Path, kind: ErrorKind, attempts: int, monkeypatch, caplog
 ):
-    tried = []
+    attempts_made = []
 
     def failing_once(*arguments: object) -> None:
-        tried.append(arguments)
-        if len(tried) == 1:
+        attempts_made.append(arguments)
+        if len(attempts_made) == 1:
             raise AirsmithError(kind, "The store says no.", "Ask it.")
 
     monkeypatch.setattr(module, "publish_compiled", failing_once)
     publish_with_retries(f"file://{tmp_path}/store", PATH, compiled, IMAGE, lambda _: False)
-    assert len(tried) == attempts
+    assert len(attempts_made) == attempts
     assert "The store says no. Ask it." in caplog.text
 
 
-def test_a_file_that_goes_away_meanwhile_ends_no_pod(compiled: Path, tmp_path: Path, monkeypatch, caplog):
+def test_a_file_that_disappears_does_not_fail_the_sidecar(compiled: Path, tmp_path: Path, monkeypatch, caplog):
     def gone(*_: object) -> None:
         raise FileNotFoundError("a file")
 
@@ -203,33 +195,33 @@ def test_a_file_that_goes_away_meanwhile_ends_no_pod(compiled: Path, tmp_path: P
 
 
 @pytest.fixture(params=["file", "s3"])
-def reachable_uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A store that another process sees as well."""
+def shared_store_uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A store that other processes can access."""
     return f"file://{tmp_path}/store" if request.param == "file" else str(request.getfixturevalue("s3_uri"))
 
 
-def test_both_programs_do_as_they_are_told(
-    reachable_uri: str, compiled: Path, health: Callable[[list[int]], str], tmp_path: Path
+def test_the_programs_publish_and_fetch_the_compiled_files(
+    shared_store_uri: str, compiled: Path, serve_health: Callable[[list[int]], str], tmp_path: Path
 ):
     command = [
         "-m",
         "airsmith_stages.serving.publish_compiled",
-        reachable_uri,
+        shared_store_uri,
         PATH,
         str(compiled),
-        health([200]),
+        serve_health([200]),
         IMAGE,
     ]
     with subprocess.Popen([sys.executable, *command], stderr=subprocess.PIPE, text=True) as publisher:
         assert publisher.stderr is not None
-        said = publisher.stderr.readline()
-        assert said == f"Kept {len(COMPILED)} files in {reachable_uri}/{PATH}: later servers begin with them.\n"
+        line = publisher.stderr.readline()
+        assert line == f"Kept {len(COMPILED)} files in {shared_store_uri}/{PATH}: later servers begin with them.\n"
         publisher.send_signal(signal.SIGTERM)
         assert publisher.wait(timeout=30) == 0
 
-    fetch = ["-m", "airsmith_stages.serving.fetch", "--optional", PATH, str(tmp_path / "next"), reachable_uri]
-    ended = subprocess.run(
+    fetch = ["-m", "airsmith_stages.serving.fetch", "--if-there", PATH, str(tmp_path / "next"), shared_store_uri]
+    result = subprocess.run(
         [sys.executable, *fetch, PATH, str(tmp_path / "model")], capture_output=True, text=True, check=False
     )
-    assert ended.returncode == 0, ended.stderr
+    assert result.returncode == 0, result.stderr
     assert contents(tmp_path / "next") == contents(tmp_path / "model") == COMPILED

@@ -32,7 +32,7 @@ def newest(checkpoints: Checkpoints, tmp_path: Path) -> tuple[int, str] | None:
     return None if found is None else (found[0], (found[1] / "weights").read_text())
 
 
-def test_ten_is_newer_than_nine(checkpoints: Checkpoints, publish, tmp_path: Path) -> None:
+def test_checkpoints_are_ordered_by_number(checkpoints: Checkpoints, publish, tmp_path: Path) -> None:
     for step in (9, 10, 100, 11):
         publish(step)
     assert checkpoints.steps() == [9, 10, 11, 100]
@@ -41,7 +41,7 @@ def test_ten_is_newer_than_nine(checkpoints: Checkpoints, publish, tmp_path: Pat
     assert checkpoints.steps() == [10, 100]
 
 
-def test_there_may_be_none(checkpoints: Checkpoints, tmp_path: Path) -> None:
+def test_a_training_without_checkpoints_restores_nothing(checkpoints: Checkpoints, tmp_path: Path) -> None:
     assert checkpoints.steps() == []
     assert newest(checkpoints, tmp_path) is None
 
@@ -66,7 +66,7 @@ def damage(store: Store, step: int, how: str) -> None:
     "how",
     ["flipped", "truncated", "longer", "empty", "removed", "manifest truncated", "manifest empty", "manifest removed"],
 )
-def test_a_damaged_one_is_passed_over_and_can_be_published_again(
+def test_a_damaged_checkpoint_is_skipped_and_can_be_published_again(
     checkpoints: Checkpoints, publish, tmp_path: Path, how: str
 ) -> None:
     publish(4)
@@ -77,13 +77,13 @@ def test_a_damaged_one_is_passed_over_and_can_be_published_again(
     assert newest(checkpoints, tmp_path) == (8, "weights 8")
 
 
-def test_one_that_is_there_and_whole_is_kept(checkpoints: Checkpoints, publish, tmp_path: Path) -> None:
+def test_an_intact_checkpoint_is_not_replaced(checkpoints: Checkpoints, publish, tmp_path: Path) -> None:
     publish(4, "first")
     publish(4, "second")
     assert newest(checkpoints, tmp_path) == (4, "first 4")
 
 
-def test_an_unreachable_store_is_not_taken_for_damage(checkpoints: Checkpoints, publish, tmp_path: Path) -> None:
+def test_a_store_error_is_not_reported_as_damage(checkpoints: Checkpoints, publish, tmp_path: Path) -> None:
     publish(4)
     (tmp_path / "store").chmod(0o755)
     manifest = tmp_path / "store/checkpoints/key/4/manifest.json"
@@ -94,7 +94,7 @@ def test_an_unreachable_store_is_not_taken_for_damage(checkpoints: Checkpoints, 
     assert failed.value.kind is not ErrorKind.VERIFICATION_FAILED
 
 
-def test_pruning_takes_what_a_killed_upload_left_but_not_what_is_newer(checkpoints: Checkpoints, publish) -> None:
+def test_pruning_removes_only_older_incomplete_uploads(checkpoints: Checkpoints, publish) -> None:
     store = checkpoints.store
     for step in (2, 4, 6):
         publish(step)
@@ -108,7 +108,7 @@ def test_pruning_takes_what_a_killed_upload_left_but_not_what_is_newer(checkpoin
     assert store.exists("checkpoints/other-key/1/manifest.json")
 
 
-def test_pruning_leaves_the_checkpoints_of_a_training_that_went_further(checkpoints: Checkpoints, publish) -> None:
+def test_pruning_keeps_the_checkpoints_of_later_steps(checkpoints: Checkpoints, publish) -> None:
     for step in (40, 50, 290, 300, 100):
         publish(step)
     checkpoints.prune(100, keep_newest=2, keep_also=None)
@@ -119,14 +119,14 @@ def failing() -> dict[str, bytes]:
     raise FileNotFoundError("weights")
 
 
-def test_an_upload_that_fails_stops_the_next_one(checkpoints: Checkpoints, tmp_path: Path) -> None:
+def test_a_failed_upload_fails_the_next_one(checkpoints: Checkpoints, tmp_path: Path) -> None:
     with CheckpointUploader(checkpoints, keep_newest=2) as uploader:
         uploader.submit(4, failing, tmp_path, best_step=None)
         with pytest.raises(FileNotFoundError):
             uploader.submit(8, dict, tmp_path, best_step=None)
 
 
-def test_the_last_upload_is_waited_for_and_its_failure_told(checkpoints: Checkpoints, tmp_path: Path) -> None:
+def test_closing_waits_for_the_last_upload_and_raises_its_error(checkpoints: Checkpoints, tmp_path: Path) -> None:
     folder = tmp_path / "local"
     folder.mkdir()
     with CheckpointUploader(checkpoints, keep_newest=2) as uploader:

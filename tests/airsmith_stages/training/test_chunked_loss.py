@@ -1,4 +1,4 @@
-"""The chunked loss is the model's own, and so are its gradients; what a model does to its logits is not lost."""
+"""The chunked loss and its gradients equal the model's own, including any transformation of the logits."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def model_of(family: str = "llama", **config: Any) -> PreTrainedModel:
 def batch(labels: float = 0.6) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(5)
     tokens = torch.randint(0, 61, (3, 17), generator=generator)
-    learnt = torch.rand(tokens.shape, generator=generator) < labels
-    return {"input_ids": tokens, "labels": torch.where(learnt, tokens, -100)}
+    has_label = torch.rand(tokens.shape, generator=generator) < labels
+    return {"input_ids": tokens, "labels": torch.where(has_label, tokens, -100)}
 
 
 def loss_and_gradients(model: PreTrainedModel, **inputs: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -41,7 +41,7 @@ def loss_and_gradients(model: PreTrainedModel, **inputs: Any) -> tuple[torch.Ten
 @pytest.mark.parametrize("elements", [1, 200, 2**23], ids=["row by row", "some rows", "all at once"])
 @pytest.mark.parametrize("inputs", [{}, {"num_items_in_batch": torch.tensor(77)}], ids=["mean", "of more batches"])
 @pytest.mark.parametrize("head", ["trained", "frozen", "tied"])
-def test_loss_and_gradients_are_those_of_the_model(
+def test_loss_and_gradients_equal_those_of_the_model(
     monkeypatch: pytest.MonkeyPatch, elements: int, inputs: dict[str, Any], head: str
 ) -> None:
     monkeypatch.setattr(loss, "CHUNK_ELEMENTS", elements)
@@ -57,7 +57,7 @@ def test_loss_and_gradients_are_those_of_the_model(
         torch.testing.assert_close(chunked_gradients[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
 
 
-def test_no_tensor_of_the_size_of_all_logits_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_full_logits_are_never_materialized(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loss, "CHUNK_ELEMENTS", 5 * 61)
     model, sizes = model_of(), []
     assert chunk_loss(model)
@@ -69,7 +69,7 @@ def test_no_tensor_of_the_size_of_all_logits_is_made(monkeypatch: pytest.MonkeyP
     assert sum(of_the_head) == int((batch()["labels"][:, 1:] != -100).sum())
 
 
-def test_a_batch_without_labels_has_no_loss_and_no_gradient() -> None:
+def test_a_batch_without_labels_has_zero_loss_and_gradients() -> None:
     model = model_of()
     assert chunk_loss(model)
     value = model(**{**batch(), "labels": torch.full((3, 17), -100)}, num_items_in_batch=torch.tensor(9)).loss
@@ -82,17 +82,17 @@ def test_a_batch_without_labels_has_no_loss_and_no_gradient() -> None:
     ("family", "config", "is_chunked"),
     [
         ("gemma2", {"final_logit_softcapping": 2.0, "head_dim": 8}, False),
-        # Dividing hidden states is dividing logits.
+        # Scaling the hidden states scales the logits.
         ("granite", {"logits_scaling": 8.0}, True),
     ],
 )
-def test_what_a_model_does_to_its_logits_is_not_lost(family: str, config: dict[str, Any], is_chunked: bool) -> None:
-    own, asked = model_of(family, **config), model_of(family, **config)
-    assert chunk_loss(asked) is is_chunked
-    torch.testing.assert_close(loss_and_gradients(asked)[0], loss_and_gradients(own)[0], rtol=1e-6, atol=0)
+def test_transformations_of_the_logits_are_preserved(family: str, config: dict[str, Any], is_chunked: bool) -> None:
+    own, chunked = model_of(family, **config), model_of(family, **config)
+    assert chunk_loss(chunked) is is_chunked
+    torch.testing.assert_close(loss_and_gradients(chunked)[0], loss_and_gradients(own)[0], rtol=1e-6, atol=0)
 
 
-def test_in_16_bits_it_is_the_models_own_within_their_precision() -> None:
+def test_in_bfloat16_the_loss_equals_the_model_s_within_precision() -> None:
     own, chunked = model_of(), model_of()
     assert chunk_loss(chunked)
     with torch.autocast("cpu", torch.bfloat16):

@@ -1,4 +1,4 @@
-"""What a training is estimated to take is what real models take: parameters counted, saved tensors weighed."""
+"""The estimated memory equals that of real models: their parameters and the tensors saved for the backward pass."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def decoder(model_type: str, layers: int) -> Decoder:
 
 
 @pytest.mark.parametrize("model_type", [*FAMILIES, "qwen2"])
-def test_parameters_are_counted_as_transformers_makes_them(model_type: str):
+def test_the_parameter_count_equals_that_of_transformers(model_type: str):
     model = AutoModelForCausalLM.from_config(config(model_type, 2))
     assert decoder(model_type, 2).parameters == sum(parameter.numel() for parameter in model.parameters())
 
@@ -42,7 +42,7 @@ def test_parameters_are_counted_as_transformers_makes_them(model_type: str):
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("method", ["lora", "full"])
 @pytest.mark.parametrize("model_type", FAMILIES)
-def test_a_blocks_saved_tensors_weigh_what_is_estimated(model_type: str, method: str, precision: str):
+def test_the_saved_tensors_of_a_block_take_the_estimated_memory(model_type: str, method: str, precision: str):
     recipe = Recipe.model_validate(
         {
             "name": "tiny",
@@ -55,13 +55,13 @@ def test_a_blocks_saved_tensors_weigh_what_is_estimated(model_type: str, method:
     measured = (saved_bytes(model_type, 3, recipe) - saved_bytes(model_type, 1, recipe)) / 2
     shapes = decoder(model_type, 1)
     estimated = ROWS * LENGTH * block_bytes_per_token(shapes, recipe)
-    if method == "full" and precision == "bfloat16":  # autocast's copies of the matrices
+    if method == "full" and precision == "bfloat16":  # autocast's casts of the weights
         estimated += 2 * sum(linear.weights for linear in shapes.linears())
     assert estimated == pytest.approx(measured, rel=0.1)
 
 
 def saved_bytes(model_type: str, layers: int, recipe: Recipe) -> int:
-    """Bytes that a forward pass keeps for the backward pass, the parameters not counted."""
+    """Measure the bytes that a forward pass saves for the backward pass, without the parameters."""
     is_half = recipe.training.precision != "float32"
     model = AutoModelForCausalLM.from_config(config(model_type, layers)).train()
     if recipe.method.name == "lora":

@@ -28,17 +28,17 @@ def rows(first: int, last: int) -> list[Mapping[str, Any]]:
     return [{"step": step, "loss": 1.0 / step} for step in range(first, last + 1)]
 
 
-def test_the_newest_state_and_every_row_are_there_at_the_end(run: Run) -> None:
+def test_the_latest_state_and_every_row_are_written(run: Run) -> None:
     with ProgressWriter(run) as writer:
         for step in range(1, 601):
             writer.add_rows(rows(step, step))
-            writer.tell(at(step))
+            writer.update(at(step))
     assert run.progress().step == 600
     assert run.metrics() == rows(1, 600)
     assert run.metrics_parts() == ["train-000000", "train-000001", "train-000002"]
 
 
-def test_a_resumed_training_replaces_what_went_further(run: Run) -> None:
+def test_a_resumed_training_replaces_later_rows(run: Run) -> None:
     with ProgressWriter(run) as writer:
         writer.begin([])
         writer.add_rows(rows(1, 600))
@@ -49,7 +49,7 @@ def test_a_resumed_training_replaces_what_went_further(run: Run) -> None:
     assert [row["step"] for row in run.metrics()] == list(range(1, 301))
 
 
-def test_a_store_that_fails_is_told_and_harms_nothing(
+def test_a_failing_store_is_logged_and_does_not_stop_the_training(
     run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(*args: object) -> None:
@@ -58,21 +58,21 @@ def test_a_store_that_fails_is_told_and_harms_nothing(
     monkeypatch.setattr(Run, "write", fail)
     with ProgressWriter(run) as writer:
         writer.begin([])
-        writer.tell(at(1))
+        writer.update(at(1))
     assert "The store is away." in caplog.text
 
 
-def test_a_line_in_the_log_says_all(
+def test_a_log_line_describes_the_progress(
     run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(progress, "LOG_INTERVAL_SECONDS", 0)
     caplog.set_level("INFO", "airsmith")
     state = at(120, loss=0.53, eval_loss=0.61, tokens_per_second=21034.6, mfu=0.414, eta_seconds=95.2)
     with ProgressWriter(run) as writer:
-        writer.tell(state)
+        writer.update(state)
     line = (
         " 30% |######--------------| step 120/400, loss 0.5300, validation loss 0.6100, 21,035 tokens/s, MFU 41%, "
-        "0:01:35 to go"
+        "0:01:35 remaining"
     )
     assert describe(state) == line
     assert line in caplog.text

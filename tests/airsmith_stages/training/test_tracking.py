@@ -1,4 +1,4 @@
-"""The history where people's own tools look for it: TensorBoard's file, MLflow's run; and who is deaf harms nothing."""
+"""The history in TensorBoard's event file and in MLflow; a failure to log it does not stop the training."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import (
-    COMMAND,
-    EVERYTHING,
-    Bench,
-    Train,
-    checkpoint_steps,
-    counting_rows,
-    everything,
-    history_of,
-    wait_for,
-)
 
 from airsmith.contracts.run import Run
-from airsmith_stages.frame import run_stage
+from airsmith_stages.stage_runner import run_stage
 from airsmith_stages.training.tracking import EVENTS_FILE, RUN_TAG
+from tests.support.processes import wait_for
+from tests.support.training_process import TrainCommand
+from tests.support.training_runs import (
+    SHORT_TRAINING,
+    STAGGERED_TRAINING,
+    TRAIN_COMMAND,
+    TrainingRuns,
+    checkpoint_steps,
+    counting_rows,
+    history_of,
+)
 
 
 def events(run: Run) -> dict[str, list[tuple[int, float]]]:
-    """The scalars of a run's event file, by tag: TFRecords of a length, its checksum, an event, its checksum."""
+    """Read the scalars of a run's event file, by tag. A TFRecord is a length, its checksum, an event, its checksum."""
     from tensorboardX.proto.event_pb2 import Event
 
     content, found = run.read(EVENTS_FILE), {}
@@ -39,8 +39,10 @@ def events(run: Run) -> dict[str, list[tuple[int, float]]]:
     return found
 
 
-def test_tensorboard_has_every_row_also_of_a_training_that_was_killed(bench: Bench, train: Train) -> None:
-    run = everything(bench)
+def test_tensorboard_has_every_row_of_a_killed_and_resumed_training(
+    trainings: TrainingRuns, train: TrainCommand
+) -> None:
+    run = trainings.staggered_run()
     assert train(run, ("training_step", 30, signal.SIGKILL))[0] < 0
     run_stage("train", run)
     scalars, history = events(run), history_of(run)
@@ -51,15 +53,23 @@ def test_tensorboard_has_every_row_also_of_a_training_that_was_killed(bench: Ben
     assert all(value > 0 for _, value in scalars["train/tflops_per_second"])
 
 
-def test_mlflow_has_one_run_of_several_attempts(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mlflow_has_one_run_of_several_attempts(
+    trainings: TrainingRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file://{tmp_path}/mlflow")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     from mlflow.tracking import MlflowClient
 
-    training = {**EVERYTHING, "max_steps": 60, "save_steps": 6, "eval_steps": 6, "early_stopping_patience": None}
-    run = bench.run(tokens=bench.tokens("rows", counting_rows(18)), **training)
-    first_attempt = subprocess.Popen([*COMMAND, run.uri], stderr=subprocess.PIPE, text=True)
-    wait_for(lambda: len(checkpoint_steps(bench.store)) > 0, first_attempt)
+    training = {
+        **STAGGERED_TRAINING,
+        "max_steps": 60,
+        "save_steps": 6,
+        "eval_steps": 6,
+        "early_stopping_patience": None,
+    }
+    run = trainings.new_run(tokens=trainings.tokens("rows", counting_rows(18)), **training)
+    first_attempt = subprocess.Popen([*TRAIN_COMMAND, run.uri], stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: len(checkpoint_steps(trainings.store)) > 0, first_attempt)
     first_attempt.terminate()
     _, log = first_attempt.communicate()
     client = MlflowClient()
@@ -68,7 +78,7 @@ def test_mlflow_has_one_run_of_several_attempts(bench: Bench, tmp_path: Path, mo
     (first,) = client.search_runs([experiment.experiment_id])
     assert first.info.status == "KILLED"
     assert first.data.metrics["loss"] > 0
-    subprocess.run([*COMMAND, run.uri], check=True)
+    subprocess.run([*TRAIN_COMMAND, run.uri], check=True)
     (second,) = client.search_runs([experiment.experiment_id])
     assert second.info.run_id == first.info.run_id
     assert second.info.status == "FINISHED"
@@ -78,11 +88,14 @@ def test_mlflow_has_one_run_of_several_attempts(bench: Bench, tmp_path: Path, mo
     assert sorted(logged) == [(row["step"], row["loss"]) for row in history_of(run) if "loss" in row]
 
 
-def test_a_server_that_does_not_answer_harms_nothing(
-    bench: Bench, rows: list[list[list[int]]], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_an_unreachable_server_does_not_stop_the_training(
+    trainings: TrainingRuns,
+    rows: list[list[list[int]]],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    run = bench.run(tokens=bench.tokens("rows", rows), **{**bench.training, "eval_steps": None})
+    run = trainings.new_run(tokens=trainings.tokens("rows", rows), **{**SHORT_TRAINING, "eval_steps": None})
     assert run_stage("train", run).metrics["steps"] == 12
-    assert "MLflow does not take the training's metrics" in caplog.text
+    assert "MLflow does not accept the training's metrics" in caplog.text

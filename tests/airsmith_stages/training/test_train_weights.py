@@ -1,4 +1,4 @@
-"""What training changes, what it leaves alone, and what it publishes."""
+"""What training changes, what it keeps, and what it publishes."""
 
 from __future__ import annotations
 
@@ -8,26 +8,27 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Bench, trained_artifact
 from safetensors import safe_open
 from safetensors.torch import load_file
 
 from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.recipe import Recipe
-from airsmith_stages.accelerators import get_accelerator
-from airsmith_stages.frame import run_stage
+from airsmith_stages.devices import get_device
+from airsmith_stages.stage_runner import run_stage
 from airsmith_stages.training.model import TrainableModel, fingerprints, load_model
 from airsmith_stages.training.result import check_trained
+from tests.support.stage_runs import output_of
+from tests.support.training_runs import TrainingRuns
 
 
-def test_lora_learns_and_publishes_an_adapter(bench: Bench, rows: list[list[list[int]]]) -> None:
-    # Weights as large as those of a trained model, so that there is something to adapt.
-    base = bench.base("large", initializer_range=0.3)
-    run = bench.run(tokens=bench.tokens("rows", rows), base=base, max_steps=60, learning_rate=0.05)
+def test_lora_learns_and_publishes_an_adapter(trainings: TrainingRuns, rows: list[list[list[int]]]) -> None:
+    # Weights as large as those of a trained model, so that the adapter has an effect.
+    base = trainings.base_model("large", initializer_range=0.3)
+    run = trainings.new_run(tokens=trainings.tokens("rows", rows), base=base, max_steps=60, learning_rate=0.05)
     pointer = run_stage("train", run)
     losses = [row["loss"] for row in run.metrics()]
     assert losses[-1] < 0.7 * losses[0]
-    artifact = trained_artifact(run)
+    artifact = output_of(run, "train")
     assert artifact.type == "adapter"
     assert set(artifact.names()) == {"adapter_model.safetensors", "adapter_config.json", "metrics.jsonl", "loss.png"}
     assert artifact.read("loss.png").startswith(b"\x89PNG")
@@ -37,7 +38,7 @@ def test_lora_learns_and_publishes_an_adapter(bench: Bench, rows: list[list[list
     assert pointer.properties["end_tokens"] == "[1]"
     metrics = pointer.metrics
     assert metrics["steps"] == 60
-    # 18 rows, 4 a step: 12 epochs of 5 steps.
+    # 18 rows in batches of 4: 12 epochs of 5 steps.
     assert metrics["tokens"] == 12 * sum(len(row[0]) for row in rows)
     assert metrics["eval_loss"] == min(row["eval_loss"] for row in run.metrics() if "eval_loss" in row)
     assert metrics["train_loss"] == losses[-1]
@@ -46,19 +47,19 @@ def test_lora_learns_and_publishes_an_adapter(bench: Bench, rows: list[list[list
     assert progress is not None
     assert (progress.step, progress.total_steps, progress.eta_seconds) == (60, 60, 0)
     assert progress.eval_loss == pytest.approx(metrics["eval_loss"])
-    assert not list(bench.scratch.glob("airsmith-train-*"))
+    assert not list(trainings.folder.glob("airsmith-train-*"))
 
 
-def test_a_second_run_reuses_the_result(bench: Bench, rows: list[list[list[int]]]) -> None:
-    tokens = bench.tokens("rows", rows)
-    first = run_stage("train", bench.run(tokens=tokens))
-    second = run_stage("train", bench.run(tokens=tokens, logging_steps=5, save_total_limit=1))
+def test_a_second_run_reuses_the_output(trainings: TrainingRuns, rows: list[list[list[int]]]) -> None:
+    tokens = trainings.tokens("rows", rows)
+    first = run_stage("train", trainings.new_run(tokens=tokens))
+    second = run_stage("train", trainings.new_run(tokens=tokens, logging_steps=5, save_total_limit=1))
     assert second.cached
     assert second.location == first.location
 
 
-def train_module(bench: Bench, run: Any, monkeypatch: pytest.MonkeyPatch) -> TrainableModel:
-    """Train a run and return the model as it was when its result was checked."""
+def train_module(trainings: TrainingRuns, run: Any, monkeypatch: pytest.MonkeyPatch) -> TrainableModel:
+    """Train a run and return the model that was passed to the final check."""
     seen: list[TrainableModel] = []
 
     def spy(model: TrainableModel, optimizer: Any) -> None:
@@ -80,12 +81,12 @@ def train_module(bench: Bench, run: Any, monkeypatch: pytest.MonkeyPatch) -> Tra
     ],
     ids=["all linear", "two modules", "dora", "modules to save"],
 )
-def test_every_trainable_parameter_moves_and_every_frozen_one_stays(
-    bench: Bench, rows: list[list[list[int]]], monkeypatch: pytest.MonkeyPatch, method: dict[str, Any]
+def test_trainable_parameters_change_and_frozen_ones_do_not(
+    trainings: TrainingRuns, rows: list[list[list[int]]], monkeypatch: pytest.MonkeyPatch, method: dict[str, Any]
 ) -> None:
-    run = bench.run(tokens=bench.tokens("rows", rows), method=method)
-    model = train_module(bench, run, monkeypatch)
-    base = load_file(bench.scratch / "base-tiny/model.safetensors")
+    run = trainings.new_run(tokens=trainings.tokens("rows", rows), method=method)
+    model = train_module(trainings, run, monkeypatch)
+    base = load_file(trainings.folder / "base-tiny/model.safetensors")
     after = fingerprints(model.module)
     assert all(after[name] != before for name, before in model.untrained.items())
     frozen = {name: p for name, p in model.module.named_parameters() if not p.requires_grad}
@@ -96,18 +97,18 @@ def test_every_trainable_parameter_moves_and_every_frozen_one_stays(
         assert torch.equal(next(frozen[n] for n in (plain, layered, original) if n in frozen), tensor), name
 
 
-def test_the_method_reaches_peft_field_by_field(bench: Bench, rows: list[list[list[int]]]) -> None:
+def test_every_field_of_the_method_reaches_peft(trainings: TrainingRuns, rows: list[list[list[int]]]) -> None:
     method = {
         "r": 3, "lora_alpha": 5.5, "lora_dropout": 0.25, "target_modules": ["v_proj", "q_proj"],
         "rank_pattern": {"q_proj": 2}, "alpha_pattern": {"layers.1.self_attn.v_proj": 7}, "use_rslora": True,
         "use_dora": False,
     }  # fmt: skip
-    run = bench.run(tokens=bench.tokens("rows", rows), method=method)
+    run = trainings.new_run(tokens=trainings.tokens("rows", rows), method=method)
     run_stage("train", run)
-    artifact = trained_artifact(run)
+    artifact = output_of(run, "train")
     config = json.loads(artifact.read("adapter_config.json"))
     assert {name: config[name] for name in method} == {**method, "target_modules": ["q_proj", "v_proj"]}
-    with safe_open(artifact.download(bench.scratch / "adapter") / "adapter_model.safetensors", "pt") as file:
+    with safe_open(artifact.download(trainings.folder / "adapter") / "adapter_model.safetensors", "pt") as file:
         matrices = [name for name in file.keys() if "lora_A" in name]  # noqa: SIM118
         ranks = {name.split(".")[-3]: file.get_slice(name).get_shape()[0] for name in matrices}
     assert ranks == {"q_proj": 2, "v_proj": 3}
@@ -122,49 +123,51 @@ def test_the_method_reaches_peft_field_by_field(bench: Bench, rows: list[list[li
         ({"rank_pattern": {"embed": 2}}, "method.rank_pattern has 'embed'"),
     ],
 )
-def test_names_that_the_model_does_not_have_are_refused(
-    bench: Bench, rows: list[list[list[int]]], method: dict[str, Any], field: str
+def test_unknown_module_names_are_refused(
+    trainings: TrainingRuns, rows: list[list[list[int]]], method: dict[str, Any], field: str
 ) -> None:
     with pytest.raises(AirsmithError) as refused:
-        run_stage("train", bench.run(tokens=bench.tokens("rows", rows), method=method))
+        run_stage("train", trainings.new_run(tokens=trainings.tokens("rows", rows), method=method))
     assert refused.value.kind is ErrorKind.BAD_RECIPE
     assert field in refused.value.message
     assert "down_proj, gate_proj, k_proj, lm_head, o_proj, q_proj, up_proj, v_proj" in refused.value.hint
 
 
-def test_full_training_publishes_a_whole_model_in_the_base_dtype(bench: Bench, rows: list[list[list[int]]]) -> None:
-    base = bench.base("bf16", dtype="bfloat16", tie_word_embeddings=True)
-    run = bench.run(tokens=bench.tokens("rows", rows), base=base, recipe={"method": {"name": "full"}})
+def test_full_training_publishes_a_complete_model_in_the_base_dtype(
+    trainings: TrainingRuns, rows: list[list[list[int]]]
+) -> None:
+    base = trainings.base_model("bf16", dtype="bfloat16", tie_word_embeddings=True)
+    run = trainings.new_run(tokens=trainings.tokens("rows", rows), base=base, recipe={"method": {"name": "full"}})
     pointer = run_stage("train", run)
-    artifact = trained_artifact(run)
+    artifact = output_of(run, "train")
     assert pointer.type == "model"
     assert pointer.properties["tokenizer_digest"]
     assert pointer.properties["end_tokens"] == "[1]"
     assert {"config.json", "model.safetensors", "tokenizer.json", "metrics.jsonl", "loss.png"} <= set(artifact.names())
-    folder = artifact.download(bench.scratch / "model")
-    assert (folder / "config.json").read_bytes() == (bench.scratch / "base-bf16/config.json").read_bytes()
-    before, after = (load_file(path / "model.safetensors") for path in (bench.scratch / "base-bf16", folder))
+    folder = artifact.download(trainings.folder / "model")
+    assert (folder / "config.json").read_bytes() == (trainings.folder / "base-bf16/config.json").read_bytes()
+    before, after = (load_file(path / "model.safetensors") for path in (trainings.folder / "base-bf16", folder))
     assert before.keys() == after.keys()
     assert all(after[name].dtype is torch.bfloat16 and not torch.equal(after[name], before[name]) for name in before)
 
 
 @pytest.mark.parametrize(("precision", "frozen"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
-def test_what_is_trained_is_held_in_float32(bench: Bench, precision: str, frozen: torch.dtype) -> None:
-    bench.base("bf16", dtype="bfloat16")
+def test_trained_parameters_are_held_in_float32(trainings: TrainingRuns, precision: str, frozen: torch.dtype) -> None:
+    trainings.base_model("bf16", dtype="bfloat16")
     recipe = recipe_with(training={"precision": precision}, method={"modules_to_save": ["lm_head"]})
-    model = load_model(bench.scratch / "base-bf16", recipe, get_accelerator("cpu"))
+    model = load_model(trainings.folder / "base-bf16", recipe, get_device("cpu"))
     dtypes = {(p.requires_grad, p.dtype) for p in model.module.parameters()}
     assert dtypes == {(True, torch.float32), (False, frozen)}
 
 
 @pytest.mark.parametrize("recipe", [{}, {"method": {"name": "full"}}], ids=["lora", "full"])
-def test_bfloat16_and_recomputed_activations_train_as_well(
-    bench: Bench, rows: list[list[list[int]]], recipe: Mapping[str, Any]
+def test_bfloat16_and_gradient_checkpointing_train_alike(
+    trainings: TrainingRuns, rows: list[list[list[int]]], recipe: Mapping[str, Any]
 ) -> None:
-    base, tokens = bench.base("bf16", dtype="bfloat16"), bench.tokens("rows", rows)
-    run = bench.run(tokens=tokens, base=base, recipe=recipe, precision="bfloat16", gradient_checkpointing=True)
+    base, tokens = trainings.base_model("bf16", dtype="bfloat16"), trainings.tokens("rows", rows)
+    run = trainings.new_run(tokens=tokens, base=base, recipe=recipe, precision="bfloat16", gradient_checkpointing=True)
     run_stage("train", run)
-    exact = bench.run(tokens=tokens, base=base, recipe=recipe)
+    exact = trainings.new_run(tokens=tokens, base=base, recipe=recipe)
     run_stage("train", exact)
     for row, expected in zip(run.metrics(), exact.metrics(), strict=True):
         assert row["loss"] == pytest.approx(expected["loss"], rel=1e-2)
@@ -173,28 +176,28 @@ def test_bfloat16_and_recomputed_activations_train_as_well(
 @pytest.mark.parametrize(
     ("base", "kind", "message"),
     [
-        ({"vocab_size": 40}, ErrorKind.BAD_DATA, "embeds only 40"),
+        ({"vocab_size": 40}, ErrorKind.BAD_DATA, "only 40 embeddings"),
         ({"max_position_embeddings": 8}, ErrorKind.BAD_RECIPE, "only 8 positions"),
     ],
 )
-def test_rows_that_the_model_cannot_take_are_refused(
-    bench: Bench, rows: list[list[list[int]]], base: dict[str, Any], kind: ErrorKind, message: str
+def test_rows_that_do_not_fit_the_model_are_refused(
+    trainings: TrainingRuns, rows: list[list[list[int]]], base: dict[str, Any], kind: ErrorKind, message: str
 ) -> None:
-    run = bench.run(tokens=bench.tokens("rows", rows), base=bench.base("small", **base))
+    run = trainings.new_run(tokens=trainings.tokens("rows", rows), base=trainings.base_model("small", **base))
     with pytest.raises(AirsmithError, match=message) as refused:
         run_stage("train", run)
     assert refused.value.kind is kind
 
 
-def test_a_training_that_changes_nothing_is_not_published(bench: Bench, rows: list[list[list[int]]]) -> None:
-    """The only step is the first of the warm-up, whose learning rate is 0."""
-    run = bench.run(tokens=bench.tokens("rows", rows), max_steps=1, warmup_ratio=0.5)
-    with pytest.raises(AirsmithError, match=r"left 28 of 28 trained tensors as they were") as refused:
+def test_a_training_without_effect_is_not_published(trainings: TrainingRuns, rows: list[list[list[int]]]) -> None:
+    """The only step is the first of the warmup, whose learning rate is 0."""
+    run = trainings.new_run(tokens=trainings.tokens("rows", rows), max_steps=1, warmup_ratio=0.5)
+    with pytest.raises(AirsmithError, match=r"did not change 28 of 28 trained tensors") as refused:
         run_stage("train", run)
     assert refused.value.kind is ErrorKind.VERIFICATION_FAILED
     assert "warmup_ratio" in refused.value.hint
     assert run.pointer("train") is None
-    assert not list(bench.store.list("artifacts/adapter"))
+    assert not list(trainings.store.list("artifacts/adapter"))
 
 
 def recipe_with(**groups: Any) -> Recipe:

@@ -1,4 +1,4 @@
-"""Safetensors files by explicit ranges: read as the reference implementation reads them, damaged ones refused."""
+"""Safetensors files are read by ranges, as the safetensors library reads them, and damaged ones are refused."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from airsmith.errors import AirsmithError, ErrorKind
 from airsmith_stages.weights.header import make_header, read_header
 from airsmith_stages.weights.model import open_weights
+from airsmith_stages.weights.readers import FolderReader
 from airsmith_stages.weights.shards import index_of, plan_shards
-from airsmith_stages.weights.source import FolderSource
 
 SHAPES = st.lists(st.integers(0, 5), max_size=3).map(tuple)
 NAMES = st.text(min_size=1, max_size=12).filter(lambda name: name != "__metadata__" and name.isprintable())
@@ -24,7 +24,7 @@ NAMES = st.text(min_size=1, max_size=12).filter(lambda name: name != "__metadata
 @given(
     st.dictionaries(NAMES, st.tuples(st.sampled_from(["F32", "BF16", "I64", "BOOL"]), SHAPES), min_size=1, max_size=6)
 )
-def test_a_head_is_read_as_it_was_made(described):
+def test_a_header_survives_writing_and_reading(described):
     head, header = make_header([(name, *rest) for name, rest in described.items()], {"format": "pt"})
     size_bytes = header.tensors[-1].end
     content = head + bytes(size_bytes - len(head))
@@ -33,18 +33,20 @@ def test_a_head_is_read_as_it_was_made(described):
     assert found.metadata == {"format": "pt"}
 
 
-def test_what_the_reference_wrote_is_read_and_what_is_written_the_reference_reads(tmp_path: Path):
+def test_files_are_exchanged_with_the_safetensors_library(tmp_path: Path):
     rng = numpy.random.default_rng(0)
     arrays = {f"layer.{i}": rng.normal(size=(i, 4)).astype(numpy.float32) for i in range(4)}
     safetensors.numpy.save_file(arrays, tmp_path / "model.safetensors")
-    weights = open_weights(FolderSource(tmp_path))
+    weights = open_weights(FolderReader(tmp_path))
     assert {name: weights.read(name) for name in arrays} == {name: a.tobytes() for name, a in arrays.items()}
 
     copy = tmp_path / "copy"
     copy.mkdir()
-    shards = plan_shards([(t.name, t.dtype, t.shape) for t in weights.tensors().values()], most_bytes=64)
+    shards = plan_shards([(t.name, t.dtype, t.shape) for t in weights.tensors().values()], max_bytes=64)
     for shard in shards:
-        (copy / shard.file).write_bytes(shard.head + b"".join(weights.read(t.name) for t in shard.header.tensors))
+        (copy / shard.file).write_bytes(
+            shard.header_bytes + b"".join(weights.read(t.name) for t in shard.header.tensors)
+        )
         assert (copy / shard.file).stat().st_size == shard.size_bytes
     index = index_of(shards)
     assert index is not None
@@ -53,7 +55,7 @@ def test_what_the_reference_wrote_is_read_and_what_is_written_the_reference_read
     found = {name: array for shard in shards for name, array in safetensors.numpy.load_file(copy / shard.file).items()}
     assert found.keys() == arrays.keys()
     assert all((found[name] == arrays[name]).all() for name in arrays)
-    assert open_weights(FolderSource(copy)).tensors().keys() == arrays.keys()
+    assert open_weights(FolderReader(copy)).tensors().keys() == arrays.keys()
 
 
 def head(content: object) -> bytes:
@@ -90,15 +92,15 @@ def entry(begin: int, end: int, shape: object = (1,), dtype: object = "F32") -> 
         head(b'{"a": %(e)s, "a": %(e)s}' % {b"e": json.dumps(entry(0, 4)).encode()}) + b"\0" * 4,
     ],
 )
-def test_a_damaged_file_is_refused_by_its_name(tmp_path: Path, content: bytes):
+def test_a_damaged_file_is_refused_by_name(tmp_path: Path, content: bytes):
     (tmp_path / "model.safetensors").write_bytes(content)
     with pytest.raises(AirsmithError, match=r"^model\.safetensors ") as caught:
-        open_weights(FolderSource(tmp_path))
+        open_weights(FolderReader(tmp_path))
     assert caught.value.kind is ErrorKind.BAD_DATA
 
 
 @pytest.mark.parametrize(
-    ("placed", "named"),
+    ("weight_map", "named"),
     [
         ({"a": "../model-1.safetensors"}, "index"),
         ({"a": "/etc/model-1.safetensors"}, "index"),
@@ -113,12 +115,12 @@ def test_a_damaged_file_is_refused_by_its_name(tmp_path: Path, content: bytes):
         ([], "index"),
     ],
 )
-def test_an_index_that_is_not_that_of_the_files_is_refused(tmp_path: Path, placed: object, named: str):
+def test_an_index_that_does_not_match_the_files_is_refused(tmp_path: Path, weight_map: object, named: str):
     array = numpy.zeros(2, numpy.float32)
     safetensors.numpy.save_file({"a": array}, tmp_path / "model-1.safetensors")
     safetensors.numpy.save_file({"b": array}, tmp_path / "model-2.safetensors")
     safetensors.numpy.save_file({"a2": array, "a": array}, tmp_path / "twice.safetensors")
-    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": placed}))
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     with pytest.raises(AirsmithError, match=named) as caught:
-        open_weights(FolderSource(tmp_path))
+        open_weights(FolderReader(tmp_path))
     assert caught.value.kind is ErrorKind.BAD_DATA

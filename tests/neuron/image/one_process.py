@@ -1,9 +1,9 @@
-"""One process does the work of all: torchrun starts one whatever it is asked for, and it plays every rank at the files.
+"""One process does the work of all ranks: torchrun always starts one process, which simulates all ranks for files.
 
-It trains without splitting the model. What it saves, it saves as every rank of the planned sizes; where it goes
-on, it puts their parts together again. All of that is done by the library's own classes.
+It trains without sharding the model. It saves the shards of all ranks of the planned sizes, and merges them when it
+resumes. All of that uses the library's classes.
 
-Every Python of the image imports this when it starts; what it changes, it changes once that is imported.
+Every Python process of the image imports this module at startup; it patches other modules after their import.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from types import ModuleType
 from typing import Any
 
 FOLDER, SHARDS = "adapter_default", "adapter_shards"
-"""Where the library saves an adapter, and in it the ranks' parts."""
-is_playing = False
-"""Whether this process is one of many ranks for a while."""
+"""The library's folder of an adapter, and the folder of shards in it."""
+is_simulating = False
+"""Whether this process currently simulates ranks."""
 
 
 def start_one_process(run: ModuleType) -> None:
-    """Let torchrun start one process on this node."""
+    """Make torchrun start one process on this node."""
     parse_args = run.parse_args
 
     def parse_args_for_one(arguments: Sequence[str]) -> Any:
@@ -39,7 +39,7 @@ def start_one_process(run: ModuleType) -> None:
 
 
 def save_all_ranks(peft_model: ModuleType) -> None:
-    """Let what saves an adapter save it as all ranks that the training was asked for."""
+    """Make `save_pretrained` save the shards of all requested ranks."""
     adapted = peft_model.NeuronPeftModel
     save_own_rank = adapted.save_pretrained
 
@@ -47,37 +47,37 @@ def save_all_ranks(peft_model: ModuleType) -> None:
         from neuronx_distributed.parallel_layers import parallel_state
 
         save_own_rank(model, folder, **options)
-        if not is_playing:
-            split_anew(Path(folder) / FOLDER, model, parallel_state.asked)
+        if not is_simulating:
+            reshard(Path(folder) / FOLDER, model, parallel_state.requested)
 
     adapted.save_pretrained = save_pretrained
 
 
 def load_all_ranks(shards: ModuleType) -> None:
-    """Let what goes on from a checkpoint find the parts of all ranks in one."""
+    """Make `load_shards` merge the shards of all ranks before it loads them."""
     load_own_rank = shards.load_shards
 
     def load_shards(model: Any, folder: Path) -> None:
         from neuronx_distributed.parallel_layers import parallel_state
 
-        split_anew(folder, model.module, parallel_state.Place())
+        reshard(folder, model.module, parallel_state.Place())
         load_own_rank(model, folder)
 
     shards.load_shards = load_shards
 
 
-def split_anew(folder: Path, model: Any, sizes: Any) -> None:
-    """Put the parts of an adapter for these sizes in the place of those that are there.
+def reshard(folder: Path, model: Any, sizes: Any) -> None:
+    """Replace the shards of an adapter by those for other parallel sizes.
 
-    :param folder: with the adapter's config and the ranks' parts.
-    :param model: whose base the adapter belongs to.
+    :param folder: with the adapter's config and its shards.
+    :param model: the adapted model, for its base.
     """
     from neuronx_distributed.parallel_layers import parallel_state
     from optimum.neuron.models.training import NeuronModelForCausalLM, checkpointing
     from optimum.neuron.peft import NeuronPeftModelForCausalLM
 
     base = model.get_base_model()
-    with _many_ranks(), tempfile.TemporaryDirectory() as scratch:
+    with _simulating(), tempfile.TemporaryDirectory() as scratch:
         saved, whole, parts = (Path(scratch) / name for name in ("saved", "whole", "parts"))
         saved.mkdir()
         (saved / FOLDER).symlink_to(folder)
@@ -86,8 +86,8 @@ def split_anew(folder: Path, model: Any, sizes: Any) -> None:
         for pipeline_rank in range(sizes.pipeline_size):
             for tensor_rank in range(sizes.tensor_size):
                 place = (sizes.tensor_size, tensor_rank, sizes.pipeline_size, pipeline_rank)
-                with parallel_state.playing(*place):
-                    # A config takes the sizes of the place that it is made at.
+                with parallel_state.simulated_rank(*place):
+                    # A config takes its sizes from the simulated rank when it is created.
                     part = NeuronModelForCausalLM.from_pretrained(
                         base.config.name_or_path, replace(base.trn_config), dtype=base.dtype
                     )
@@ -98,24 +98,24 @@ def split_anew(folder: Path, model: Any, sizes: Any) -> None:
 
 
 @contextmanager
-def _many_ranks() -> Iterator[None]:
-    global is_playing
-    is_playing = True
+def _simulating() -> Iterator[None]:
+    global is_simulating
+    is_simulating = True
     try:
         yield
     finally:
-        is_playing = False
+        is_simulating = False
 
 
-class _Changing(MetaPathFinder, Loader):
-    """Imports modules as ever, and changes each right after."""
+class _PatchingImporter(MetaPathFinder, Loader):
+    """Imports modules and patches each right after its import."""
 
-    def __init__(self, changes: dict[str, Callable[[ModuleType], None]]) -> None:
-        self._changes = changes
+    def __init__(self, patches: dict[str, Callable[[ModuleType], None]]) -> None:
+        self._patches = patches
         self._loaders: dict[str, Loader] = {}
 
     def find_spec(self, fullname: str, path: Sequence[str] | None = None, target: Any = None) -> ModuleSpec | None:
-        spec = PathFinder.find_spec(fullname, path) if fullname in self._changes else None
+        spec = PathFinder.find_spec(fullname, path) if fullname in self._patches else None
         if spec is not None and spec.loader is not None:
             self._loaders[fullname], spec.loader = spec.loader, self
         return spec
@@ -125,12 +125,12 @@ class _Changing(MetaPathFinder, Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         self._loaders[module.__name__].exec_module(module)
-        self._changes[module.__name__](module)
+        self._patches[module.__name__](module)
 
 
 sys.meta_path.insert(
     0,
-    _Changing(
+    _PatchingImporter(
         {
             "torch.distributed.run": start_one_process,
             "optimum.neuron.peft.peft_model": save_all_ranks,

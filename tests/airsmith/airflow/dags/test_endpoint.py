@@ -1,4 +1,4 @@
-"""The DAG `endpoint`: a form that explains itself, two tasks, and words for who fills it in wrongly."""
+"""The DAG `endpoint`: its form, its two tasks, and its errors."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from airflow.serialization.serialized_objects import DagSerialization
 from airsmith.airflow.dags.endpoint import endpoint_dag
 from airsmith.artifacts.store import Store
 from airsmith.errors.stage_errors import BadRecipeError, StageInterruptedError
-from airsmith.registry import Revision, record_current
+from airsmith.registry import record_current
 from airsmith.settings import Settings
+from tests.support.registry import new_revision
 
 DAGS = Path("dags").absolute()
 
@@ -33,7 +34,7 @@ def execute(dag: DAG, **form: Any) -> Any:
     return dag.get_task("change").execute({"params": params, "dag": dag, "run_id": "manual__1"})
 
 
-def test_it_is_in_the_folder_of_dags_and_survives_serialization():
+def test_the_dag_is_loaded_and_can_be_serialized():
     dag = BundleDagBag(dag_folder=str(DAGS), bundle_path=DAGS, bundle_name="dags").dags["endpoint"]
     again = DagSerialization.deserialize_dag(DagSerialization.serialize_dag(dag))
     assert {task.task_id: task.downstream_task_ids for task in again.tasks} == {
@@ -43,7 +44,7 @@ def test_it_is_in_the_folder_of_dags_and_survives_serialization():
     assert (again.max_active_runs, again.timetable.can_be_scheduled) == (1, False)
 
 
-def test_it_waits_for_a_person_alone(dag: DAG):
+def test_the_dag_is_unscheduled_and_unpaused(dag: DAG):
     assert (dag.schedule, dag.is_paused_upon_creation) == (None, False)
     assert dag.get_task("change").retries == 0
 
@@ -51,14 +52,16 @@ def test_it_waits_for_a_person_alone(dag: DAG):
 @pytest.mark.parametrize(
     ("runtime", "operator"), [("local", "LocalStageOperator"), ("kubernetes", "KubernetesSmokeTestOperator")]
 )
-def test_the_proof_runs_where_stages_run(monkeypatch: pytest.MonkeyPatch, runtime: str, operator: str):
+def test_the_smoke_test_runs_on_the_runtime_of_the_settings(
+    monkeypatch: pytest.MonkeyPatch, runtime: str, operator: str
+):
     monkeypatch.setenv("AIRSMITH_RUNTIME", runtime)
-    proof = endpoint_dag().get_task("smoke_test")
-    assert type(proof).__name__ == operator
-    assert (proof.stage, proof.run_uri) == ("smoke_test", "{{ ti.xcom_pull(task_ids='change') }}")
+    task = endpoint_dag().get_task("smoke_test")
+    assert type(task).__name__ == operator
+    assert (task.stage, task.run_uri) == ("smoke_test", "{{ ti.xcom_pull(task_ids='change') }}")
 
 
-def test_every_field_of_the_form_explains_itself(dag: DAG):
+def test_every_form_field_has_a_title_and_a_description(dag: DAG):
     for name in dag.params:
         param = dag.params.get_param(name)
         jsonschema.Draft202012Validator.check_schema(param.schema)
@@ -76,25 +79,25 @@ def test_every_field_of_the_form_explains_itself(dag: DAG):
     ("field", "value"),
     [("action", "explode"), ("percent", 101), ("replicas", 0), ("version", "newest"), ("endpoint", "A b")],
 )
-def test_airflow_refuses_what_no_action_could_mean(dag: DAG, field: str, value: object):
+def test_the_form_refuses_invalid_values(dag: DAG, field: str, value: object):
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(value, dag.params.get_param(field).schema)
 
 
-def test_who_fills_it_in_wrongly_is_told_in_words(dag: DAG):
+def test_a_missing_value_is_reported_with_the_fields_to_fill_in(dag: DAG):
     with pytest.raises(BadRecipeError, match=r"The action scale needs replicas\. Fill in endpoint, replicas\."):
         execute(dag, action="scale", endpoint="tickets")
 
 
-def test_where_nothing_new_is_served_nothing_is_proved(dag: DAG, settings: Settings):
-    gone = Revision(id="d", engine="vllm", address="http://gone", model_name="tickets", model_uri="m")
+def test_the_smoke_test_is_skipped_if_nothing_is_deployed(dag: DAG, settings: Settings):
+    gone = new_revision("tickets", address="http://gone")
     record_current(Store.open(settings.store), "tickets", gone)
     with pytest.raises(DownstreamTasksSkipped) as skipped:
         execute(dag, action="stop", endpoint="tickets")
     assert skipped.value.tasks == ["smoke_test"]
 
 
-def test_who_kills_the_task_interrupts_a_change_and_nothing_else(dag: DAG, monkeypatch: pytest.MonkeyPatch):
+def test_killing_the_task_interrupts_only_a_running_change(dag: DAG, monkeypatch: pytest.MonkeyPatch):
     change = dag.get_task("change")
     monkeypatch.setattr("airsmith.airflow.dags.endpoint.make_change", lambda *_: change.on_kill())
     with pytest.raises(StageInterruptedError, match="told to stop"):

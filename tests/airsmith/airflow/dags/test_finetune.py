@@ -1,4 +1,4 @@
-"""Recipes become DAGs: through Airflow's own DAG bag, with the form, the graph and the assets that a person sees."""
+"""Recipes become DAGs in Airflow's DAG bag, with trigger form, graph and assets."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ WriteRecipe = Callable[..., Path]
 
 @pytest.fixture(scope="module")
 def bag() -> BundleDagBag:
-    """The repository's DAGs as Airflow loads them, with the network out of reach."""
+    """The repository's DAGs as Airflow loads them, without a network."""
 
     def refuse(*_: object) -> None:
-        raise AssertionError("parsing a DAG file reached for the network")
+        raise AssertionError("a DAG file opened a connection while it was parsed")
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket.socket, "connect", refuse)
@@ -36,30 +36,30 @@ def bag() -> BundleDagBag:
 
 
 def dag_of(file: Path) -> DAG:
-    """The one DAG that a recipe file becomes."""
+    """The DAG of a recipe file."""
     return next(dag for dag in recipe_dags(file.parent) if dag.dag_id == f"finetune_{file.stem.replace('-', '_')}")
 
 
-def finetunings(bag: BundleDagBag) -> list[DAG]:
+def recipe_dags_of(bag: BundleDagBag) -> list[DAG]:
     """The DAGs of recipes."""
     return [dag for dag_id, dag in bag.dags.items() if dag_id.startswith("finetune_")]
 
 
-def test_every_recipe_of_the_repository_becomes_a_dag(bag: BundleDagBag):
+def test_every_shipped_recipe_becomes_a_dag(bag: BundleDagBag):
     assert bag.import_errors == {}
-    assert {dag.dag_id: dag.tags & {"broken"} for dag in finetunings(bag)} == {
+    assert {dag.dag_id: dag.tags & {"broken"} for dag in recipe_dags_of(bag)} == {
         f"finetune_{file.stem.replace('-', '_')}": set() for file in RECIPES
     }
 
 
-def test_every_dag_survives_serialization(bag: BundleDagBag):
-    for dag in finetunings(bag):
+def test_every_dag_can_be_serialized(bag: BundleDagBag):
+    for dag in recipe_dags_of(bag):
         again = DagSerialization.deserialize_dag(DagSerialization.serialize_dag(dag))
         assert set(again.task_ids) == set(dag.task_ids)
         assert again.get_task("train").has_retry_policy
 
 
-def test_the_graph_is_the_pipeline(bag: BundleDagBag):
+def test_the_graph_has_the_stages_in_order_and_in_groups(bag: BundleDagBag):
     dag = bag.dags["finetune_ticket_triage"]
     assert {task.task_id: task.upstream_task_ids for task in dag.tasks} == {
         "resolve": set(),
@@ -82,7 +82,9 @@ def test_the_graph_is_the_pipeline(bag: BundleDagBag):
     }
 
 
-def test_on_a_cluster_every_stage_waits_for_preflight(write_recipe: WriteRecipe, monkeypatch: pytest.MonkeyPatch):
+def test_on_kubernetes_every_stage_is_downstream_of_preflight(
+    write_recipe: WriteRecipe, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setenv("AIRSMITH_RUNTIME", "kubernetes")
     dag = dag_of(write_recipe())
     upstream = {task.task_id: task.upstream_task_ids for task in dag.tasks}
@@ -92,19 +94,19 @@ def test_on_a_cluster_every_stage_waits_for_preflight(write_recipe: WriteRecipe,
     assert dag.get_task("preflight").doc_md
 
 
-def test_only_the_runs_uri_travels_between_tasks(bag: BundleDagBag):
-    for dag in finetunings(bag):
+def test_only_the_run_uri_is_passed_by_xcom(bag: BundleDagBag):
+    for dag in recipe_dags_of(bag):
         for task in dag.tasks:
             assert task.do_xcom_push is (task.task_id == "resolve")
             assert task.task_id == "resolve" or task.run_uri == "{{ ti.xcom_pull(task_ids='resolve') }}"
 
 
-def test_a_recipe_that_is_not_served_ends_with_its_version(write_recipe: WriteRecipe):
+def test_a_recipe_without_serving_has_no_deploy_task(write_recipe: WriteRecipe):
     dag = dag_of(write_recipe(serve={"enabled": False}))
     assert not {"deploy", "smoke_test"} & set(dag.task_ids)
 
 
-def test_assets_mirror_the_registry_and_trigger_nothing_of_their_own(bag: BundleDagBag):
+def test_the_model_is_the_only_outlet_and_the_dataset_the_only_inlet(bag: BundleDagBag):
     dag = bag.dags["finetune_ticket_triage"]
     outlets = {task.task_id: [asset.name for asset in task.outlets] for task in dag.tasks if task.outlets}
     inlets = {task.task_id: [asset.name for asset in task.inlets] for task in dag.tasks if task.inlets}
@@ -118,14 +120,14 @@ def test_assets_mirror_the_registry_and_trigger_nothing_of_their_own(bag: Bundle
     ("schedule", "expected"),
     [(None, "NullTimetable"), ("0 3 * * 1", "CronTriggerTimetable"), ("dataset_updated", "AssetTriggeredTimetable")],
 )
-def test_the_recipes_schedule_is_the_dags(write_recipe: WriteRecipe, schedule: str | None, expected: str):
+def test_the_schedule_of_the_recipe_is_that_of_the_dag(write_recipe: WriteRecipe, schedule: str | None, expected: str):
     dag = dag_of(write_recipe(schedule=schedule))
     assert type(dag.timetable).__name__ == expected
     assert not dag.catchup
     dag.validate()
 
 
-def test_a_dataset_in_a_store_is_an_asset_at_its_uri(write_recipe: WriteRecipe):
+def test_a_dataset_in_a_store_is_an_asset_with_its_uri(write_recipe: WriteRecipe):
     dag = dag_of(
         write_recipe(schedule="dataset_updated", dataset={"id": "s3://data/tickets", "validation_fraction": 0.1})
     )
@@ -134,7 +136,7 @@ def test_a_dataset_in_a_store_is_an_asset_at_its_uri(write_recipe: WriteRecipe):
 
 
 @pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
-def test_the_trigger_form_is_sound(bag: BundleDagBag, file: Path):
+def test_the_trigger_form_is_valid(bag: BundleDagBag, file: Path):
     dag = bag.dags[f"finetune_{file.stem.replace('-', '_')}"]
     params: dict[str, Param] = {name: dag.params.get_param(name) for name in dag.params}
     for name, param in params.items():
@@ -144,19 +146,19 @@ def test_the_trigger_form_is_sound(bag: BundleDagBag, file: Path):
         assert "$ref" not in str(param.schema), name
         assert param.schema["title"], name
         assert param.schema["description_md"], name
-    opened = [name for name, param in params.items() if "section" not in param.schema]
-    assert 0 < len(opened) <= MOST_OPEN_FIELDS
-    assert opened == list(params)[: len(opened)]
+    open_fields = [name for name, param in params.items() if "section" not in param.schema]
+    assert 0 < len(open_fields) <= MOST_OPEN_FIELDS
+    assert open_fields == list(params)[: len(open_fields)]
     keys = [name.replace("__", ".") for name in params]
     assert "overrides" in keys
     assert not [key for key in keys for fixed in fixed_keys() if key == fixed or key.startswith(f"{fixed}.")]
 
 
-def test_a_scheduled_run_needs_no_hand(write_recipe: WriteRecipe):
+def test_a_scheduled_run_needs_no_input(write_recipe: WriteRecipe):
     dag_of(write_recipe(schedule="@daily")).params.validate()
 
 
-def test_settings_decide_pool_time_limit_and_retries(write_recipe: WriteRecipe, monkeypatch: pytest.MonkeyPatch):
+def test_the_settings_determine_pool_timeout_and_retries(write_recipe: WriteRecipe, monkeypatch: pytest.MonkeyPatch):
     for name, value in {"POOL": "slow", "RETRIES": "5", "TIMEOUT_SECONDS": "60"}.items():
         monkeypatch.setenv(f"AIRSMITH_BACKENDS__CPU__{name}", value)
     train = dag_of(write_recipe()).get_task("train")
@@ -164,7 +166,7 @@ def test_settings_decide_pool_time_limit_and_retries(write_recipe: WriteRecipe, 
     assert train.execution_timeout.total_seconds() == 60
 
 
-def test_the_page_says_what_runs_and_from_which_recipe(write_recipe: WriteRecipe):
+def test_the_dag_docs_have_description_recipe_and_tasks(write_recipe: WriteRecipe):
     file = write_recipe(description="Routes tickets.")
     dag = dag_of(file)
     assert dag.doc_md.startswith("Routes tickets.")
@@ -173,7 +175,7 @@ def test_the_page_says_what_runs_and_from_which_recipe(write_recipe: WriteRecipe
     assert dag.tags == {"cpu", "lora", "model"}
 
 
-def failure_of_the_only_task(dag: DAG) -> BadRecipeError:
+def failure_of_only_task(dag: DAG) -> BadRecipeError:
     (task,) = dag.tasks
     with pytest.raises(BadRecipeError) as failure:
         task.execute({})
@@ -181,7 +183,7 @@ def failure_of_the_only_task(dag: DAG) -> BadRecipeError:
 
 
 @pytest.mark.parametrize(
-    ("sections", "said"),
+    ("sections", "message"),
     [
         ({"trainig": {"max_steps": 1}}, "trainig is not a recipe key; did you mean training?"),
         ({"method": {"name": "qlora"}}, "backend.name 'cpu' cannot run"),
@@ -189,33 +191,33 @@ def failure_of_the_only_task(dag: DAG) -> BadRecipeError:
         ({"schedule": "every now and then"}, "every now and then"),
     ],
 )
-def test_a_broken_recipe_is_seen_and_leaves_the_others_alone(
-    write_recipe: WriteRecipe, sections: dict[str, Any], said: str
+def test_an_invalid_recipe_gives_a_broken_dag_and_keeps_the_others(
+    write_recipe: WriteRecipe, sections: dict[str, Any], message: str
 ):
-    whole, broken = dag_of(write_recipe()), dag_of(write_recipe("broken-one", **sections))
-    assert "broken" not in whole.tags
+    valid, broken = dag_of(write_recipe()), dag_of(write_recipe("broken-one", **sections))
+    assert "broken" not in valid.tags
     assert broken.tags == {"broken"}
-    assert said in broken.doc_md
-    error = failure_of_the_only_task(broken)
+    assert message in broken.doc_md
+    error = failure_of_only_task(broken)
     assert error.kind is ErrorKind.BAD_RECIPE
-    assert said in error.message
+    assert message in error.message
 
 
-def test_a_file_that_is_no_yaml_is_seen_too(write_recipe: WriteRecipe):
+def test_invalid_yaml_gives_a_broken_dag(write_recipe: WriteRecipe):
     file = write_recipe("broken")
     file.write_text("model: [")
-    assert "broken.yaml" in failure_of_the_only_task(dag_of(file)).message
+    assert "broken.yaml" in failure_of_only_task(dag_of(file)).message
 
 
-def test_two_files_for_one_dag_are_both_named(write_recipe: WriteRecipe):
+def test_two_files_of_the_same_dag_are_both_named(write_recipe: WriteRecipe):
     write_recipe("a-b")
-    error = failure_of_the_only_task(dag_of(write_recipe("a_b")))
+    error = failure_of_only_task(dag_of(write_recipe("a_b")))
     assert "a-b.yaml and a_b.yaml" in error.message
 
 
-def test_an_unheard_of_defect_costs_one_dag_only(write_recipe: WriteRecipe, monkeypatch: pytest.MonkeyPatch):
-    write_recipe("whole")
-    file = write_recipe("cursed")
+def test_an_unexpected_error_breaks_only_its_dag(write_recipe: WriteRecipe, monkeypatch: pytest.MonkeyPatch):
+    write_recipe("valid")
+    file = write_recipe("defective")
 
     def build(recipe: Any, path: Path, settings: Any) -> DAG:
         if path == file:
@@ -227,5 +229,5 @@ def test_an_unheard_of_defect_costs_one_dag_only(write_recipe: WriteRecipe, monk
     real = module.build_dag
     monkeypatch.setattr(module, "build_dag", build)
     dags = {dag.dag_id: dag for dag in recipe_dags(file.parent)}
-    assert dags["finetune_cursed"].tags == {"broken"}
-    assert "broken" not in dags["finetune_whole"].tags
+    assert dags["finetune_defective"].tags == {"broken"}
+    assert "broken" not in dags["finetune_valid"].tags

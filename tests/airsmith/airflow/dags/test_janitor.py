@@ -1,4 +1,4 @@
-"""The janitor's DAG is there beside the recipes', works at once where there are pods, and lets a person say more."""
+"""The DAG `janitor`: its schedule, when it is unpaused, and its form."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from airsmith.airflow.dags.janitor import janitor_dag
 DAGS = Path("dags").absolute()
 
 
-def loaded(monkeypatch: pytest.MonkeyPatch, **variables: str) -> DAG:
+def load_dag(monkeypatch: pytest.MonkeyPatch, **variables: str) -> DAG:
     for name, value in variables.items():
         monkeypatch.setenv(f"AIRSMITH_{name}", value)
     return janitor_dag()
 
 
-def test_it_is_in_the_folder_of_dags_and_survives_serialization():
+def test_the_dag_is_loaded_and_can_be_serialized():
     bag = BundleDagBag(dag_folder=str(DAGS), bundle_path=DAGS, bundle_name="dags")
     dag = bag.dags["janitor"]
     again = DagSerialization.deserialize_dag(DagSerialization.serialize_dag(dag))
@@ -31,18 +31,18 @@ def test_it_is_in_the_folder_of_dags_and_survives_serialization():
     assert (again.max_active_runs, again.catchup) == (1, False)
 
 
-def test_it_works_at_once_on_a_cluster_and_is_asked_for_elsewhere(monkeypatch: pytest.MonkeyPatch):
-    assert loaded(monkeypatch).is_paused_upon_creation is True
-    assert loaded(monkeypatch, RUNTIME="kubernetes").is_paused_upon_creation is False
+def test_the_dag_is_unpaused_only_on_kubernetes(monkeypatch: pytest.MonkeyPatch):
+    assert load_dag(monkeypatch).is_paused_upon_creation is True
+    assert load_dag(monkeypatch, RUNTIME="kubernetes").is_paused_upon_creation is False
 
 
-def test_the_settings_say_how_often(monkeypatch: pytest.MonkeyPatch):
-    assert loaded(monkeypatch).schedule == timedelta(minutes=5)
-    assert loaded(monkeypatch, JANITOR__EVERY_MINUTES="30").schedule == timedelta(minutes=30)
+def test_the_settings_determine_the_schedule(monkeypatch: pytest.MonkeyPatch):
+    assert load_dag(monkeypatch).schedule == timedelta(minutes=5)
+    assert load_dag(monkeypatch, JANITOR__EVERY_MINUTES="30").schedule == timedelta(minutes=30)
 
 
-def test_the_form_lets_a_person_remove_more(monkeypatch: pytest.MonkeyPatch):
-    param = loaded(monkeypatch).params.get_param("delete")
+def test_the_form_selects_the_kinds_to_delete(monkeypatch: pytest.MonkeyPatch):
+    param = load_dag(monkeypatch).params.get_param("delete")
     schema: dict[str, Any] = param.schema
     assert param.value == []
     validate(["unfinished", "caches"], schema)

@@ -1,4 +1,4 @@
-"""The local operator under Airflow's hands: a kill, a time limit, a failure, an output that is there already."""
+"""The local operators: kill, timeout, failure, and reuse of an existing output."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from airflow.sdk.exceptions import AirflowTaskTimeout
 from airflow.sdk.execution_time.timeout import timeout
 
 from airsmith.airflow.operators.local import LocalDeployOperator, LocalStageOperator, connection_password
-from airsmith.artifacts.publish import write_artifact
 from airsmith.contracts.cache import look_up_output
 from airsmith.contracts.run import Run
 from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.errors.stage_errors import AccessDeniedError, BadDataError, StageInterruptedError, StageKilledError
 from airsmith.settings import Settings
+from tests.support.runs import publish_artifact
 
 StagesThat = Callable[..., Settings]
 STAGE = "mirror_dataset"
 
-TELLS_ITS_PID_AND_WAITS = """
+WRITE_PID_AND_WAIT = """
     import os, pathlib, signal, sys
-    def end(*_):
+    def stop(*_):
         print('{"error": "interrupted", "message": "Stopped after a checkpoint.", "hint": "Run it again."}', flush=True)
         sys.exit(1)
-    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGTERM, stop)
     pathlib.Path(PID_FILE).write_text(str(os.getpid()))
     print("ready", flush=True)
     while True:
@@ -39,8 +39,8 @@ TELLS_ITS_PID_AND_WAITS = """
 
 
 @pytest.fixture
-def in_the_environment(stages_that: StagesThat, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Makes stages that do what the code says those of the worker's environment."""
+def use_stages_that(stages_that: StagesThat, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Sets variables by which the worker's stages run the given code."""
 
     def use(code: str) -> None:
         settings = stages_that(code)
@@ -58,17 +58,17 @@ def operator(run: Run) -> LocalStageOperator:
 
 @pytest.fixture
 def on_sigterm() -> Iterator[Callable[[Callable[[], None]], None]]:
-    """Does on SIGTERM what Airflow's task runner does: calls the operator's `on_kill`, and goes on."""
+    """Sets a function that SIGTERM calls, as Airflow's task runner calls `on_kill`."""
     before = signal.getsignal(signal.SIGTERM)
     yield lambda on_kill: signal.signal(signal.SIGTERM, lambda *_: on_kill())
     signal.signal(signal.SIGTERM, before)
 
 
-def test_a_killed_task_ends_its_stage_in_order(
-    operator: LocalStageOperator, in_the_environment, on_sigterm, tmp_path: Path
+def test_killing_the_task_stops_its_stage_gracefully(
+    operator: LocalStageOperator, use_stages_that, on_sigterm, tmp_path: Path
 ):
     pid_file = tmp_path / "pid"
-    in_the_environment(TELLS_ITS_PID_AND_WAITS.replace("PID_FILE", repr(str(pid_file))))
+    use_stages_that(WRITE_PID_AND_WAIT.replace("PID_FILE", repr(str(pid_file))))
     on_sigterm(operator.on_kill)
     killer = threading.Thread(target=send_sigterm_once, args=(pid_file,))
     killer.start()
@@ -78,20 +78,20 @@ def test_a_killed_task_ends_its_stage_in_order(
     assert not psutil.pid_exists(int(pid_file.read_text()))
 
 
-def test_a_time_limit_ends_the_stage(operator: LocalStageOperator, in_the_environment, tmp_path: Path):
+def test_an_execution_timeout_stops_the_stage(operator: LocalStageOperator, use_stages_that, tmp_path: Path):
     pid_file = tmp_path / "pid"
-    in_the_environment(TELLS_ITS_PID_AND_WAITS.replace("PID_FILE", repr(str(pid_file))))
+    use_stages_that(WRITE_PID_AND_WAIT.replace("PID_FILE", repr(str(pid_file))))
     with pytest.raises(AirflowTaskTimeout), timeout(1):
         operator.execute({})
     operator.on_kill()
     assert not psutil.pid_exists(int(pid_file.read_text()))
 
 
-def test_a_failure_has_the_class_of_its_kind_and_says_what_to_do(
-    operator: LocalStageOperator, in_the_environment, capsys: pytest.CaptureFixture[str]
+def test_a_failure_has_the_class_of_its_kind_and_logs_the_hint(
+    operator: LocalStageOperator, use_stages_that, capsys: pytest.CaptureFixture[str]
 ):
     error = AirsmithError(ErrorKind.BAD_DATA, "The split is empty.", "Name another split.")
-    in_the_environment(f"import sys; print({error.to_json_line()!r}, file=sys.stderr); sys.exit(1)")
+    use_stages_that(f"import sys; print({error.to_json_line()!r}, file=sys.stderr); sys.exit(1)")
     with pytest.raises(BadDataError, match="The split is empty") as failure:
         operator.execute({})
     assert failure.value.hint == "Name another split."
@@ -100,34 +100,30 @@ def test_a_failure_has_the_class_of_its_kind_and_says_what_to_do(
     assert "[error    ] What to do: Name another split." in log
 
 
-def test_a_stage_killed_outright_is_told_apart(operator: LocalStageOperator, in_the_environment):
-    in_the_environment("import os; os.kill(os.getpid(), 9)")
+def test_a_stage_killed_by_sigkill_is_reported_as_killed(operator: LocalStageOperator, use_stages_that):
+    use_stages_that("import os; os.kill(os.getpid(), 9)")
     with pytest.raises(StageKilledError):
         operator.execute({})
 
 
-def test_an_output_that_is_there_starts_no_process(run: Run, operator: LocalStageOperator, in_the_environment):
-    in_the_environment("raise SystemExit('nobody should have started this')")
-    wanted = look_up_output(run, run.read_spec(), STAGE)
-    with write_artifact(
-        run.store, wanted.location, type=wanted.type, digest=wanted.digest, inputs={}, versions={}
-    ) as artifact:
-        artifact.add_bytes("train.jsonl", b"{}\n")
-        artifact.publish()
+def test_an_existing_output_is_reused_without_a_process(run: Run, operator: LocalStageOperator, use_stages_that):
+    use_stages_that("raise SystemExit('this process must not start')")
+    output = look_up_output(run, run.read_spec(), STAGE)
+    publish_artifact(run.store, output.type, output.digest, {"train.jsonl": b"{}\n"})
     operator.execute({})
     pointer = run.pointer(STAGE)
     assert pointer is not None
-    assert (pointer.cached, pointer.location) == (True, wanted.location)
+    assert (pointer.cached, pointer.location) == (True, output.location)
     assert run.statuses()[STAGE].state == "cached"
 
 
-def test_an_input_that_is_missing_names_its_stage(run: Run, in_the_environment):
-    in_the_environment("pass")
+def test_a_missing_input_names_its_stage(run: Run, use_stages_that):
+    use_stages_that("pass")
     with pytest.raises(AirsmithError, match="Stage tokenize needs the output of mirror_model"):
         LocalStageOperator(task_id="tokenize", stage="tokenize", run_uri=run.uri).execute({})
 
 
-def test_a_connections_password_is_the_token(monkeypatch: pytest.MonkeyPatch):
+def test_the_password_of_a_connection_is_the_token(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("AIRFLOW_CONN_HUB", '{"conn_type": "http", "password": "hf_secret"}')
     assert connection_password("hub") == "hf_secret"
     monkeypatch.setenv("AIRFLOW_CONN_EMPTY", '{"conn_type": "http"}')
@@ -137,10 +133,10 @@ def test_a_connections_password_is_the_token(monkeypatch: pytest.MonkeyPatch):
         assert failure.value.kind is ErrorKind.ACCESS_DENIED
 
 
-def test_a_deployment_is_given_up_when_its_task_is_killed(
-    run: Run, in_the_environment, on_sigterm, monkeypatch: pytest.MonkeyPatch
+def test_killing_the_task_cancels_the_deployment(
+    run: Run, use_stages_that, on_sigterm, monkeypatch: pytest.MonkeyPatch
 ):
-    in_the_environment("pass")
+    use_stages_that("pass")
     cleaned_up = []
 
     def deploy(*_: Any) -> None:
@@ -159,8 +155,8 @@ def test_a_deployment_is_given_up_when_its_task_is_killed(
     operator.on_kill()
 
 
-def test_a_deployment_out_of_reach_has_its_class(run: Run, in_the_environment, monkeypatch: pytest.MonkeyPatch):
-    in_the_environment("pass")
+def test_a_failed_deployment_has_the_class_of_its_kind(run: Run, use_stages_that, monkeypatch: pytest.MonkeyPatch):
+    use_stages_that("pass")
 
     def deploy(*_: Any) -> None:
         raise AirsmithError(ErrorKind.ACCESS_DENIED, "no")
@@ -170,9 +166,9 @@ def test_a_deployment_out_of_reach_has_its_class(run: Run, in_the_environment, m
         LocalDeployOperator(task_id="deploy", run_uri=run.uri).execute({})
 
 
-def send_sigterm_once(sign: Path) -> None:
-    """Send this process SIGTERM as soon as the stage has written its sign."""
-    while not sign.exists() or not sign.read_text():
+def send_sigterm_once(pid_file: Path) -> None:
+    """Send SIGTERM to this process as soon as the stage has written its pid."""
+    while not pid_file.exists() or not pid_file.read_text():
         threading.Event().wait(0.01)
     os.kill(os.getpid(), signal.SIGTERM)
 
@@ -184,9 +180,7 @@ def send_sigterm_once(sign: Path) -> None:
         ("https://x/airflow/", "/airflow/airsmith/endpoints/triage"),
     ],
 )
-def test_the_button_of_a_deployment_leads_to_the_endpoints_page(
-    monkeypatch: pytest.MonkeyPatch, base_url: str, path: str
-):
+def test_the_link_of_a_deploy_task_is_the_endpoint_page(monkeypatch: pytest.MonkeyPatch, base_url: str, path: str):
     monkeypatch.setenv("AIRFLOW__API__BASE_URL", base_url)
     operator = LocalDeployOperator(task_id="deploy", run_uri="memory://x/y")
     (link,) = operator.operator_extra_links

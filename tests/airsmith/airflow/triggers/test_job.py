@@ -1,4 +1,4 @@
-"""What the trigger makes of the pods that it sees. All that it does with a cluster is tested on one."""
+"""How the trigger of a training job evaluates pods. Its calls of a cluster are tested in tests/cluster."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import datetime, timedelta, timezone
 import pytest
 from kubernetes.client import models as k8s
 
-from airsmith.airflow.triggers.job import HOPELESS_SECONDS, TrainingJobTrigger
+from airsmith.airflow.triggers.job import UNSTARTABLE_SECONDS, TrainingJobTrigger
 from airsmith.errors import AirsmithError, ErrorKind, most_telling
 
 STARTUP_SECONDS = 300
@@ -43,19 +43,19 @@ def pod(uid: str, phase: str, age_seconds: float, waiting: str = "", exit_code: 
     )
 
 
-def test_it_is_made_again_with_all_that_it_knows(trigger: TrainingJobTrigger) -> None:
+def test_the_trigger_round_trips_through_serialization(trigger: TrainingJobTrigger) -> None:
     path, arguments = trigger.serialize()
     assert path == "airsmith.airflow.triggers.job.TrainingJobTrigger"
     assert TrainingJobTrigger(**arguments).serialize() == (path, arguments)
 
 
-def test_pods_have_the_startup_timeout_to_start_in(trigger: TrainingJobTrigger) -> None:
+def test_pods_that_exceed_the_startup_timeout_have_not_started(trigger: TrainingJobTrigger) -> None:
     assert trigger._ending([pod("a", "Running", 9), pod("b", "Pending", STARTUP_SECONDS - 9)], 9) is None
     assert trigger._ending([pod("a", "Running", 9), pod("b", "Pending", STARTUP_SECONDS + 9)], 9) == "not_started"
 
 
-def test_an_image_that_does_not_come_is_not_waited_for_as_long(trigger: TrainingJobTrigger) -> None:
-    young, old = (pod("a", "Pending", HOPELESS_SECONDS + more, waiting="ImagePullBackOff") for more in (-9, 9))
+def test_a_failing_image_pull_has_a_shorter_timeout(trigger: TrainingJobTrigger) -> None:
+    young, old = (pod("a", "Pending", UNSTARTABLE_SECONDS + more, waiting="ImagePullBackOff") for more in (-9, 9))
     assert trigger._ending([young], 9) is None
     assert trigger._ending([old], 9) == "not_started"
     error = most_telling(trigger._seen.values())
@@ -63,32 +63,32 @@ def test_an_image_that_does_not_come_is_not_waited_for_as_long(trigger: Training
     assert error.kind is ErrorKind.IMAGE_PULL_FAILED
 
 
-def test_a_job_whose_pods_nobody_makes_has_not_started(trigger: TrainingJobTrigger) -> None:
+def test_a_job_without_pods_has_not_started(trigger: TrainingJobTrigger) -> None:
     assert trigger._ending([], 9) is None
     trigger._turn_came -= timedelta(seconds=STARTUP_SECONDS + 9)
     assert trigger._ending([pod("a", "Running", STARTUP_SECONDS)], 9) == "not_started"
 
 
-def test_pods_that_were_at_work_and_are_gone_are_no_matter_of_a_start(trigger: TrainingJobTrigger) -> None:
+def test_deleted_pods_that_were_running_are_not_a_failed_start(trigger: TrainingJobTrigger) -> None:
     trigger._turn_came -= timedelta(seconds=STARTUP_SECONDS + 9)
     assert trigger._ending([pod("a", "Running", 900), pod("b", "Running", 900)], 900) is None
     assert trigger._ending([], 900) is None
 
 
-def test_a_timeout_runs_from_the_pods_beginning(trigger: TrainingJobTrigger) -> None:
-    at_work = [pod("a", "Running", 9), pod("b", "Running", 9)]
-    assert trigger._ending(at_work, 3599) is None
-    assert trigger._ending(at_work, 3601) == "timeout"
+def test_the_timeout_counts_from_the_start_of_the_pods(trigger: TrainingJobTrigger) -> None:
+    running = [pod("a", "Running", 9), pod("b", "Running", 9)]
+    assert trigger._ending(running, 3599) is None
+    assert trigger._ending(running, 3601) == "timeout"
 
 
-def test_of_several_ends_the_one_that_explains_the_others_is_told(trigger: TrainingJobTrigger) -> None:
-    lonely = pod("a", "Failed", 60, exit_code=1)
-    told = AirsmithError(ErrorKind.KILLED, "Another process of the training went away.", "").to_json_line()
-    lonely.status.container_statuses[0].state.terminated.message = told
-    greedy = pod("b", "Failed", 60, exit_code=137)
-    greedy.status.container_statuses[0].state.terminated.reason = "OOMKilled"
-    greedy.spec.containers[0].resources = k8s.V1ResourceRequirements(limits={"memory": "3Gi"})
-    trigger._keep_in_mind([lonely, greedy])
+def test_of_several_failures_the_root_cause_is_reported(trigger: TrainingJobTrigger) -> None:
+    disconnected = pod("a", "Failed", 60, exit_code=1)
+    message = AirsmithError(ErrorKind.KILLED, "Another process of the training went away.", "").to_json_line()
+    disconnected.status.container_statuses[0].state.terminated.message = message
+    out_of_memory = pod("b", "Failed", 60, exit_code=137)
+    out_of_memory.status.container_statuses[0].state.terminated.reason = "OOMKilled"
+    out_of_memory.spec.containers[0].resources = k8s.V1ResourceRequirements(limits={"memory": "3Gi"})
+    trigger._keep_in_mind([disconnected, out_of_memory])
     error = most_telling(trigger._seen.values())
     assert error is not None
     assert error.kind is ErrorKind.OUT_OF_MEMORY

@@ -1,4 +1,7 @@
-"""An endpoint's objects are the golden ones, by where it serves. After a wanted change: AIRSMITH_TEST_GOLDEN=write."""
+"""The manifests of an endpoint, for every kind of server.
+
+AIRSMITH_TEST_GOLDEN=write updates the golden files after an intended change.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,6 @@ from typing import Any
 
 import pytest
 import yaml
-from endpoints import ADAPTERS, served_model, settings_with
 
 from airsmith.serving.cluster.manifests import (
     OPTIONAL_KINDS,
@@ -24,11 +26,13 @@ from airsmith.serving.cluster.manifests import (
 )
 from airsmith.serving.cluster.served_model import ServedModel
 from airsmith.settings import Settings
+from tests.support.endpoints import ADAPTERS, served_model
+from tests.support.settings import cluster_settings
 
 GOLDEN = Path(__file__).parent / "golden"
-EVERYTHING = frozenset(OPTIONAL_KINDS)
+ALL_OPTIONAL_KINDS = frozenset(OPTIONAL_KINDS)
 ENDPOINTS: dict[str, tuple[ServedModel, Settings]] = {
-    "cpu": (served_model(serve={"name": "triage", "max_replicas": 3}), settings_with()),
+    "cpu": (served_model(serve={"name": "triage", "max_replicas": 3}), cluster_settings()),
     "cuda": (
         served_model(
             backend={"name": "cuda", "devices": 4},
@@ -37,7 +41,7 @@ ENDPOINTS: dict[str, tuple[ServedModel, Settings]] = {
                 "engine_args": {"max-model-len": 4096, "enable_prefix_caching": True},
             },
         ),
-        settings_with(
+        cluster_settings(
             gateway="gateway-system/gateway",
             prometheus="http://prometheus.monitoring:9090",
             monitor_labels={"release": "prometheus"},
@@ -51,7 +55,7 @@ ENDPOINTS: dict[str, tuple[ServedModel, Settings]] = {
             serve={"name": "triage", "mode": "adapter"},
             secrets={"api_key": {"kubernetes_secret": "triage/key"}},
         ),
-        settings_with(
+        cluster_settings(
             backends={"rocm": {"node_selector": {"pool": "amd"}, "tolerations": [{"key": "dedicated"}]}}
         ),
     ),
@@ -60,7 +64,7 @@ ENDPOINTS: dict[str, tuple[ServedModel, Settings]] = {
             backend={"name": "neuron_native", "instance_type": "trn2.48xlarge", "devices": 16},
             serve={"name": "triage", "engine_args": {"max-model-len": 8192}},
         ),
-        settings_with(
+        cluster_settings(
             backends={"neuron_native": {"node_selector": {"pool": "trainium"}, "tolerations": [{"key": "dedicated"}]}}
         ),
     ),
@@ -69,57 +73,57 @@ ENDPOINTS: dict[str, tuple[ServedModel, Settings]] = {
             backend={"name": "neuron_xla", "instance_type": "trn2.3xlarge"},
             serve={"name": "triage", "engine": "vllm_neuron"},
         ),
-        settings_with(),
+        cluster_settings(),
     ),
     "trn1.32xlarge": (
         served_model(
             backend={"name": "neuron_xla", "instance_type": "trn1.32xlarge", "devices": 16},
             serve={"name": "triage", "devices": 4, "engine_args": {"max_num_seqs": 4}},
         ),
-        settings_with(),
+        cluster_settings(),
     ),
     "inf2.24xlarge": (
         served_model(
             backend={"name": "neuron_xla", "instance_type": "trn1.32xlarge", "devices": 16},
             serve={"name": "triage", "instance_type": "inf2.24xlarge", "devices": 6, "replicas": 2},
         ),
-        settings_with(),
+        cluster_settings(),
     ),
     "trn1.32xlarge-by-cpu": (
         served_model(
             backend={"name": "neuron_xla", "instance_type": "trn1.32xlarge", "devices": 16},
             serve={"name": "triage", "engine": "vllm"},
         ),
-        settings_with(backends={"neuron_xla": {"node_selector": {"pool": "trainium"}}}),
+        cluster_settings(backends={"neuron_xla": {"node_selector": {"pool": "trainium"}}}),
     ),
 }  # fmt: skip
 
 
-def objects_of(model: ServedModel, settings: Settings) -> list[dict[str, Any]]:
-    """All that an endpoint may be made of in a cluster that has every kind."""
-    scaler = autoscaler(model, settings, EVERYTHING)
+def manifests_of(model: ServedModel, settings: Settings) -> list[dict[str, Any]]:
+    """All manifests of an endpoint on a cluster that supports every kind."""
+    scaler = autoscaler(model, settings, ALL_OPTIONAL_KINDS)
     found = [
         deployment(model, settings, autoscaled=scaler is not None),
         *([scaler] if scaler else []),
         service(model.endpoint, model.revision, settings),
-        *protection(model.endpoint, settings, EVERYTHING),
+        *protection(model.endpoint, settings, ALL_OPTIONAL_KINDS),
     ]
     if settings.kubernetes.gateway is not None:
         found += [revision_service(model, settings), route(model.endpoint, {model.object_name: 100}, settings)]
     return found
 
 
-@pytest.mark.parametrize("place", sorted(ENDPOINTS))
-def test_the_objects_of_an_endpoint_are_the_golden_ones(place: str):
-    objects = objects_of(*ENDPOINTS[place])
-    file = GOLDEN / f"{place}.yaml"
+@pytest.mark.parametrize("name", sorted(ENDPOINTS))
+def test_the_manifests_match_the_golden_file(name: str):
+    manifests = manifests_of(*ENDPOINTS[name])
+    file = GOLDEN / f"{name}.yaml"
     if os.environ.get("AIRSMITH_TEST_GOLDEN") == "write":
-        file.write_text(yaml.safe_dump_all(objects, sort_keys=True), encoding="utf-8")
-    assert list(yaml.safe_load_all(file.read_text(encoding="utf-8"))) == objects
+        file.write_text(yaml.safe_dump_all(manifests, sort_keys=True), encoding="utf-8")
+    assert list(yaml.safe_load_all(file.read_text(encoding="utf-8"))) == manifests
 
 
-def test_a_cluster_is_given_only_kinds_that_it_has():
-    settings = settings_with()
+def test_only_kinds_that_the_cluster_supports_are_rendered():
+    settings = cluster_settings()
     assert protection("triage", settings, ()) == []
     assert [found["kind"] for found in protection("triage", settings, {"PodDisruptionBudget"})] == [
         "PodDisruptionBudget"
@@ -128,8 +132,8 @@ def test_a_cluster_is_given_only_kinds_that_it_has():
 
 
 @pytest.mark.parametrize("serve", [{}, {"max_replicas": 1}, {"replicas": 2, "max_replicas": 2}])
-def test_nothing_scales_what_shall_stay_as_it_is(serve: dict[str, int]):
-    assert autoscaler(served_model(serve=serve), settings_with(prometheus="http://p"), EVERYTHING) is None
+def test_a_fixed_number_of_replicas_has_no_autoscaler(serve: dict[str, int]):
+    assert autoscaler(served_model(serve=serve), cluster_settings(prometheus="http://p"), ALL_OPTIONAL_KINDS) is None
 
 
 @pytest.mark.parametrize(
@@ -142,22 +146,22 @@ def test_nothing_scales_what_shall_stay_as_it_is(serve: dict[str, int]):
         ("cuda", {"ScaledObject"}, "http://p", "ScaledObject"),
     ],
 )
-def test_servers_scale_by_what_the_cluster_can_see(
+def test_the_autoscaler_kind_follows_from_the_metrics_of_the_cluster(
     backend: str, kinds: set[str], prometheus: str | None, kind: str | None
 ):
     model = served_model(backend={"name": backend}, serve={"max_replicas": 4})
-    found = autoscaler(model, settings_with(prometheus=prometheus), kinds)
+    found = autoscaler(model, cluster_settings(prometheus=prometheus), kinds)
     assert (found["kind"] if found else None) == kind
 
 
-def test_an_autoscaler_alone_decides_how_many_servers_there_are():
-    model, settings = served_model(serve={"replicas": 2, "max_replicas": 4}), settings_with()
+def test_a_deployment_with_an_autoscaler_has_no_replicas():
+    model, settings = served_model(serve={"replicas": 2, "max_replicas": 4}), cluster_settings()
     assert deployment(model, settings)["spec"]["replicas"] == 2
     assert "replicas" not in deployment(model, settings, autoscaled=True)["spec"]
 
 
-def test_the_service_reaches_one_start_of_a_server_or_all_that_share():
-    model, settings = served_model(), settings_with()
+def test_the_service_selects_one_revision_or_all():
+    model, settings = served_model(), cluster_settings()
     labels = deployment(model, settings)["spec"]["template"]["metadata"]["labels"]
     one = service(model.endpoint, model.revision, settings)["spec"]["selector"]
     shared = service(model.endpoint, None, settings)["spec"]["selector"]
@@ -165,8 +169,8 @@ def test_the_service_reaches_one_start_of_a_server_or_all_that_share():
     assert shared.items() < one.items()
 
 
-def test_what_is_served_as_before_has_the_same_configuration():
-    settings = settings_with()
+def test_the_configuration_digest_changes_with_the_served_configuration():
+    settings = cluster_settings()
     same = configuration_digest(served_model(), settings)
     assert same == configuration_digest(served_model(), settings)
     for other in (
@@ -176,10 +180,10 @@ def test_what_is_served_as_before_has_the_same_configuration():
         served_model(secrets={"api_key": {"kubernetes_secret": "a/b"}}),
     ):
         assert configuration_digest(other, settings) != same
-    assert configuration_digest(served_model(), settings_with(api_key_secret="endpoints")) != same
+    assert configuration_digest(served_model(), cluster_settings(api_key_secret="endpoints")) != same
 
 
-def test_long_names_stay_valid_and_apart():
+def test_long_names_are_shortened_and_stay_unique():
     names = [f"{'long-' * 12}{end}"[:63] for end in ("a", "b")]
     assert len({service_name(name) for name in names}) == len(set(names))
     assert all(len(service_url(service_name(name), "ns").split("//")[1].split(".")[0]) <= 63 for name in names)

@@ -1,4 +1,4 @@
-"""What an endpoint in a cluster serves follows from the run and from what the endpoint serves already."""
+"""What an endpoint on a cluster serves follows from the run and from its current revision."""
 
 from __future__ import annotations
 
@@ -6,126 +6,117 @@ import json
 from typing import Any
 
 import pytest
-from machine import Machine
 
 from airsmith.artifacts.layout import artifact_folder
-from airsmith.artifacts.publish import write_artifact
 from airsmith.artifacts.read import Artifact
-from airsmith.contracts.cache import Output
-from airsmith.contracts.recording import StageRecord
 from airsmith.contracts.run import Run
 from airsmith.contracts.stages import ArtifactType
 from airsmith.errors import AirsmithError, ErrorKind
-from airsmith.registry import Endpoint, Revision, record_current
-from airsmith.serving.cluster.resolve_model import resolve_served_model
-from airsmith.serving.cluster.served_model import ServedAdapter
+from airsmith.registry import Endpoint, record_current
+from airsmith.serving.cluster.served_model import ServedAdapter, resolve_served_model
+from tests.support.local_endpoints import LocalHost
+from tests.support.registry import new_revision
+from tests.support.runs import finish_stage_with, publish_artifact
 
 ADAPTER_MODE = {"serve": {"name": "shared", "mode": "adapter"}}
 
 
-def publish(machine: Machine, kind: str, digest: str, name: str, content: Any) -> Artifact:
-    with write_artifact(
-        machine.store, artifact_folder(kind, digest), type=kind, digest=digest, inputs={}, versions={}
-    ) as writer:
-        writer.add_bytes(name, json.dumps(content).encode())
-        return writer.publish()
+def publish_json(local_host: LocalHost, kind: str, digest: str, name: str, content: Any) -> Artifact:
+    return publish_artifact(local_host.store, kind, digest, {name: json.dumps(content).encode()})
 
 
 def adapter_run(
-    machine: Machine, name: str, *, base: str = "base", lora: dict[str, Any] | None = None, **recipe: Any
+    local_host: LocalHost, name: str, *, base: str = "base", lora: dict[str, Any] | None = None, **recipe: Any
 ) -> Run:
-    """A run that has trained an adapter of its recipe's name."""
-    run = machine.run(name=name, **{**ADAPTER_MODE, **recipe})
+    """A run that has trained an adapter with the name of its recipe."""
+    run = local_host.new_run(name=name, **{**ADAPTER_MODE, **recipe})
     outputs = {
-        "mirror_model": publish(machine, ArtifactType.BASE_MODEL, base, "config.json", {"dtype": "bfloat16"}),
-        "train": publish(machine, ArtifactType.ADAPTER, name, "adapter_config.json", lora or {"r": 16}),
+        "mirror_model": publish_json(local_host, ArtifactType.BASE_MODEL, base, "config.json", {"dtype": "bfloat16"}),
+        "train": publish_json(local_host, ArtifactType.ADAPTER, name, "adapter_config.json", lora or {"r": 16}),
     }
     for stage, artifact in outputs.items():
-        StageRecord.begin(stage, run).finish(Output.of_artifact(artifact), cached=False)
+        finish_stage_with(run, stage, artifact)
     return run
 
 
-def endpoint_with(machine: Machine, base: str = "base", **adapters: str) -> Endpoint:
-    """The endpoint as it serves these adapters."""
-    served = Revision(
-        engine="vllm", address="http://a", model_name="m", model_uri=artifact_folder("base_model", base),
-        adapters=adapters, id="d", namespace="n",
-    )  # fmt: skip
-    return record_current(machine.store, "shared", served)
+def record_endpoint(local_host: LocalHost, base: str = "base", **adapters: str) -> Endpoint:
+    """An endpoint that serves these adapters."""
+    served = new_revision(model=artifact_folder("base_model", base), adapters=adapters, namespace="n")
+    return record_current(local_host.store, "shared", served)
 
 
 @pytest.fixture
-def merged(machine: Machine) -> Run:
-    folder = machine.folder / "files"
+def merged_run(local_host: LocalHost) -> Run:
+    folder = local_host.folder / "files"
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({"dtype": "float16"}))
-    return machine.run(files=folder)
+    return local_host.new_run(files=folder)
 
 
-def test_a_merged_model_is_served_in_the_type_of_its_weights(merged: Run):
-    model = resolve_served_model(merged, None)
+def test_a_merged_model_has_the_dtype_of_its_weights(merged_run: Run):
+    model = resolve_served_model(merged_run, None)
     assert (model.artifact, model.dtype, model.version) == ("artifacts/model/m1", "float16", 1)
     assert model.files.startswith("artifacts/model/m1/attempt=")
     assert (model.adapters, model.model_name) == ((), "tiny")
 
 
-def test_every_start_is_another_one(merged: Run):
-    assert resolve_served_model(merged, None).object_name != resolve_served_model(merged, None).object_name
+def test_every_revision_has_its_own_object_name(merged_run: Run):
+    assert resolve_served_model(merged_run, None).object_name != resolve_served_model(merged_run, None).object_name
 
 
-def test_an_adapter_is_served_on_its_base_under_the_recipes_name(machine: Machine):
-    model = resolve_served_model(adapter_run(machine, "mine"), None)
+def test_an_adapter_is_served_on_its_base_with_the_name_of_the_recipe(local_host: LocalHost):
+    model = resolve_served_model(adapter_run(local_host, "mine"), None)
     assert (model.artifact, model.dtype, model.model_name) == ("artifacts/base_model/base", "bfloat16", "mine")
     assert model.adapters == (ServedAdapter("mine", "artifacts/adapter/mine", 16),)
 
 
-def test_the_recipe_may_cast_the_base(machine: Machine):
-    run = adapter_run(machine, "mine", model={"id": "tests/tiny", "dtype": "float32"})
+def test_the_recipe_can_set_the_dtype_of_the_base(local_host: LocalHost):
+    run = adapter_run(local_host, "mine", model={"id": "tests/tiny", "dtype": "float32"})
     assert resolve_served_model(run, None).dtype == "float32"
 
 
-def test_other_recipes_adapters_stay_and_the_recipes_own_is_replaced(machine: Machine):
-    adapter_run(machine, "other", lora={"r": 4, "rank_pattern": {"q_proj": 64}})
-    current = endpoint_with(machine, other="artifacts/adapter/other", mine="artifacts/adapter/old")
-    model = resolve_served_model(adapter_run(machine, "mine"), current)
+def test_a_new_adapter_replaces_its_predecessor_and_keeps_the_others(local_host: LocalHost):
+    adapter_run(local_host, "other", lora={"r": 4, "rank_pattern": {"q_proj": 64}})
+    current = record_endpoint(local_host, other="artifacts/adapter/other", mine="artifacts/adapter/old")
+    model = resolve_served_model(adapter_run(local_host, "mine"), current)
     assert {(adapter.name, adapter.artifact, adapter.rank) for adapter in model.adapters} == {
         ("other", "artifacts/adapter/other", 64), ("mine", "artifacts/adapter/mine", 16),
     }  # fmt: skip
 
 
-def test_adapters_of_two_bases_never_share_a_server(machine: Machine):
-    adapter_run(machine, "other", base="second")
-    current = endpoint_with(machine, base="second", other="artifacts/adapter/other")
+def test_an_adapter_on_another_base_is_refused(local_host: LocalHost):
+    adapter_run(local_host, "other", base="second")
+    current = record_endpoint(local_host, base="second", other="artifacts/adapter/other")
     with pytest.raises(AirsmithError, match="serves other on artifacts/base_model/second") as refused:
-        resolve_served_model(adapter_run(machine, "mine"), current)
+        resolve_served_model(adapter_run(local_host, "mine"), current)
     assert refused.value.kind is ErrorKind.BAD_RECIPE
 
 
-def test_who_serves_alone_may_change_the_base(machine: Machine):
-    current = endpoint_with(machine, base="second", mine="artifacts/adapter/old")
-    assert resolve_served_model(adapter_run(machine, "mine"), current).artifact == "artifacts/base_model/base"
+def test_a_single_adapter_can_change_the_base(local_host: LocalHost):
+    current = record_endpoint(local_host, base="second", mine="artifacts/adapter/old")
+    assert resolve_served_model(adapter_run(local_host, "mine"), current).artifact == "artifacts/base_model/base"
 
 
-def test_what_is_no_adapter_is_not_served_as_one(machine: Machine):
-    run = adapter_run(machine, "mine")
-    full = publish(machine, ArtifactType.MODEL, "full", "config.json", {})
-    StageRecord.begin("train", run).finish(Output.of_artifact(full), cached=False)
+def test_a_full_model_is_refused_in_adapter_mode(local_host: LocalHost):
+    run = adapter_run(local_host, "mine")
+    full = publish_json(local_host, ArtifactType.MODEL, "full", "config.json", {})
+    finish_stage_with(run, "train", full)
     with pytest.raises(AirsmithError, match=r"serve\.mode is 'adapter', but .*full is a model"):
         resolve_served_model(run, None)
 
 
-def test_an_adapter_that_is_gone_is_named(machine: Machine):
-    current = endpoint_with(machine, other="artifacts/adapter/gone")
+def test_a_missing_adapter_is_named(local_host: LocalHost):
+    current = record_endpoint(local_host, other="artifacts/adapter/gone")
     with pytest.raises(AirsmithError, match="artifacts/adapter/gone is not in the store any more") as refused:
-        resolve_served_model(adapter_run(machine, "mine"), current)
+        resolve_served_model(adapter_run(local_host, "mine"), current)
     assert refused.value.kind is ErrorKind.NOT_FOUND
 
 
-def test_a_run_that_has_not_come_so_far_is_told(machine: Machine):
+def test_a_run_without_a_training_is_refused(local_host: LocalHost):
     with pytest.raises(AirsmithError, match="deploy needs the output of train"):
-        resolve_served_model(machine.run(**ADAPTER_MODE), None)
+        resolve_served_model(local_host.new_run(**ADAPTER_MODE), None)
 
 
-def test_no_cluster_serves_with_transformers(machine: Machine):
+def test_engine_transformers_is_refused_on_a_cluster(local_host: LocalHost):
     with pytest.raises(AirsmithError, match=r"serve\.engine is 'transformers'"):
-        resolve_served_model(machine.run(serve={"engine": "transformers"}), None)
+        resolve_served_model(local_host.new_run(serve={"engine": "transformers"}), None)

@@ -1,4 +1,4 @@
-"""The end of a server's container becomes the error that a person understands."""
+"""The failure of a server's container maps to an error with its cause."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ api_server.py: error: unrecognized arguments: --max-model-length 256
 STAGE_LINE = AirsmithError(ErrorKind.VERIFICATION_FAILED, "config.json differs.", "Delete it.").to_json_line()
 
 
-def ended(exit_code: int, *, message: str = "", reason: str = "Error") -> k8s.V1ContainerStateTerminated:
+def terminated(exit_code: int, *, message: str = "", reason: str = "Error") -> k8s.V1ContainerStateTerminated:
     return k8s.V1ContainerStateTerminated(exit_code=exit_code, message=message, reason=reason)
 
 
@@ -65,51 +65,58 @@ def failure(end: k8s.V1ContainerStateTerminated, log: str = "", name: str = "vll
 
 
 @pytest.mark.parametrize(
-    ("end", "log", "kind", "says"),
+    ("end", "log", "kind", "message"),
     [
-        (ended(1), ENGINE_LOG, ErrorKind.INTERNAL, "exit code 1: ValueError: Load format `dummyx` is not supported"),
         (
-            ended(1),
+            terminated(1),
+            ENGINE_LOG,
+            ErrorKind.INTERNAL,
+            "exit code 1: ValueError: Load format `dummyx` is not supported",
+        ),
+        (
+            terminated(1),
             CONFIG_LOG,
             ErrorKind.BAD_RECIPE,
             "max_model_len (100000) is greater than 512.",
         ),
-        (ended(2), USAGE_LOG, ErrorKind.BAD_RECIPE, "arguments: unrecognized arguments: --max-model-length 256"),
-        (ended(2), "", ErrorKind.BAD_RECIPE, "arguments: see its log"),
-        (ended(137, reason="OOMKilled"), "", ErrorKind.OUT_OF_MEMORY, "its limit of 6Gi"),
-        (ended(137), "", ErrorKind.KILLED, "exit code 137: it did not say why."),
-        (ended(1, message="x\n" + STAGE_LINE), "", ErrorKind.VERIFICATION_FAILED, "config.json differs."),
+        (terminated(2), USAGE_LOG, ErrorKind.BAD_RECIPE, "arguments: unrecognized arguments: --max-model-length 256"),
+        (terminated(2), "", ErrorKind.BAD_RECIPE, "arguments: see its log"),
+        (terminated(137, reason="OOMKilled"), "", ErrorKind.OUT_OF_MEMORY, "its limit of 6Gi"),
+        (terminated(137), "", ErrorKind.KILLED, "exit code 137: it did not say why."),
+        (terminated(1, message="x\n" + STAGE_LINE), "", ErrorKind.VERIFICATION_FAILED, "config.json differs."),
     ],
 )
-def test_the_cause_is_told(end: k8s.V1ContainerStateTerminated, log: str, kind: ErrorKind, says: str):
+def test_a_terminated_container_maps_to_its_cause(
+    end: k8s.V1ContainerStateTerminated, log: str, kind: ErrorKind, message: str
+):
     error = failure(end, log)
     assert error.kind is kind
-    assert says in error.message
+    assert message in error.message
     assert error.hint
 
 
-def test_the_termination_message_speaks_where_the_log_is_gone():
-    assert "Load format" in failure(ended(1, message=ENGINE_LOG)).message
+def test_the_termination_message_is_used_without_a_log():
+    assert "Load format" in failure(terminated(1, message=ENGINE_LOG)).message
 
 
-def test_what_is_no_server_has_no_arguments_of_the_recipes():
-    assert failure(ended(2), USAGE_LOG, name="fetch").kind is ErrorKind.INTERNAL
+def test_a_usage_error_outside_the_server_is_internal():
+    assert failure(terminated(2), USAGE_LOG, name="fetch").kind is ErrorKind.INTERNAL
 
 
 @pytest.mark.parametrize("restarts", range(MAX_RESTARTS + 1))
-def test_bad_luck_is_tolerated_for_a_while(restarts: int):
+def test_a_few_restarts_are_tolerated(restarts: int):
     waiting = k8s.V1ContainerState(waiting=k8s.V1ContainerStateWaiting(reason="CrashLoopBackOff"))
-    status = status_of(waiting, last=k8s.V1ContainerState(terminated=ended(137)), restarts=restarts)
+    status = status_of(waiting, last=k8s.V1ContainerState(terminated=terminated(137)), restarts=restarts)
     assert (failed_container(pod_with(status)) is status) == (restarts >= MAX_RESTARTS)
 
 
-def test_what_would_only_fail_again_is_given_up_at_once():
-    status = status_of(k8s.V1ContainerState(terminated=ended(1, message=CONFIG_LOG)))
+def test_a_permanent_error_fails_immediately():
+    status = status_of(k8s.V1ContainerState(terminated=terminated(1, message=CONFIG_LOG)))
     assert failed_container(pod_with(status)) is status
 
 
-def test_a_fetcher_that_is_done_has_not_failed():
-    done = status_of(k8s.V1ContainerState(terminated=ended(0, reason="Completed")), name="fetch")
+def test_a_completed_init_container_has_not_failed():
+    done = status_of(k8s.V1ContainerState(terminated=terminated(0, reason="Completed")), name="fetch")
     running = status_of(k8s.V1ContainerState(running=k8s.V1ContainerStateRunning()))
     pod = pod_with(running, init=(done,))
     assert failed_container(pod) is None
@@ -118,16 +125,16 @@ def test_a_fetcher_that_is_done_has_not_failed():
     assert describe_progress([], None) == "no pod yet"
 
 
-def test_what_stays_beside_a_server_is_not_what_is_waited_for():
-    at_work = k8s.V1ContainerState(running=k8s.V1ContainerStateRunning())
-    beside, export = status_of(at_work, name="publish"), status_of(at_work, name="export")
-    beside.ready, export.ready = True, False
+def test_a_ready_sidecar_is_not_reported_as_progress():
+    running = k8s.V1ContainerState(running=k8s.V1ContainerStateRunning())
+    sidecar, export = status_of(running, name="publish"), status_of(running, name="export")
+    sidecar.ready, export.ready = True, False
     waiting = status_of(k8s.V1ContainerState(waiting=k8s.V1ContainerStateWaiting(reason="ContainerCreating")))
     assert describe_progress([pod_with(waiting, init=(export,))], None) == "export at work"
-    assert describe_progress([pod_with(waiting, init=(beside,))], None) == "pending"
+    assert describe_progress([pod_with(waiting, init=(sidecar,))], None) == "pending"
 
 
-def test_an_unschedulable_pod_is_told_in_the_schedulers_words():
+def test_an_unschedulable_pod_is_reported_with_the_message_of_the_scheduler():
     pod = pod_with()
     pod.status.conditions = [
         k8s.V1PodCondition(type="PodScheduled", status="False", message="0/2 nodes: 2 Insufficient memory.")
@@ -145,7 +152,7 @@ def deployment(
     )
 
 
-def test_a_server_is_up_when_all_that_are_wanted_now_answer():
+def test_a_deployment_is_complete_if_all_current_replicas_are_available():
     assert is_complete(deployment())
     assert not is_complete(None)
     assert not is_complete(deployment(observed=None))
@@ -154,7 +161,7 @@ def test_a_server_is_up_when_all_that_are_wanted_now_answer():
     assert not is_complete(deployment(wanted=0, available=None))
 
 
-def test_what_lets_no_pod_in_is_heard():
+def test_a_replica_failure_is_reported():
     refused = deployment()
     condition = k8s.V1DeploymentCondition(type="ReplicaFailure", status="True", message="exceeded quota: small")
     refused.status.conditions = [condition]

@@ -1,4 +1,4 @@
-"""A share by the number of servers: both versions have one, and the second comes as near to its share as may be."""
+"""A traffic split by replicas: each revision has at least one, and the split is the closest possible."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from airsmith.serving.cluster.traffic import split_replicas
     ("servers", "percent", "split"),
     [(4, 25, (3, 1)), (2, 25, (1, 1)), (2, 99, (1, 1)), (10, 1, (9, 1)), (10, 95, (1, 9)), (3, 50, (1, 2))],
 )
-def test_servers_are_split_by_the_share(servers: int, percent: int, split: tuple[int, int]):
+def test_servers_are_split_by_the_percentage(servers: int, percent: int, split: tuple[int, int]):
     assert split_replicas(servers, percent) == split
 
 
 @given(servers=st.integers(2, 1000), percent=st.integers(1, 99))
-def test_no_split_comes_nearer(servers: int, percent: int):
+def test_no_other_split_is_closer_to_the_percentage(servers: int, percent: int):
     stable, second = split_replicas(servers, percent)
     assert stable + second == servers
     assert min(stable, second) >= 1
@@ -27,7 +27,7 @@ def test_no_split_comes_nearer(servers: int, percent: int):
     assert abs(100 * second / servers - percent) <= min(distances) + 1e-9
 
 
-def test_one_server_cannot_be_shared():
+def test_a_single_server_cannot_be_split():
     with pytest.raises(AirsmithError, match="two servers at least") as refused:
         split_replicas(1, 50)
     assert refused.value.kind is ErrorKind.BAD_RECIPE

@@ -1,1 +1,1 @@
-"""The compiler's cache as far as optimum-neuron imports it."""
+"""Stub of the compiler's cache, with what optimum-neuron imports."""

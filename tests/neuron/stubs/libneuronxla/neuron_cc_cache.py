@@ -1,4 +1,4 @@
-"""Classes that optimum-neuron derives from; nothing is compiled, so nothing is cached."""
+"""Base classes for optimum-neuron; nothing is compiled or cached."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""neuronx_distributed on a CPU: real layers at tensor-parallel size 1, real shapes, sharding and saving at any.
+"""Stub of neuronx_distributed for CPUs: layers compute at tensor-parallel size 1; shapes and shards work at any size.
 
 Source: https://github.com/aws-neuron/neuronx-distributed, whose files have these files' names.
 """
@@ -6,9 +6,9 @@ Source: https://github.com/aws-neuron/neuronx-distributed, whose files have thes
 import sys
 from types import ModuleType
 
-from neuronx_distributed import pipeline, trainer  # both are reached as attributes
+from neuronx_distributed import pipeline, trainer  # both are used as attributes
 
-# Asked for a model to train, optimum-neuron imports those of inference, too, which need a compiler's kernels.
+# For a training model, optimum-neuron also imports its inference models, which require the compiler's kernels.
 _INFERENCE = "optimum.neuron.models.inference.auto_models"
 sys.modules.setdefault(_INFERENCE, ModuleType(_INFERENCE))
 

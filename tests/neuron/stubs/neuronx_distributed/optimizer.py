@@ -1,4 +1,4 @@
-"""ZeRO-1: each data-parallel rank updates a part of the parameters. Here each updates them all, to the same result.
+"""Stub of ZeRO-1: instead of its shard, each data-parallel rank updates all parameters, with the same result.
 
 The real one keeps fp32 copies of bf16 parameters; here a parameter is updated in its own type.
 """
@@ -13,7 +13,7 @@ from neuronx_distributed.parallel_layers.grads import bucket_allreduce_gradients
 class NeuronZero1Optimizer(torch.optim.Optimizer):
     def __init__(self, params, optimizer_class, grad_clipping=True, max_norm=None, **config):
         super().__init__(params, {})
-        # Both hold the same groups, so that a scheduler of the one sets the other's rate.
+        # Both share the parameter groups, so that a scheduler of one sets the learning rate of the other.
         self.base_optimizer = optimizer_class(self.param_groups)
         self.base_optimizer.param_groups = self.param_groups
         self.grad_clipping, self.max_norm, self._grad_norm = grad_clipping, max_norm, None

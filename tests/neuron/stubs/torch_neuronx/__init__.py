@@ -1,5 +1,5 @@
-"""torch_neuronx as far as optimum-neuron's training imports it."""
+"""Stub of torch_neuronx, with what optimum-neuron's training imports."""
 
 
 class DataParallel:
-    """Of inference."""
+    """Used only for inference."""

@@ -1,4 +1,4 @@
-"""Which device this is."""
+"""The type of the device."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""torch_xla on a CPU: one device, and nothing that is compiled."""
+"""Stub of torch_xla for CPUs: one device, and no compilation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ones = torch.ones
 
 @functools.wraps(_ones)
 def _ones_on_cpu(*size, device=None, **kwargs):
-    """optimum-neuron makes its causal mask on the device "xla" by that name."""
+    """optimum-neuron creates its causal mask on the device named "xla"."""
     return _ones(*size, device="cpu" if device == "xla" else device, **kwargs)
 
 
@@ -23,5 +23,5 @@ torch.ones = _ones_on_cpu
 
 
 def sync(wait=False):
-    """As of torch_xla 2.8 the other name of `mark_step`."""
+    """Alias of `mark_step` since torch_xla 2.8."""
     mark_step(wait)

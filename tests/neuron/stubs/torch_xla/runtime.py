@@ -1,4 +1,4 @@
-"""Who this process is among the others, by the variables that torchrun sets."""
+"""This process's rank and the world size, from torchrun's variables."""
 
 from __future__ import annotations
 

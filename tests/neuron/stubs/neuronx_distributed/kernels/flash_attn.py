@@ -1,4 +1,4 @@
-"""Attention of the device's kernels, which a CPU has not: recipes for it say `eager`."""
+"""Stub of the device's attention kernel, which does not exist for CPUs: tests use `eager`."""
 
 from __future__ import annotations
 

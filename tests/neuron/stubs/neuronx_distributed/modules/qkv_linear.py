@@ -1,4 +1,4 @@
-"""The projection to queries, keys and values whose keys and values are replicated to as many ranks as there are."""
+"""The projection to queries, keys and values, which replicates keys and values to all ranks."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class GQAQKVColumnParallelLinear(nn.Module):
         lengths = (self.q_output_size_per_partition, *[self.kv_output_size_per_partition] * 2)
         weights = [parallel_weight((length, input_size), 0, 1, dtype, device, init_method) for length in lengths]
         if fuse_qkv:
-            # The fused weight is a new parameter: the marks of its parts are lost on it.
+            # The fused weight is a new parameter without the sharding attributes of its parts.
             self.weight_qkv = nn.Parameter(torch.cat([weight.detach() for weight in weights]))
         else:
             self.weight_q, self.weight_k, self.weight_v = weights

@@ -1,4 +1,4 @@
-"""Gradients: their mean over the data-parallel ranks, and their norm."""
+"""Mean of gradients over data-parallel ranks, and their norm."""
 
 from __future__ import annotations
 

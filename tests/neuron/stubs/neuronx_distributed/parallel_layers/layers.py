@@ -1,4 +1,4 @@
-"""Layers whose weights are cut: real shapes and marks at any size, and a forward pass at size 1."""
+"""Layers with sharded weights: shapes and attributes are real at any size; the forward pass works at size 1."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from neuronx_distributed.parallel_layers.utils import divide, set_tensor_model_p
 
 
 def create_local_weight(full_weight, partition_dim, per_partition_size, stride, out_weight=None):
-    """This rank's part: of every stride its piece, one after another."""
+    """This rank's shard: its pieces of all strides, concatenated."""
     pieces = torch.split(full_weight, divide(per_partition_size, stride), dim=partition_dim)
     mine = pieces[get_tensor_model_parallel_rank() :: get_tensor_model_parallel_size()]
     with torch.no_grad():
@@ -24,7 +24,7 @@ def create_local_weight(full_weight, partition_dim, per_partition_size, stride, 
 
 
 def parallel_weight(shape, dim, stride, dtype, device, init_method):
-    """A cut weight with the marks that say how; on the device "meta" it is not initialized."""
+    """A sharded weight with its sharding attributes; not initialized on the device "meta"."""
     weight = nn.Parameter(torch.empty(shape, dtype=dtype, device=device))
     if weight.device.type != "meta":
         (init_method or _init_as_linear)(weight)
@@ -38,7 +38,7 @@ def _init_as_linear(weight):
 
 
 def forward_alone():
-    """One process holds a part of the weights when it plays a rank: it cannot compute with it."""
+    """A process that simulates a rank has only that rank's shard and cannot compute with it."""
     if get_tensor_model_parallel_size() > 1:
         raise NotImplementedError("A process that plays a rank cannot run the model")
 

@@ -1,4 +1,4 @@
-"""Communication between the ranks that share a layer; alone there is none."""
+"""Communication between tensor-parallel ranks; no-ops for a single process."""
 
 from __future__ import annotations
 

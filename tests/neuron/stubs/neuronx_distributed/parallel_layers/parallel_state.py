@@ -1,8 +1,8 @@
-"""How processes share a model; and `playing`, by which one process is any rank of any size.
+"""Parallel sizes and ranks; `simulated_rank` makes one process act as any rank of any size.
 
-One process cannot compute what several would. So when it is asked for several ranks it stays at size 1, remembers in
-`asked` what it was asked for, and trains; to make and save the shards of more ranks it plays them one after another.
-Several processes (torchrun) are data-parallel to each other.
+One process cannot compute for several ranks. If several are requested, it trains at size 1 and keeps the sizes in
+`requested`; to make and save the shards of several ranks, it simulates one after another. Several processes of torchrun
+are data-parallel.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch_xla import runtime
 
 @dataclass(frozen=True)
 class Place:
-    """One rank among those that share the model."""
+    """One model-parallel rank."""
 
     tensor_size: int = 1
     tensor_rank: int = 0
@@ -25,7 +25,7 @@ class Place:
 
 
 class _Group:
-    """A group of which no other process is there: layers ask it for sizes alone."""
+    """A process group without other processes; layers use only its size and rank."""
 
     def __init__(self, size, rank):
         self._size, self._rank = size, rank
@@ -37,13 +37,13 @@ class _Group:
         return self._rank
 
 
-asked = Place()
+requested = Place()
 _place = None
 
 
 @contextmanager
-def playing(tensor_size=1, tensor_rank=0, pipeline_size=1, pipeline_rank=0):
-    """Be this rank for a while."""
+def simulated_rank(tensor_size=1, tensor_rank=0, pipeline_size=1, pipeline_rank=0):
+    """Act as this rank within the block."""
     global _place
     before, _place = _place, Place(tensor_size, tensor_rank, pipeline_size, pipeline_rank)
     try:
@@ -53,8 +53,8 @@ def playing(tensor_size=1, tensor_rank=0, pipeline_size=1, pipeline_rank=0):
 
 
 def initialize_model_parallel(tensor_model_parallel_size=1, pipeline_model_parallel_size=1, **kwargs):
-    global asked, _place
-    asked = Place(tensor_model_parallel_size, 0, pipeline_model_parallel_size, 0)
+    global requested, _place
+    requested = Place(tensor_model_parallel_size, 0, pipeline_model_parallel_size, 0)
     _place = Place()
 
 
@@ -63,8 +63,8 @@ def model_parallel_is_initialized():
 
 
 def destroy_model_parallel():
-    global asked, _place
-    asked, _place = Place(), None
+    global requested, _place
+    requested, _place = Place(), None
 
 
 def _current():

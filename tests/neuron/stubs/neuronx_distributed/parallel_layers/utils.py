@@ -1,4 +1,4 @@
-"""Sizes, marks of cut weights, and moves between devices of which there is one."""
+"""Sizes, attributes of sharded weights, and moves between devices, of which there is only one."""
 
 from __future__ import annotations
 

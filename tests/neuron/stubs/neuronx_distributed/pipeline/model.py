@@ -1,4 +1,4 @@
-"""Which parameters each pipeline rank has; it runs no pipeline."""
+"""Assigns parameters to pipeline ranks; does not run a pipeline."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from neuronx_distributed.parallel_layers.parallel_state import (
 )
 from neuronx_distributed.pipeline.partition import create_partitions
 
-trace_model = None  # optimum-neuron puts its own here
+trace_model = None  # replaced by optimum-neuron
 
 
 class NxDPPModel(nn.Module):
@@ -26,7 +26,7 @@ class NxDPPModel(nn.Module):
             return getattr(self.original_torch_module, name)
 
     def local_state_dict(self, *args, **kwargs):
-        """What comes before the first layer is the first rank's, what comes after the last one the last rank's."""
+        """Modules before the first layer belong to the first rank, modules after the last layer to the last rank."""
         state = self.original_torch_module.state_dict(*args, **kwargs)
         size, rank = get_pipeline_model_parallel_size(), get_pipeline_model_parallel_rank()
         ends = [self._layers.index(cut) + 1 for cut in create_partitions(size, self._layers)]

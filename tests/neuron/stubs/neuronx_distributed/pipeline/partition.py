@@ -1,10 +1,10 @@
-"""Where a pipeline is cut: evenly, and what is left over goes to the later ranks."""
+"""Splits a pipeline evenly; later ranks get the remaining layers."""
 
 from __future__ import annotations
 
 
 def create_partitions(pipeline_parallel_size, model_layer_names):
-    """The last layer of every rank but the last one."""
+    """The last layer of each rank except the last rank."""
     each, left = divmod(len(model_layer_names), pipeline_parallel_size)
     cuts, end = [], 0
     for rank in range(pipeline_parallel_size - 1):

@@ -1,4 +1,4 @@
-"""Tracing a model into stages, which is not done here: classes to derive from."""
+"""Base classes for tracing a model into stages, which is not implemented."""
 
 from __future__ import annotations
 

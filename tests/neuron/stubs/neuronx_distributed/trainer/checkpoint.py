@@ -1,6 +1,6 @@
-"""Saving a rank's part: the same files, markers and pickled classes as the real one's.
+"""Saves a rank's shard with the same files, markers and pickled classes as the real library.
 
-Every rank calls it, one after another here: the marker `done` comes with the first rank already.
+All ranks call it one after another, so that the first rank already writes the marker `done`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from neuronx_distributed.parallel_layers.parallel_state import (
     get_tensor_model_parallel_rank,
 )
 
-g_iostate = None  # of asynchronous saves, which are not imitated
+g_iostate = None  # for asynchronous saves, which are not implemented
 
 
 def save_checkpoint(

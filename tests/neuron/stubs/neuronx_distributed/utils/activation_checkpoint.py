@@ -1,4 +1,4 @@
-"""Of models that are not optimum-neuron's own."""
+"""Used only for models outside optimum-neuron."""
 
 from __future__ import annotations
 

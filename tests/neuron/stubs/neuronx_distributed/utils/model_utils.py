@@ -1,4 +1,4 @@
-"""What of the device a model is moved to."""
+"""The type of the device that a model is moved to."""
 
 from __future__ import annotations
 

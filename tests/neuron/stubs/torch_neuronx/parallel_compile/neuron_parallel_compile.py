@@ -1,4 +1,4 @@
-"""The tool that compiles what a launch would run; tests have a script for it."""
+"""The tool that compiles a launch's graphs; tests replace it by a script."""
 
 import logging
 

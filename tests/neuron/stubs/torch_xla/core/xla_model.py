@@ -1,4 +1,4 @@
-"""What imitates `torch_xla.core.xla_model`: steps, closures that run at their end, collectives over torch's groups.
+"""Stub of `torch_xla.core.xla_model`: steps, step closures, and collectives over torch's process groups.
 
 Source: https://github.com/pytorch/xla/blob/v2.8.0/torch_xla/core/xla_model.py
 """
@@ -29,7 +29,7 @@ def send_cpu_data_to_device(datas, device, input_sharding=None):
 
 
 def add_step_closure(closure, args=(), run_async=False):
-    """What is added runs at the end of the step, not at once."""
+    """Run the closure at the end of the step."""
     _step_closures.append((closure, args))
 
 
@@ -40,7 +40,7 @@ def mark_step(wait=False, reset_scope=True):
 
 
 def set_rng_state(seed, device=None):
-    """The device draws of numbers of its own, which begin at a seed."""
+    """Seed the device's random number generator."""
     torch.manual_seed(seed)
 
 
@@ -63,7 +63,7 @@ def rendezvous(tag, payload=b"", replicas=()):
 
 
 def all_reduce(reduce_type, inputs, scale=1.0, groups=None, cctx=None, pin_layout=True):
-    """Of one tensor a new one; of a list in place."""
+    """Return a new tensor for one tensor; reduce a list in place."""
     tensors = [inputs.clone()] if isinstance(inputs, torch.Tensor) else inputs
     for tensor in tensors:
         if _has_others(groups):
@@ -91,7 +91,7 @@ def save(data, file_or_path, master_only=True, global_master=False):
 
 
 class ToXlaTensorArena:
-    """Rewrites the selected objects of nested containers, all of them by one call."""
+    """Converts the selected objects in nested containers with one call."""
 
     def __init__(self, convert_fn, select_fn):
         self._convert, self._select = convert_fn, select_fn

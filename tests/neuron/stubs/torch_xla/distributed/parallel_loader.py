@@ -1,4 +1,4 @@
-"""Loaders that bring batches to the device: here there is nothing to bring."""
+"""Loaders that move batches to the device; no-ops on a CPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The backend `xla` of torch.distributed; here it is gloo's."""
+"""The backend `xla` of torch.distributed, implemented with gloo."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ if not hasattr(dist.Backend, "XLA_ON_CPU"):
     dist.Backend.register_backend("xla", _make, devices=["cpu"])
     dist.Backend.XLA_ON_CPU = True
 
-# optimum-neuron asks whether the world's group is of this class. torch wraps gloo's in its own.
+# optimum-neuron checks that the default group has this class; torch wraps gloo's group in its own class.
 ProcessGroupXla = dist.ProcessGroup

@@ -1,1 +1,1 @@
-"""Imported by accelerate; torchrun starts the processes here."""
+"""Imported by accelerate; not used, because torchrun starts the processes."""

@@ -1,4 +1,4 @@
-"""Recomputing instead of keeping activations: as torch's own, and like it reentrant unless told otherwise."""
+"""Activation checkpointing with torch's implementation, reentrant by default."""
 
 from __future__ import annotations
 

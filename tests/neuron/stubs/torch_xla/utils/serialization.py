@@ -1,4 +1,4 @@
-"""The names and the one class of torch_xla's serialization, "xser".
+"""The file names and the class of torch_xla's serialization format, "xser".
 
 Source: https://github.com/pytorch/xla/blob/v2.8.0/torch_xla/utils/serialization.py
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 
 class TensorReference:
-    """Stands in the saved object where a tensor was, which lies in a file of its own."""
+    """A placeholder in the saved object for a tensor in a separate file."""
 
     def __init__(self, tid):
         self.tid = tid
