@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.support.janitor import store_clock_shifter, skip_pointer_grace
+from tests.support.janitor import skip_pointer_grace, store_clock_shifter
 
 
 @pytest.fixture

@@ -33,16 +33,25 @@ def change(local_host: LocalHost, action: str, run_id: str = "manual", **fields:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"action": "deploy"}, "The action deploy needs model."),
-        ({"action": "deploy", "model": ""}, "The action deploy needs model."),
-        ({"action": "shift_traffic"}, "The action shift_traffic needs endpoint and percent."),
-        ({"action": "scale", "endpoint": "a"}, "The action scale needs replicas."),
-        ({"action": "stop", "endpoint": "a", "percent": 0}, "The action stop does nothing with percent."),
-        ({"action": "roll_back", "endpoint": "a", "model": "m"}, "The action roll_back does nothing with model."),
-        ({"action": "scale", "endpoint": "a", "replicas": 2, "version": 1}, "does nothing with version"),
-        ({"action": "deploy", "model": "m", "percent": 0}, "A version without requests is not deployed."),
-        ({"action": "deploy", "model": "m", "replicas": 3}, "replicas makes a share, but percent asks for none"),
-        ({"action": "shift_traffic", "endpoint": "a", "percent": 100, "replicas": 3}, "percent asks for none"),
+        ({"action": "deploy"}, "The action deploy requires model."),
+        ({"action": "deploy", "model": ""}, "The action deploy requires model."),
+        ({"action": "shift_traffic"}, "The action shift_traffic requires endpoint and percent."),
+        ({"action": "scale", "endpoint": "a"}, "The action scale requires replicas."),
+        ({"action": "stop", "endpoint": "a", "percent": 0}, "The action stop does not accept percent."),
+        ({"action": "roll_back", "endpoint": "a", "model": "m"}, "The action roll_back does not accept model."),
+        ({"action": "scale", "endpoint": "a", "replicas": 2, "version": 1}, "does not accept version"),
+        (
+            {"action": "deploy", "model": "m", "percent": 0},
+            "A version cannot be deployed with 0 percent of the requests.",
+        ),
+        (
+            {"action": "deploy", "model": "m", "replicas": 3},
+            "replicas applies only to a canary, but percent is not between 1 and 99",
+        ),
+        (
+            {"action": "shift_traffic", "endpoint": "a", "percent": 100, "replicas": 3},
+            "percent is not between 1 and 99",
+        ),
         ({"action": "explode"}, "action"),
         ({"action": "deploy", "model": "m", "percent": 101}, "percent"),
         ({"action": "scale", "endpoint": "Not A Name", "replicas": 1}, "endpoint is 'Not A Name', but must match"),
@@ -114,7 +123,7 @@ def test_a_version_can_be_deployed_to_another_endpoint(local_host: LocalHost):
 
 @pytest.mark.parametrize(
     ("fields", "message"),
-    [({"model": "tiny", "version": 7}, "no version 7"), ({"model": "missing"}, "There is no model missing")],
+    [({"model": "tiny", "version": 7}, "no version 7"), ({"model": "missing"}, "has no model missing")],
 )
 def test_an_unregistered_model_or_version_is_refused(local_host: LocalHost, fields: dict[str, Any], message: str):
     register(local_host, "m1")
@@ -134,6 +143,6 @@ def test_an_unregistered_model_or_version_is_refused(local_host: LocalHost, fiel
     ],
 )
 def test_actions_that_need_a_cluster_are_refused_locally(local_host: LocalHost, action: str, fields: dict[str, Any]):
-    with pytest.raises(AirsmithError, match="takes a cluster") as refused:
+    with pytest.raises(AirsmithError, match="requires a cluster") as refused:
         change(local_host, action, **fields)
     assert refused.value.kind is ErrorKind.BAD_RECIPE

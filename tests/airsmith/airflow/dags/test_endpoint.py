@@ -85,7 +85,7 @@ def test_the_form_refuses_invalid_values(dag: DAG, field: str, value: object):
 
 
 def test_a_missing_value_is_reported_with_the_fields_to_fill_in(dag: DAG):
-    with pytest.raises(BadRecipeError, match=r"The action scale needs replicas\. Fill in endpoint, replicas\."):
+    with pytest.raises(BadRecipeError, match=r"The action scale requires replicas\. Fill in endpoint, replicas\."):
         execute(dag, action="scale", endpoint="tickets")
 
 
@@ -100,6 +100,6 @@ def test_the_smoke_test_is_skipped_if_nothing_is_deployed(dag: DAG, settings: Se
 def test_killing_the_task_interrupts_only_a_running_change(dag: DAG, monkeypatch: pytest.MonkeyPatch):
     change = dag.get_task("change")
     monkeypatch.setattr("airsmith.airflow.dags.endpoint.make_change", lambda *_: change.on_kill())
-    with pytest.raises(StageInterruptedError, match="told to stop"):
+    with pytest.raises(StageInterruptedError, match="The change was interrupted"):
         execute(dag, action="stop", endpoint="tickets")
     change.on_kill()
