@@ -106,12 +106,12 @@ def deployed(artifacts: ModelArtifacts) -> Callable[..., Run]:
     """Creates a run whose endpoint has the given address."""
     merged, numbers = None, itertools.count()
 
-    def run(address: str, prompts: list[dict[str, Any]] = PROMPTS, deployment: str = "d-1") -> Run:
+    def run(address: str, prompts: list[dict[str, Any]] = PROMPTS, revision: str = "d-1") -> Run:
         nonlocal merged
         if merged is None:
             artifacts.base_model("merged")
             merged = artifacts.publish("model", "merged", artifacts.folder / "merged")
-        record = Revision(engine="vllm", address=address, model_name="tiny", model_uri=merged.folder, id=deployment)
+        record = Revision(engine="vllm", address=address, model_name="tiny", model_uri=merged.folder, id=revision)
         record_current(artifacts.store, "tiny", record)
         run = artifacts.new_run(evaluate=artifacts.evaluation(f"evaluation-{next(numbers)}", prompts))
         point_to(run, "deploy", Output("endpoint", "d-1", "endpoints/tiny.json", True))

@@ -148,7 +148,7 @@ def test_scaling_changes_the_number_of_servers(
     assert [found.spec.replicas for found in running(served)] == [2]
 
     scaled = airsmith(installation, "scale", served.name, "1")
-    assert scaled.stdout == f"{served.name} has 1 server.\n", scaled.stderr
+    assert scaled.stdout == f"{served.name} has 1 replica.\n", scaled.stderr
     assert served.servers() == {first: 1}
     assert served.answers(requests=20) == {first: 20}
 
@@ -168,7 +168,7 @@ def running(endpoint: EndpointDag) -> list[kubernetes.client.V1Deployment]:
 
 def test_a_concurrent_deployment_is_not_rolled_back(served: EndpointDag, first: int):
     settings = Settings(kubernetes=KubernetesSettings(namespace=served.cluster.namespace))
-    with pytest.raises(AirsmithError, match="has come to serve something else meanwhile"):
+    with pytest.raises(AirsmithError, match="no longer serves revision"):
         roll_back(served.store, served.name, settings, cluster_client(), failed="another server")
     assert served.servers() == {first: 1}
 
@@ -186,7 +186,7 @@ def gateway(cluster: Cluster) -> str:
 
 @pytest.mark.parametrize(
     ("gateway_name", "message"),
-    [(GATEWAY, "refuses the route of lost: BackendNotFound"), ("nowhere/none", "has looked at")],
+    [(GATEWAY, "rejects HTTPRoute lost: BackendNotFound"), ("nowhere/none", "No controller of Gateway")],
 )
 def test_a_route_that_no_gateway_accepts_is_reported(
     gateway: str, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, gateway_name: str, message: str
@@ -241,7 +241,7 @@ def test_a_stopped_endpoint_leaves_no_object_and_rejects_changes(served: Endpoin
         assert "Deploy" in served.log()
     refused = airsmith(installation, "roll-back", served.name)
     assert refused.returncode == 1
-    assert "The cluster holds nothing that endpoint parrot served before" in refused.stderr
+    assert "The cluster has no previous revision of endpoint parrot" in refused.stderr
     assert served.trigger("stop") == CHANGED
     assert "was not running" in served.log()
     assert not objects(served)

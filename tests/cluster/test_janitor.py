@@ -124,8 +124,8 @@ def test_an_abandoned_upload_is_aborted(installation: Installation, monkeypatch:
     client.upload_part(Bucket=BUCKET, Key=key, UploadId=upload, PartNumber=1, Body=b"x" * 1000)
     real = inventory.store_time
     monkeypatch.setattr(inventory, "store_time", lambda store: real(store) + timedelta(hours=25))
-    sections = tidy_store(installation.store, JanitorSettings(), lambda runs, now: (), told=("uploads",))
-    (removed,) = next(section.removed for section in sections if section.kind == "uploads")
+    sections = tidy_store(installation.store, JanitorSettings(), lambda runs, now: (), kinds_to_delete=("uploads",))
+    (removed,) = next(section.deleted for section in sections if section.kind == "uploads")
     assert (removed.name, removed.size_bytes) == (path, 1000)
     assert not list(open_uploads(installation.store).list())
 
@@ -142,7 +142,7 @@ def test_a_server_that_no_endpoint_records_is_deleted(installation: Installation
 
     def tidied(**grace: float) -> list[str]:
         found = tidy_endpoints(installation.store, cluster.namespace, timedelta(**grace), ("endpoints",), client)
-        return [server.name for server in found.removed]
+        return [server.name for server in found.deleted]
 
     assert tidied(hours=1) == []
     assert tidied(seconds=-5) == ["stray"]
@@ -193,7 +193,7 @@ def test_an_orphaned_job_is_removed_with_its_pods_and_others_stay(
     def removed() -> list[tuple[str, str]]:
         states = {"waiting": {"train": "running"}}
         section = pods.tidy_pods(cluster.namespace, "here", lambda dag_id, run_ids: states, client)
-        return [(garbage.name, garbage.reason) for garbage in section.removed]
+        return [(garbage.name, garbage.reason) for garbage in section.deleted]
 
     orphan = (made["deleted"], "run deleted of many was deleted in Airflow")
     assert removed() == [orphan]

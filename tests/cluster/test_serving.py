@@ -149,7 +149,7 @@ def test_a_model_damaged_in_the_store_is_not_served(models: TrainedModels, caplo
     error = deployment_error(models, run)
     assert error.kind is ErrorKind.VERIFICATION_FAILED
     assert "tokenizer_config.json" in error.message
-    assert "The end of the log of fetch in tide-" in caplog.text
+    assert "Last log lines of container fetch in pod tide-" in caplog.text
 
 
 @pytest.mark.long

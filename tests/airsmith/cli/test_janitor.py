@@ -1,4 +1,4 @@
-"""`airsmith janitor` reports what is unused, and removes the kinds given by `--delete`."""
+"""`airsmith janitor` reports what is unused, and deletes the kinds given by `--delete`."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ def test_the_report_lists_names_ages_and_sizes(configured_store: Store, advance_
     advance_clock(days=100)
     result = CliRunner().invoke(app, ["janitor"])
     assert result.exit_code == 0
-    assert "Half-published folders: would remove 1 (2 objects), 8 B" in result.output
+    assert "Half-published folders: would delete 1 (2 objects), 8 B" in result.output
     assert "  artifacts/model/aa/attempt=lost: never published, last written 100 days ago, 8 B" in result.output
-    assert "Unused artifacts: would remove 1 (3 objects)" in result.output
+    assert "Unused artifacts: would delete 1 (3 objects)" in result.output
     assert "Old checkpoints: none" in result.output
     assert has_objects(configured_store, "artifacts/model/aa")
 
 
-def test_the_kinds_given_by_delete_are_removed(configured_store: Store, advance_clock: Callable[..., None]) -> None:
+def test_the_kinds_given_by_delete_are_deleted(configured_store: Store, advance_clock: Callable[..., None]) -> None:
     write_unpublished(configured_store, "artifacts/model/aa")
     publish_artifact(configured_store, "tokens", "bb")
     advance_clock(days=100)
     result = CliRunner().invoke(app, ["janitor", "--delete", "unfinished", "--delete", "caches"])
-    assert "Half-published folders: removed 1 (2 objects), 8 B" in result.output
+    assert "Half-published folders: deleted 1 (2 objects), 8 B" in result.output
     assert not has_objects(configured_store, "artifacts")
 
 
-def test_an_unfinished_run_counts_as_alive(configured_store: Store, advance_clock: Callable[..., None]) -> None:
+def test_an_unfinished_run_counts_as_active(configured_store: Store, advance_clock: Callable[..., None]) -> None:
     new_run(configured_store, "started")
     advance_clock(days=29)
     assert CliRunner().invoke(app, ["janitor"]).exit_code == 0

@@ -53,11 +53,11 @@ def test_plan_needs_neither_a_cluster_nor_a_model(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("AIRSMITH_HUB_ENDPOINT", "http://127.0.0.1:9")
     result = airsmith("plan", "dags/recipes/ticket-triage.yaml", "--model-config", "setup.cfg")
     assert result.returncode == 1
-    assert "setup.cfg is no JSON" in result.stderr
+    assert "setup.cfg is not valid JSON" in result.stderr
     result = airsmith("plan", "ticket-triage")
     assert result.returncode == 0, result.stderr
     assert "Memory: unknown." in result.stdout
-    assert "USD for each hour of training" in result.stdout
+    assert "USD per hour of training" in result.stdout
 
 
 def test_a_missing_library_is_reported_with_the_command_that_installs_it() -> None:

@@ -114,12 +114,12 @@ def server(endpoint: str, revision: str, *, hours: float = 48, store: str = STOR
 
 
 def endpoint(name: str, current: str, *history: str, canary: str | None = None) -> Endpoint:
-    def revision(deployment: str) -> Revision:
-        return new_revision(name, id=deployment, namespace="n")
+    def revision(revision_id: str) -> Revision:
+        return new_revision(name, id=revision_id, namespace="n")
 
     return Endpoint(
-        **revision(current).model_dump(),
         name=name,
+        current=revision(current),
         history=tuple(map(revision, history)),
         canary=None if canary is None else revision(canary),
         updated_at=NOW,

@@ -12,7 +12,7 @@ from airsmith.contracts.run import Run
 from airsmith.contracts.stages import STAGES
 from airsmith.pipeline.plan import make_plan
 from airsmith.recipe import Recipe
-from tests.support.janitor import only_alive, tidy
+from tests.support.janitor import only_active, tidy
 from tests.support.runs import finish_stages, new_run, publish_artifact, publish_checkpoint
 
 AdvanceClock = Callable[..., None]
@@ -44,7 +44,7 @@ def test_a_live_run_keeps_its_partial_cache_and_its_checkpoints(store: Store, ad
     kept = [publish_checkpoint(store, key_of(run, stage), 5) for stage in ("compile", "train")]
     unused = publish_checkpoint(store, "f" * 64, 5)
     advance_clock(days=100)
-    assert [one.name for one in tidy(store, only_alive(run))["checkpoints"].removed] == [unused]
+    assert [one.name for one in tidy(store, only_active(run))["checkpoints"].deleted] == [unused]
     for folder in kept:
         assert open_artifact(store, folder) is not None
 
@@ -60,4 +60,4 @@ def test_a_partial_cache_is_removed_sooner_if_the_complete_one_exists(
     advance_clock(days=6)
     assert not tidy(store)["checkpoints"].found
     advance_clock(days=8)
-    assert [one.name for one in tidy(store)["checkpoints"].removed] == [partial]
+    assert [one.name for one in tidy(store)["checkpoints"].deleted] == [partial]

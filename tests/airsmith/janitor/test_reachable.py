@@ -14,7 +14,7 @@ from airsmith.artifacts.read import open_artifact
 from airsmith.artifacts.store import Store
 from airsmith.contracts.run import Run
 from airsmith.registry import ModelVersionDraft, record_canary, record_current, register_version
-from tests.support.janitor import only_alive, paths_under, tidy
+from tests.support.janitor import only_active, paths_under, tidy
 from tests.support.recipes import pinned_recipe
 from tests.support.registry import new_revision
 from tests.support.runs import (
@@ -70,7 +70,7 @@ def test_exactly_the_unreachable_objects_are_removed(
         orphan = publish_checkpoint(store, "unused", 5)
         objects_before = {folder: paths_under(store, folder) for folder in (*in_use, *checkpoints.values())}
 
-        tidy(store, only_alive(*live_runs))
+        tidy(store, only_active(*live_runs))
 
         for folder, before in objects_before.items():
             left = paths_under(store, folder)

@@ -17,7 +17,7 @@ from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.janitor.inventory import Folder, list_records
 from airsmith.janitor.runs import KnownRun, active_in_airflow, active_in_store
 from airsmith.registry import ModelVersionDraft, record_canary, record_current, register_version
-from tests.support.janitor import has_objects, only_alive, paths_under, tidy
+from tests.support.janitor import has_objects, only_active, paths_under, tidy
 from tests.support.recipes import pinned_recipe
 from tests.support.registry import new_revision
 from tests.support.runs import (
@@ -71,7 +71,7 @@ def test_an_unpublished_folder_is_removed_after_the_grace_period(store: Store, a
     write_unpublished(store, "artifacts/tokens/aa")
     write_unpublished(store, "checkpoints/key/5")
     advance_clock(hours=25)
-    (one, other) = tidy(store)["unfinished"].removed
+    (one, other) = tidy(store)["unfinished"].deleted
     assert (one.name, one.size_bytes) == ("artifacts/tokens/aa/attempt=lost", 8)
     assert other.name == "checkpoints/key/5/attempt=lost"
     assert not has_objects(store, "artifacts")
@@ -94,8 +94,8 @@ def test_an_unpublished_output_of_a_live_run_is_kept_at_any_age(store: Store, ad
     tokens = stage_digest(STAGES["tokenize"], spec, run.input_pointers(STAGES["tokenize"]))
     write_unpublished(store, f"artifacts/tokens/{tokens}")
     advance_clock(days=100)
-    assert not tidy(store, only_alive(run))["unfinished"].found
-    assert tidy(store, only_alive())["unfinished"].removed
+    assert not tidy(store, only_active(run))["unfinished"].found
+    assert tidy(store, only_active())["unfinished"].deleted
 
 
 def test_a_live_run_keeps_outputs_reusable_artifacts_and_checkpoints(store: Store, advance_clock: AdvanceClock) -> None:
@@ -106,7 +106,7 @@ def test_a_live_run_keeps_outputs_reusable_artifacts_and_checkpoints(store: Stor
     own_checkpoint = publish_checkpoint(store, train_key(run), 5)
     everything = paths_under(store, "artifacts")
     advance_clock(days=100)
-    assert not tidy(store, only_alive(run, again))["caches"].found
+    assert not tidy(store, only_active(run, again))["caches"].found
     assert paths_under(store, "artifacts") == everything
     assert open_artifact(store, own_checkpoint) is not None
 
@@ -126,7 +126,7 @@ def test_artifacts_of_versions_and_endpoints_are_kept(store: Store, advance_cloc
     record_current(store, "tickets", new_revision("tickets", base, adapters={"beside": beside}))
     record_canary(store, "tickets", new_revision("tickets", canary), 10)
     advance_clock(days=1000)
-    assert [one.name for one in tidy(store)["caches"].removed] == [unused]
+    assert [one.name for one in tidy(store)["caches"].deleted] == [unused]
     for folder in (model, adapter, base, evaluation, previous, canary, beside, compiled):
         assert open_artifact(store, folder) is not None
 
@@ -136,7 +136,7 @@ def test_an_artifact_of_a_finished_run_is_kept_for_30_days(store: Store, advance
     advance_clock(days=29)
     assert not tidy(store)["caches"].found
     advance_clock(days=31)
-    assert len(tidy(store)["caches"].removed) == 2
+    assert len(tidy(store)["caches"].deleted) == 2
 
 
 def test_checkpoints_of_a_finished_training_are_removed_sooner(store: Store, advance_clock: AdvanceClock) -> None:
@@ -150,11 +150,11 @@ def test_checkpoints_of_a_finished_training_are_removed_sooner(store: Store, adv
     advance_clock(days=6)
     assert not tidy(store)["checkpoints"].found
     advance_clock(days=8)
-    assert [(one.name, one.reason.split(",")[0]) for one in tidy(store)["checkpoints"].removed] == [
-        (finished, "training done")
+    assert [(one.name, one.reason.split(",")[0]) for one in tidy(store)["checkpoints"].deleted] == [
+        (finished, "training finished")
     ]
     advance_clock(days=31)
-    assert [one.name for one in tidy(store)["checkpoints"].removed] == [resumable]
+    assert [one.name for one in tidy(store)["checkpoints"].deleted] == [resumable]
 
 
 def test_a_run_that_starts_during_the_removal_keeps_what_it_reuses(
@@ -177,7 +177,7 @@ def test_a_run_that_starts_during_the_removal_keeps_what_it_reuses(
     monkeypatch.setattr("airsmith.janitor.reap.time.sleep", start_run)
     removed = tidy(store, lambda runs, now: {run.path for run in started}, kinds_to_delete=("caches",))[
         "caches"
-    ].removed
+    ].deleted
     assert [one.name for one in removed] == [unused]
     for stage in TRAINED:
         pointer = started[0].pointer(stage)

@@ -101,7 +101,7 @@ def test_a_staging_file_of_a_dead_writer_is_removed(tmp_path: Any, advance_clock
         store.upload(f"{ATTEMPT}/weights", fail_midway())
     assert isinstance(store.objects, Folder)
     advance_clock(hours=25)
-    (removed,) = tidy(store)["uploads"].removed
+    (removed,) = tidy(store)["uploads"].deleted
     assert removed.name == f"{ATTEMPT}/{STAGING_PREFIX}kept"
     assert not (tmp_path / "store" / "artifacts").exists()
 

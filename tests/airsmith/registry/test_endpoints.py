@@ -32,7 +32,7 @@ def test_an_endpoint_round_trips(store: Store):
     written = record_current(store, "tiny", revision("d1"))
     assert read_endpoint(store, "tiny") == written
     assert written.previous is None
-    assert (written.name, written.id, written.process) == ("tiny", "d1", revision("d1").process)
+    assert (written.name, written.current.id, written.current.process) == ("tiny", "d1", revision("d1").process)
 
 
 def test_the_history_keeps_earlier_revisions(store: Store):
@@ -44,7 +44,7 @@ def test_the_history_keeps_earlier_revisions(store: Store):
 
 def test_current_and_canary_are_found_by_their_id(store: Store):
     record_current(store, "tiny", revision("d1"))
-    shared = record_canary(store, "tiny", revision("d2"), 25, beside="d1")
+    shared = record_canary(store, "tiny", revision("d2"), 25, expected="d1")
     assert shared.find("d1") == revision("d1")
     assert shared.find("d2") == revision("d2")
     assert shared.find("d3") is None
@@ -61,12 +61,12 @@ def test_a_promoted_canary_has_no_share(store: Store):
 
 @pytest.mark.parametrize("update", [record_canary, record_replicas])
 def test_an_update_based_on_an_outdated_revision_is_refused(store: Store, update: Callable[..., Endpoint]):
-    arguments, of = ((revision("d3"), 10), "beside") if update is record_canary else ((5,), "of")
-    with pytest.raises(AirsmithError, match="There is no endpoint tiny"):
-        update(store, "tiny", *arguments, **{of: "d1"})
+    arguments = (revision("d3"), 10) if update is record_canary else (5,)
+    with pytest.raises(AirsmithError, match="Endpoint tiny does not exist"):
+        update(store, "tiny", *arguments, expected="d1")
     before = record_current(store, "tiny", revision("d2"))
-    with pytest.raises(AirsmithError, match="serve something else meanwhile") as refused:
-        update(store, "tiny", *arguments, **{of: "d1"})
+    with pytest.raises(AirsmithError, match="Another deploy changed the current revision") as refused:
+        update(store, "tiny", *arguments, expected="d1")
     assert refused.value.kind is ErrorKind.INTERRUPTED
     assert read_endpoint(store, "tiny") == before
 
@@ -95,7 +95,7 @@ def test_endpoints_are_listed_by_name(store: Store):
 
 def test_an_incompatible_record_is_reported_and_kept(store: Store):
     store.write("endpoints/tiny.json", b'{"engine": "vllm"}')
-    with pytest.raises(AirsmithError, match=r"endpoints/tiny\.json is no Endpoint") as refused:
+    with pytest.raises(AirsmithError, match=r"endpoints/tiny\.json is not a valid Endpoint") as refused:
         record_current(store, "tiny", revision("d1"))
     assert refused.value.kind is ErrorKind.VERIFICATION_FAILED
     assert store.read("endpoints/tiny.json") == b'{"engine": "vllm"}'
@@ -103,8 +103,8 @@ def test_an_incompatible_record_is_reported_and_kept(store: Store):
 
 def test_a_store_that_honors_no_conditional_put_is_reported(store: Store, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(Store, "swap", lambda *_: False)
-    monkeypatch.setattr("airsmith.registry.swapping._LONGEST_PAUSE_SECONDS", 0)
-    with pytest.raises(AirsmithError, match="in each of 100 tries") as refused:
+    monkeypatch.setattr("airsmith.registry.compare_and_swap._MAX_PAUSE_SECONDS", 0)
+    with pytest.raises(AirsmithError, match="in each of 100 attempts") as refused:
         record_current(store, "tiny", revision("d1"))
     assert refused.value.kind is ErrorKind.STORE_UNAVAILABLE
     assert "conditional puts" in refused.value.hint

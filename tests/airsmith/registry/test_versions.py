@@ -67,7 +67,7 @@ def test_other_names_and_unknown_objects_are_not_listed(store: Store):
 def test_a_missing_version_is_reported_with_the_existing_ones(store: Store):
     with pytest.raises(AirsmithError, match="has no version 1") as refused:
         get_version(store, "tiny", 1)
-    assert (refused.value.kind, refused.value.hint) == (ErrorKind.NOT_FOUND, "It has none yet.")
+    assert (refused.value.kind, refused.value.hint) == (ErrorKind.NOT_FOUND, "Existing versions: none.")
     register_version(store, "tiny", version_draft("d1"))
     register_version(store, "tiny", version_draft("d2"))
     with pytest.raises(AirsmithError) as refused:
@@ -77,7 +77,7 @@ def test_a_missing_version_is_reported_with_the_existing_ones(store: Store):
 
 @pytest.mark.parametrize("name", ["", "Tiny", "-tiny", "../tiny", "a/b", "tiny\n", "a" * 64, "tiny model", "café"])
 def test_an_invalid_name_is_refused(store: Store, name: str):
-    with pytest.raises(AirsmithError, match="cannot name a model or an endpoint") as refused:
+    with pytest.raises(AirsmithError, match="is not a valid name of a model or an endpoint") as refused:
         register_version(store, name, version_draft())
     assert refused.value.kind is ErrorKind.BAD_RECIPE
     assert not list(store.list(""))
@@ -86,6 +86,6 @@ def test_an_invalid_name_is_refused(store: Store, name: str):
 @pytest.mark.parametrize("record", [b"", b"{}", b"\xff\xfe", b'{"digest": "d", "surprise": 1}'])
 def test_a_damaged_record_is_named(store: Store, record: bytes):
     store.write("models/tiny/1/version.json", record)
-    with pytest.raises(AirsmithError, match=r"models/tiny/1/version\.json is no ModelVersion") as refused:
+    with pytest.raises(AirsmithError, match=r"models/tiny/1/version\.json is not a valid ModelVersion") as refused:
         list_versions(store, "tiny")
     assert refused.value.kind is ErrorKind.VERIFICATION_FAILED

@@ -51,7 +51,7 @@ def test_an_answer_is_streamed_in_pieces(served: Endpoint):
 
 def test_the_curl_line_sends_its_prompt(served: Endpoint):
     words = shlex.split(curl_command(served, "What's up?\nGrüße"))
-    assert words[:3] == ["curl", "-s", f"{served.address}/v1/chat/completions"]
+    assert words[:3] == ["curl", "-s", f"{served.current.address}/v1/chat/completions"]
     request = json.loads(words[words.index("-d") + 1])
     assert request["messages"] == [{"role": "user", "content": "What's up?\nGrüße"}]
     answer = subprocess.run(words, capture_output=True, text=True, check=True)
@@ -59,17 +59,17 @@ def test_the_curl_line_sends_its_prompt(served: Endpoint):
 
 
 def test_an_unknown_model_name_is_refused_by_the_server(served: Endpoint):
-    other = served.model_copy(update={"model_name": "other"})
-    with pytest.raises(AirsmithError, match=r"Endpoint tiny at .* does not answer"):
+    other = served.with_current(model_name="other")
+    with pytest.raises(AirsmithError, match=r"Endpoint tiny at .* does not respond"):
         list(stream_answer(other, HELLO, max_tokens=2))
 
 
 def test_an_unreachable_endpoint_is_reported_with_a_remedy(tmp_path: Path):
     endpoint = record_endpoint(Store.open(f"file://{tmp_path}"), "tiny")
-    with pytest.raises(AirsmithError, match=r"Endpoint tiny at http://127\.0\.0\.1:9 does not answer") as failed:
+    with pytest.raises(AirsmithError, match=r"Endpoint tiny at http://127\.0\.0\.1:9 does not respond") as failed:
         list(stream_answer(endpoint, HELLO, max_tokens=2))
     assert failed.value.kind is ErrorKind.NOT_FOUND
-    assert "deploy again" in failed.value.hint
+    assert "Deploy again" in failed.value.hint
 
 
 FIRST_PIECE = b'data: {"choices": [{"delta": {"content": "yes"}}]}\n\n'
@@ -115,16 +115,16 @@ def test_a_missing_or_wrong_key_is_reported_with_its_secret(
     endpoint = endpoint_with_key(tmp_path, keyed_server)
     for key in ("", "wrong"):
         monkeypatch.setenv("OPENAI_API_KEY", key)
-        with pytest.raises(AirsmithError, match="only to who has its key") as failed:
+        with pytest.raises(AirsmithError, match="requires an API key") as failed:
             list(stream_answer(endpoint, HELLO, max_tokens=2))
         assert failed.value.kind is ErrorKind.ACCESS_DENIED
-        assert failed.value.hint == "Set OPENAI_API_KEY to what Secret endpoints/API_KEY of namespace ns holds."
+        assert failed.value.hint == "Set OPENAI_API_KEY to the key in Secret endpoints/API_KEY of namespace ns."
 
 
 @pytest.mark.parametrize(
     ("key", "kind", "message"),
     [
-        ("unlucky", ErrorKind.INTERNAL, "broke off its answer: .*the engine is gone"),
+        ("unlucky", ErrorKind.INTERNAL, "failed during its answer: .*the engine is gone"),
         ("talkative", ErrorKind.NOT_FOUND, "HTTP 400: .*takes 512 tokens"),
     ],
 )
@@ -139,11 +139,11 @@ def test_an_error_of_the_server_is_reported(
 
 def test_an_adapter_or_the_base_model_is_selected_by_name(tmp_path: Path):
     single = record_endpoint(Store.open(f"file://{tmp_path}"), "shore")
-    several = single.model_copy(update={"model_name": "tide", "adapters": {"tide": "t", "moon": "m"}})
+    several = single.with_current(model_name="tide", adapters={"tide": "t", "moon": "m"})
     assert select_model(several, None) is several
     for name in ("tide", "moon", "shore-base"):
-        assert select_model(several, name).model_name == name
-    with pytest.raises(AirsmithError, match="serves no model sun") as failed:
+        assert select_model(several, name).current.model_name == name
+    with pytest.raises(AirsmithError, match="does not serve model sun") as failed:
         select_model(several, "sun")
     assert failed.value.hint == "It serves moon, shore-base, tide."
     with pytest.raises(AirsmithError) as failed:
@@ -168,12 +168,12 @@ def test_an_endpoint_on_a_cluster_requires_a_kubeconfig(tmp_path: Path, monkeypa
 
 def test_a_missing_endpoint_is_reported_with_the_existing_ones(tmp_path: Path):
     store = Store.open(f"file://{tmp_path}")
-    with pytest.raises(AirsmithError, match="no endpoint tiny") as failed:
+    with pytest.raises(AirsmithError, match="Endpoint tiny does not exist") as failed:
         find_endpoint(store, "tiny")
-    assert failed.value.hint == "There is none."
+    assert failed.value.hint == "Existing endpoints: none."
     for name in ("b", "a"):
         record_endpoint(store, name)
     with pytest.raises(AirsmithError) as failed:
         find_endpoint(store, "tiny")
-    assert failed.value.hint == "There is a, b."
-    assert find_endpoint(store, "a").model_name == "a"
+    assert failed.value.hint == "Existing endpoints: a, b."
+    assert find_endpoint(store, "a").current.model_name == "a"

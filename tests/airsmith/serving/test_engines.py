@@ -31,8 +31,8 @@ def test_the_requested_or_the_best_installed_engine_is_chosen(
 @pytest.mark.parametrize(
     ("serve", "message"),
     [
-        ({"engine": "vllm"}, "serve.engine is 'vllm', which .*/venv/bin/python does not have"),
-        ({"mode": "adapter"}, "serve.mode is 'adapter', which endpoints on this machine do not offer"),
+        ({"engine": "vllm"}, "serve.engine is 'vllm', which is not installed for .*/venv/bin/python"),
+        ({"mode": "adapter"}, "serve.mode is 'adapter', which local endpoints do not support"),
     ],
 )
 def test_an_unavailable_engine_or_mode_is_refused(local_host: LocalHost, serve: dict[str, str], message: str):
@@ -45,7 +45,7 @@ def test_an_unavailable_engine_or_mode_is_refused(local_host: LocalHost, serve: 
 @pytest.mark.parametrize("engine", [VLLM, TRANSFORMERS])
 def test_remote_code_is_trusted_only_if_the_recipe_sets_it(engine: Engine):
     with_trust, without_trust = (
-        engine.arguments(LocalOptions("tiny", "127.0.0.1", 8, trust)) for trust in (True, False)
+        engine.local_arguments(LocalOptions("tiny", "127.0.0.1", 8, trust)) for trust in (True, False)
     )
     assert with_trust == [*without_trust, "--trust-remote-code"]
     assert without_trust[without_trust.index("--host") + 1] == "127.0.0.1"

@@ -48,9 +48,9 @@ def test_pods_memory_and_cost_are_printed(print_plan):
     assert "4 × nvidia.com/gpu" in text
     assert "training 41.9 of 8,030.3 million parameters" in text
     assert "of the 79.6 GiB of a device of p5.48xlarge: fits." in text
-    assert "55.04 USD for each hour of training, on 1 × p5.48xlarge (4 of its 8 devices)." in text
+    assert "55.04 USD per hour of training, on 1 × p5.48xlarge (4 of 8 devices)." in text
     assert "165.12 USD for 3 h of training." in text
-    assert "At most 110.08 USD per try: the settings end it after 2 h." in text
+    assert "At most 110.08 USD per attempt: the settings' timeout is 2 h." in text
     assert "AWS on-demand, Linux, us-east-1, 2026-01-19: https://" in text
 
 
@@ -59,7 +59,7 @@ def test_several_nodes_are_printed_with_their_job_kind_and_total_price(print_pla
         print_plan(backend={"name": "cuda", "instance_type": "p5.48xlarge", "nodes": nodes}) for nodes in (1, 4)
     )
     assert "train, 4 pods of a jobset" in four
-    assert "220.16 USD for each hour of training, on 4 × p5.48xlarge" in four
+    assert "220.16 USD per hour of training, on 4 × p5.48xlarge" in four
     assert "pods of" not in one
 
 
@@ -71,9 +71,9 @@ gradients                                            0.09
 AdamW                                                0.04
 activations of 1 × 2048 tokens                       0.15
 logits                                               0.43
-with the driver's and the allocator's share          2.82
+total with driver and allocator overhead             2.82
 Memory: 2.82 of the 16.0 GiB of a core of trn1.32xlarge: fits.
-Cost: 21.50 USD for each hour of training, on 1 × trn1.32xlarge.
+Cost: 21.50 USD per hour of training, on 1 × trn1.32xlarge.
 """
 
 
@@ -81,7 +81,7 @@ def test_memory_on_trainium_is_printed_per_core(print_plan):
     checkpointed = {"precision": "bfloat16", "max_per_device_train_batch_size": 1, "gradient_checkpointing": True}
     text = print_plan(backend=TRN1, training=checkpointed)
     assert "16 × aws.amazon.com/neuron" in text
-    assert "Processes: 32, one on each core: tensor parallel 8 × pipeline parallel 1 × data parallel 4." in text
+    assert "Processes: 32, one per core: tensor parallel 8 × pipeline parallel 1 × data parallel 4." in text
     assert ON_TRN1 in "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
     assert "Note:" not in text
     short = {"id": "a/b", "validation_fraction": 0.1, "max_length": 1024}
@@ -119,6 +119,6 @@ def test_insufficient_memory_is_printed_with_a_remedy(print_plan):
 
 def test_unknown_memory_and_price_are_printed_as_unknown(print_plan):
     text = print_plan(backend={"name": "rocm", "instance_type": "mars.9xlarge"})
-    assert "that of a device of mars.9xlarge is unknown" in text
+    assert "the memory of a device of mars.9xlarge is unknown" in text
     assert "Cost: unknown for mars.9xlarge." in text
-    assert "No instance type of the table fits" in print_plan(backend={"name": "cuda", "devices": 32})
+    assert "No instance type in the price list fits" in print_plan(backend={"name": "cuda", "devices": 32})

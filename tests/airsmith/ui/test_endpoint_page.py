@@ -47,7 +47,7 @@ def test_the_page_has_the_curl_line_of_the_current_revision(store: Store, read_p
     record_current(store, "triage", revision(1, namespace="ml"))
     endpoint = record_current(store, "triage", revision(2, namespace="ml"))
     page = read_page("triage")
-    assert "Serves triage version 2 by vllm, in namespace ml" in page
+    assert "Serves triage version 2 with vllm, in namespace ml" in page
     assert html.escape(curl_command(endpoint)) in page
     assert "airsmith chat triage" in page
 
@@ -55,7 +55,7 @@ def test_the_page_has_the_curl_line_of_the_current_revision(store: Store, read_p
 def test_the_page_has_the_canary_with_its_percentage(store: Store, read_page: Callable[..., str]):
     record_current(store, "triage", revision(1, namespace="ml"))
     record_canary(store, "triage", revision(2, namespace="ml"), 20)
-    assert "Version 2 beside it takes 20 % of the requests." in read_page("triage")
+    assert "Canary: version 2 receives 20 % of the requests." in read_page("triage")
 
 
 def test_an_api_key_is_shown_as_the_command_that_reads_it(store: Store, read_page: Callable[..., str]):

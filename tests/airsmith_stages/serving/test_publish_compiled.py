@@ -219,7 +219,7 @@ def test_the_programs_publish_and_fetch_the_compiled_files(
         publisher.send_signal(signal.SIGTERM)
         assert publisher.wait(timeout=30) == 0
 
-    fetch = ["-m", "airsmith_stages.serving.fetch", "--if-there", PATH, str(tmp_path / "next"), shared_store_uri]
+    fetch = ["-m", "airsmith_stages.serving.fetch", "--optional", PATH, str(tmp_path / "next"), shared_store_uri]
     result = subprocess.run(
         [sys.executable, *fetch, PATH, str(tmp_path / "model")], capture_output=True, text=True, check=False
     )

@@ -103,7 +103,7 @@ def test_max_model_len_is_derived_from_the_dataset_or_set_by_the_recipe():
 def test_the_vllm_neuron_plugin_uses_the_fetched_cache():
     containers_by_name = containers(neuron_model(TRN2))
     assert list(containers_by_name) == ["fetch", "publish", "vllm"]
-    folder = containers_by_name["fetch"]["command"][containers_by_name["fetch"]["command"].index("--if-there") + 2]
+    folder = containers_by_name["fetch"]["command"][containers_by_name["fetch"]["command"].index("--optional") + 2]
     assert variables(containers_by_name["vllm"])["VLLM_CACHE_ROOT"].startswith(f"{folder}/")
     assert folder in containers_by_name["publish"]["command"]
 
@@ -121,7 +121,7 @@ def test_the_optimum_plugin_serves_an_exported_model():
         assert export[export.index(exported) + 1] == server[server.index(served) + 1]
     # Its vLLM 0.11 does not support the argument and would exit.
     assert "--shutdown-timeout" not in server
-    fetched = containers_by_name["fetch"]["command"][containers_by_name["fetch"]["command"].index("--if-there") + 2]
+    fetched = containers_by_name["fetch"]["command"][containers_by_name["fetch"]["command"].index("--optional") + 2]
     assert variables(containers_by_name["export"])["NEURON_COMPILE_CACHE_URL"].startswith(f"{fetched}/")
 
 

@@ -71,7 +71,7 @@ def failure(end: k8s.V1ContainerStateTerminated, log: str = "", name: str = "vll
             terminated(1),
             ENGINE_LOG,
             ErrorKind.INTERNAL,
-            "exit code 1: ValueError: Load format `dummyx` is not supported",
+            "exited with code 1: ValueError: Load format `dummyx` is not supported",
         ),
         (
             terminated(1),
@@ -81,8 +81,8 @@ def failure(end: k8s.V1ContainerStateTerminated, log: str = "", name: str = "vll
         ),
         (terminated(2), USAGE_LOG, ErrorKind.BAD_RECIPE, "arguments: unrecognized arguments: --max-model-length 256"),
         (terminated(2), "", ErrorKind.BAD_RECIPE, "arguments: see its log"),
-        (terminated(137, reason="OOMKilled"), "", ErrorKind.OUT_OF_MEMORY, "its limit of 6Gi"),
-        (terminated(137), "", ErrorKind.KILLED, "exit code 137: it did not say why."),
+        (terminated(137, reason="OOMKilled"), "", ErrorKind.OUT_OF_MEMORY, "its memory limit of 6Gi"),
+        (terminated(137), "", ErrorKind.KILLED, "exited with code 137: no reason was reported."),
         (terminated(1, message="x\n" + STAGE_LINE), "", ErrorKind.VERIFICATION_FAILED, "config.json differs."),
     ],
 )
@@ -120,7 +120,7 @@ def test_a_completed_init_container_has_not_failed():
     running = status_of(k8s.V1ContainerState(running=k8s.V1ContainerStateRunning()))
     pod = pod_with(running, init=(done,))
     assert failed_container(pod) is None
-    assert describe_progress([pod], None) == "vllm at work"
+    assert describe_progress([pod], None) == "vllm running"
     assert describe_progress([], "exceeded quota") == "exceeded quota"
     assert describe_progress([], None) == "no pod yet"
 
@@ -130,7 +130,7 @@ def test_a_ready_sidecar_is_not_reported_as_progress():
     sidecar, export = status_of(running, name="publish"), status_of(running, name="export")
     sidecar.ready, export.ready = True, False
     waiting = status_of(k8s.V1ContainerState(waiting=k8s.V1ContainerStateWaiting(reason="ContainerCreating")))
-    assert describe_progress([pod_with(waiting, init=(export,))], None) == "export at work"
+    assert describe_progress([pod_with(waiting, init=(export,))], None) == "export running"
     assert describe_progress([pod_with(waiting, init=(sidecar,))], None) == "pending"
 
 

@@ -74,7 +74,7 @@ def test_streaming_from_aws_uses_virtual_addressing():
 
 def test_streaming_from_a_folder_is_refused():
     folder = cluster_settings().model_copy(update={"store": "file:///models"})
-    with pytest.raises(AirsmithError, match="nothing streams from file:///models") as refused:
+    with pytest.raises(AirsmithError, match="which the store file:///models does not support") as refused:
         pod_spec(served_model(serve={"load": "stream"}), folder)
     assert refused.value.kind is ErrorKind.BAD_RECIPE
 

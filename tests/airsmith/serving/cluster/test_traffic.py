@@ -28,6 +28,6 @@ def test_no_other_split_is_closer_to_the_percentage(servers: int, percent: int):
 
 
 def test_a_single_server_cannot_be_split():
-    with pytest.raises(AirsmithError, match="two servers at least") as refused:
+    with pytest.raises(AirsmithError, match="at least two replicas") as refused:
         split_replicas(1, 50)
     assert refused.value.kind is ErrorKind.BAD_RECIPE

@@ -16,8 +16,9 @@ import pytest
 from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.process.detached import is_alive
 from airsmith.registry import Endpoint, read_endpoint
-from airsmith.serving.local.endpoint import deploy, is_healthy, stop_all, stop_endpoint
-from airsmith.serving.local.endpoint import endpoint as local
+from airsmith.serving.local import endpoint as local
+from airsmith.serving.local.endpoint import deploy, stop_all, stop_endpoint
+from airsmith.serving.local.server import is_healthy
 from tests.support.local_endpoints import LocalHost
 
 
@@ -30,8 +31,8 @@ def endpoint_of(local_host: LocalHost, name: str = "tiny") -> Endpoint:
 
 def folder_of(endpoint: Endpoint) -> Path:
     """The working directory of its server."""
-    assert endpoint.process is not None
-    return Path(endpoint.process.log).parent
+    assert endpoint.current.process is not None
+    return Path(endpoint.current.process.log).parent
 
 
 def started_with(endpoint: Endpoint) -> dict[str, dict[str, str]]:
@@ -53,11 +54,15 @@ def test_the_first_deployment_starts_a_server_and_records_it(local_host: LocalHo
     run = local_host.new_run()
     pointer = deploy(run, local_host.settings())
     endpoint = endpoint_of(local_host)
-    assert is_healthy(endpoint)
-    assert (endpoint.engine, endpoint.version, endpoint.model_uri) == ("transformers", 1, "artifacts/model/m1")
-    assert endpoint.address.startswith("http://127.0.0.1:")
+    assert is_healthy(endpoint.current)
+    assert (endpoint.current.engine, endpoint.current.version, endpoint.current.model_uri) == (
+        "transformers",
+        1,
+        "artifacts/model/m1",
+    )
+    assert endpoint.current.address.startswith("http://127.0.0.1:")
     assert (pointer.cached, pointer.digest, pointer.location) == (False, endpoint.current.id, "endpoints/tiny.json")
-    assert pointer.properties == {"endpoint": endpoint.name, "address": endpoint.address, "model_name": "tiny"}
+    assert pointer.properties == {"endpoint": endpoint.name, "address": endpoint.current.address, "model_name": "tiny"}
     assert run.statuses()["deploy"].state == "done"
     assert (folder_of(endpoint) / "tiny/name.txt").read_text() == "m1"
     assert "loading" in Path(endpoint.current.process.log).read_text()
@@ -70,7 +75,7 @@ def test_a_healthy_server_of_the_same_model_is_reused(local_host: LocalHost):
     assert again.cached
     assert again.digest == first.digest
     assert endpoint_of(local_host) == before
-    assert is_alive(before.process)
+    assert is_alive(before.current.process)
 
 
 def test_a_new_model_replaces_the_old_one_when_it_is_healthy(local_host: LocalHost, monkeypatch: pytest.MonkeyPatch):
@@ -83,13 +88,17 @@ def test_a_new_model_replaces_the_old_one_when_it_is_healthy(local_host: LocalHo
         assert is_healthy(revision)
         return swap(store, name, revision)
 
-    monkeypatch.setattr(local, "swap_endpoint", swap_seen)
+    monkeypatch.setattr(local, "record_current", swap_seen)
     deploy(local_host.new_run("m2"), local_host.settings())
     after = endpoint_of(local_host)
-    assert (after.model_uri, after.version, is_healthy(after)) == ("artifacts/model/m2", 2, True)
+    assert (after.current.model_uri, after.current.version, is_healthy(after.current)) == (
+        "artifacts/model/m2",
+        2,
+        True,
+    )
     assert after.previous is not None
     assert after.previous.id == before.current.id
-    assert not is_alive(before.process)
+    assert not is_alive(before.current.process)
     assert not processes_in(folder_of(before))
 
 
@@ -98,13 +107,13 @@ def test_a_dead_or_unhealthy_server_is_replaced(local_host: LocalHost, failure: 
     deploy(local_host.new_run(), local_host.settings())
     before = endpoint_of(local_host)
     if failure == "dead":
-        os.killpg(before.process.pid, signal.SIGKILL)
-        psutil.Process(before.process.pid).wait()
+        os.killpg(before.current.process.pid, signal.SIGKILL)
+        psutil.Process(before.current.process.pid).wait()
     else:
         (folder_of(before) / "sick").touch()
     pointer = deploy(local_host.new_run(), local_host.settings())
     assert not pointer.cached
-    assert is_healthy(endpoint_of(local_host))
+    assert is_healthy(endpoint_of(local_host).current)
     assert not processes_in(folder_of(before))
 
 
@@ -113,7 +122,7 @@ def test_another_engine_replaces_the_server(local_host: LocalHost):
     local_host.install("vllm")
     assert not deploy(local_host.new_run(), local_host.settings()).cached
     endpoint = endpoint_of(local_host)
-    assert endpoint.engine == "vllm"
+    assert endpoint.current.engine == "vllm"
     assert started_with(endpoint)["arguments"][:2] == ["-m", "vllm.entrypoints.openai.api_server"]
 
 
@@ -126,7 +135,7 @@ def test_a_server_that_exits_at_startup_is_reported_with_its_last_lines(
         "helper.kill(); print('line', *range(40), sep='\\nline '); sys.exit('No such dtype: float13')"
     )
     run = local_host.new_run("m2")
-    with pytest.raises(AirsmithError, match="The transformers server for tiny ended while it started") as failed:
+    with pytest.raises(AirsmithError, match="The transformers server for tiny exited during startup") as failed:
         deploy(run, local_host.settings())
     assert failed.value.kind is ErrorKind.INTERNAL
     log = Path(failed.value.hint.removeprefix("See ").rstrip("."))
@@ -137,7 +146,7 @@ def test_a_server_that_exits_at_startup_is_reported_with_its_last_lines(
     assert run.pointer("deploy") is None
     assert run.statuses()["deploy"].error == failed.value.message
     assert endpoint_of(local_host) == before
-    assert is_healthy(before)
+    assert is_healthy(before.current)
 
 
 def test_a_server_that_never_becomes_healthy_is_stopped(local_host: LocalHost, set_timeouts: Callable[..., None]):
@@ -150,7 +159,7 @@ def test_a_server_that_never_becomes_healthy_is_stopped(local_host: LocalHost, s
 
 
 def test_a_deployment_that_is_interrupted_leaves_no_server(local_host: LocalHost, monkeypatch: pytest.MonkeyPatch):
-    def interrupted(store, name, deployment):
+    def interrupted(store, name, revision):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(local, "record_current", interrupted)
@@ -166,8 +175,8 @@ def test_a_fixed_port_is_passed_from_server_to_server(local_host: LocalHost):
     for model in ("m1", "m2", "m3"):
         deploy(local_host.new_run(model), settings)
         endpoint = endpoint_of(local_host)
-        assert endpoint.address == f"http://127.0.0.1:{port}"
-        assert httpx.get(f"{endpoint.address}/health").text == str(endpoint.process.pid)
+        assert endpoint.current.address == f"http://127.0.0.1:{port}"
+        assert httpx.get(f"{endpoint.current.address}/health").text == str(endpoint.current.process.pid)
     assert len(server_processes(local_host)) == 2
 
 
@@ -176,7 +185,7 @@ def test_a_port_in_use_is_reported(local_host: LocalHost):
         port = listener.getsockname()[1]
         run = local_host.new_run()
         with pytest.raises(
-            AirsmithError, match=rf"Nothing can be served at 127\.0\.0\.1:{port}: Address already"
+            AirsmithError, match=rf"The server cannot listen on 127\.0\.0\.1:{port}: Address already"
         ) as taken:
             deploy(run, local_host.settings(serve_port=port))
     assert (taken.value.kind, "local.serve_port" in taken.value.hint) == (ErrorKind.BAD_RECIPE, True)
@@ -213,12 +222,12 @@ def test_a_process_with_a_recycled_pid_is_not_killed(local_host: LocalHost):
     """After a reboot, another process can have the recorded pid."""
     deploy(local_host.new_run(), local_host.settings())
     endpoint = endpoint_of(local_host)
-    recycled = endpoint.process.model_copy(update={"started_at": endpoint.process.started_at - 100})
+    recycled = endpoint.current.process.model_copy(update={"started_at": endpoint.current.process.started_at - 100})
     path = local_host.folder / "store/endpoints/tiny.json"
     record = path.read_text()
-    path.write_text(endpoint.model_copy(update={"process": recycled}).model_dump_json())
+    path.write_text(endpoint.with_current(process=recycled).model_dump_json())
     assert not stop_endpoint(local_host.store, "tiny")
-    assert is_alive(endpoint.process)
+    assert is_alive(endpoint.current.process)
     path.write_text(record)
 
 

@@ -13,7 +13,8 @@ from airsmith.contracts.run import Run
 from airsmith.contracts.stages import ArtifactType
 from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.registry import Endpoint, record_current
-from airsmith.serving.cluster.served_model import ServedAdapter, resolve_served_model
+from airsmith.serving.cluster.resolve_model import resolve_served_model
+from airsmith.serving.cluster.served_model import ServedAdapter
 from tests.support.local_endpoints import LocalHost
 from tests.support.registry import new_revision
 from tests.support.runs import finish_stage_with, publish_artifact
@@ -87,7 +88,7 @@ def test_a_new_adapter_replaces_its_predecessor_and_keeps_the_others(local_host:
 def test_an_adapter_on_another_base_is_refused(local_host: LocalHost):
     adapter_run(local_host, "other", base="second")
     current = record_endpoint(local_host, base="second", other="artifacts/adapter/other")
-    with pytest.raises(AirsmithError, match="serves other on artifacts/base_model/second") as refused:
+    with pytest.raises(AirsmithError, match="serves other with base model artifacts/base_model/second") as refused:
         resolve_served_model(adapter_run(local_host, "mine"), current)
     assert refused.value.kind is ErrorKind.BAD_RECIPE
 
@@ -101,13 +102,13 @@ def test_a_full_model_is_refused_in_adapter_mode(local_host: LocalHost):
     run = adapter_run(local_host, "mine")
     full = publish_json(local_host, ArtifactType.MODEL, "full", "config.json", {})
     finish_stage_with(run, "train", full)
-    with pytest.raises(AirsmithError, match=r"serve\.mode is 'adapter', but .*full is a model"):
+    with pytest.raises(AirsmithError, match=r"serve\.mode is 'adapter', but the output .*full is of type model"):
         resolve_served_model(run, None)
 
 
 def test_a_missing_adapter_is_named(local_host: LocalHost):
     current = record_endpoint(local_host, other="artifacts/adapter/gone")
-    with pytest.raises(AirsmithError, match="artifacts/adapter/gone is not in the store any more") as refused:
+    with pytest.raises(AirsmithError, match="artifacts/adapter/gone no longer exists") as refused:
         resolve_served_model(adapter_run(local_host, "mine"), current)
     assert refused.value.kind is ErrorKind.NOT_FOUND
 
