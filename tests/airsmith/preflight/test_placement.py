@@ -75,7 +75,7 @@ TRN1 = {"node.kubernetes.io/instance-type": "trn1.32xlarge"}
     ("allocatable", "refusal"),
     [
         ({"cpu": "128", NEURON: "16", EFA: "8"}, None),
-        ({"cpu": "128", NEURON: "16"}, f"it asks for {EFA} 8, of which node offers 0"),
+        ({"cpu": "128", NEURON: "16"}, f"it requests {EFA} 8, but node offers 0"),
         ({"cpu": "128", EFA: "8"}, f"none offers {NEURON}"),
     ],
 )

@@ -105,7 +105,7 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
-    return re.findall(r"(Waiting[^\[]*queue.*?|Its turn.*?) +\[", capsys.readouterr().out)
+    return re.findall(r"(Waiting[^\[]*queue.*?|Admitted after.*?) +\[", capsys.readouterr().out)
 
 
 def test_the_position_is_logged_when_it_changes_and_no_timeout_applies(capsys: pytest.CaptureFixture[str]) -> None:
