@@ -118,7 +118,7 @@ def test_several_failures_are_told_together(look: Callable[..., Run], cluster: C
     with pytest.raises(AirsmithError) as caught:
         look(model="demo/gated", backend=backend)
     said = str(caught.value)
-    assert said.startswith("3 things are wrong:")
+    assert said.startswith("3 checks failed:")
     assert "backend.queue is 'nobody', but" in said
     assert "No node could take the pod of stage train: it asks for memory" in said
     assert "demo/gated is gated" in said
