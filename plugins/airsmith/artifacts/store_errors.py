@@ -40,7 +40,7 @@ def store_errors(
     except FileNotFoundError as failure:
         raise _from_not_found(failure, address, path) from failure
     except OSError as failure:
-        hint = "Free space there, or set AIRSMITH_STORE to a store with more space."
+        hint = "Free up space there, or set AIRSMITH_STORE to a store with more space."
         space = _space(needed_bytes, free_bytes) if failure.errno in _FULL else ""
         raise _from_os(failure, f"the store {address}", path, space, hint) from failure
     except BaseError as failure:
@@ -56,7 +56,7 @@ def local_errors(folder: Path, name: str, needed_bytes: int) -> Iterator[None]:
     try:
         yield
     except OSError as failure:
-        hint = "Free space there, or set TMPDIR to a folder on a larger disk."
+        hint = "Free up space there, or set TMPDIR to a folder on a larger disk."
         space = _space(needed_bytes, lambda: None)
         raise _from_os(failure, f"the folder {folder}", name, space, hint) from failure
 
@@ -157,7 +157,7 @@ def _from_server(failure: BaseError, address: str, path: str) -> AirsmithError:
         return AirsmithError(
             ErrorKind.DISK_FULL,
             f"The store {address} has no space for {path}: {reason}.",
-            "Free space there, or set AIRSMITH_STORE to a store with more space.",
+            "Free up space there, or set AIRSMITH_STORE to a store with more space.",
         )
     return AirsmithError(
         ErrorKind.STORE_UNAVAILABLE,

@@ -65,7 +65,7 @@ class StageRecord:
         try:
             self.write_status("interrupted" if error.kind is ErrorKind.INTERRUPTED else "failed", error)
         except AirsmithError as status_error:
-            log.warning("Cannot write the status of %s: %s", self.stage, status_error)
+            log.warning("The status of %s could not be written: %s", self.stage, status_error)
 
     def write_status(self, state: StageState, error: AirsmithError | None = None) -> None:
         """Write the stage's status."""
