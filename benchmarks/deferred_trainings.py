@@ -175,7 +175,7 @@ def _start_run(airflow: AirflowServer, template: RunSpec, number: int, index: in
 
 def _publish(run: Run) -> None:
     """Publish the output of a training: an artifact, and a pointer to it."""
-    record = StageRecord.begin("train", run)
+    record = StageRecord.start("train", run)
     output = look_up_output(run, run.read_spec(), "train")
     writer = ArtifactWriter(run.store, output.location, output.type, output.digest, inputs={}, versions={})
     writer.add_bytes("adapter_config.json", b"{}")

@@ -26,7 +26,7 @@ def run(context: StageContext) -> Output:
     use_one_malloc_arena()
     recipe = context.spec.recipe
     base = context.input("mirror_model")
-    adapter = FolderReader(context.fetch(context.spec.plan.trained_by, [ADAPTER_WEIGHTS, ADAPTER_CONFIG]))
+    adapter = FolderReader(context.fetch(context.spec.plan.training_output_stage, [ADAPTER_WEIGHTS, ADAPTER_CONFIG]))
     with context.write_output() as output:
         report = merge_model(
             ArtifactReader(base),

@@ -47,10 +47,10 @@ def refuse_unfit_store(run: Run) -> None:
     path = f"{run.path}/preflight-{uuid.uuid4()}"
     try:
         created = run.store.create(path, b"first")
-        stale = run.store.read_versioned(path)[1]
+        stale = run.store.read_with_version(path)[1]
         is_kept = created and not run.store.create(path, b"second")
-        is_swapped = run.store.swap(path, b"third", stale)
-        if not (is_kept and is_swapped) or run.store.swap(path, b"fourth", stale):
+        is_swapped = run.store.compare_and_swap(path, b"third", stale)
+        if not (is_kept and is_swapped) or run.store.compare_and_swap(path, b"fourth", stale):
             raise AirsmithError(
                 ErrorKind.VERIFICATION_FAILED,
                 f"The store {run.store.uri} ignores conditional puts (If-None-Match, If-Match): "

@@ -48,7 +48,7 @@ def run(context: StageContext) -> Output:
 
 def _draft(context: StageContext) -> ModelVersionDraft:
     recipe, pointers = context.spec.recipe, context.pointers
-    trained = pointers[context.spec.plan.trained_by]
+    trained = pointers[context.spec.plan.training_output_stage]
     return ModelVersionDraft(
         digest=context.output.digest,
         model=pointers["merge"].location,

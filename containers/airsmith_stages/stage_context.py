@@ -14,7 +14,7 @@ from airsmith.contracts.cache import Output
 from airsmith.contracts.pointers import StagePointer
 from airsmith.contracts.run import Run
 from airsmith.contracts.spec import RunSpec
-from airsmith.contracts.stages import StageContract, toolchain_on
+from airsmith.contracts.stages import StageContract, toolchain_for
 from airsmith.errors import AirsmithError, ErrorKind
 
 
@@ -67,7 +67,7 @@ class StageContext:
             inputs={stage: pointer.digest for stage, pointer in self.pointers.items()},
             versions={
                 "airsmith": self.spec.airsmith_version,
-                **installed_versions(toolchain_on(self.contract, self.spec.recipe)),
+                **installed_versions(toolchain_for(self.contract, self.spec.recipe)),
             },
         )
 

@@ -19,7 +19,7 @@ from airsmith.contracts.pointers import StagePointer
 from airsmith.contracts.recording import recorded_stage
 from airsmith.contracts.run import Run
 from airsmith.contracts.spec import RunSpec
-from airsmith.contracts.stages import STAGES, public_version, toolchain_on
+from airsmith.contracts.stages import STAGES, public_version, toolchain_for
 from airsmith.errors import AirsmithError, ErrorKind
 from airsmith_stages.failures import scratch_folder, stage_errors
 from airsmith_stages.launch import is_launched, launch
@@ -102,7 +102,7 @@ def _context(stage: str, run: Run, spec: RunSpec, output: Output) -> Iterator[St
 
 def _check_toolchain(stage: str, spec: RunSpec) -> None:
     """Check that the installed versions are those in the spec: the output's digest was computed from them."""
-    for name, version in installed_versions(toolchain_on(STAGES[stage], spec.recipe)).items():
+    for name, version in installed_versions(toolchain_for(STAGES[stage], spec.recipe)).items():
         planned = spec.toolchain_version(stage, name)
         if public_version(planned) != public_version(version):
             raise AirsmithError(

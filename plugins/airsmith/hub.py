@@ -1,4 +1,4 @@
-"""The Hugging Face Hub, as far as both sides need it: what a revision is now, and what its refusals mean."""
+"""Requests to the Hugging Face Hub that both Airflow and the stages make, and the errors they raise."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from airsmith.errors import AirsmithError, ErrorKind
 RepoType = Literal["model", "dataset"]
 
 TIMEOUT_SECONDS = 10.0
-"""Longest wait for one answer of the Hub."""
+"""Timeout of one request to the Hub."""
 
 
 def pinned_revision(repo_type: RepoType, repo_id: str, revision: str, *, endpoint: str, token: str | None) -> str:
-    """The commit that a branch, tag or commit names now, once it is sure that its files may be read.
+    """Resolve a branch, tag or commit to a commit, and verify read access to its files.
 
     :raises AirsmithError: `not_found`, `access_denied` or `hub_unavailable`, naming the repository and the remedy.
     """
@@ -32,7 +32,7 @@ def pinned_revision(repo_type: RepoType, repo_id: str, revision: str, *, endpoin
                 f"The {repo_type} {repo_id} has no files at revision {revision!r} on {endpoint}.",
                 f"Check {repo_type}.id and {repo_type}.revision.",
             )
-        # A gated repository tells everybody what it holds; only reading a file shows whether one may.
+        # Anyone can list a gated repository; only a file request shows whether the token grants access.
         first_file = hf_hub_url(
             repo_id, info.siblings[0].rfilename, repo_type=repo_type, revision=info.sha, endpoint=endpoint
         )
@@ -41,7 +41,7 @@ def pinned_revision(repo_type: RepoType, repo_id: str, revision: str, *, endpoin
 
 
 def read_model_file(repo_id: str, revision: str, name: str, *, endpoint: str, token: str | None) -> bytes:
-    """A small file of a model's repository.
+    """Read a small file of a model repository.
 
     :raises AirsmithError: `not_found`, `access_denied` or `hub_unavailable`, naming the repository and the remedy.
     """
@@ -67,7 +67,7 @@ def read_model_file(repo_id: str, revision: str, name: str, *, endpoint: str, to
 
 @contextmanager
 def hub_errors(repo_type: RepoType, repo_id: str, revision: str, endpoint: str) -> Iterator[None]:
-    """Turn what the Hub's client raises into errors that name the recipe's field and the remedy."""
+    """Convert exceptions of the Hub's client to errors that name the recipe field and the remedy."""
     from huggingface_hub.errors import (
         GatedRepoError,
         HFValidationError,
@@ -81,8 +81,8 @@ def hub_errors(repo_type: RepoType, repo_id: str, revision: str, endpoint: str) 
     except GatedRepoError as error:
         raise AirsmithError(
             ErrorKind.ACCESS_DENIED,
-            f"The {repo_type} {repo_id} is gated, and the token, if any, has not been granted access.",
-            f"Accept its terms on {endpoint}, and reference a token of that account as secrets.hf_token.",
+            f"The {repo_type} {repo_id} is gated, and no token with access was given.",
+            f"Accept its terms on {endpoint}, and set secrets.hf_token to a token of that account.",
         ) from error
     except RevisionNotFoundError as error:
         raise AirsmithError(
@@ -93,12 +93,14 @@ def hub_errors(repo_type: RepoType, repo_id: str, revision: str, endpoint: str) 
     except RepositoryNotFoundError as error:
         raise AirsmithError(
             ErrorKind.NOT_FOUND,
-            f"There is no {repo_type} {repo_id} on {endpoint}, or it is private.",
-            f"Check {repo_type}.id; for a private one reference a token as secrets.hf_token.",
+            f"The {repo_type} {repo_id} does not exist on {endpoint}, or is private.",
+            f"Check {repo_type}.id; for a private repository, set secrets.hf_token to a token with read access.",
         ) from error
     except HFValidationError as error:
         raise AirsmithError(
-            ErrorKind.BAD_RECIPE, f"{repo_type}.id {repo_id!r} is no Hub id: {error}.", "Write it as owner/name."
+            ErrorKind.BAD_RECIPE,
+            f"{repo_type}.id {repo_id!r} is not a valid Hub id: {error}.",
+            "Use the form owner/name.",
         ) from error
     except AnyHttpError as error:
         raise _other_error(repo_type, repo_id, endpoint, error) from error
@@ -109,12 +111,12 @@ def _other_error(repo_type: RepoType, repo_id: str, endpoint: str, error: Except
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
         return AirsmithError(
             ErrorKind.ACCESS_DENIED,
-            f"{endpoint} refused the token for the {repo_type} {repo_id} (HTTP {status}).",
-            "Reference a valid token with read access as secrets.hf_token.",
+            f"{endpoint} rejected the token for the {repo_type} {repo_id} (HTTP {status}).",
+            "Set secrets.hf_token to a valid token with read access.",
         )
     cause = f"HTTP {status}" if status else str(error) or type(error).__name__
     return AirsmithError(
         ErrorKind.HUB_UNAVAILABLE,
-        f"{endpoint} did not answer for the {repo_type} {repo_id}: {cause}.",
-        "Try again later; check the setting hub_endpoint and the network.",
+        f"The request for the {repo_type} {repo_id} to {endpoint} failed: {cause}.",
+        "Try again later, or check the setting hub_endpoint and the network connection.",
     )

@@ -42,15 +42,15 @@ def test_a_passed_check_leaves_nothing_in_the_store(data_stages: DataStages, pub
 def test_the_last_line_of_the_command_reports_every_problem(data_stages: DataStages, hub: Hub):
     result = data_stages.run_command("preflight", data_stages.new_run(), environment={"HF_ENDPOINT": hub.url})
     assert result.error.kind is ErrorKind.NOT_FOUND
-    assert "2 things are wrong" in result.error.message
+    assert "2 checks failed" in result.error.message
 
 
 def test_every_unreadable_source_is_reported(data_stages: DataStages, hub: Hub, tmp_path: Path):
     data_stages.publish_to_hub("model", MODEL_ID, {"config.json": b"{}"}, gated=True)
-    with pytest.raises(AirsmithError, match="2 things are wrong") as refused:
+    with pytest.raises(AirsmithError, match="2 checks failed") as refused:
         run_preflight(data_stages.new_run(model={"revision": "main"}, dataset={"id": f"file://{tmp_path}/absent"}))
     assert f"{MODEL_ID} is gated" in str(refused.value)
-    assert f"There are no files at file://{tmp_path}/absent" in str(refused.value)
+    assert f"file://{tmp_path}/absent contains no files" in str(refused.value)
 
 
 def test_a_mirrored_source_is_not_requested(data_stages: DataStages, hub: Hub, published: dict[str, Any]):
@@ -67,7 +67,7 @@ def test_a_mirrored_source_is_not_requested(data_stages: DataStages, hub: Hub, p
 class IgnoresConditions(Folder):
     """A store that treats a conditional put like any other."""
 
-    def put_if(self, path: str, data: bytes, expected: Any) -> bool:
+    def put_if_unchanged(self, path: str, data: bytes, expected: Any) -> bool:
         self.put(path, data)
         return True
 
@@ -75,9 +75,9 @@ class IgnoresConditions(Folder):
 class IgnoresIfMatch(Folder):
     """A store that honors only If-None-Match."""
 
-    def put_if(self, path: str, data: bytes, expected: Any) -> bool:
+    def put_if_unchanged(self, path: str, data: bytes, expected: Any) -> bool:
         if expected is None:
-            return super().put_if(path, data, expected)
+            return super().put_if_unchanged(path, data, expected)
         self.put(path, data)
         return True
 

@@ -94,14 +94,14 @@ class FakeVersions:
         }
         run = self._run(digest, serve)
         for stage, artifact in outputs.items():
-            StageRecord.begin(stage, run).finish(Output.of_artifact(artifact), cached=False)
+            StageRecord.start(stage, run).finish(Output.of_artifact(artifact), cached=False)
         draft = ModelVersionDraft(
             digest=digest, model=outputs["merge"].folder, evaluation=outputs["evaluate"].folder, run=run.path,
             base_model="artifacts/base_model/none", base={"id": "tests/none"}, recipe_digest=digest,
         )  # fmt: skip
         version = register_version(self.store, MODEL, draft).version
         registered = Output(ArtifactType.MODEL_VERSION, digest, "models", True, {"version": str(version)})
-        StageRecord.begin("register", run).finish(registered, cached=False)
+        StageRecord.start("register", run).finish(registered, cached=False)
         assert version == number
         return version
 

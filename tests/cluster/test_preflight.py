@@ -117,7 +117,7 @@ def test_several_failures_are_reported_together(check: Callable[..., Run], clust
     with pytest.raises(AirsmithError) as caught:
         check(model="demo/gated", backend=backend)
     said = str(caught.value)
-    assert said.startswith("3 things are wrong:")
+    assert said.startswith("3 checks failed:")
     assert "backend.queue is 'nobody', but" in said
     assert "No node could take the pod of stage train: it asks for memory" in said
     assert "demo/gated is gated" in said

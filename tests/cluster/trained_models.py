@@ -77,7 +77,7 @@ class TrainedModels:
             "evaluate": self._publish(ArtifactType.EVALUATION, adapter, {"fixed_prompts.json": f"{adapter}.json"}),
         }
         for stage, artifact in outputs.items():
-            StageRecord.begin(stage, run).finish(Output.of_artifact(artifact), cached=False)
+            StageRecord.start(stage, run).finish(Output.of_artifact(artifact), cached=False)
         return run
 
     def expected_answers(self) -> dict[str, dict[str, str]]:

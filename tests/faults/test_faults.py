@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from airsmith.artifacts.bucket import SMALLEST_PART_BYTES
+from airsmith.artifacts.bucket import MIN_PART_BYTES
 from airsmith.artifacts.publish import write_artifact
 from airsmith.artifacts.read import Artifact, open_artifact
 from airsmith.artifacts.store import Store
@@ -115,7 +115,7 @@ def publish_with_fault(stores: Stores, fault: str, operation: str, seed: int) ->
     folder = f"artifacts/model/{chance.getrandbits(64):016x}"
     files = {
         "config.json": chance.randbytes(chance.randint(0, 2000)),
-        "model.safetensors": chance.randbytes(SMALLEST_PART_BYTES + chance.randint(1, SMALLEST_PART_BYTES)),
+        "model.safetensors": chance.randbytes(MIN_PART_BYTES + chance.randint(1, MIN_PART_BYTES)),
     }
     times = math.inf if chance.random() < 1 / 6 else chance.randint(1, 3)
     stores.proxy.inject(FAULTS[fault], operation, after=chance.randrange(3), times=times)

@@ -17,7 +17,7 @@ from airsmith.artifacts.read import Artifact, open_artifact
 from airsmith.contracts.cache import look_up_output
 from airsmith.contracts.run import Run
 from airsmith.contracts.spec import BatchPlan, ParallelPlan, Plan
-from airsmith.contracts.stages import STAGES, toolchain_on
+from airsmith.contracts.stages import STAGES, toolchain_for
 from airsmith.pipeline.plan import make_plan
 from airsmith.recipe import Recipe
 from tests.support.stage_runs import point_to, write_run
@@ -65,7 +65,7 @@ class NeuronTrainingRuns(TrainingRuns):
                 "backend": {"name": "neuron_xla", "instance_type": "trn1.2xlarge"},
             }
         )  # fmt: skip
-        run = write_run(self.store, recipe, toolchains={"train": toolchain_on(STAGES["train"], recipe)})
+        run = write_run(self.store, recipe, toolchains={"train": toolchain_for(STAGES["train"], recipe)})
         run.write_spec(run.read_spec().model_copy(update={"plan": plan_with(recipe, parallel or ParallelPlan())}))
         point_to(run, "mirror_model", self.base_model())
         point_to(run, "tokenize", self.tokens(f"rows-{rows}-{run.name}", counting_rows(rows)))

@@ -33,7 +33,7 @@ def power_cut_at(call: float, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[
         return method
 
     with monkeypatch.context() as patch, contextlib.suppress(PowerCut):
-        for name in ("find", "read_range", "stream", "write", "swap", "upload", "list", "delete"):
+        for name in ("find", "read_range", "stream", "write", "compare_and_swap", "upload", "list", "delete"):
             patch.setattr(Store, name, cut_off(name, getattr(Store, name)))
         yield calls
 

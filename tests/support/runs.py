@@ -64,7 +64,7 @@ def finish_stages(run: Run, *stages: str) -> None:
 def finish_stage_with(run: Run, stage: str, output: Artifact | Output) -> None:
     """Record an output as the stage's own."""
     found = output if isinstance(output, Output) else Output.of_artifact(output)
-    StageRecord.begin(stage, run).finish(found, cached=False)
+    StageRecord.start(stage, run).finish(found, cached=False)
 
 
 def point_stage(run: Run, stage: str, folder: str, **fields: Any) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from threading import Event
 
-from airsmith.artifacts.bucket import SMALLEST_PART_BYTES
+from airsmith.artifacts.bucket import MIN_PART_BYTES
 from airsmith.artifacts.manifest import FileEntry
 from airsmith.artifacts.publish import ArtifactWriter
 from airsmith.contracts.cache import Output
@@ -26,7 +26,7 @@ from airsmith_stages.stage_context import StageContext
 
 log = logging.getLogger("airsmith")
 
-LARGE_BYTES = SMALLEST_PART_BYTES
+LARGE_BYTES = MIN_PART_BYTES
 MAX_LARGE_COPIES = 3
 """Low, because the upload of a large file holds several parts in memory."""
 MAX_SMALL_COPIES = 6
@@ -74,7 +74,9 @@ def copy_files(files: list[SourceFile], known: ReusableFiles, output: ArtifactWr
         try:
             size_bytes = sum(copy.result().size_bytes for copy in as_completed(copies))
         except BaseException as failure:
-            output.kept = _is_transient(failure) and any(file.sha256 and file.name in output.files for file in files)
+            output.keep_partial = _is_transient(failure) and any(
+                file.sha256 and file.name in output.files for file in files
+            )
             stop.set()
             for pool in (large, small):
                 pool.shutdown(wait=False, cancel_futures=True)

@@ -80,7 +80,7 @@ class SourceFile:
         return AirsmithError(
             ErrorKind.VERIFICATION_FAILED,
             f"{self.name} has {what} {found}, but the source announced {announced}.",
-            "Nothing was published; run again.",
+            "Nothing was published. Run again.",
         )
 
 

@@ -18,7 +18,7 @@ from airsmith.artifacts.publish import write_artifact
 from airsmith.artifacts.read import Artifact
 from airsmith.artifacts.store import Store
 from airsmith.contracts.digests import checkpoint_key
-from airsmith.contracts.stages import toolchain_on
+from airsmith.contracts.stages import toolchain_for
 from airsmith.errors import AirsmithError, ErrorKind
 from airsmith_stages.checkpoint_folders import UNUSABLE, CheckpointFolders
 from airsmith_stages.stage_context import StageContext
@@ -154,7 +154,7 @@ def checkpoints_of(context: StageContext, distributed: DistributedContext) -> Ch
         store=context.run.store,
         key=checkpoint_key(contract, spec, context.pointers),
         inputs={stage: pointer.digest for stage, pointer in context.pointers.items()},
-        versions={name: spec.toolchain_version(contract.name, name) for name in toolchain_on(contract, spec.recipe)},
+        versions={name: spec.toolchain_version(contract.name, name) for name in toolchain_for(contract, spec.recipe)},
         distributed=distributed,
     )
 

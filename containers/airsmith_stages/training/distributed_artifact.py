@@ -22,7 +22,7 @@ def add_from_all_ranks(
     :param group: the process group to use.
     :raises AirsmithError: the error of the rank that failed; the main process's writer removes the files of all ranks.
     """
-    writer.kept = not distributed.is_main_process
+    writer.keep_partial = not distributed.is_main_process
     writer.content_root = distributed.on_main_process(lambda: writer.content_root, group)
     added = distributed.on_all_ranks(lambda: _add(writer, content), group)
     writer.files.update({entry.name: entry for entries in added for entry in entries})

@@ -15,7 +15,7 @@ from torch.distributed.checkpoint import HuggingFaceStorageWriter
 from torch.distributed.checkpoint.state_dict import get_model_state_dict
 
 from airsmith.contracts.cache import Output
-from airsmith.contracts.stages import CONFIG, END_TOKENS, SHARDS, TOKENIZER, trains_shards
+from airsmith.contracts.stages import CONFIG, END_TOKENS, SHARDS, TOKENIZER, has_sharded_output
 from airsmith.errors import AirsmithError, ErrorKind
 from airsmith_stages.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from airsmith_stages.model_files import add_all_but_weights
@@ -78,7 +78,7 @@ def publish(
     if not is_adapter:
         base = pointers["mirror_model"].properties
         properties |= {name: base[name] for name in (TOKENIZER, CONFIG) if name in base}
-    if trains_shards(recipe):
+    if has_sharded_output(recipe):
         write_shards(model, folder, distributed)
         properties[SHARDS] = str(distributed.world_size)
     elif distributed.is_main_process:

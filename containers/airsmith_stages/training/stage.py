@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from airsmith.contracts.cache import Output
-from airsmith.contracts.stages import trains_shards
+from airsmith.contracts.stages import has_sharded_output
 from airsmith_stages.devices import Device
 from airsmith_stages.stage_context import StageContext
 from airsmith_stages.training.distributed import DistributedContext
@@ -22,7 +22,7 @@ def train(context: StageContext, device: Device) -> Output:
     with_validation = recipe.training.eval_steps is not None
     inputs = read_inputs(context.input("tokenize"), context.scratch / "tokens", with_validation=with_validation)
     check_compatible(inputs, model.base)
-    if trains_shards(recipe):
+    if has_sharded_output(recipe):
         model = shard(model, recipe.training.precision)
     trained = fit(context, device, model, inputs, distributed)
     check_trained(model, trained.optimizer)

@@ -1,1 +1,1 @@
-"""The object store, its layout, and artifacts, published whole or not at all. Imports neither airflow nor torch."""
+"""The object store, its layout, and atomically published artifacts. Imports neither airflow nor torch."""

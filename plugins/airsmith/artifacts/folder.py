@@ -1,8 +1,8 @@
-"""A store in a local folder: the same promises as a bucket's, by renames and a lock file.
+"""A store in a local folder, with the guarantees of a bucket, based on renames and a lock file.
 
-Every object is written under a name that no listing shows, put to disk, and renamed: a reader, or whoever comes after a
-crash, finds the old object or the new one, whole. obstore's own local store has no If-Match, gives files the mode that
-the process's umask leaves, refuses names that end like `#1`, and leaves it to the kernel when the bytes reach the disk.
+Every object is written to a hidden file, synced to disk and renamed. Readers see either the old or the new object
+complete, even after a crash. obstore's local store has no If-Match, applies the umask to file modes, rejects names that
+end in `#1` or similar, and does not sync files to disk.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from airsmith.artifacts.objects import STREAM_CHUNK_BYTES, ObjectInfo, Piece, Ve
 
 FILE_MODE = 0o644
 FOLDER_MODE = 0o755
-"""Another pod's user reads what this one writes, whatever the umask."""
+"""Pods with another user must be able to read the files, whatever the umask."""
 
-_CREATE_TRIES = 100
-_NO_LINKS = (errno.EPERM, errno.EXDEV, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS)
-"""File systems that know no second names, or no more of them."""
+_CREATE_ATTEMPTS = 100
+_LINKS_UNSUPPORTED = (errno.EPERM, errno.EXDEV, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS)
+"""Errors of file systems that do not support hard links, or no more of them."""
 
-Made = TypeVar("Made")
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
 class Folder:
-    """Objects in a local folder. The first write makes it: a misspelt URI that is only read leaves nothing behind."""
+    """Objects in a local folder. The first write creates it, so reading a misspelled URI creates nothing."""
 
     root: Path
 
@@ -46,7 +46,7 @@ class Folder:
         return f"file://{self.root}"
 
     def find(self, path: str) -> tuple[bytes, Version] | None:
-        """The whole of an object and its version, or None where there is none."""
+        """Read an object and its version; None if it does not exist."""
         try:
             with self._open(path) as file:
                 data = file.read()
@@ -55,24 +55,24 @@ class Folder:
         return data, Version(hashlib.sha256(data).hexdigest())
 
     def get_range(self, path: str, offset: int, length: int) -> bytes:
-        """Some bytes of an object."""
+        """Read a range of an object."""
         with self._open(path) as file:
             file.seek(offset)
             return file.read(length)
 
     def stream(self, path: str, chunk_bytes: int) -> Iterator[bytes]:
-        """The whole of an object, piece by piece."""
+        """Read an object in pieces."""
         with self._open(path) as file:
             while chunk := file.read(chunk_bytes):
                 yield chunk
 
     def put(self, path: str, data: bytes) -> None:
-        """Write an object, over one that is there."""
+        """Write an object and replace an existing one."""
         with self._staged(path, [data]) as staging:
             self._move(staging, path)
 
-    def put_if(self, path: str, data: bytes, expected: Version | None) -> bool:
-        """Write an object whose version is still the expected one, compared under the lock."""
+    def put_if_unchanged(self, path: str, data: bytes, expected: Version | None) -> bool:
+        """Write an object if its version is still the expected one, compared under the lock."""
         with self._staged(path, [data]) as staging, self._locked():
             found = self.find(path)
             if (found[1] if found is not None else None) != expected:
@@ -81,29 +81,29 @@ class Folder:
             return True
 
     def upload(self, path: str, chunks: Iterable[Piece], size_bytes: int | None) -> int:
-        """Write an object from pieces; a failing piece leaves nothing."""
+        """Write an object from pieces; if a piece fails, nothing is written."""
         with self._staged(path, chunks) as staging:
             written = staging.stat().st_size
             self._move(staging, path)
             return written
 
     def copy(self, source: str, target: str) -> None:
-        """Write an object that is the same as another: a second name of its file, which is never written to again."""
+        """Copy an object as a hard link; a file is never modified after it is written."""
         if not self.exists(source):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), source)
-        staging = self._staging(target)
+        staging = self._staging_path(target)
         try:
-            _in_its_folder(staging, lambda: os.link(self.root / source, staging))
+            _create_with_parents(staging, lambda: os.link(self.root / source, staging))
             self._move(staging, target)
         except OSError as failure:
-            if failure.errno not in _NO_LINKS:
+            if failure.errno not in _LINKS_UNSUPPORTED:
                 raise
             self.upload(target, self.stream(source, STREAM_CHUNK_BYTES), None)
         finally:
             self._remove(staging)
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """All objects under a folder."""
+        """List all objects in a folder."""
         for file in _files(self.root / prefix, frozenset()):
             with suppress(FileNotFoundError):
                 status = file.stat()
@@ -111,18 +111,18 @@ class Folder:
                 yield ObjectInfo(file.relative_to(self.root).as_posix(), status.st_size, modified)
 
     def exists(self, path: str) -> bool:
-        """Whether there is such an object."""
+        """Whether the object exists."""
         return (self.root / path).is_file()
 
     def delete(self, path: str) -> None:
-        """Remove an object, and the folders that it leaves empty: a bucket has no such thing as an empty folder."""
+        """Delete an object and the folders that become empty, because a bucket has no empty folders."""
         target = self.root / path
         with suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
             target.unlink()
         self._prune(target.parent)
 
     def free_bytes(self) -> int | None:
-        """Room on the folder's disk."""
+        """Free space on the folder's disk."""
         return shutil.disk_usage(self.root).free
 
     def _open(self, path: str) -> BinaryIO:
@@ -133,10 +133,10 @@ class Folder:
 
     @contextmanager
     def _staged(self, path: str, chunks: Iterable[Piece]) -> Iterator[Path]:
-        """Content on disk, beside the place that it is meant for; what is not moved there is removed."""
-        staging = self._staging(path)
+        """Write the content to a hidden file next to its target; if it is not moved there, delete it."""
+        staging = self._staging_path(path)
         try:
-            with _in_its_folder(staging, lambda: staging.open("xb")) as file:
+            with _create_with_parents(staging, lambda: staging.open("xb")) as file:
                 for chunk in chunks:
                     file.write(chunk)
                 file.flush()
@@ -146,8 +146,8 @@ class Folder:
         finally:
             self._remove(staging)
 
-    def _staging(self, path: str) -> Path:
-        """A place beside the one that is meant."""
+    def _staging_path(self, path: str) -> Path:
+        """Path of a hidden file next to an object."""
         return (self.root / path).with_name(f"{STAGING_PREFIX}{uuid.uuid4().hex}")
 
     def _remove(self, staging: Path) -> None:
@@ -162,7 +162,7 @@ class Folder:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Hold the folder's lock, which the kernel drops with its holder, however that ends."""
+        """Hold the folder's lock, which the kernel releases when the process exits."""
         with (self.root / LOCK_FILE).open("ab") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             try:
@@ -177,28 +177,28 @@ class Folder:
                 folder = folder.parent
 
 
-def _files(folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[Path]:
-    """Files under a folder, links followed.
+def _files(folder: Path, ancestors: frozenset[tuple[int, int]]) -> Iterator[Path]:
+    """Files under a folder; symbolic links are followed.
 
-    :param above: the folders that lead here; a link back to one of them would never end.
+    :param ancestors: device and inode of the parent folders, to detect a link back to one of them.
     """
     try:
         status = folder.stat()
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except (FileNotFoundError, NotADirectoryError):
         return
-    if (status.st_dev, status.st_ino) in above:
+    if (status.st_dev, status.st_ino) in ancestors:
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(folder))
     for entry in entries:
         if entry.is_dir():
-            yield from _files(folder / entry.name, above | {(status.st_dev, status.st_ino)})
+            yield from _files(folder / entry.name, ancestors | {(status.st_dev, status.st_ino)})
         elif entry.is_file() and entry.name != LOCK_FILE and not entry.name.startswith(STAGING_PREFIX):
             yield folder / entry.name
 
 
-def _in_its_folder(staging: Path, make: Callable[[], Made]) -> Made:
-    """Make a new file, its folders made. Somebody else may remove them in between, for they are empty."""
-    for _ in range(_CREATE_TRIES):
+def _create_with_parents(staging: Path, make: Callable[[], _T]) -> _T:
+    """Create a file and its folders. Retry, because another process may remove the empty folders in between."""
+    for _ in range(_CREATE_ATTEMPTS):
         with suppress(FileNotFoundError):
             _make_folder(staging.parent)
             return make()
@@ -220,7 +220,7 @@ def _make_folder(folder: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Put a folder's table of names to disk, where its file system knows how."""
+    """Sync a folder's directory entries to disk, if its file system supports it."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

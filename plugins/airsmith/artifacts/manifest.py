@@ -1,4 +1,4 @@
-"""`manifest.json`: what an artifact holds. Written last, so that an artifact with a manifest is whole."""
+"""`manifest.json`: the contents of an artifact. Written last, so an artifact with a manifest is complete."""
 
 from __future__ import annotations
 
@@ -23,35 +23,35 @@ class FileEntry(BaseModel):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-def refuse_clashes(names: Iterable[str]) -> None:
-    """Refuse names that no folder could hold together: the same twice, or one that lies in another.
+def check_name_conflicts(names: Iterable[str]) -> None:
+    """Check that a folder can hold all names: no duplicates, and no name that is both a file and a folder.
 
-    :raises ValueError: naming the clash.
+    :raises ValueError: if names conflict; the message names one.
     """
-    taken: set[str] = set()
+    seen: set[str] = set()
     folders: set[str] = set()
     for name in names:
-        above = {name[:end] for end, character in enumerate(name) if character == "/"}
-        if name in taken:
-            raise ValueError(f"{name!r} is there twice")
-        if name in folders or above & taken:
+        parents = {name[:end] for end, character in enumerate(name) if character == "/"}
+        if name in seen:
+            raise ValueError(f"{name!r} is listed twice")
+        if name in folders or parents & seen:
             raise ValueError(f"{name!r} is both a file and a folder")
-        taken.add(name)
-        folders |= above
+        seen.add(name)
+        folders |= parents
 
 
-def _without_clashes(files: tuple[FileEntry, ...]) -> tuple[FileEntry, ...]:
-    refuse_clashes(entry.name for entry in files)
+def _without_conflicts(files: tuple[FileEntry, ...]) -> tuple[FileEntry, ...]:
+    check_name_conflicts(entry.name for entry in files)
     return files
 
 
 class Manifest(BaseModel):
-    """An artifact's table of contents and origin.
+    """The contents and origin of an artifact.
 
-    :ivar content_root: folder under the artifact's that holds the files.
+    :ivar content_root: subfolder of the artifact that holds the files.
     :ivar inputs: digests of the inputs by upstream stage.
-    :ivar properties: declared properties that downstream digests may count instead of the whole.
-    :ivar versions: versions of the software that made it.
+    :ivar properties: declared properties, which a downstream digest may use instead of the artifact's digest.
+    :ivar versions: versions of the software that produced the artifact.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -59,7 +59,7 @@ class Manifest(BaseModel):
     type: str
     digest: str
     content_root: Annotated[str, AfterValidator(checked_path)]
-    files: Annotated[tuple[FileEntry, ...], AfterValidator(_without_clashes)]
+    files: Annotated[tuple[FileEntry, ...], AfterValidator(_without_conflicts)]
     inputs: Mapping[str, str] = {}
     properties: Mapping[str, str] = {}
     versions: Mapping[str, str] = {}
@@ -67,5 +67,5 @@ class Manifest(BaseModel):
     created_at: datetime
 
     def file(self, name: str) -> FileEntry | None:
-        """The entry of a file, or None where the artifact has none of that name."""
+        """The entry of a file; None if the artifact has no such file."""
         return next((entry for entry in self.files if entry.name == name), None)

@@ -1,4 +1,4 @@
-"""What a store is made of: the operations that a bucket and a folder both offer."""
+"""The operations that a bucket and a local folder both implement."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ MEBIBYTE = 1024 * 1024
 STREAM_CHUNK_BYTES = 2 * MEBIBYTE
 
 Piece: TypeAlias = "bytes | memoryview"
-"""Some bytes of an object that is being written."""
+"""A piece of an object's content."""
 
 
 @dataclass(frozen=True)
 class Version:
-    """What a compare-and-swap compares: the state of an object when it was read."""
+    """The version of an object, as compared by a compare-and-swap."""
 
     tag: str
 
@@ -31,45 +31,45 @@ class ObjectInfo:
 
 
 class Objects(Protocol):
-    """Objects by path. Raises obstore's exceptions and OSError; FileNotFoundError where there is no such object."""
+    """Objects by path. Raises obstore's exceptions and OSError, and FileNotFoundError if an object does not exist."""
 
     @property
     def address(self) -> str:
-        """How a person knows the place: for messages."""
+        """Human-readable location, for messages."""
 
     def find(self, path: str) -> tuple[bytes, Version] | None:
-        """The whole of an object and its version, or None where there is none."""
+        """Read an object and its version; None if it does not exist."""
 
     def get_range(self, path: str, offset: int, length: int) -> bytes:
-        """Some bytes of an object."""
+        """Read a range of an object."""
 
     def stream(self, path: str, chunk_bytes: int) -> Iterator[bytes]:
-        """The whole of an object, piece by piece."""
+        """Read an object in pieces."""
 
     def put(self, path: str, data: bytes) -> None:
-        """Write an object, over one that is there."""
+        """Write an object and replace an existing one."""
 
-    def put_if(self, path: str, data: bytes, expected: Version | None) -> bool:
-        """Write an object whose version is still the expected one.
+    def put_if_unchanged(self, path: str, data: bytes, expected: Version | None) -> bool:
+        """Write an object if its version is still the expected one.
 
-        :param expected: None for an object that is not to be there.
-        :returns: False where the version is another.
+        :param expected: None if the object must not exist.
+        :returns: False if the version differs.
         """
 
     def upload(self, path: str, chunks: Iterable[Piece], size_bytes: int | None) -> int:
-        """Write an object from pieces; a failing piece leaves nothing."""
+        """Write an object from pieces; if a piece fails, nothing is written."""
 
     def copy(self, source: str, target: str) -> None:
-        """Write an object that is the same as another, without its bytes passing here; a bucket's up to 5 GiB."""
+        """Copy an object inside the store; in a bucket, of up to 5 GiB."""
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """All objects under a folder; all of all where the prefix is empty."""
+        """List all objects in a folder; all objects of the store for an empty prefix."""
 
     def exists(self, path: str) -> bool:
-        """Whether there is such an object."""
+        """Whether the object exists."""
 
     def delete(self, path: str) -> None:
-        """Remove an object; one that is not there is no error."""
+        """Delete an object; a missing object is not an error."""
 
     def free_bytes(self) -> int | None:
-        """Room that is left, where the place can tell."""
+        """Free space; None if unknown."""

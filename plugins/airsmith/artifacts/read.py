@@ -1,4 +1,4 @@
-"""Read artifacts: sizes are verified always, content hashes before another stage trusts the content."""
+"""Read artifacts. Opening one verifies file sizes; reading a file verifies its hash."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ class Artifact:
 
     @property
     def uri(self) -> str:
-        """URI of its folder."""
+        """URI of the artifact's folder."""
         return f"{self.store.uri}/{self.folder}"
 
     @property
     def type(self) -> str:
-        """Type of what it holds."""
+        """Type of the artifact."""
         return self.manifest.type
 
     @property
     def digest(self) -> str:
-        """Digest that addresses it."""
+        """Digest that addresses the artifact."""
         return self.manifest.digest
 
     def names(self) -> list[str]:
-        """Names of its files."""
+        """Names of the files."""
         return [entry.name for entry in self.manifest.files]
 
     def path(self, name: str) -> str:
@@ -49,13 +49,13 @@ class Artifact:
         return f"{self.folder}/{self.manifest.content_root}/{name}"
 
     def read(self, name: str) -> bytes:
-        """A whole file, verified."""
+        """Read and verify a whole file."""
         return b"".join(self.stream(name))
 
     def stream(self, name: str) -> Iterator[bytes]:
-        """A file piece by piece.
+        """Read a file in pieces.
 
-        :raises AirsmithError: `verification_failed` after the last piece where size or sha256 differ.
+        :raises AirsmithError: `verification_failed` after the last piece if the size or the SHA-256 differs.
         """
         entry = self._entry(name)
         sha256 = hashlib.sha256()
@@ -67,10 +67,10 @@ class Artifact:
                 break
             yield chunk
         if size_bytes != entry.size_bytes or sha256.hexdigest() != entry.sha256:
-            raise self._damaged(name, "differs from what was published")
+            raise self._damaged(name, "differs from the published content")
 
     def download(self, local_dir: Path, names: Iterable[str] | None = None) -> Path:
-        """Copy files, all or some, to the local disk, verified; a file that is there under its name is whole.
+        """Download and verify all or some files; a file at its final path is always complete.
 
         :raises AirsmithError: `verification_failed`; `not_found` for an unknown name; `disk_full`; `access_denied`.
         """
@@ -92,9 +92,9 @@ class Artifact:
             partial.unlink(missing_ok=True)
 
     def verify_sizes(self) -> None:
-        """Check that the store holds every file of the manifest in its size.
+        """Check that every file of the manifest exists in the store with its size.
 
-        :raises AirsmithError: `verification_failed`, naming the first file that is missing or differs.
+        :raises AirsmithError: `verification_failed`, naming the first missing or different file.
         """
         root = f"{self.folder}/{self.manifest.content_root}"
         sizes = {info.path: info.size_bytes for info in self.store.list(root)}
@@ -103,13 +103,15 @@ class Artifact:
             if size_bytes is None:
                 raise self._damaged(entry.name, "is missing")
             if size_bytes != entry.size_bytes:
-                raise self._damaged(entry.name, f"has {size_bytes} bytes, not {entry.size_bytes}")
+                raise self._damaged(entry.name, f"has {size_bytes} bytes, not the expected {entry.size_bytes}")
 
     def _entry(self, name: str) -> FileEntry:
         entry = self.manifest.file(name)
         if entry is None:
             raise AirsmithError(
-                ErrorKind.NOT_FOUND, f"{self.uri} has no file {name}.", f"It has {', '.join(self.names()) or 'none'}."
+                ErrorKind.NOT_FOUND,
+                f"{self.uri} has no file {name}.",
+                f"Its files are {', '.join(self.names()) or 'none'}.",
             )
         return entry
 
@@ -117,14 +119,14 @@ class Artifact:
         return AirsmithError(
             ErrorKind.VERIFICATION_FAILED,
             f"{name} of {self.uri} {what}.",
-            "Delete that folder, and clear the stage that makes it.",
+            "Delete the artifact's folder, and clear the task that produces it.",
         )
 
 
 def open_artifact(store: Store, folder: str) -> Artifact | None:
-    """The artifact in a folder, its sizes verified, or None where none was published.
+    """Open the artifact in a folder and verify its sizes; None if none was published.
 
-    :raises AirsmithError: `verification_failed` where the manifest is damaged or a file is missing or of another size.
+    :raises AirsmithError: `verification_failed` if the manifest is damaged, or a file is missing or has another size.
     """
     found = store.find(f"{folder}/{MANIFEST}")
     if found is None:
@@ -135,7 +137,7 @@ def open_artifact(store: Store, folder: str) -> Artifact | None:
         raise AirsmithError(
             ErrorKind.VERIFICATION_FAILED,
             f"{store.uri}/{folder}/{MANIFEST} is damaged: {error.errors()[0]['msg']}.",
-            "Delete that folder, and clear the stage that makes it.",
+            "Delete the artifact's folder, and clear the task that produces it.",
         ) from error
     artifact = Artifact(store, folder, manifest)
     artifact.verify_sizes()

@@ -1,4 +1,4 @@
-"""The object store: S3 and its likes, a local folder, or memory, behind the few calls that Airsmith needs."""
+"""The object store: S3 or a compatible server, a local folder, or memory, behind one interface."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ __all__ = ["MEBIBYTE", "STREAM_CHUNK_BYTES", "ObjectInfo", "Piece", "Store", "Ve
 class Store:
     """An object store, or a folder of one. Paths are relative, with `/`.
 
-    A store must honour conditional puts (If-None-Match and If-Match), as S3, MinIO and local folders do.
+    A store must support conditional puts (If-None-Match and If-Match), as S3, MinIO and local folders do.
 
-    Every call raises AirsmithError: `not_found`, `access_denied`, `disk_full`, `verification_failed` for a path that no
-    store can hold, or `store_unavailable` once retries with backoff have used up the deadline (120 s;
-    AIRSMITH_STORE_DEADLINE_SECONDS, read at `open`, changes it).
+    Every call raises AirsmithError: `not_found`, `access_denied`, `disk_full`, `verification_failed` for an invalid
+    path, or `store_unavailable` when retries with backoff have reached the deadline (120 s by default;
+    AIRSMITH_STORE_DEADLINE_SECONDS, read by `open`, overrides it).
 
-    :param uri: what `open` opens.
-    :param objects: what does the work.
+    :param uri: the URI that `open` accepts.
+    :param objects: the implementation.
     """
 
     uri: str
@@ -37,7 +37,7 @@ class Store:
 
     @classmethod
     def open(cls, uri: str) -> Store:
-        """Open `s3://bucket/prefix`, `file:///dir` or, in tests, `memory://name`. Asks nothing of network or disk.
+        """Open `s3://bucket/prefix`, `file:///dir` or, in tests, `memory://name`, without network or disk access.
 
         S3's endpoint, region and credentials come from the environment (`AWS_*`) or the pod's identity.
 
@@ -53,15 +53,15 @@ class Store:
         if scheme == "memory" and separator:
             return cls(f"memory://{rest}", open_memory(rest))
         raise AirsmithError(
-            ErrorKind.BAD_RECIPE, f"{uri!r} is no store that Airsmith knows.", "Use s3://bucket/prefix or file:///dir."
+            ErrorKind.BAD_RECIPE, f"{uri!r} is not a supported store URI.", "Use s3://bucket/prefix or file:///dir."
         )
 
     def read(self, path: str) -> bytes:
-        """The whole of an object."""
-        return self.read_versioned(path)[0]
+        """Read an object."""
+        return self.read_with_version(path)[0]
 
-    def read_versioned(self, path: str) -> tuple[bytes, Version]:
-        """The whole of an object, and what `swap` must find unchanged."""
+    def read_with_version(self, path: str) -> tuple[bytes, Version]:
+        """Read an object and its version, which `compare_and_swap` compares."""
         found = self.find(path)
         if found is None:
             with self._errors(path):
@@ -69,49 +69,49 @@ class Store:
         return found
 
     def find(self, path: str) -> tuple[bytes, Version] | None:
-        """Like `read_versioned`, but None where there is no such object; a bucket that is missing is an error still."""
+        """Like `read_with_version`, but None if the object does not exist; a missing bucket is still an error."""
         with self._errors(path):
             return self.objects.find(path)
 
     def read_range(self, path: str, offset: int, length: int) -> bytes:
-        """Some bytes of an object."""
+        """Read a range of an object."""
         with self._errors(path):
             return self.objects.get_range(path, offset, length)
 
     def stream(self, path: str, chunk_bytes: int = STREAM_CHUNK_BYTES) -> Iterator[bytes]:
-        """The whole of an object, piece by piece."""
+        """Read an object in pieces."""
         with self._errors(path):
             yield from self.objects.stream(path, chunk_bytes)
 
     def write(self, path: str, data: bytes) -> None:
-        """Write an object, over one that is there; readers see the old or the new one whole."""
+        """Write an object and replace an existing one; readers see the old or the new object complete."""
         with self._errors(path, len(data)):
             self.objects.put(path, data)
 
     def create(self, path: str, data: bytes) -> bool:
-        """Write an object that must not be there yet (If-None-Match: *).
+        """Write an object that must not exist yet (If-None-Match: *).
 
-        :returns: False where it is there already.
+        :returns: False if it already exists.
         """
-        return self.swap(path, data, None)
+        return self.compare_and_swap(path, data, None)
 
-    def swap(self, path: str, data: bytes, expected: Version | None) -> bool:
-        """Write an object that must still be as it was read (If-Match).
+    def compare_and_swap(self, path: str, data: bytes, expected: Version | None) -> bool:
+        """Write an object if its version is unchanged since it was read (If-Match).
 
-        A put whose answer was lost on the way is told from a lost race by the bytes that are there: whoever writes the
-        very same bytes as another may both be told True.
+        A lost response and a lost race are distinguished by the object's content, so two concurrent writers of
+        identical content may both receive True.
 
-        :param expected: the version that was read; None where there was no object.
-        :returns: False where somebody else was faster.
+        :param expected: the version that was read; None if the object did not exist.
+        :returns: False if another writer was faster.
         """
         with self._errors(path, len(data)):
-            return self.objects.put_if(path, data, expected)
+            return self.objects.put_if_unchanged(path, data, expected)
 
     def upload(self, path: str, chunks: Iterable[Piece], size_bytes: int | None = None) -> int:
-        """Write an object from pieces, in parts and bounded memory; an exception from the pieces leaves nothing.
+        """Write an object from pieces with bounded memory; if `chunks` raises, nothing is written.
 
-        :param size_bytes: the size where it is known, so that the parts fit.
-        :returns: the bytes written.
+        :param size_bytes: the size if known, to choose the size of the parts.
+        :returns: number of bytes written.
         """
         failures: list[Exception] = []
 
@@ -126,7 +126,7 @@ class Store:
             with self._errors(path, size_bytes):
                 return self.objects.upload(path, watched(), size_bytes)
         except AirsmithError:
-            if failures:  # It is the source that failed, and what it says is no word of this store's.
+            if failures:  # The source failed, not the store, so its error is raised unchanged.
                 raise failures[0] from None
             raise
 
@@ -136,37 +136,34 @@ class Store:
             return self.upload(path, iter(lambda: file.read(STREAM_CHUNK_BYTES), b""), local.stat().st_size)
 
     def copy(self, source: str, target: str) -> None:
-        """Write an object that is the same as another of up to 5 GiB, without its bytes passing here.
-
-        `copy_object` takes larger ones.
-        """
-        _refuse_bad(target)
+        """Copy an object of up to 5 GiB inside the store; `copy_object` also copies larger ones."""
+        _check_path(target)
         with self._errors(source):
             self.objects.copy(source, target)
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """All objects under a folder; all of the store for the empty prefix."""
+        """List all objects in a folder; all objects of the store for an empty prefix."""
         with self._errors(prefix):
             yield from self.objects.list(prefix)
 
     def exists(self, path: str) -> bool:
-        """Whether there is an object of this name."""
+        """Whether the object exists."""
         with self._errors(path):
             return self.objects.exists(path)
 
     def delete(self, path: str) -> None:
-        """Remove an object; one that is not there is no error."""
+        """Delete an object; a missing object is not an error."""
         with self._errors(path):
             self.objects.delete(path)
 
     def _errors(self, path: str, needed_bytes: int | None = None) -> AbstractContextManager[None]:
         if path:
-            _refuse_bad(path)
+            _check_path(path)
         return store_errors(self.objects.address, path, needed_bytes, self.objects.free_bytes)
 
 
-def _refuse_bad(path: str) -> None:
+def _check_path(path: str) -> None:
     try:
         checked_path(path)
     except ValueError as error:
-        raise AirsmithError(ErrorKind.VERIFICATION_FAILED, f"{error}.", "Rename it at its source.") from error
+        raise AirsmithError(ErrorKind.VERIFICATION_FAILED, f"{error}.", "Rename the file at its source.") from error

@@ -1,6 +1,6 @@
-"""What of S3 obstore does not offer: uploads that were begun and never ended, and copies of objects above 5 GiB.
+"""S3 operations that obstore lacks: listing and aborting incomplete uploads, and copying objects above 5 GiB.
 
-No listing shows such uploads, but they take room until somebody removes them.
+No listing of objects shows incomplete uploads, but they occupy space until they are aborted.
 """
 
 from __future__ import annotations
@@ -12,62 +12,62 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any, Protocol
 
-from airsmith.artifacts.bucket import s3_place
+from airsmith.artifacts.bucket import s3_location
 from airsmith.artifacts.folder import Folder
 from airsmith.artifacts.layout import STAGING_PREFIX
 from airsmith.artifacts.store import Store
 from airsmith.errors import AirsmithError, ErrorKind
 
-LARGEST_COPY_BYTES = 5 * 2**30
-"""What S3 copies in one request; parts of a copy may be as large."""
+MAX_COPY_BYTES = 5 * 2**30
+"""Maximum object size that S3 copies in one request, and maximum size of a part of a copy."""
 
 _COPIED_PART_BYTES = 2**30
 _DENIED = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch")
-_GONE = ("NoSuchUpload", "404")
+_MISSING = ("NoSuchUpload", "404")
 
 
 @dataclass(frozen=True)
 class Upload:
-    """An upload that has not ended.
+    """An incomplete upload.
 
-    :param path: of the object that it would become; in a local folder, of the hidden file that it is until then.
-    :param id: the server's, empty in a local folder.
-    :param begun: by the store's clock.
+    :param path: of the object; in a local folder, of the hidden file.
+    :param id: the server's upload id; empty in a local folder.
+    :param started_at: start time by the store's clock.
     """
 
     path: str
     id: str
-    begun: datetime
+    started_at: datetime
 
 
 @dataclass(frozen=True)
 class UploadedParts:
-    """What an upload has brought so far.
+    """The parts that an upload has received so far.
 
-    :param newest: when its last part came, by the store's clock.
+    :param last_part_at: time of the last part by the store's clock.
     """
 
     size_bytes: int
-    newest: datetime
+    last_part_at: datetime
 
 
 class Uploads(Protocol):
-    """The uploads of one store."""
+    """The incomplete uploads of a store."""
 
     def list(self) -> Iterator[Upload]:
-        """All that have not ended."""
+        """List all incomplete uploads."""
 
     def parts(self, upload: Upload) -> UploadedParts:
-        """How far an upload is."""
+        """The parts that an upload has received."""
 
     def abort(self, upload: Upload) -> None:
-        """End an upload and remove its parts; one that has ended meanwhile is no error."""
+        """Abort an upload and delete its parts; an upload that no longer exists is not an error."""
 
 
 def open_uploads(store: Store) -> Uploads:
-    """What knows a store's uploads.
+    """Open the incomplete uploads of a store.
 
-    :raises AirsmithError: `internal` where boto3 is not installed; it comes with `airsmith[airflow]` and every image.
+    :raises AirsmithError: `internal` if boto3 is not installed; `airsmith[airflow]` and every image include it.
     """
     if store.uri.startswith("s3://"):
         return _S3Uploads.open(store)
@@ -75,8 +75,8 @@ def open_uploads(store: Store) -> Uploads:
 
 
 def copy_object(store: Store, source: str, target: str, size_bytes: int) -> None:
-    """Write an object that is the same as another of its store, of any size, without its bytes passing here."""
-    if store.uri.startswith("s3://") and size_bytes > LARGEST_COPY_BYTES:
+    """Copy an object of any size inside its store, without downloading it."""
+    if store.uri.startswith("s3://") and size_bytes > MAX_COPY_BYTES:
         _S3Uploads.open(store).copy(source, target)
     else:
         store.copy(source, target)
@@ -84,21 +84,21 @@ def copy_object(store: Store, source: str, target: str, size_bytes: int) -> None
 
 @dataclass(frozen=True)
 class _FolderUploads:
-    """Files under a folder that were not renamed to their own names."""
+    """Hidden files in a folder that were never renamed to an object's path."""
 
     folder: Folder
 
     def list(self) -> Iterator[Upload]:
         for file in self.folder.root.rglob(f"{STAGING_PREFIX}*"):
             with suppress(FileNotFoundError):
-                begun = datetime.fromtimestamp(file.stat().st_ctime, timezone.utc)
-                yield Upload(file.relative_to(self.folder.root).as_posix(), "", begun)
+                started_at = datetime.fromtimestamp(file.stat().st_ctime, timezone.utc)
+                yield Upload(file.relative_to(self.folder.root).as_posix(), "", started_at)
 
     def parts(self, upload: Upload) -> UploadedParts:
         try:
             status = (self.folder.root / upload.path).stat()
         except FileNotFoundError:
-            return UploadedParts(0, upload.begun)
+            return UploadedParts(0, upload.started_at)
         return UploadedParts(status.st_size, datetime.fromtimestamp(status.st_mtime, timezone.utc))
 
     def abort(self, upload: Upload) -> None:
@@ -106,13 +106,13 @@ class _FolderUploads:
 
 
 class _NoUploads:
-    """Memory holds none."""
+    """A store in memory has no incomplete uploads."""
 
     def list(self) -> Iterator[Upload]:
         return iter(())
 
     def parts(self, upload: Upload) -> UploadedParts:
-        return UploadedParts(0, upload.begun)
+        return UploadedParts(0, upload.started_at)
 
     def abort(self, upload: Upload) -> None:
         pass
@@ -120,7 +120,7 @@ class _NoUploads:
 
 @dataclass(frozen=True)
 class _S3Uploads:
-    """Multipart uploads of a bucket, through boto3: obstore lists none."""
+    """Multipart uploads of a bucket, by boto3: obstore cannot list them."""
 
     client: Any
     bucket: str
@@ -135,14 +135,16 @@ class _S3Uploads:
             from botocore.config import Config  # type: ignore[import-untyped]
         except ImportError as error:
             raise AirsmithError(
-                ErrorKind.INTERNAL, "boto3, which lists unfinished uploads, is missing.", "Install airsmith[airflow]."
+                ErrorKind.INTERNAL,
+                "The Python package boto3, which lists incomplete uploads, is not installed.",
+                "Install airsmith[airflow].",
             ) from error
         bucket, _, prefix = store.uri.removeprefix("s3://").partition("/")
-        endpoint, region = s3_place()
+        endpoint, region = s3_location()
         options = Config(s3={"addressing_style": "path"} if endpoint else {}, retries={"mode": "standard"})
         client = boto3.client("s3", endpoint_url=endpoint or None, region_name=region, config=options)
         prefix = f"{prefix}/" if prefix else ""
-        # MinIO lists the uploads of a whole bucket or of one object, not those under a folder.
+        # MinIO lists the uploads of a bucket or of one object, but not of a folder.
         return cls(client, bucket, prefix, "" if endpoint else prefix, store.uri)
 
     def list(self) -> Iterator[Upload]:
@@ -155,41 +157,41 @@ class _S3Uploads:
                         yield Upload(path, found["UploadId"], found["Initiated"])
 
     def parts(self, upload: Upload) -> UploadedParts:
-        size_bytes, newest = 0, upload.begun
+        size_bytes, last_part_at = 0, upload.started_at
         with self._errors():
             for page in self.client.get_paginator("list_parts").paginate(**self._named(upload)):
                 for part in page.get("Parts", ()):
                     size_bytes += part["Size"]
-                    newest = max(newest, part["LastModified"])
-        return UploadedParts(size_bytes, newest)
+                    last_part_at = max(last_part_at, part["LastModified"])
+        return UploadedParts(size_bytes, last_part_at)
 
     def abort(self, upload: Upload) -> None:
         with self._errors():
             self.client.abort_multipart_upload(**self._named(upload))
 
     def copy(self, source: str, target: str) -> None:
-        """Copy an object part by part.
+        """Copy an object in parts.
 
-        :raises AirsmithError: `not_found` where there is none.
+        :raises AirsmithError: `not_found` if the object does not exist.
         """
         from boto3.s3.transfer import TransferConfig  # type: ignore[import-untyped]
 
         parts = TransferConfig(multipart_threshold=_COPIED_PART_BYTES, multipart_chunksize=_COPIED_PART_BYTES)
         origin = {"Bucket": self.bucket, "Key": f"{self.prefix}{source}"}
-        with self._errors(gone=self._missing(source)):
+        with self._errors(if_missing=self._missing(source)):
             self.client.copy(origin, self.bucket, f"{self.prefix}{target}", Config=parts)
 
     def _missing(self, path: str) -> AirsmithError:
-        return AirsmithError(ErrorKind.NOT_FOUND, f"There is no {path} in the store {self.uri}.", "Check the path.")
+        return AirsmithError(ErrorKind.NOT_FOUND, f"{path} does not exist in the store {self.uri}.", "Check the path.")
 
     def _named(self, upload: Upload) -> dict[str, str]:
         return {"Bucket": self.bucket, "Key": f"{self.prefix}{upload.path}", "UploadId": upload.id}
 
     @contextmanager
-    def _errors(self, gone: AirsmithError | None = None) -> Iterator[None]:
+    def _errors(self, if_missing: AirsmithError | None = None) -> Iterator[None]:
         """Raise an AirsmithError in place of boto3's.
 
-        :param gone: what to raise where the thing is not there; None where that is no error.
+        :param if_missing: error to raise if the object or upload does not exist; None to ignore that.
         """
         from botocore.exceptions import BotoCoreError, ClientError  # type: ignore[import-untyped]
 
@@ -197,19 +199,19 @@ class _S3Uploads:
             yield
         except ClientError as failure:
             code = failure.response.get("Error", {}).get("Code", "")
-            if code in _GONE:
-                if gone is None:
+            if code in _MISSING:
+                if if_missing is None:
                     return
-                raise gone from failure
+                raise if_missing from failure
             raise AirsmithError(
                 ErrorKind.ACCESS_DENIED if code in _DENIED else ErrorKind.STORE_UNAVAILABLE,
-                f"The store {self.uri} refused what was asked of its uploads: {failure}.",
-                "Allow s3:GetObject, s3:PutObject, s3:ListBucketMultipartUploads, s3:ListMultipartUploadParts and "
+                f"The store {self.uri} rejected a request about uploads: {failure}.",
+                "Grant s3:GetObject, s3:PutObject, s3:ListBucketMultipartUploads, s3:ListMultipartUploadParts and "
                 "s3:AbortMultipartUpload.",
             ) from failure
         except BotoCoreError as failure:
             raise AirsmithError(
                 ErrorKind.STORE_UNAVAILABLE,
-                f"The store {self.uri} did not do what was asked of its uploads: {failure}.",
-                f"Check that {os.environ.get('AWS_ENDPOINT_URL') or 'AWS'} is reached from here, and its credentials.",
+                f"A request about uploads to the store {self.uri} failed: {failure}.",
+                f"Check that {os.environ.get('AWS_ENDPOINT_URL') or 'AWS'} is reachable, and check the credentials.",
             ) from failure

@@ -15,7 +15,7 @@ from airsmith.backends.model_sizes import ModelSizes
 from airsmith.backends.neuron import NEURON, NeuronBackend
 from airsmith.backends.neuron_lora import QKV, check_fused, check_lora, target_names
 from airsmith.backends.neuron_model import check_layers, check_tensor_parallel, shares_heads_unevenly
-from airsmith.contracts.graphs import FLASH_ROWS, uses_flash_attention
+from airsmith.contracts.graphs import FLASH_TILE, uses_flash_attention
 from airsmith.contracts.spec import ParallelPlan
 from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.errors.checks import Check, check_all
@@ -45,7 +45,7 @@ class NeuronXla(NeuronBackend):
             return ()
         return (
             f"Rows of {length} tokens are computed without Neuron's attention kernel, which takes multiples of "
-            f"{FLASH_ROWS}: all scores of a row are held in memory.",
+            f"{FLASH_TILE}: all scores of a row are held in memory.",
         )
 
     def checks(self, recipe: Recipe) -> list[Check]:
@@ -96,13 +96,13 @@ class NeuronXla(NeuronBackend):
 
     def _check_rows(self, recipe: Recipe) -> None:
         length, tensor = recipe.dataset.max_length, self.parallel(recipe).tensor
-        if length > FLASH_ROWS and not uses_flash_attention(length):
-            below = length - length % FLASH_ROWS
+        if length > FLASH_TILE and not uses_flash_attention(length):
+            below = length - length % FLASH_TILE
             raise AirsmithError(
                 ErrorKind.BAD_RECIPE,
-                f"dataset.max_length is {length}, but Neuron's attention kernel takes multiples of {FLASH_ROWS}, and "
+                f"dataset.max_length is {length}, but Neuron's attention kernel takes multiples of {FLASH_TILE}, and "
                 "without it rows of that length take too much memory.",
-                f"Use {below} or {below + FLASH_ROWS}.",
+                f"Use {below} or {below + FLASH_TILE}.",
             )
         if length % tensor and self._is_possible(recipe, tensor):
             below = length - length % tensor

@@ -16,13 +16,14 @@ __all__ = ["app", "endpoint", "janitor", "main", "recipe", "run"]
 
 
 def main() -> None:
-    """Run the command line; an AirsmithError is printed with its hint, without a traceback."""
+    """Run the command line; an AirsmithError is printed with its hint and documentation page, without a traceback."""
     try:
         app()
     except AirsmithError as error:
         print(f"error: {error.message}", file=sys.stderr)
         if error.hint:
             print(f"hint: {error.hint}", file=sys.stderr)
+        print(f"see: {error.page}", file=sys.stderr)
         sys.exit(1)
     except ModuleNotFoundError as missing:
         if (missing.name or "").partition(".")[0] != "kubernetes":

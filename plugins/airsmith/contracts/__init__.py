@@ -1,1 +1,1 @@
-"""What every stage promises: inputs, outputs, digests, errors and a run's files. Imports neither airflow nor torch."""
+"""The contract of every stage: inputs, outputs, digests and the files of a run. Imports neither airflow nor torch."""

@@ -1,4 +1,4 @@
-"""The cache check: is what a stage would make there already? Airflow asks before it starts a pod, the pod again."""
+"""The cache check: whether a stage's output exists. Airflow checks before it starts a pod, and the pod checks again."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from airsmith.registry import CARD_FILE, find_version_by_digest, get_version
 
 @dataclass(frozen=True)
 class Output:
-    """What a stage has made or would make.
+    """A stage's existing or expected output.
 
     :param location: its path in the store.
-    :param found: whether it is there, complete.
+    :param found: whether it exists and is complete.
     """
 
     type: str
@@ -44,7 +44,7 @@ class Output:
         )
 
     def pointer(self, stage: str) -> StagePointer:
-        """A pointer to it as it is there already."""
+        """A pointer to the output, marked as cached."""
         return StagePointer(
             stage=stage,
             type=self.type,
@@ -59,7 +59,7 @@ class Output:
 
 
 def look_up_output(run: Run, spec: RunSpec, stage: str) -> Output:
-    """Compute a stage's digest from its inputs' pointers, and look for its output.
+    """Compute a stage's digest from the pointers of its inputs, and look up its output.
 
     :raises AirsmithError: `not_found`, naming the upstream stage that has not run.
     """
@@ -67,29 +67,29 @@ def look_up_output(run: Run, spec: RunSpec, stage: str) -> Output:
 
 
 def stages_to_run(run: Run, spec: RunSpec) -> tuple[str, ...]:
-    """The stages before the deployment whose output is not there yet, in order: those that will need a pod.
+    """The stages before `deploy` whose output does not exist, in order: those that need a pod.
 
-    Asks the store alone, and leaves nothing in the run's folder.
+    Only reads the store; writes nothing to the run's folder.
     """
-    found = {stage for stage, output in outputs_ahead(run, spec) if output.found}
-    return tuple(plan.stage for plan in _before_deployment(spec) if plan.stage not in found)
+    found = {stage for stage, output in expected_outputs(run, spec) if output.found}
+    return tuple(plan.stage for plan in _stages_before_deploy(spec) if plan.stage not in found)
 
 
-def outputs_ahead(run: Run, spec: RunSpec) -> Iterator[tuple[str, Output]]:
-    """What the stages before the deployment have made or will make, in order, as far as the store can tell now.
+def expected_outputs(run: Run, spec: RunSpec) -> Iterator[tuple[str, Output]]:
+    """The outputs of the stages before `deploy`, in order, with the name of the stage.
 
-    A stage whose inputs are not made yet is left out. Asks the store alone, and leaves nothing in the run's folder.
+    Omits stages whose inputs do not exist yet. Only reads the store; writes nothing to the run's folder.
     """
     pointers: dict[str, StagePointer] = {}
-    for plan in _before_deployment(spec):
-        if {source.stage for source in STAGES[plan.stage].inputs_among(spec.plan.names())} <= pointers.keys():
+    for plan in _stages_before_deploy(spec):
+        if {source.stage for source in STAGES[plan.stage].inputs_in(spec.plan.names())} <= pointers.keys():
             output = _look_up(plan.stage, run.store, spec, pointers)
             yield plan.stage, output
             if output.found:
                 pointers[plan.stage] = output.pointer(plan.stage)
 
 
-def _before_deployment(spec: RunSpec) -> list[StagePlan]:
+def _stages_before_deploy(spec: RunSpec) -> list[StagePlan]:
     return list(itertools.takewhile(lambda plan: not plan.runs_in_worker, spec.plan.stages))
 
 
@@ -99,7 +99,7 @@ def _look_up(stage: str, store: Store, spec: RunSpec, pointers: Mapping[str, Sta
     if stage == "mirror_model" and source_kind(spec.recipe.model.id) == "registry":
         return _registered_model(store, spec.recipe.model.id)
     if stage == "merge" and spec.recipe.method.name == "full":
-        return _same_as(pointers[spec.plan.trained_by])
+        return _full_training_output(pointers[spec.plan.training_output_stage])
     kind = output_type(contract, spec.recipe)
     if kind == ArtifactType.MODEL_VERSION:
         return _model_version(store, spec.recipe.name, digest)
@@ -112,7 +112,7 @@ def _artifact(store: Store, kind: str, digest: str, folder: str) -> Output:
 
 
 def _registered_model(store: Store, model_id: str) -> Output:
-    """A base that is a version of our own registry needs no copy."""
+    """The model of a registered version, which needs no copy."""
     _, name, number = model_id.split("/")
     version = get_version(store, name, int(number))
     found = _artifact(store, ArtifactType.MODEL, version.model.rsplit("/", 1)[-1], version.model)
@@ -120,18 +120,18 @@ def _registered_model(store: Store, model_id: str) -> Output:
         raise AirsmithError(
             ErrorKind.NOT_FOUND,
             f"Model {model_id} points to {version.model}, which is not in the store.",
-            "Choose another version, or restore the artifact.",
+            "Use another version, or restore the artifact.",
         )
     return found
 
 
-def _same_as(pointer: StagePointer) -> Output:
-    """A fully trained model needs no merge."""
+def _full_training_output(pointer: StagePointer) -> Output:
+    """The output of a full training, which needs no merge."""
     return Output(pointer.type, pointer.digest, pointer.location, True, dict(pointer.properties), dict(pointer.metrics))
 
 
 def _model_version(store: Store, name: str, digest: str) -> Output:
-    """A version whose card is missing was left half-way by a process that died."""
+    """A registered version. One without a card is incomplete: the process that registered it died."""
     version = find_version_by_digest(store, name, digest)
     location = model_version_folder(name, version.version) if version is not None else f"models/{name}"
     if version is None or not store.exists(f"{location}/{CARD_FILE}"):

@@ -1,4 +1,4 @@
-"""Digests that address artifacts and checkpoints. Computed here alone, so that Airflow and the pods agree."""
+"""Digests that address artifacts and checkpoints. Airflow and the pods both compute them here, so that they agree."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from airsmith.contracts.graphs import graph_determinants
 from airsmith.contracts.pointers import StagePointer
 from airsmith.contracts.spec import RunSpec
-from airsmith.contracts.stages import NOT_DETERMINING, Input, StageContract, toolchain_on
+from airsmith.contracts.stages import IGNORED_FIELDS, Input, StageContract, toolchain_for
 from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.recipe import Recipe
 from airsmith.recipe.dotted_keys import flatten
@@ -19,23 +19,23 @@ _PLACEMENT_FIELDS = ("backend.devices", "backend.nodes", "backend.instance_type"
 
 
 def canonical_digest(value: Any) -> str:
-    """sha256 of a value's canonical JSON, in hex."""
+    """SHA-256 of a value's canonical JSON, in hexadecimal."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def recipe_digest(recipe: Recipe) -> str:
-    """Digest of the whole resolved recipe; a sweep finds values of it, and is none of them."""
+    """Digest of the resolved recipe without `sweep`, which only searches for values of other fields."""
     return canonical_digest(recipe.model_dump(mode="json", exclude={"sweep"}))
 
 
 def stage_digest(contract: StageContract, spec: RunSpec, pointers: Mapping[str, StagePointer]) -> str:
     """Digest of a stage's output.
 
-    :param pointers: the upstream stages' pointers by stage name.
+    :param pointers: pointers of the upstream stages by stage name.
     :raises AirsmithError: `not_found`, naming the stage whose output is missing.
     """
-    determinants = _determinants(contract, spec, pointers, ignored=NOT_DETERMINING.get(contract.name, ()))
+    determinants = _determinants(contract, spec, pointers, ignored=IGNORED_FIELDS.get(contract.name, ()))
     if contract.name == "train" and spec.stop_at_step is not None:
         determinants["stop_at_step"] = spec.stop_at_step
     if contract.name == "compile":
@@ -46,17 +46,17 @@ def stage_digest(contract: StageContract, spec: RunSpec, pointers: Mapping[str, 
 
 
 def checkpoint_key(contract: StageContract, spec: RunSpec, pointers: Mapping[str, StagePointer]) -> str:
-    """Digest of what determines the weights at a step: the stage's digest without where it runs.
+    """Digest of everything that determines the weights at a step: the stage's digest without the placement fields.
 
-    A compile cache that is not whole yet is kept under the digest of the whole one.
+    A partial compile cache has the digest of the complete one.
     """
     if contract.name == "compile":
         return stage_digest(contract, spec, pointers)
-    ignored = NOT_DETERMINING.get(contract.name, ()) + _PLACEMENT_FIELDS
+    ignored = IGNORED_FIELDS.get(contract.name, ()) + _PLACEMENT_FIELDS
     determinants = _determinants(contract, spec, pointers, ignored)
-    parts = [spec.plan.parallel.tensor, spec.plan.parallel.pipeline]
-    if parts != [1, 1]:  # A process's part of the model fits into as many parts only.
-        determinants["parallel"] = parts
+    model_parallel = [spec.plan.parallel.tensor, spec.plan.parallel.pipeline]
+    if model_parallel != [1, 1]:  # A checkpoint that is split across processes loads only into the same split.
+        determinants["parallel"] = model_parallel
     return canonical_digest(determinants)
 
 
@@ -69,11 +69,11 @@ def _determinants(
         "fields": _selected_fields(contract.recipe_fields, spec.recipe, ignored),
         "inputs": {
             source.stage: _input_digest(contract, source, pointers)
-            for source in contract.inputs_among(spec.plan.names())
-            if source.determines
+            for source in contract.inputs_in(spec.plan.names())
+            if source.affects_digest
         },
         "toolchain": {
-            name: spec.toolchain_version(contract.name, name) for name in toolchain_on(contract, spec.recipe)
+            name: spec.toolchain_version(contract.name, name) for name in toolchain_for(contract, spec.recipe)
         },
     }
 
@@ -83,12 +83,11 @@ def _selected_fields(paths: tuple[str, ...], recipe: Recipe, ignored: tuple[str,
     return {
         path: value
         for path, value in flat.items()
-        if any(_lies_under(path, declared) for declared in paths)
-        and not any(_lies_under(path, field) for field in ignored)
+        if any(_is_under(path, declared) for declared in paths) and not any(_is_under(path, field) for field in ignored)
     }
 
 
-def _lies_under(path: str, declared: str) -> bool:
+def _is_under(path: str, declared: str) -> bool:
     return path == declared or path.startswith(f"{declared}.")
 
 
@@ -100,5 +99,5 @@ def _input_digest(contract: StageContract, source: Input, pointers: Mapping[str,
             f"Stage {contract.name} needs the output of {source.stage}, which this run does not have.",
             f"Run {source.stage} first.",
         )
-    # What an older version has made may lack a property: then all of it counts.
+    # An output of an older version may lack the property; then its whole digest counts.
     return pointer.properties.get(source.property, pointer.digest)

@@ -1,7 +1,7 @@
-"""What changes the graphs that a compiler makes of a training, and nothing else: the key of a compile cache.
+"""The key of a compile cache: exactly what changes the compiled graphs of a training.
 
-A graph holds shapes, operations and the numbers 0, 1 and -1; any other number is an input to it. So a learning rate
-changes no graph, while a weight decay of 0 leaves operations out (torch_xla's special scalars:
+A graph contains shapes, operations and the constants 0, 1 and -1; any other number is an input of the graph. So a
+learning rate changes no graph, while a weight decay of 0 removes operations (torch_xla's special scalars:
 https://github.com/pytorch/xla/blob/v2.8.0/torch_xla/csrc/tensor_util.cpp, `IsSpecialScalar`). Not run on a device.
 """
 
@@ -13,12 +13,12 @@ from typing import Any
 from airsmith.contracts.spec import RunSpec
 from airsmith.recipe.training import Method
 
-FLASH_ROWS = 2048
-"""Length of a tile of Neuron's attention kernel: a row is some of them, or is computed without it."""
+FLASH_TILE = 2048
+"""Tile length, in tokens, of Neuron's attention kernel; other row lengths are computed without the kernel."""
 
 
 def graph_determinants(spec: RunSpec) -> dict[str, Any]:
-    """What of a run's recipe and plan its graphs depend on; the model's config and the versions come beside it."""
+    """The values of a run's recipe and plan that its graphs depend on, besides the model's config and the toolchain."""
     recipe, batch, parallel = spec.recipe, spec.plan.batch, spec.plan.parallel
     training, method = recipe.training, recipe.method
     return {
@@ -39,8 +39,8 @@ def graph_determinants(spec: RunSpec) -> dict[str, Any]:
 
 
 def uses_flash_attention(max_length: int) -> bool:
-    """Whether a training that is compiled for rows of this length uses Neuron's kernel, which takes whole tiles."""
-    return max_length % FLASH_ROWS == 0
+    """Whether a training compiled for this row length uses Neuron's attention kernel, which requires whole tiles."""
+    return max_length % FLASH_TILE == 0
 
 
 def _adapter(method: Method) -> dict[str, Any]:
@@ -55,6 +55,6 @@ def _adapter(method: Method) -> dict[str, Any]:
 
 
 def _scale(method: Method, pattern: str) -> float:
-    """What the delta of the layers of a pattern is multiplied by; of all others with an empty one."""
+    """The LoRA scale of the layers that match a pattern; for an empty pattern, of all other layers."""
     rank = method.rank_pattern.get(pattern, method.r)
     return method.alpha_pattern.get(pattern, method.lora_alpha) / (math.sqrt(rank) if method.use_rslora else rank)

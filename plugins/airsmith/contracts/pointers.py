@@ -1,4 +1,4 @@
-"""What a stage leaves in its run's folder: a pointer to its output, and its state while it works."""
+"""The records of a stage in its run's folder: a pointer to its output, its status and its progress."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ StageState = Literal["running", "done", "cached", "failed", "interrupted"]
 
 
 class StagePointer(BaseModel):
-    """`stages/<stage>.json`: where a stage's output lies. Written last, so that it is there only when all is well."""
+    """`stages/<stage>.json`: the location of a stage's output. Written last, so it exists only after success."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -21,7 +21,7 @@ class StagePointer(BaseModel):
     location: str
     """Path in the store: an artifact's folder, a model version's folder or an endpoint's file."""
     properties: dict[str, str] = {}
-    """Declared properties of the output, so that a downstream digest needs no further read."""
+    """Declared properties of the output, so that computing a downstream digest needs no further read."""
     metrics: dict[str, float | int | str | bool | None] = {}
     cached: bool
     started_at: datetime
@@ -29,12 +29,12 @@ class StagePointer(BaseModel):
 
     @property
     def revision(self) -> str:
-        """Id of the revision that `deploy` points to; not the digest if requests were routed to it later."""
+        """Id of the revision that `deploy` points to; differs from the digest if requests were routed to it later."""
         return self.properties.get("revision", self.digest)
 
 
 class StageStatus(BaseModel):
-    """`status/<stage>.json`: what a stage is doing, for people who watch. Nothing depends on it."""
+    """`status/<stage>.json`: the state of a stage, for display only. No stage depends on it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -47,7 +47,7 @@ class StageStatus(BaseModel):
 
 
 class Progress(BaseModel):
-    """`progress.json`: how far the training is."""
+    """`progress.json`: the progress of the training."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -1,4 +1,4 @@
-"""How a stage leaves its trace in the run's folder: its status while it works, its pointer once its output is there."""
+"""Record a stage in the run's folder: its status while it runs, and a pointer as soon as its output exists."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ log = logging.getLogger("airsmith")
 
 @dataclass(frozen=True)
 class StageRecord:
-    """One attempt at a stage, kept by the stage's own process, or by Airflow where the output is there already.
+    """One attempt at a stage, recorded by the stage's process, or by Airflow if the output already exists.
 
-    :param started_at: when the attempt began.
-    :param begun: the same moment on the monotonic clock.
+    :param started_at: start of the attempt.
+    :param monotonic_start: the same moment on the monotonic clock.
     """
 
     run: Run
     stage: str
     started_at: datetime
-    begun: float
+    monotonic_start: float
 
     @classmethod
-    def begin(cls, stage: str, run: Run) -> StageRecord:
-        """Start the clock; nothing is written yet."""
+    def start(cls, stage: str, run: Run) -> StageRecord:
+        """Start the clock without writing anything."""
         return cls(run, stage, datetime.now(timezone.utc), time.monotonic())
 
     def seconds(self) -> float:
-        """Wall time since the attempt began."""
-        return round(time.monotonic() - self.begun, 3)
+        """Wall time since the start of the attempt."""
+        return round(time.monotonic() - self.monotonic_start, 3)
 
     def finish(self, output: Output, *, cached: bool) -> StagePointer:
-        """Point to the output and say that the stage is done.
+        """Write the pointer to the output and the final status.
 
-        :param cached: whether the output was there before.
+        :param cached: whether the output already existed.
         """
         pointer = StagePointer(
             stage=self.stage,
@@ -57,17 +57,17 @@ class StageRecord:
             seconds=self.seconds(),
         )
         self.run.write_pointer(pointer)
-        self.tell("cached" if cached else "done")
+        self.write_status("cached" if cached else "done")
         return pointer
 
     def fail(self, error: AirsmithError) -> None:
-        """Say why the stage has no output. A store that fails now changes nothing about the first failure."""
+        """Write the status of a failed stage. A store error is only logged, so that it does not hide the failure."""
         try:
-            self.tell("interrupted" if error.kind is ErrorKind.INTERRUPTED else "failed", error)
-        except AirsmithError as unheard:
-            log.warning("The status of %s could not be written: %s", self.stage, unheard)
+            self.write_status("interrupted" if error.kind is ErrorKind.INTERRUPTED else "failed", error)
+        except AirsmithError as status_error:
+            log.warning("The status of %s could not be written: %s", self.stage, status_error)
 
-    def tell(self, state: StageState, error: AirsmithError | None = None) -> None:
+    def write_status(self, state: StageState, error: AirsmithError | None = None) -> None:
         """Write the stage's status."""
         status = StageStatus(
             stage=self.stage,
@@ -82,9 +82,9 @@ class StageRecord:
 
 @contextmanager
 def recorded_stage(stage: str, run: Run) -> Iterator[StageRecord]:
-    """Keep the stage's status file true: running, then whatever the block ends with."""
-    record = StageRecord.begin(stage, run)
-    record.tell("running")
+    """Write the status `running`, and the failure if the block raises."""
+    record = StageRecord.start(stage, run)
+    record.write_status("running")
     try:
         yield record
     except BaseException as failure:
@@ -93,10 +93,10 @@ def recorded_stage(stage: str, run: Run) -> Iterator[StageRecord]:
 
 
 def reuse_output(stage: str, run: Run, spec: RunSpec) -> StagePointer | None:
-    """Point to a stage's output where it is there already; None where the stage has to run.
+    """Point to a stage's output if it already exists; None if the stage must run.
 
     :raises AirsmithError: `not_found`, naming the upstream stage that has not run.
     """
     with recorded_stage(stage, run) as record:
-        wanted = look_up_output(run, spec, stage)
-        return record.finish(wanted, cached=True) if wanted.found else None
+        output = look_up_output(run, spec, stage)
+        return record.finish(output, cached=True) if output.found else None

@@ -1,4 +1,4 @@
-"""A run's folder in the store: the one place that knows the names of its files."""
+"""A run's folder in the store, and the names of its files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Run:
     """One execution of a recipe.
 
     :param store: the store that holds the run and every artifact.
-    :param path: the run's folder in it.
+    :param path: the run's folder in the store.
     """
 
     store: Store
@@ -33,7 +33,7 @@ class Run:
 
     @classmethod
     def open(cls, uri: str) -> Run:
-        """Open a run by its folder's URI, for example `s3://bucket/prefix/runs/<dag>/<run>`."""
+        """Open a run by the URI of its folder, for example `s3://bucket/prefix/runs/<dag>/<run>`."""
         store_uri, path = split_run_uri(uri)
         return cls(Store.open(store_uri), path)
 
@@ -44,74 +44,74 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Name of the run's folder; of a trial, that of its run."""
+        """Name of the run's folder; for a trial, of its parent run's."""
         return self.path.split("/")[2]
 
     @property
     def trial_name(self) -> str:
-        """Name of the trial; empty where it is none."""
+        """Name of the trial; empty if the run is not a trial."""
         return "/".join(self.path.split("/")[4:])
 
     def trial(self, name: str) -> Run:
-        """A trial of this run: a run of its own, in this one's folder."""
+        """A trial of this run: a separate run inside this run's folder."""
         return Run(self.store, trial_folder(self.path, name))
 
     def write_spec(self, spec: RunSpec) -> None:
-        """Write the spec. A cleared run is resolved anew, hence no conditional put."""
+        """Write the spec. Not a conditional put, because clearing a run resolves it again."""
         self.write("spec.json", spec.model_dump_json(indent=2).encode())
 
     def read_spec(self, name: str = "spec.json") -> RunSpec:
         """Read the spec.
 
-        :param name: of its file.
-        :raises AirsmithError: `not_found` where `resolve` did not write one.
+        :param name: name of the file.
+        :raises AirsmithError: `not_found` if no spec was written.
         """
         return self._read_model(name, RunSpec)
 
     def has_spec(self) -> bool:
-        """Whether a spec was written."""
+        """Whether the spec exists."""
         return self.store.exists(f"{self.path}/spec.json")
 
     def write_pointer(self, pointer: StagePointer) -> None:
-        """Point to a stage's output."""
+        """Write the pointer to a stage's output."""
         self.write(f"stages/{pointer.stage}.json", pointer.model_dump_json(indent=2).encode())
 
     def pointer(self, stage: str) -> StagePointer | None:
-        """Where a stage's output lies, or None while it has none."""
-        return self._read_if_there(f"stages/{stage}.json", StagePointer)
+        """The pointer to a stage's output; None if the stage has no output yet."""
+        return self._read_optional(f"stages/{stage}.json", StagePointer)
 
     def input_pointers(self, contract: StageContract) -> dict[str, StagePointer]:
-        """The pointers of a stage's inputs that are there."""
+        """The existing pointers of a stage's inputs, by upstream stage."""
         found = {source.stage: self.pointer(source.stage) for source in contract.inputs}
         return {stage: pointer for stage, pointer in found.items() if pointer is not None}
 
     def write_status(self, status: StageStatus) -> None:
-        """Say what a stage is doing."""
+        """Write a stage's status."""
         self.write(f"status/{status.stage}.json", status.model_dump_json().encode())
 
     def statuses(self) -> dict[str, StageStatus]:
-        """What the stages that have begun are doing, in the order of the pipeline."""
+        """The statuses of the stages that have started, in pipeline order."""
         found = {}
         for stage in STAGES:
-            status = self._read_if_there(f"status/{stage}.json", StageStatus)
+            status = self._read_optional(f"status/{stage}.json", StageStatus)
             if status is not None:
                 found[stage] = status
         return found
 
     def write_progress(self, progress: Progress) -> None:
-        """Say how far the training is."""
+        """Write the progress of the training."""
         self.write("progress.json", progress.model_dump_json().encode())
 
     def progress(self) -> Progress | None:
-        """How far the training is, or None before it begins."""
-        return self._read_if_there("progress.json", Progress)
+        """The progress of the training; None before it starts."""
+        return self._read_optional("progress.json", Progress)
 
     def write_metrics(self, part: str, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Write one part of the metrics; objects cannot be appended to, so each part is a file of its own."""
+        """Write one part of the metrics. Objects cannot be appended to, so each part is a separate file."""
         self.write(f"metrics/{part}.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
 
     def metrics_parts(self) -> list[str]:
-        """Names of the metrics' parts."""
+        """Names of the parts of the metrics."""
         return sorted(PurePosixPath(info.path).stem for info in self.store.list(f"{self.path}/metrics"))
 
     def remove_metrics(self, part: str) -> None:
@@ -119,7 +119,7 @@ class Run:
         self.store.delete(f"{self.path}/metrics/{part}.jsonl")
 
     def metrics(self) -> list[dict[str, Any]]:
-        """All rows of the metrics, by step; of a step that a resumed training repeated, the last one."""
+        """All rows of the metrics, by step. If a resumed training repeated a step, the last values win."""
         rows: dict[int, dict[str, Any]] = {}
         for info in sorted(self.store.list(f"{self.path}/metrics"), key=lambda info: (info.modified, info.path)):
             for line in self.store.read(info.path).decode().splitlines():
@@ -135,7 +135,7 @@ class Run:
         """Read a file of the run's folder."""
         return self.store.read(f"{self.path}/{name}")
 
-    def _read_if_there(self, name: str, model: type[_Model]) -> _Model | None:
+    def _read_optional(self, name: str, model: type[_Model]) -> _Model | None:
         try:
             return self._read_model(name, model)
         except AirsmithError as error:
@@ -149,6 +149,7 @@ class Run:
         except ValidationError as error:
             raise AirsmithError(
                 ErrorKind.VERIFICATION_FAILED,
-                f"{self.uri}/{name} is not a {model.__name__} of this version of Airsmith: {error.errors()[0]['msg']}.",
-                "Start a new run with one version of Airsmith in Airflow and in the stages.",
+                f"{self.uri}/{name} is not a valid {model.__name__} of this version of Airsmith: "
+                f"{error.errors()[0]['msg']}.",
+                "Install the same version of Airsmith in Airflow and in the stages, and start a new run.",
             ) from error

@@ -1,4 +1,4 @@
-"""`spec.json`: everything a run was told, written once by `resolve` and read by every stage with the same class."""
+"""`spec.json`: the full specification of a run, which `resolve` writes and every stage reads."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ class _Frozen(BaseModel):
 
 
 class StagePlan(_Frozen):
-    """One stage of a run: its image, the backend whose pool and time limit it has, whether it holds an accelerator."""
+    """One stage of a run.
+
+    :ivar backend: the backend that defines the stage's pool and time limit.
+    """
 
     stage: str
     image: str
@@ -25,7 +28,7 @@ class StagePlan(_Frozen):
 
 
 class BatchPlan(_Frozen):
-    """How the recipe's total batch is spread: total = per device × devices × accumulation."""
+    """How the total batch is split: total = per device × data parallel size × accumulation steps."""
 
     per_device_train_batch_size: int
     gradient_accumulation_steps: int
@@ -33,11 +36,11 @@ class BatchPlan(_Frozen):
 
 
 class ParallelPlan(_Frozen):
-    """How a training's processes share the model; data parallel × tensor × pipeline = nodes × processes per node.
+    """How the training splits the model; data parallel × tensor × pipeline = nodes × processes per node.
 
-    :ivar tensor: processes that each hold a part of every layer.
-    :ivar pipeline: groups of processes that each hold some of the layers.
-    :ivar processes_per_node: one for each device, or for each core of a device that has several.
+    :ivar tensor: tensor parallel size: processes that each hold a part of every layer.
+    :ivar pipeline: pipeline parallel size: groups of processes that each hold some of the layers.
+    :ivar processes_per_node: one for each device, or for each core of a device with several.
     """
 
     tensor: int = 1
@@ -46,7 +49,7 @@ class ParallelPlan(_Frozen):
 
 
 class Plan(_Frozen):
-    """What the recipe means on its backend."""
+    """The stages and sizes that the recipe results in on its backend."""
 
     backend: str
     stages: tuple[StagePlan, ...]
@@ -54,30 +57,30 @@ class Plan(_Frozen):
     parallel: ParallelPlan = ParallelPlan()
 
     def stage(self, name: str) -> StagePlan:
-        """The plan of one stage."""
+        """The plan of a stage."""
         return next(plan for plan in self.stages if plan.stage == name)
 
     def has(self, name: str) -> bool:
-        """Whether the run has a stage of this name."""
+        """Whether the run has this stage."""
         return name in self.names()
 
     @property
-    def trained_by(self) -> str:
-        """The stage whose output is what was trained, whole."""
+    def training_output_stage(self) -> str:
+        """The stage whose output is the complete trained model or adapter."""
         return "consolidate" if self.has("consolidate") else "train"
 
     def names(self) -> list[str]:
-        """The stages in order."""
+        """Names of the stages in order."""
         return [plan.stage for plan in self.stages]
 
 
 class TrialResult(_Frozen):
-    """What became of one trial of a sweep.
+    """The result of one trial of a sweep.
 
-    :ivar values: what it set, by dotted key.
-    :ivar steps: optimizer steps that it was trained for.
-    :ivar eval_loss: validation loss of the weights that it ended with; None where it failed before the first.
-    :ivar train_digest: of what it has trained; empty where it failed.
+    :ivar values: the values under test, by dotted key.
+    :ivar steps: number of optimizer steps.
+    :ivar eval_loss: validation loss of the final weights; None if the trial failed before its first evaluation.
+    :ivar train_digest: digest of the `train` output; empty if the trial failed.
     """
 
     name: str
@@ -89,15 +92,15 @@ class TrialResult(_Frozen):
 
 
 class RunSpec(_Frozen):
-    """A run, fully decided.
+    """The full specification of a run.
 
     :ivar recipe: the merged recipe with the Hub revisions pinned to commits.
-    :ivar changed_fields: dotted paths that differ from the recipe's file.
-    :ivar bundle_version: commit of the DAG bundle, where the bundle has one.
-    :ivar images: digest per image name, where the runtime has images.
-    :ivar toolchains: versions of distributions per image name.
-    :ivar stop_at_step: where the training pauses, with the schedule of the whole; at its end when None.
-    :ivar trials: of a sweep, once its winner is known.
+    :ivar changed_fields: dotted paths of the fields that differ from the recipe file.
+    :ivar bundle_version: commit of the DAG bundle, if it is versioned.
+    :ivar images: digest per image name; empty if the runtime uses no images.
+    :ivar toolchains: versions of Python distributions per image name.
+    :ivar stop_at_step: step at which the training pauses, on the full training's schedule; None to train to the end.
+    :ivar trials: results of a sweep's trials, after its winner is chosen.
     """
 
     dag_id: str
@@ -116,5 +119,5 @@ class RunSpec(_Frozen):
     created_at: datetime
 
     def toolchain_version(self, stage: str, distribution: str) -> str:
-        """Version of a distribution in the image that runs a stage."""
+        """Version of a distribution in a stage's image."""
         return self.toolchains.get(self.plan.stage(stage).image, {}).get(distribution, "unknown")

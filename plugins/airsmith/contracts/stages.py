@@ -1,4 +1,4 @@
-"""What each stage reads and makes: the one place that decides when a result may be reused."""
+"""What each stage reads and produces. These contracts decide when an output can be reused."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from airsmith.recipe import Recipe
 
 
 class ArtifactType:
-    """Types of what stages make. All but the last two are artifacts; a version and an endpoint the registry keeps."""
+    """Types of stage outputs. All are artifacts except the last two, which are records of the registry."""
 
     BASE_MODEL = "base_model"
     DATASET = "dataset"
@@ -28,29 +28,29 @@ class ArtifactType:
 
 @dataclass(frozen=True)
 class Input:
-    """A stage whose output is read.
+    """A dependency on the output of an upstream stage.
 
     :param stage: the upstream stage.
-    :param property: the declared property of its output that counts for the digest; the whole output where empty.
-    :param optional: whether it counts only in runs that have that stage.
-    :param determines: whether the result depends on it: what only makes a stage faster is no part of its digest.
+    :param property: the declared property of the output that enters the digest; empty for the whole output.
+    :param optional: whether the dependency exists only in runs that have the upstream stage.
+    :param affects_digest: False if the input only makes the stage faster and does not change its output.
     """
 
     stage: str
     property: str = ""
     optional: bool = False
-    determines: bool = True
+    affects_digest: bool = True
 
 
 @dataclass(frozen=True)
 class StageContract:
-    """What determines a stage's output.
+    """Everything that determines a stage's output.
 
-    :param version: raised by hand when the stage's code makes a different output from the same input.
-    :param output: type of what it makes.
-    :param recipe_fields: dotted paths of the recipe; a group's path means all its fields.
+    :param version: incremented manually when the stage's code produces a different output from the same input.
+    :param output: type of the output.
+    :param recipe_fields: dotted paths of recipe fields; the path of a group includes all its fields.
     :param inputs: upstream stages.
-    :param toolchain: distributions whose version changes the output.
+    :param toolchain: Python distributions whose version changes the output.
     """
 
     name: str
@@ -60,30 +60,30 @@ class StageContract:
     inputs: tuple[Input, ...] = ()
     toolchain: tuple[str, ...] = ()
 
-    def inputs_among(self, stages: Container[str]) -> tuple[Input, ...]:
-        """The inputs in a run of these stages."""
+    def inputs_in(self, stages: Container[str]) -> tuple[Input, ...]:
+        """The inputs in a run that has the given stages."""
         return tuple(source for source in self.inputs if not source.optional or source.stage in stages)
 
 
 TOKENIZER = "tokenizer_digest"
-"""Property of a base model: digest of the files that a tokenizer is made of."""
+"""Property of a base model: digest of the tokenizer's files."""
 
 CONFIG = "config_digest"
 """Property of a base model: digest of its `config.json`."""
 
 SHARDS = "shards"
-"""Property of what lies in shards: how many processes have each written their part."""
+"""Property of a sharded output: the number of processes that each wrote a shard."""
 
 TENSOR_PARALLEL, PIPELINE_PARALLEL = "tensor_parallel_size", "pipeline_parallel_size"
-"""Properties of shards that belong to one part of every layer, and to some of the layers, each."""
+"""Properties of a sharded output: the tensor and pipeline parallel sizes of the training."""
 
 END_TOKENS = "end_tokens"
-"""Property of tokens, and of what is trained on them: a JSON list of the ids at which the model learns to stop."""
+"""Property of tokens and of models trained on them: a JSON list of the token ids that end a generation."""
 
 _TRAINING_TOOLCHAIN = ("torch", "transformers", "peft", "accelerate")
 _NEURON_TOOLCHAIN = ("optimum-neuron", "neuronx-cc", "torch-neuronx")
 _COMPILED_BACKENDS = ("neuron_xla",)
-"""Whose graphs are compiled ahead, and whose trainings leave what they have made in shards, one per process."""
+"""Backends that compile graphs ahead of the training, and whose training writes one shard per process."""
 
 _CONTRACTS = (
     StageContract(
@@ -119,7 +119,7 @@ _CONTRACTS = (
         version=1,
         output=ArtifactType.ADAPTER,
         recipe_fields=("model.dtype", "model.trust_remote_code", "method", "training", "backend"),
-        inputs=(Input("mirror_model"), Input("tokenize"), Input("compile", optional=True, determines=False)),
+        inputs=(Input("mirror_model"), Input("tokenize"), Input("compile", optional=True, affects_digest=False)),
         toolchain=_TRAINING_TOOLCHAIN,
     ),
     StageContract(
@@ -183,17 +183,17 @@ _CONTRACTS = (
 )
 
 STAGES: Mapping[str, StageContract] = {contract.name: contract for contract in _CONTRACTS}
-"""Every stage by name, in an order in which each follows its inputs."""
+"""Every stage by name, in topological order."""
 
 HUB_STAGES = ("mirror_model", "mirror_dataset")
-"""The stages that talk to the Hub. All others run with the Hub's client switched off."""
+"""The stages that access the Hub. All other stages run with the Hub client in offline mode."""
 TRAINING = ("compile", "train")
-"""The stages of the training's own launch: long, on the recipe's devices, and resumed by the next try."""
+"""The stages that run as a training job: long, on the recipe's devices, and resumed by the next attempt."""
 
 TOOLCHAIN = frozenset(_NEURON_TOOLCHAIN).union(*(contract.toolchain for contract in _CONTRACTS))
-"""Every distribution whose version changes some stage's output on some backend."""
+"""Every Python distribution whose version changes an output of any stage on any backend."""
 
-NOT_DETERMINING: Mapping[str, tuple[str, ...]] = {
+IGNORED_FIELDS: Mapping[str, tuple[str, ...]] = {
     "train": (
         "backend.job",
         "backend.queue",
@@ -204,13 +204,13 @@ NOT_DETERMINING: Mapping[str, tuple[str, ...]] = {
     ),
     "evaluate": ("evaluate.resources",),
 }
-"""Fields under a declared group that leave a stage's output as it is."""
+"""Fields of a declared group that do not change the stage's output, by stage."""
 
 
 def output_type(contract: StageContract, recipe: Recipe) -> str:
-    """Type of a stage's output for this recipe: of an adapter or of all parameters, whole or in shards."""
+    """Type of a stage's output for this recipe: adapter or model, complete or sharded."""
     is_full = recipe.method.name == "full"
-    if contract.name == "train" and trains_shards(recipe):
+    if contract.name == "train" and has_sharded_output(recipe):
         return ArtifactType.MODEL_SHARDS if is_full else ArtifactType.ADAPTER_SHARDS
     if contract.name == "train" and is_full:
         return ArtifactType.MODEL
@@ -219,25 +219,25 @@ def output_type(contract: StageContract, recipe: Recipe) -> str:
     return contract.output
 
 
-def trains_shards(recipe: Recipe) -> bool:
-    """Whether the training leaves shards: each of several processes has a part of what was trained."""
+def has_sharded_output(recipe: Recipe) -> bool:
+    """Whether the training writes shards, one for each of several processes."""
     if recipe.backend.name in _COMPILED_BACKENDS:
         return True
     return recipe.method.name == "full" and _has_several_processes(recipe)
 
 
-def toolchain_on(contract: StageContract, recipe: Recipe) -> tuple[str, ...]:
-    """Distributions whose version changes the output of a stage of this recipe."""
+def toolchain_for(contract: StageContract, recipe: Recipe) -> tuple[str, ...]:
+    """Python distributions whose version changes a stage's output for this recipe."""
     is_compiled = contract.name in TRAINING and recipe.backend.name in _COMPILED_BACKENDS
     return contract.toolchain + (_NEURON_TOOLCHAIN if is_compiled else ())
 
 
 def _has_several_processes(recipe: Recipe) -> bool:
-    """Whether several train together. A device of Neuron has several cores, and a process on each."""
+    """Whether several processes train together. A Neuron device has several cores with one process each."""
     backend = recipe.backend
     return backend.devices * backend.nodes > 1 or backend.name == "neuron_native"
 
 
 def public_version(version: str) -> str:
-    """A version without its local part (PEP 440): `2.13.0+cpu` and `2.13.0` are builds of one release."""
+    """A version without its local part (PEP 440): `2.13.0+cpu` and `2.13.0` are builds of the same release."""
     return version.partition("+")[0]

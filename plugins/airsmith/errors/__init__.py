@@ -1,5 +1,5 @@
-"""The closed list of failure kinds, the exception that carries one, and what to do about each kind."""
+"""The error kinds, the exception that carries a kind, and the retry rule of each kind."""
 
-from airsmith.errors.error import AirsmithError, ErrorKind, most_telling
+from airsmith.errors.error import AirsmithError, ErrorKind, root_cause
 
-__all__ = ["AirsmithError", "ErrorKind", "most_telling"]
+__all__ = ["AirsmithError", "ErrorKind", "root_cause"]

@@ -1,4 +1,4 @@
-"""Several checks told as one: who has to mend things wants to hear of all of them at once."""
+"""Run several checks and report all their failures at once, so that one correction can fix them all."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from airsmith.errors import AirsmithError
 from airsmith.errors.retries import RETRIES, Retry
 
 Check = Callable[[], None]
-"""Raises an AirsmithError where something is wrong."""
+"""Raises an AirsmithError if the check fails."""
 
 
 def check_all(checks: Iterable[Check]) -> None:
-    """Make every check.
+    """Run every check.
 
-    :raises AirsmithError: what has failed; of several the kind that no retry helps against, and all their remedies.
+    :raises AirsmithError: the failure; several are combined by `combine_errors`.
     """
     failures: dict[str, AirsmithError] = {}
     for check in checks:
@@ -23,13 +23,16 @@ def check_all(checks: Iterable[Check]) -> None:
         except AirsmithError as failure:
             failures.setdefault(str(failure), failure)
     if failures:
-        raise told_together(list(failures.values()))
+        raise combine_errors(list(failures.values()))
 
 
-def told_together(failures: list[AirsmithError]) -> AirsmithError:
-    """Several failures as one; one alone stays as it is."""
+def combine_errors(failures: list[AirsmithError]) -> AirsmithError:
+    """Combine failures into one error with all messages and hints; a single failure is returned unchanged.
+
+    The kind is that of the first failure that is never retried, or of the first failure.
+    """
     if len(failures) == 1:
         return failures[0]
     kind = next((failure.kind for failure in failures if RETRIES[failure.kind] is Retry.NEVER), failures[0].kind)
     lines = [f"{number}. {failure}" for number, failure in enumerate(failures, 1)]
-    return AirsmithError(kind, "\n".join([f"{len(failures)} things are wrong:", *lines]))
+    return AirsmithError(kind, "\n".join([f"{len(failures)} checks failed:", *lines]))

@@ -1,4 +1,4 @@
-"""The closed list of ways a stage can fail, and the one exception that carries them."""
+"""The error kinds, and the exception that carries a kind."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from enum import Enum
 
 
 class ErrorKind(str, Enum):
-    """Why something failed. The value travels in JSON; a runtime maps it to retry, back off or fail."""
+    """Why an operation failed. The value is stored in JSON and selects the retry rule."""
 
     BAD_RECIPE = "bad_recipe"
     BAD_DATA = "bad_data"
@@ -23,7 +23,7 @@ class ErrorKind(str, Enum):
     INTERRUPTED = "interrupted"
     DEVICE_ERROR = "device_error"
     INTERNAL = "internal"
-    # Seen from outside a stage only.
+    # Reported by the runtime, never by a stage.
     KILLED = "killed"
     EVICTED = "evicted"
     NODE_LOST = "node_lost"
@@ -34,16 +34,16 @@ class ErrorKind(str, Enum):
     POD_MISSING = "pod_missing"
 
 
-_TELLS_LITTLE = {ErrorKind.KILLED: 1, ErrorKind.INTERNAL: 1, ErrorKind.INTERRUPTED: 2}
-"""Kinds with which processes end because another one did."""
+_SECONDARY_KINDS = {ErrorKind.KILLED: 1, ErrorKind.INTERNAL: 1, ErrorKind.INTERRUPTED: 2}
+"""Kinds that are often a consequence of another process's failure; the higher the number, the more often."""
 
 
 class AirsmithError(Exception):
-    """A failure that a person can act on.
+    """A failure that a user can act on.
 
-    :param kind: one of the closed list.
-    :param message: what failed, naming the thing and the cause, in one sentence.
-    :param hint: what to do about it; empty where nothing sensible can be said.
+    :param kind: selects the retry rule and the documentation page.
+    :param message: what failed and why, in one sentence.
+    :param hint: the remedy; empty if none is known.
     """
 
     def __init__(self, kind: ErrorKind, message: str, hint: str = "") -> None:
@@ -58,13 +58,18 @@ class AirsmithError(Exception):
     def __reduce__(self) -> tuple[type[AirsmithError], tuple[ErrorKind, str, str]]:
         return type(self), (self.kind, self.message, self.hint)
 
+    @property
+    def page(self) -> str:
+        """Path of the documentation page about errors of this kind."""
+        return f"docs/errors/{self.kind.value}.md"
+
     def to_json_line(self) -> str:
-        """One line of JSON, the last one that a failed stage prints on stderr."""
+        """The error as one line of JSON, which a failed stage prints last on stderr."""
         return json.dumps({"error": self.kind.value, "message": self.message, "hint": self.hint})
 
     @classmethod
     def from_json_line(cls, line: str) -> AirsmithError | None:
-        """The error that a line of a stage's stderr describes, or None where it is any other line."""
+        """The error that a line of a stage's stderr describes; None for any other line."""
         if not line.startswith('{"error":'):
             return None
         try:
@@ -74,6 +79,6 @@ class AirsmithError(Exception):
             return None
 
 
-def most_telling(errors: Iterable[AirsmithError]) -> AirsmithError | None:
-    """Of the errors of several that work together, the first that explains the others; None where there are none."""
-    return min(errors, key=lambda error: _TELLS_LITTLE.get(error.kind, 0), default=None)
+def root_cause(errors: Iterable[AirsmithError]) -> AirsmithError | None:
+    """The error that most likely caused the others, out of those of cooperating processes; None if there are none."""
+    return min(errors, key=lambda error: _SECONDARY_KINDS.get(error.kind, 0), default=None)

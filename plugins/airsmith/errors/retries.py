@@ -1,4 +1,4 @@
-"""The one table that says what to do about a failure."""
+"""The retry rule of every error kind."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from airsmith.errors import ErrorKind
 
 
 class Retry(Enum):
-    """What a runtime does about a failed stage."""
+    """How a runtime handles a failed stage."""
 
     AT_ONCE = "at_once"
     BACK_OFF = "back_off"

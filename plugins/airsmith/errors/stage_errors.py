@@ -1,4 +1,4 @@
-"""One exception class per kind of failure, so that a task's log, an alert or a retry rule can tell them apart."""
+"""One exception class per error kind, so that task logs, alerts and retry rules can distinguish them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from airsmith.errors import AirsmithError, ErrorKind
 
 
 class StageError(AirsmithError):
-    """A stage has no output. Its class says what kind of failure it was."""
+    """A failed stage. The subclass identifies the error kind."""
 
     failure_kind: ClassVar[ErrorKind] = ErrorKind.INTERNAL
 
@@ -20,13 +20,13 @@ class StageError(AirsmithError):
 
 
 class BadRecipeError(StageError):
-    """The recipe, or the form's values, cannot be run."""
+    """The recipe or a setting is invalid."""
 
     failure_kind = ErrorKind.BAD_RECIPE
 
 
 class BadDataError(StageError):
-    """The model or the examples are not what the recipe says."""
+    """The model or the dataset does not match the recipe."""
 
     failure_kind = ErrorKind.BAD_DATA
 
@@ -38,19 +38,19 @@ class NotFoundError(StageError):
 
 
 class AccessDeniedError(StageError):
-    """The Hub or the store refuses the credentials."""
+    """The Hub, the store, the cluster or the file system denied access."""
 
     failure_kind = ErrorKind.ACCESS_DENIED
 
 
 class StoreUnavailableError(StageError):
-    """The object store does not answer."""
+    """The object store failed or did not respond."""
 
     failure_kind = ErrorKind.STORE_UNAVAILABLE
 
 
 class HubUnavailableError(StageError):
-    """The Hugging Face Hub does not answer."""
+    """The Hugging Face Hub failed or did not respond."""
 
     failure_kind = ErrorKind.HUB_UNAVAILABLE
 
@@ -62,25 +62,25 @@ class DiskFullError(StageError):
 
 
 class VerificationFailedError(StageError):
-    """What was made or read is not what its digest says."""
+    """Written or read data does not match its size, digest or schema."""
 
     failure_kind = ErrorKind.VERIFICATION_FAILED
 
 
 class NonFiniteLossError(StageError):
-    """The loss became infinite or not a number."""
+    """The loss became infinite or NaN."""
 
     failure_kind = ErrorKind.NON_FINITE_LOSS
 
 
 class OutOfMemoryError(StageError):
-    """Memory of the machine or of the device ran out."""
+    """The host or the device ran out of memory."""
 
     failure_kind = ErrorKind.OUT_OF_MEMORY
 
 
 class StageInterruptedError(StageError):
-    """The stage was told to stop, and stopped in order."""
+    """The stage received a stop signal and stopped gracefully."""
 
     failure_kind = ErrorKind.INTERRUPTED
 
@@ -92,13 +92,13 @@ class DeviceError(StageError):
 
 
 class InternalError(StageError):
-    """A defect, most likely of Airsmith."""
+    """Most likely a bug in Airsmith."""
 
     failure_kind = ErrorKind.INTERNAL
 
 
 class StageKilledError(StageError):
-    """The process was killed from outside."""
+    """Another process or the kernel killed the process."""
 
     failure_kind = ErrorKind.KILLED
 
@@ -110,19 +110,19 @@ class EvictedError(StageError):
 
 
 class NodeLostError(StageError):
-    """The pod's node is gone."""
+    """The pod's node disappeared."""
 
     failure_kind = ErrorKind.NODE_LOST
 
 
 class PreemptedError(StageError):
-    """Other work took the pod's place."""
+    """A workload with a higher priority preempted the pod."""
 
     failure_kind = ErrorKind.PREEMPTED
 
 
 class InvalidImageNameError(StageError):
-    """The image's name is malformed."""
+    """The image name is malformed."""
 
     failure_kind = ErrorKind.INVALID_IMAGE_NAME
 
@@ -134,13 +134,13 @@ class ImagePullFailedError(StageError):
 
 
 class UnschedulableError(StageError):
-    """No node took the pod in time."""
+    """The pod was not scheduled in time."""
 
     failure_kind = ErrorKind.UNSCHEDULABLE
 
 
 class PodMissingError(StageError):
-    """The pod vanished."""
+    """The pod disappeared."""
 
     failure_kind = ErrorKind.POD_MISSING
 

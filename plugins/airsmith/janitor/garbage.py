@@ -99,8 +99,8 @@ def abandoned_uploads(
     """Incomplete uploads without a recent part."""
     for upload, parts in uploads.items():
         folder = "/".join(upload.path.split("/")[:3])
-        if parts.newest < now - grace and not needed.contain(folder):
-            reason = f"never completed, last part {_ago(now, parts.newest)}"
+        if parts.last_part_at < now - grace and not needed.contain(folder):
+            reason = f"never completed, last part {_ago(now, parts.last_part_at)}"
             yield Garbage("uploads", upload.path, reason, parts.size_bytes, upload=upload)
 
 
@@ -109,8 +109,8 @@ def list_uploads(uploads: Uploads, now: datetime, grace: timedelta) -> dict[Uplo
     found = {}
     for upload in uploads.list():
         if upload.path.startswith(("artifacts/", "checkpoints/")):
-            is_recent = upload.begun >= now - grace
-            found[upload] = UploadedParts(0, upload.begun) if is_recent else uploads.parts(upload)
+            is_recent = upload.started_at >= now - grace
+            found[upload] = UploadedParts(0, upload.started_at) if is_recent else uploads.parts(upload)
     return found
 
 
@@ -175,7 +175,7 @@ def _newest_uploads(uploads: Mapping[Upload, UploadedParts]) -> dict[str, dateti
     found: dict[str, datetime] = {}
     for upload, parts in uploads.items():
         attempt = "/".join(upload.path.split("/")[:4])
-        found[attempt] = max(found.get(attempt, parts.newest), parts.newest)
+        found[attempt] = max(found.get(attempt, parts.last_part_at), parts.last_part_at)
     return found
 
 

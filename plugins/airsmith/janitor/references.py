@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from airsmith.artifacts.layout import checkpoints_folder
 from airsmith.artifacts.store import Store
-from airsmith.contracts.cache import Output, outputs_ahead
+from airsmith.contracts.cache import Output, expected_outputs
 from airsmith.contracts.digests import checkpoint_key
 from airsmith.contracts.pointers import StagePointer
 from airsmith.contracts.run import Run
@@ -127,7 +127,7 @@ def _expected_outputs(run: Run, spec: RunSpec) -> dict[str, Output]:
     """Existing and future outputs of a run's stages, up to a damaged artifact."""
     found: dict[str, Output] = {}
     try:
-        found.update(outputs_ahead(run, spec))
+        found.update(expected_outputs(run, spec))
     except AirsmithError as error:
         if error.kind not in (ErrorKind.VERIFICATION_FAILED, ErrorKind.NOT_FOUND):
             raise
@@ -147,7 +147,7 @@ def _checkpoints(spec: RunSpec, pointers: Mapping[str, StagePointer], stages: It
     return [
         checkpoints_folder(checkpoint_key(contract, spec, pointers))
         for contract in contracts
-        if all(source.stage in pointers for source in contract.inputs_among(spec.plan.names()) if source.determines)
+        if all(source.stage in pointers for source in contract.inputs_in(spec.plan.names()) if source.affects_digest)
     ]
 
 

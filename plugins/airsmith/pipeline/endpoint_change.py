@@ -196,5 +196,5 @@ def _run_of_takeover(endpoint: Endpoint, request: ChangeRequest, store: Store, s
     run = run_again(Run(store, endpoint.current.run), request.dag_id, request.run_id, settings, endpoint.name)
     taken_over = canonical_digest({"revision": endpoint.current.id, "run": run.path})
     output = endpoint_output(endpoint, endpoint.current.id, taken_over)
-    StageRecord.begin("deploy", run).finish(output, cached=False)
+    StageRecord.start("deploy", run).finish(output, cached=False)
     return run

@@ -23,7 +23,7 @@ import re
 from dataclasses import dataclass
 
 from airsmith.contracts.spec import BatchPlan
-from airsmith.contracts.stages import trains_shards
+from airsmith.contracts.stages import has_sharded_output
 from airsmith.pipeline.decoder import Decoder, Linear
 from airsmith.recipe import Recipe
 from airsmith.recipe.training import Method
@@ -69,7 +69,7 @@ def estimate_memory(decoder: Decoder, recipe: Recipe, batch: BatchPlan) -> Memor
     trained = trained_parameters(decoder, method)
     frozen_bytes = 0.0 if is_full else _frozen_bytes(decoder, recipe)
     tokens = batch.per_device_train_batch_size * recipe.dataset.max_length
-    is_sharded = trains_shards(recipe)
+    is_sharded = has_sharded_output(recipe)
     held = trained / batch.data_parallel_size if is_sharded else trained
     return MemoryEstimate(
         parameters=decoder.parameters,

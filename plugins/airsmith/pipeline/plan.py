@@ -5,7 +5,7 @@ from __future__ import annotations
 from airsmith.backends import Backend, get_backend
 from airsmith.backends.servers import server_of
 from airsmith.contracts.spec import BatchPlan, ParallelPlan, Plan, StagePlan
-from airsmith.contracts.stages import TRAINING, trains_shards
+from airsmith.contracts.stages import TRAINING, has_sharded_output
 from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.recipe import Recipe
 from airsmith.settings import Settings
@@ -30,7 +30,7 @@ def stage_names(recipe: Recipe, *, is_sweep: bool = False) -> tuple[str, ...]:
     wanted = {
         *_ALWAYS,
         *get_backend(recipe.backend.name).optional_stages,
-        *(("consolidate",) if trains_shards(recipe) else ()),
+        *(("consolidate",) if has_sharded_output(recipe) else ()),
         *(("compare_trials",) if is_sweep else ()),
         *(_WHEN_SERVED if recipe.serve.enabled else ()),
     }

@@ -64,7 +64,7 @@ def begin_rung(run: Run, number: int) -> list[Run]:
         entered = [trial for trial in trials if run.trial(trial.folder(before)).has_spec()]
         trials = _ranked(run, entered, before)[: sweep.survivors(len(entered))]
     else:
-        StageRecord.begin(TRAIN, run).tell("running")
+        StageRecord.start(TRAIN, run).write_status("running")
     stop = stops_of(sweep)[number]
     return [_begin(run, base, trial, stop) for trial in trials]
 

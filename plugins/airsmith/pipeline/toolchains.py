@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from airsmith.contracts.spec import Plan
-from airsmith.contracts.stages import STAGES, public_version, toolchain_on
+from airsmith.contracts.stages import STAGES, public_version, toolchain_for
 from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.process.interpreter import installed_versions
 from airsmith.recipe import Recipe
@@ -26,7 +26,7 @@ def image_toolchains(plan: Plan, recipe: Recipe, settings: Settings) -> dict[str
     """The versions that `make images` has written to the settings of each image."""
     toolchains: dict[str, dict[str, str]] = {}
     for stage in plan.stages:
-        needed = toolchain_on(STAGES[stage.stage], recipe)
+        needed = toolchain_for(STAGES[stage.stage], recipe)
         listed = settings.image(stage.image).toolchain if needed else {}
         missing = [name for name in needed if name not in listed]
         if missing:
@@ -49,7 +49,7 @@ def local_toolchains(plan: Plan, recipe: Recipe, stages_python: Path) -> dict[st
     installed = installed_versions(stages_python)
     toolchains: dict[str, dict[str, str]] = {}
     for stage in plan.stages:
-        needed = toolchain_on(STAGES[stage.stage], recipe)
+        needed = toolchain_for(STAGES[stage.stage], recipe)
         missing = [name for name in needed if name not in installed]
         if missing:
             raise AirsmithError(

@@ -97,7 +97,7 @@ class StageProcess:
         """Start the process; see `stage_process`, which also stops it."""
         command = [str(settings.stages_python()), "-m", "airsmith_stages.cli", stage, "--run", run.uri]
         grace = str(settings.local.kill_grace_seconds)
-        record = StageRecord.begin(stage, run)
+        record = StageRecord.start(stage, run)
         return cls(
             record,
             subprocess.Popen(

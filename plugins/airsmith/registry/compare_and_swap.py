@@ -49,7 +49,7 @@ def update_record(
         found = read_record(store, path, model)
         before, version = found if found is not None else (None, None)
         record = successor(before)
-        if store.swap(path, record.model_dump_json(indent=2).encode(), version):
+        if store.compare_and_swap(path, record.model_dump_json(indent=2).encode(), version):
             return record
         back_off()
     raise contention_error(store, path)

@@ -1,4 +1,4 @@
-"""Stores that give up soon."""
+"""Stores with a short deadline."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ import pytest
 
 @pytest.fixture
 def short_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stores that are opened from now on retry for one second only."""
+    """Stores opened from now on retry for one second."""
     monkeypatch.setenv("AIRSMITH_STORE_DEADLINE_SECONDS", "1")

@@ -22,11 +22,11 @@ def test_a_conflict_is_retried(store: Store, s3_server: Any) -> None:
         is_conditional_put, lambda real: error_response(409, "ConditionalRequestConflict"), times=2
     )
     assert store.create("a", b"1")
-    _, version = store.read_versioned("a")
+    _, version = store.read_with_version("a")
     s3_server.fault = Faults(
         is_conditional_put, lambda real: error_response(409, "ConditionalRequestConflict"), times=2
     )
-    assert store.swap("a", b"2", version)
+    assert store.compare_and_swap("a", b"2", version)
     assert store.read("a") == b"2"
 
 
@@ -34,12 +34,12 @@ def test_an_applied_put_whose_response_is_lost_succeeds(store: Store, s3_server:
     faults = s3_server.fault = Faults(is_conditional_put, apply_and_return_500, times=1)
     assert store.create("a", b"1")
     assert faults.times == 0
-    _, version = store.read_versioned("a")
+    _, version = store.read_with_version("a")
     faults.times = 1
-    assert store.swap("a", b"2", version)
+    assert store.compare_and_swap("a", b"2", version)
     assert faults.times == 0
     assert not store.create("a", b"1")
-    assert not store.swap("a", b"3", version)
+    assert not store.compare_and_swap("a", b"3", version)
 
 
 def test_a_put_that_was_not_applied_is_retried(store: Store, s3_server: Any) -> None:

@@ -1,4 +1,4 @@
-"""Uploads and downloads on S3 survive proxied connections."""
+"""Uploads and downloads on S3 survive broken connections."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from werkzeug.wrappers import Request, Response
 
-from airsmith.artifacts.bucket import PARTS_IN_FLIGHT, SMALLEST_PART_BYTES, part_bytes
+from airsmith.artifacts.bucket import MIN_PART_BYTES, PARTS_IN_FLIGHT, part_bytes
 from airsmith.artifacts.store import MEBIBYTE, Store
 from airsmith.errors import AirsmithError, ErrorKind
 from tests.support.s3_faults import (
@@ -45,7 +45,7 @@ def test_an_upload_that_the_store_aborted_is_not_reported_as_a_missing_object(st
         lambda request: "uploadId" in request.args and request.method == "POST",
         lambda real: error_response(404, "NoSuchUpload"),
     )
-    with pytest.raises(AirsmithError, match="ended the upload of a before it was whole") as failure:
+    with pytest.raises(AirsmithError, match="aborted the upload of a before it was complete") as failure:
         store.upload("a", [b"1" * MEBIBYTE] * 17)
     assert failure.value.kind is ErrorKind.STORE_UNAVAILABLE
     assert list(store.list("")) == []
@@ -74,14 +74,14 @@ def test_a_small_file_takes_one_request(store: Store, s3_server: Any) -> None:
 @given(st.integers(0, 5 * 1024**4))
 def test_a_file_fits_into_10000_parts_of_a_valid_size(size_bytes: int) -> None:
     part = part_bytes(size_bytes)
-    assert part >= SMALLEST_PART_BYTES
+    assert part >= MIN_PART_BYTES
     assert part * 10_000 >= size_bytes
-    assert part <= max(SMALLEST_PART_BYTES, size_bytes / 8_999 + 1)
+    assert part <= max(MIN_PART_BYTES, size_bytes / 8_999 + 1)
 
 
 def test_50_gb_fit_if_the_size_is_unknown() -> None:
     assert part_bytes(None) * 10_000 > 50 * 1000**3
-    assert part_bytes(None) == SMALLEST_PART_BYTES
+    assert part_bytes(None) == MIN_PART_BYTES
 
 
 def test_an_upload_reads_only_a_few_parts_ahead(store: Store, s3_server: Any) -> None:
@@ -102,7 +102,7 @@ def test_an_upload_reads_only_a_few_parts_ahead(store: Store, s3_server: Any) ->
 
     s3_server.fault = count_parts
     assert store.upload("a", source(), 200 * MEBIBYTE) == 200 * MEBIBYTE == acknowledged
-    assert furthest <= (PARTS_IN_FLIGHT + 2) * SMALLEST_PART_BYTES
+    assert furthest <= (PARTS_IN_FLIGHT + 2) * MIN_PART_BYTES
 
 
 def test_memory_does_not_grow_with_the_file_size(s3_uri: str, s3_server: Any) -> None:

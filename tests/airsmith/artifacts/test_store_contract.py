@@ -55,23 +55,23 @@ def test_only_one_create_succeeds(store: Store) -> None:
 
 
 def test_a_swap_needs_the_version_that_was_read(store: Store) -> None:
-    assert store.swap("champion.json", b"1", None)
-    assert not store.swap("champion.json", b"x", None)
-    _, first = store.read_versioned("champion.json")
-    assert store.swap("champion.json", b"2", first)
-    assert not store.swap("champion.json", b"3", first)
-    data, second = store.read_versioned("champion.json")
+    assert store.compare_and_swap("champion.json", b"1", None)
+    assert not store.compare_and_swap("champion.json", b"x", None)
+    _, first = store.read_with_version("champion.json")
+    assert store.compare_and_swap("champion.json", b"2", first)
+    assert not store.compare_and_swap("champion.json", b"3", first)
+    data, second = store.read_with_version("champion.json")
     assert data == b"2"
     assert second != first
 
 
 def test_a_swap_of_a_deleted_object_fails(store: Store) -> None:
     store.write("champion.json", b"1")
-    _, version = store.read_versioned("champion.json")
+    _, version = store.read_with_version("champion.json")
     store.delete("champion.json")
-    assert not store.swap("champion.json", b"2", version)
+    assert not store.compare_and_swap("champion.json", b"2", version)
     assert not store.exists("champion.json")
-    assert not store.swap("champion.json", b"2", Version('"made up"'))
+    assert not store.compare_and_swap("champion.json", b"2", Version('"made up"'))
 
 
 def test_a_copy_is_independent_of_its_source(store: Store) -> None:
@@ -94,7 +94,7 @@ def test_a_copy_of_a_missing_object_creates_nothing(store: Store) -> None:
 
 def test_a_large_object_is_copied_in_parts(s3_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """S3 copies up to 5 GB in one request."""
-    monkeypatch.setattr(uploads, "LARGEST_COPY_BYTES", 1000)
+    monkeypatch.setattr(uploads, "MAX_COPY_BYTES", 1000)
     monkeypatch.setattr(uploads, "_COPIED_PART_BYTES", 5 * MEBIBYTE)
     content = bytes(range(256)) * (48 * MEBIBYTE // 1024)
     s3_store.upload("a", [content], len(content))

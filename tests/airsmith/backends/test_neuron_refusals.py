@@ -93,7 +93,7 @@ def test_what_the_library_supports_is_planned(groups: dict[str, Any]) -> None:
 
 def test_all_errors_are_reported_together() -> None:
     error = refusal(method={"use_dora": True}, dataset={"packing": "isolated"}, training={"eval_steps": 5})
-    assert error.message.startswith("3 things are wrong:")
+    assert error.message.startswith("3 checks failed:")
 
 
 def test_short_rows_get_a_note_about_their_cost() -> None:

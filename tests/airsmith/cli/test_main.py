@@ -32,11 +32,12 @@ def test_recipe_check_reports_the_mistakes_of_every_file(tmp_path: Path) -> None
     assert "Traceback" not in result.stderr
 
 
-def test_an_error_is_printed_with_a_hint_and_no_traceback() -> None:
+def test_an_error_is_printed_with_a_hint_and_its_page_and_no_traceback() -> None:
     result = airsmith("watch", "file:///nowhere")
     assert result.returncode == 1
     assert result.stderr.startswith("error: ")
     assert "\nhint: " in result.stderr
+    assert result.stderr.endswith("\nsee: docs/errors/not_found.md\n")
     assert "Traceback" not in result.stderr
 
 

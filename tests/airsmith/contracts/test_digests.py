@@ -11,7 +11,7 @@ import pytest
 from airsmith.contracts.digests import checkpoint_key, flatten, stage_digest
 from airsmith.contracts.pointers import StagePointer
 from airsmith.contracts.spec import RunSpec, StagePlan
-from airsmith.contracts.stages import CONFIG, NOT_DETERMINING, STAGES, TOKENIZER
+from airsmith.contracts.stages import CONFIG, IGNORED_FIELDS, STAGES, TOKENIZER
 from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.errors.retries import RETRIES
 from airsmith.pipeline.plan import make_plan
@@ -67,7 +67,7 @@ def test_exactly_the_declared_fields_change_the_digest(stage: str) -> None:
         if key.count(".") != 1:
             continue
         declared = any(key == path or key.startswith(f"{path}.") for path in STAGES[stage].recipe_fields)
-        ignored = any(key == path or key.startswith(f"{path}.") for path in NOT_DETERMINING.get(stage, ()))
+        ignored = any(key == path or key.startswith(f"{path}.") for path in IGNORED_FIELDS.get(stage, ()))
         changed = digest(stage, {key: "something else"}) != digest(stage)
         assert changed == (declared and not ignored), key
 
@@ -80,7 +80,7 @@ def test_every_determining_input_changes_the_digest(stage: str) -> None:
     for source in STAGES[stage].inputs:
         pointers = pointers_with(**{source.property or source.stage: "another"})
         for each in (whole, spec) if spec.plan.has(stage) else (whole,):
-            counts = each.plan.has(source.stage) and source.determines
+            counts = each.plan.has(source.stage) and source.affects_digest
             changed = stage_digest(STAGES[stage], each, pointers) != stage_digest(STAGES[stage], each, pointers_with())
             assert changed is counts, source
 

@@ -9,11 +9,11 @@ import pytest
 from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.errors.checks import check_all
 
-UNAVAILABLE = AirsmithError(ErrorKind.STORE_UNAVAILABLE, "The store is away.", "Wait.")
-DENIED = AirsmithError(ErrorKind.ACCESS_DENIED, "The Hub says no.", "Ask.")
+UNAVAILABLE = AirsmithError(ErrorKind.STORE_UNAVAILABLE, "The store is unavailable.", "Wait.")
+DENIED = AirsmithError(ErrorKind.ACCESS_DENIED, "The Hub denied access.", "Request it.")
 
 
-def failing(error: AirsmithError) -> Callable[[], None]:
+def failing_check(error: AirsmithError) -> Callable[[], None]:
     def check() -> None:
         raise error
 
@@ -26,13 +26,16 @@ def test_passing_checks_raise_nothing():
 
 def test_a_single_failure_is_raised_unchanged():
     with pytest.raises(AirsmithError) as caught:
-        check_all([lambda: None, failing(DENIED)])
+        check_all([lambda: None, failing_check(DENIED)])
     assert caught.value is DENIED
 
 
 def test_all_checks_run_and_the_kind_that_is_not_retried_wins():
     with pytest.raises(AirsmithError) as caught:
-        check_all([failing(UNAVAILABLE), failing(DENIED), failing(UNAVAILABLE)])
-    assert str(caught.value) == "2 things are wrong:\n1. The store is away. Wait.\n2. The Hub says no. Ask."
+        check_all([failing_check(UNAVAILABLE), failing_check(DENIED), failing_check(UNAVAILABLE)])
+    assert (
+        str(caught.value)
+        == "2 checks failed:\n1. The store is unavailable. Wait.\n2. The Hub denied access. Request it."
+    )
     assert caught.value.kind is ErrorKind.ACCESS_DENIED
     assert AirsmithError.from_json_line(caught.value.to_json_line()) is not None

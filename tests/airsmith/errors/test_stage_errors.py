@@ -26,6 +26,10 @@ def test_every_kind_has_an_exception_class(kind: ErrorKind):
     assert (type(again), str(again)) == (type(error), "message hint")
 
 
+def test_the_documentation_page_of_an_error_is_named_after_its_kind():
+    assert AirsmithError(ErrorKind.DISK_FULL, "message").page == "docs/errors/disk_full.md"
+
+
 def test_no_two_kinds_share_a_class():
     assert len({type(as_stage_error(AirsmithError(kind, ""))) for kind in ErrorKind}) == len(ErrorKind)
 

@@ -70,7 +70,7 @@ def test_a_commit_revision_is_kept(write_recipe: WriteRecipe, settings: Settings
 @pytest.mark.parametrize(
     ("model", "kind", "message", "remedy"),
     [
-        ({"id": "demo/absent"}, ErrorKind.NOT_FOUND, "There is no model demo/absent on", "model.id"),
+        ({"id": "demo/absent"}, ErrorKind.NOT_FOUND, "The model demo/absent does not exist on", "model.id"),
         ({"id": "demo/private"}, ErrorKind.NOT_FOUND, "demo/private", "secrets.hf_token"),
         ({"id": "demo/gated"}, ErrorKind.ACCESS_DENIED, "demo/gated is gated", "secrets.hf_token"),
         ({"id": "demo/model", "revision": "gone"}, ErrorKind.NOT_FOUND, "no revision 'gone'", "model.revision"),
@@ -89,7 +89,7 @@ def test_an_inaccessible_model_is_reported(
 
 def test_an_inaccessible_dataset_is_reported_with_its_own_fields(write_recipe: WriteRecipe, settings: Settings):
     error = refusal(write_recipe(dataset={"id": "demo/absent", "validation_split": "validation"}), settings)
-    assert "There is no dataset demo/absent on" in error.message
+    assert "The dataset demo/absent does not exist on" in error.message
     assert "dataset.id" in error.hint
 
 
@@ -114,7 +114,7 @@ def test_an_invalid_token_is_reported(write_recipe: WriteRecipe, settings: Setti
     monkeypatch.setenv("HF_TOKEN", "hf_mistyped")
     error = refusal(write_recipe(), settings)
     assert error.kind is ErrorKind.ACCESS_DENIED
-    assert "refused the token" in error.message
+    assert "rejected the token" in error.message
 
 
 def test_an_unresponsive_hub_times_out(write_recipe: WriteRecipe, settings: Settings, monkeypatch: pytest.MonkeyPatch):

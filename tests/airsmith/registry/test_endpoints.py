@@ -102,7 +102,7 @@ def test_an_incompatible_record_is_reported_and_kept(store: Store):
 
 
 def test_a_store_that_honors_no_conditional_put_is_reported(store: Store, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(Store, "swap", lambda *_: False)
+    monkeypatch.setattr(Store, "compare_and_swap", lambda *_: False)
     monkeypatch.setattr("airsmith.registry.compare_and_swap._MAX_PAUSE_SECONDS", 0)
     with pytest.raises(AirsmithError, match="in each of 100 attempts") as refused:
         record_current(store, "tiny", revision("d1"))

@@ -41,7 +41,7 @@ def watch_run(run: Run, *, terminal: bool) -> tuple[bool, str]:
 
 def finish_all_stages(run: Run) -> None:
     for stage in run.read_spec().plan.stages:
-        StageRecord.begin(stage.stage, run).tell("cached" if stage.stage == "merge" else "done")
+        StageRecord.start(stage.stage, run).write_status("cached" if stage.stage == "merge" else "done")
 
 
 @pytest.mark.parametrize("terminal", [True, False])
@@ -55,7 +55,7 @@ def test_the_view_closes_when_the_run_finishes(run: Run, terminal: bool) -> None
 
 @pytest.mark.parametrize("terminal", [True, False])
 def test_the_view_closes_with_the_error_of_a_failed_stage(run: Run, terminal: bool) -> None:
-    StageRecord.begin("mirror_model", run).fail(AirsmithError(ErrorKind.NOT_FOUND, "no such model", "look again"))
+    StageRecord.start("mirror_model", run).fail(AirsmithError(ErrorKind.NOT_FOUND, "no such model", "look again"))
     finished, text = watch_run(run, terminal=terminal)
     assert not finished
     assert "no such model look again" in text
@@ -63,7 +63,7 @@ def test_the_view_closes_with_the_error_of_a_failed_stage(run: Run, terminal: bo
 
 def test_the_caller_can_decide_when_the_run_has_ended(run: Run) -> None:
     """A failed stage can be retried, and Airflow ends a run only after its last stage."""
-    StageRecord.begin("mirror_model", run).fail(AirsmithError(ErrorKind.KILLED, "killed", ""))
+    StageRecord.start("mirror_model", run).fail(AirsmithError(ErrorKind.KILLED, "killed", ""))
     answers = iter([False, False, True])
 
     def has_finished() -> bool:
@@ -80,7 +80,7 @@ def test_a_running_training_shows_loss_and_eta(run: Run) -> None:
             stage="train", step=30, total_steps=400, loss=1.25, tokens_per_second=1234, eta_seconds=95, updated_at=NOW
         )
     )
-    StageRecord.begin("train", run).tell("running")
+    StageRecord.start("train", run).write_status("running")
     snapshot = take_snapshot(run)
     assert snapshot is not None
     assert snapshot.progress is not None

@@ -132,7 +132,7 @@ def test_an_artifact_with_a_flipped_bit_is_refused(saved: Path, store: Store, tm
     assert chunk.file == "__0_0.distcp"
     content[chunk.begin] ^= 1
     damaged.write_bytes(content)
-    with pytest.raises(AirsmithError, match=r"__0_0\.distcp of .* differs from what was published") as refused:
+    with pytest.raises(AirsmithError, match=r"__0_0\.distcp of .* differs from the published content") as refused:
         consolidate_published(store, checkpoint)
     assert refused.value.kind is ErrorKind.VERIFICATION_FAILED
     assert open_artifact(store, "artifacts/model/b") is None

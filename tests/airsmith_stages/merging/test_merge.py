@@ -212,7 +212,7 @@ def test_the_remains_of_a_power_cut_do_not_stop_the_next_attempt(
     run = artifacts.new_run(mirror_model=base, train=artifacts.adapter(base))
     with power_cut_at(float("inf"), monkeypatch) as calls:
         run_stage("merge", artifacts.new_run(mirror_model=base, train=artifacts.adapter(base, "same", r=2)))
-    with power_cut_at(calls.index("swap") + 1, monkeypatch):
+    with power_cut_at(calls.index("compare_and_swap") + 1, monkeypatch):
         run_stage("merge", run)
     assert run.pointer("merge") is None
     assert not run_stage("merge", run).cached

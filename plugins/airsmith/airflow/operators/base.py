@@ -21,13 +21,14 @@ if TYPE_CHECKING:
 
 @contextmanager
 def typed_errors(log: Logger) -> Iterator[None]:
-    """Log an error and its remedy, and raise the exception class of its kind."""
+    """Log an error, its remedy and its documentation page, and raise the exception class of its kind."""
     try:
         yield
     except AirsmithError as error:
         log.error(error.message)
         if error.hint:
             log.error("What to do: %s", error.hint)
+        log.error("See %s", error.page)
         raise as_stage_error(error) from None
 
 
@@ -59,7 +60,7 @@ def fail(error: AirsmithError, stage: str, run: Run, log: Logger) -> NoReturn:
     if error.kind is ErrorKind.PREEMPTED and status is not None and status.state == "interrupted":
         log.info(status.error)
     else:
-        StageRecord.begin(stage, run).fail(error)
+        StageRecord.start(stage, run).fail(error)
     raise error
 
 

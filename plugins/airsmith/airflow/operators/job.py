@@ -22,7 +22,7 @@ from airsmith.cluster.stage_pod import stage_pod
 from airsmith.contracts.cache import look_up_output
 from airsmith.contracts.run import Run
 from airsmith.contracts.spec import RunSpec
-from airsmith.errors import AirsmithError, ErrorKind, most_telling
+from airsmith.errors import AirsmithError, ErrorKind, root_cause
 from airsmith.settings import load_settings
 
 _RESUMES = "Run it again: training resumes from its newest checkpoint."
@@ -175,7 +175,7 @@ class TrainingJobOperator(ReusableStage, BaseOperator):
                 message = f"{kind} {name} failed, and none of its pods exists anymore: {reason}."
                 found.append(AirsmithError(ErrorKind.POD_MISSING, message, _RESUMES))
         errors = [error for error in found if error is not None]
-        return most_telling(errors[:-1]) or errors[-1]
+        return root_cause(errors[:-1]) or errors[-1]
 
     def _has_succeeded(self, job: Object) -> bool:
         return self._jobs.job_kind.state_of(job).phase is JobPhase.SUCCEEDED

@@ -22,7 +22,7 @@ from airsmith.cluster.jobs.client import FOREGROUND
 from airsmith.cluster.jobs.job_kind import Object
 from airsmith.cluster.pod_failures import disruption_of, failure_of, has_finished, has_succeeded, waiting_reason
 from airsmith.cluster.queue import QUEUE_LABEL
-from airsmith.errors import AirsmithError, most_telling
+from airsmith.errors import AirsmithError, root_cause
 
 LOG_SECONDS = 30
 POLLS_PER_AGE = 60
@@ -87,7 +87,7 @@ class TrainingJobTrigger(BaseTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait until the job finishes."""
         outcome = await self._follow()
-        error = most_telling(self._errors.values())
+        error = root_cause(self._errors.values())
         yield TriggerEvent(  # type: ignore[no-untyped-call]
             {
                 "outcome": outcome,

@@ -60,7 +60,7 @@ def resolve_served_model(run: Run, endpoint: Endpoint | None) -> ServedModel:
 
 def _adapters(run: Run, recipe: Recipe, endpoint: Endpoint | None) -> tuple[ServedAdapter, ...]:
     """The endpoint's adapters of other recipes, then the run's adapter."""
-    own = _output_of(run.read_spec().plan.trained_by, run)
+    own = _output_of(run.read_spec().plan.training_output_stage, run)
     if own.type != ArtifactType.ADAPTER:
         raise AirsmithError(
             ErrorKind.BAD_RECIPE,

@@ -87,7 +87,7 @@ def test_an_execution_timeout_stops_the_stage(operator: LocalStageOperator, use_
     assert not psutil.pid_exists(int(pid_file.read_text()))
 
 
-def test_a_failure_has_the_class_of_its_kind_and_logs_the_hint(
+def test_a_failure_has_the_class_of_its_kind_and_logs_the_hint_and_the_page(
     operator: LocalStageOperator, use_stages_that, capsys: pytest.CaptureFixture[str]
 ):
     error = AirsmithError(ErrorKind.BAD_DATA, "The split is empty.", "Name another split.")
@@ -98,6 +98,7 @@ def test_a_failure_has_the_class_of_its_kind_and_logs_the_hint(
     log = capsys.readouterr().out
     assert "[error    ] The split is empty." in log
     assert "[error    ] What to do: Name another split." in log
+    assert "[error    ] See docs/errors/bad_data.md" in log
 
 
 def test_a_stage_killed_by_sigkill_is_reported_as_killed(operator: LocalStageOperator, use_stages_that):

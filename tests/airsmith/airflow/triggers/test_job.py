@@ -8,7 +8,7 @@ import pytest
 from kubernetes.client import models as k8s
 
 from airsmith.airflow.triggers.job import UNSTARTABLE_SECONDS, TrainingJobTrigger
-from airsmith.errors import AirsmithError, ErrorKind, most_telling
+from airsmith.errors import AirsmithError, ErrorKind, root_cause
 
 STARTUP_SECONDS = 300
 
@@ -58,7 +58,7 @@ def test_a_failing_image_pull_has_a_shorter_timeout(trigger: TrainingJobTrigger)
     young, old = (pod("a", "Pending", UNSTARTABLE_SECONDS + more, waiting="ImagePullBackOff") for more in (-9, 9))
     assert trigger._overdue([young], 9) is None
     assert trigger._overdue([old], 9) == "not_started"
-    error = most_telling(trigger._errors.values())
+    error = root_cause(trigger._errors.values())
     assert error is not None
     assert error.kind is ErrorKind.IMAGE_PULL_FAILED
 
@@ -89,6 +89,6 @@ def test_of_several_failures_the_root_cause_is_reported(trigger: TrainingJobTrig
     out_of_memory.status.container_statuses[0].state.terminated.reason = "OOMKilled"
     out_of_memory.spec.containers[0].resources = k8s.V1ResourceRequirements(limits={"memory": "3Gi"})
     trigger._record_errors([disconnected, out_of_memory])
-    error = most_telling(trigger._errors.values())
+    error = root_cause(trigger._errors.values())
     assert error is not None
     assert error.kind is ErrorKind.OUT_OF_MEMORY

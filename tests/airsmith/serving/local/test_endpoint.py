@@ -259,7 +259,7 @@ def test_a_damaged_model_is_not_served(local_host: LocalHost):
     (stored,) = (local_host.folder / "store/artifacts/model/m1").glob("attempt=*/name.txt")
     stored.chmod(0o644)
     stored.write_text("mX")
-    with pytest.raises(AirsmithError, match=r"name\.txt of .* differs from what was published") as refused:
+    with pytest.raises(AirsmithError, match=r"name\.txt of .* differs from the published content") as refused:
         deploy(run, local_host.settings())
     assert refused.value.kind is ErrorKind.VERIFICATION_FAILED
     assert not server_processes(local_host)
