@@ -1,4 +1,4 @@
-# `make demo` and `make test` are all that a newcomer needs; `make help` lists the rest.
+# Newcomers need `make demo` and `make test` only; `make help` lists the other targets.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
@@ -6,8 +6,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 RECIPE ?= ticket-triage
 PYTEST_WORKERS ?= 2
-# For `make images`: which, where they are pushed to, the settings that name them, what builds them (Docker, else buildah), and
-# other Dockerfiles for some of them (IMAGE=FILE …).
+# For `make images`: the images, the registry, the settings file to update, the builder (Docker, else buildah), and replacement
+# Dockerfiles (IMAGE=FILE …).
 IMAGES ?= cpu train-cpu vllm-cpu airflow
 REGISTRY ?= localhost:5000/airsmith
 SETTINGS ?= airsmith.yaml
@@ -37,14 +37,14 @@ SELECT_CLUSTER_TESTS = $(if $(CORE),--core) $(if $(SHARD),--shard '$(SHARD)') \
 TEST_CLUSTER = AIRSMITH_TEST_SETTINGS='$(SETTINGS)' $(AIRFLOW)/python -m pytest $(CLUSTER_TESTS) $(SELECT_CLUSTER_TESTS)
 BY_FILE := --dist loadfile --no-loadscope-reorder
 
-# uv reads none of pip's variables: a package index that pip is told of serves uv as well.
+# uv does not read pip's variables: pass pip's package index on to it.
 ifdef PIP_INDEX_URL
 export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
 endif
 export UV_PYTHON_DOWNLOADS := never
 export UV_HTTP_TIMEOUT ?= 180
 export UV_CUSTOM_COMPILE_COMMAND := make lock
-# Commands run from the checkout, whatever it is called, and need no PYTHONPATH of the caller's.
+# Commands run from the checkout and do not need a PYTHONPATH from the caller.
 export PYTHONPATH := $(CURDIR)
 
 .PHONY: help setup demo stop test lint types test-stages test-airflow test-neuron test-training test-long images cluster-images
@@ -53,56 +53,56 @@ export PYTHONPATH := $(CURDIR)
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | column -t -s "$$(printf '\t')"
 
-setup: .venvs/airflow/.ready .venvs/stages/.ready  ## make the two virtual environments (PYTHON=python3.12)
+setup: .venvs/airflow/.ready .venvs/stages/.ready  ## create the two virtual environments (PYTHON=python3.12)
 	@:
 
-demo:  ## fine-tune a tiny model through Airflow and leave it to chat with (RECIPE=name, CI=1)
+demo:  ## fine-tune a tiny model through Airflow and serve it (RECIPE=name, CI=1)
 	@begun=$$(date +%s); $(MAKE) --no-print-directory setup; \
 	$(DEMO) --recipe '$(RECIPE)' $(if $(CI),--ci) --setup-seconds $$(( $$(date +%s) - begun ))
 
-stop:  ## end what the demo left running
+stop:  ## stop the servers of the demo
 	@if [ -e .venvs/airflow/.ready ]; then $(DEMO) stop; else echo "Nothing was set up here."; fi
 
-test: lint types  ## lint, types and all tests; a failure on one side does not hide the other's
+test: lint types  ## lint, types and all tests; every suite runs even if another one fails
 	@$(MAKE) --no-print-directory --keep-going test-stages test-airflow
 
-lint: setup  ## ruff's checks and format
+lint: setup  ## check with ruff
 	@$(AIRFLOW)/ruff check . && $(AIRFLOW)/ruff format --check .
 
-types: setup  ## mypy --strict
+types: setup  ## check with mypy --strict
 	@$(AIRFLOW)/mypy
 
-test-stages: setup  ## the tests of the stages' side
+test-stages: setup  ## run the tests of the stages
 	@$(STAGES)/$(PYTEST) --dist worksteal -m 'not long' tests/airsmith_stages tests/demo --durations 20
 
-test-airflow: setup  ## the tests of Airflow's side
+test-airflow: setup  ## run the tests of the Airflow package
 	@$(AIRFLOW)/$(PYTEST) $(BY_FILE) -m 'not long' tests/end_to_end tests/faults tests/airsmith tests/containers --durations 20
 
-test-neuron: .venvs/neuron/.ready  ## Trainium's chain against optimum-neuron's own code, on stand-ins for the device (Python 3.11)
+test-neuron: .venvs/neuron/.ready  ## run the Trainium tests with optimum-neuron on stubs of the device (Python 3.11)
 	@PYTHONPATH=$(CURDIR)/tests/neuron/stubs $(NEURON)/python -m pytest tests/neuron
 
-test-training: setup  ## parity, resume, 500 kills and the reference sweep
+test-training: setup  ## run the long training tests: parity, resume, 500 kills, the reference sweep
 	@failed=0; export AIRSMITH_TEST_LONG=1; $(STAGES)/$(PYTEST) tests/airsmith_stages/training || failed=1; \
 	$(AIRFLOW)/python -m pytest -m long tests/end_to_end/test_sweep.py || failed=1; \
 	exit $$failed
 
-test-long: setup  ## all faults, races and damaged files, of which `make test` draws a twentieth, and what takes long
+test-long: setup  ## run all fault, race and damaged-file tests; `make test` samples a twentieth
 	@failed=0; export AIRSMITH_TEST_LONG=1; $(STAGES)/python -m pytest tests/airsmith_stages/test_damaged_files.py || failed=1; \
 	$(AIRFLOW)/$(PYTEST) $(BY_FILE) tests/faults || failed=1; \
 	exit $$failed
 
 LOCK = $(UV) pip compile --quiet $(UPGRADE) --generate-hashes --no-emit-index-url
 LOCK_ANYWHERE = $(LOCK) --universal --python-version 3.10
-# For an image alone, where what is locked has wheels for little else.
+# For packages that have wheels for the image's platform only.
 LOCK_IMAGE = $(LOCK) --python-version 3.11 --python-platform x86_64-manylinux_2_28
 LOCK_STAGES = $(LOCK_ANYWHERE) --config-file containers/train-cpu/uv.toml --no-emit-package torch -c containers/train-cpu/torch.txt \
 	setup.cfg containers/setup.cfg
-# What Neuron's own index has comes with the base image, and so do torch and what Neuron's libraries share with it.
+# The base image contains torch and the packages of Neuron's index.
 LOCK_NEURON_XLA = $(LOCK) --config-file containers/train-neuron-xla/uv.toml --no-emit-package torch setup.cfg containers/setup.cfg \
 	--extra neuron-xla
 AS_TESTED = -c containers/train-cpu/requirements-dev.lock
 
-lock: $(UV)  ## resolve all dependencies anew (UPGRADE= keeps the versions that are locked)
+lock: $(UV)  ## update all lock files (UPGRADE= keeps the locked versions)
 	$(LOCK_ANYWHERE) containers/build-tools.txt -o containers/build-tools.lock
 	$(LOCK_ANYWHERE) setup.cfg --extra airflow --extra dev -o containers/airflow/requirements-dev.lock
 	$(LOCK_ANYWHERE) setup.cfg --extra airflow -c containers/airflow/requirements-dev.lock -o containers/airflow/requirements.lock
@@ -129,12 +129,12 @@ lock: $(UV)  ## resolve all dependencies anew (UPGRADE= keeps the versions that 
 		benchmarks/requirements.txt -o benchmarks/requirements.lock
 	$(LOCK_ANYWHERE) scripts/site/requirements.txt -o scripts/site/requirements.lock
 
-images: setup  ## build and push IMAGES to REGISTRY, and write their digests into SETTINGS (BUILD=…, BASE_IMAGE=…)
+images: setup  ## build and push IMAGES to REGISTRY, and write their digests to SETTINGS (BUILD=…, BASE_IMAGE=…)
 	@$(AIRFLOW)/python -m scripts.images $(IMAGES) --registry '$(REGISTRY)' --settings '$(SETTINGS)' --build '$(BUILD)' \
 		$(if $(BASE_IMAGE),--build-arg 'BASE_IMAGE=$(BASE_IMAGE)') $(addprefix --stand-in ,$(STAND_IN))
 
 # pytest's exit status 5: no test is selected.
-test-cluster: setup  ## the tests on the cluster that KUBECONFIG names, with the images of SETTINGS (CORE=1, SHARD=K/N or COMMIT)
+test-cluster: setup  ## run the tests on the cluster of KUBECONFIG with the images of SETTINGS (CORE=1, SHARD=K/N or COMMIT)
 	@failed=0; \
 	$(TEST_CLUSTER) -m 'not long and not alone' -n $(PYTEST_WORKERS) $(BY_FILE) --durations 25 || [ $$? = 5 ] || failed=1; \
 	$(TEST_CLUSTER) -m 'not long and alone' --durations 10 || [ $$? = 5 ] || failed=1; \
@@ -146,16 +146,16 @@ cluster-images: setup  ## print the images that the selected cluster tests need 
 		--images-file .airsmith/cluster-images.txt >/dev/null
 	@cat .airsmith/cluster-images.txt
 
-test-cluster-long: setup  ## those that take long as well
+test-cluster-long: setup  ## run the cluster tests including the long ones
 	@$(TEST_CLUSTER) --durations 30
 
-bench: setup .venvs/benchmarks/.ready  ## Airsmith's stages beside what else does their work, into benchmarks/results (BENCH=merge)
+bench: setup .venvs/benchmarks/.ready  ## compare Airsmith's stages with other tools, into benchmarks/results (BENCH=merge)
 	@failed=0; for claim in $(BENCH); do $(STAGES)/python -m benchmarks.$$claim || failed=1; done; exit $$failed
 
-benchmark-stages: setup  ## where a stage's seconds go on that cluster, beside the provider's operator
+benchmark-stages: setup  ## measure a stage's overhead on the cluster, compared with the provider's operator
 	@AIRSMITH_TEST_SETTINGS='$(SETTINGS)' $(AIRFLOW)/python -m benchmarks.stage_overhead
 
-benchmark-deferred: setup  ## what many deferred trainings cost, on a cluster with fake nodes
+benchmark-deferred: setup  ## measure the cost of many deferred trainings on a cluster with fake nodes
 	@AIRSMITH_TEST_SETTINGS='$(SETTINGS)' $(AIRFLOW)/python -m benchmarks.deferred_trainings
 
 wheel: setup  ## build both distributions, airsmith and airsmith-stages, into dist/
@@ -168,7 +168,7 @@ wheel: setup  ## build both distributions, airsmith and airsmith-stages, into di
 	done
 	@rm -f dist/.gitignore; ls dist
 
-test-wheel: wheel  ## install the wheels into clean environments and use them
+test-wheel: wheel  ## test the wheels in clean environments
 	@$(AIRFLOW)/python -m pytest tests/packaging
 
 docs: setup  ## regenerate the schema and the reference pages
@@ -177,10 +177,10 @@ docs: setup  ## regenerate the schema and the reference pages
 diagrams:  ## redraw docs/images/architecture-*.svg from architecture.txt
 	@$(PYTHON) -m scripts.site.diagram
 
-site: .venvs/docs/.locked  ## build the site of docs/ into .airsmith/site; a broken link or a page that is missing from the menu fails
+site: .venvs/docs/.locked  ## build the docs site into .airsmith/site; broken links and pages missing from the menu fail
 	@PATH=$(CURDIR)/$(SITE):$$PATH $(SITE)/python -m scripts.site
 
-clean:  ## end what runs, and remove the environments and all that the demo made
+clean:  ## stop all servers, and delete the environments and the demo's files
 	-@$(MAKE) --no-print-directory stop
 	rm -rf .venvs .airsmith demo-result.json
 
@@ -189,7 +189,7 @@ $(UV):
 	@'$(PYTHON)' -m venv --clear .venvs/uv
 	@.venvs/uv/bin/python -m pip install --quiet --disable-pip-version-check 'uv==0.13.*'
 
-# Both environments take the interpreter that was checked above.
+# Both environments use the interpreter that check-prerequisites accepted.
 VENV = $(UV) venv --quiet --clear --python .venvs/uv/bin/python
 INSTALL = $(UV) pip install --quiet --no-deps --python
 
@@ -206,7 +206,7 @@ INSTALL = $(UV) pip install --quiet --no-deps --python
 	@UV=$(UV) scripts/install-torch $(STAGES)/python containers/train-cpu/torch.txt
 	@touch $@
 
-# Beside the installed metadata, Airflow would find the plugin twice in an egg-info folder.
+# Delete egg-info: with it, Airflow would find the plugin's entry point twice.
 .venvs/airflow/.ready: .venvs/airflow/.locked setup.cfg
 	@$(INSTALL) $(AIRFLOW)/python -e .
 	@rm -rf plugins/*.egg-info
@@ -217,7 +217,7 @@ INSTALL = $(UV) pip install --quiet --no-deps --python
 	@rm -rf plugins/*.egg-info containers/*.egg-info
 	@touch $@
 
-# optimum-neuron runs on Python 3.10 and 3.11 only; its lock is for 3.11, which Neuron's training image has.
+# optimum-neuron supports Python 3.10 and 3.11 only; the lock is for 3.11, the version of Neuron's training image.
 .venvs/neuron/.locked: tests/neuron/requirements.lock containers/train-cpu/torch.txt | $(UV)
 	@echo "Setting up optimum-neuron's virtual environment …"
 	@$(UV) venv --quiet --clear --python 3.11 .venvs/neuron || \
@@ -231,7 +231,7 @@ INSTALL = $(UV) pip install --quiet --no-deps --python
 	@rm -rf plugins/*.egg-info containers/*.egg-info
 	@touch $@
 
-# What Airsmith's stages are measured beside.
+# The tools that the benchmarks compare with.
 .venvs/benchmarks/.ready: benchmarks/requirements.lock containers/train-cpu/torch.txt | $(UV)
 	@echo "Setting up the benchmarks' virtual environment …"
 	@$(VENV) .venvs/benchmarks
@@ -239,7 +239,7 @@ INSTALL = $(UV) pip install --quiet --no-deps --python
 	@UV=$(UV) scripts/install-torch .venvs/benchmarks/bin/python containers/train-cpu/torch.txt
 	@touch $@
 
-# What builds the site of docs/.
+# The site generator.
 .venvs/docs/.locked: scripts/site/requirements.lock | $(UV)
 	@echo "Setting up the site's virtual environment …"
 	@$(VENV) .venvs/docs

@@ -28,7 +28,7 @@ from airsmith_stages.devices import get_device
 from airsmith_stages.devices.cpu import usable_cores
 from airsmith_stages.failures import StopRequested, scratch_folder
 from airsmith_stages.stage_context import StageContext
-from airsmith_stages.torchrun import die_with_the_parent, read_error_file, run_torchrun
+from airsmith_stages.torchrun import exit_with_parent, read_error_file, run_torchrun
 
 log = logging.getLogger("airsmith")
 
@@ -129,7 +129,7 @@ def launch_in_subprocess(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
-        preexec_fn=die_with_the_parent,
+        preexec_fn=exit_with_parent,
     )
     try:
         _forward_output(process, output)

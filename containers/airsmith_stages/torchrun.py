@@ -6,7 +6,6 @@ environment than their stage's, or a tool that wraps them.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import signal
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airsmith.errors import AirsmithError, ErrorKind
+from airsmith.process.guard import kill_with_parent
 from airsmith_stages.failures import exit_code_of
 from airsmith_stages.stage_process import configure_logging, exit_process
 
@@ -26,13 +26,11 @@ SHUTDOWN_SECONDS = 3600
 """Time that processes have after SIGTERM to publish a checkpoint; the sender of the signal may allow less."""
 _LAUNCHER_PID = "AIRSMITH_LAUNCHER"
 """Variable of the workers: process id of their torchrun."""
-_PARENT_DEATH_SIGNAL = 1
-"""`PR_SET_PDEATHSIG` of Linux's prctl."""
 
 
 def main() -> None:
     """Run torchrun with the arguments of the command line, and exit with the code of its processes."""
-    die_with_the_parent()
+    exit_with_parent()
     configure_logging()
     exit_process(exit_code_of(lambda: run_torchrun(sys.argv[1:])))
 
@@ -61,10 +59,9 @@ def run_torchrun(arguments: Sequence[str]) -> None:
         raise _interruption(options.training_script_args[0], Path(options.log_dir)) from None
 
 
-def die_with_the_parent() -> None:
+def exit_with_parent() -> None:
     """Have the kernel kill this process when its parent exits: torchrun's workers run in sessions of their own."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+    kill_with_parent()
     if os.environ.get(_LAUNCHER_PID) not in (None, str(os.getppid())):  # The parent exited before the call.
         os._exit(1)
 

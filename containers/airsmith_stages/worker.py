@@ -12,12 +12,12 @@ from airsmith.contracts.run import Run
 from airsmith_stages.failures import exit_code_of
 from airsmith_stages.stage_process import configure_logging, exit_process
 from airsmith_stages.stage_runner import run_worker
-from airsmith_stages.torchrun import die_with_the_parent
+from airsmith_stages.torchrun import exit_with_parent
 
 
 def main() -> None:
     """Run the stage named on the command line as one of its processes."""
-    die_with_the_parent()
+    exit_with_parent()
     stage, uri = sys.argv[1:]
     configure_logging(is_main_process=os.environ["RANK"] == "0")
     exit_process(exit_code_of(lambda: run_worker(stage, Run.open(uri))))

@@ -1,4 +1,4 @@
-"""What builds, pushes and looks into images: Docker, buildah, or a command of one's own around buildah."""
+"""Builders of images: Docker, buildah, or a custom command around buildah."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Layer:
     """One layer of an image.
 
     :param size_bytes: uncompressed.
-    :param made_by: the instruction that made it, as far as the builder tells.
+    :param made_by: the instruction that created it, if the builder reports it.
     """
 
     size_bytes: int
@@ -28,15 +28,15 @@ class Layer:
 
 
 class Builder(Protocol):
-    """Builds and pushes images, and looks into those that it built."""
+    """Builds, pushes and inspects images."""
 
     def build(self, name: str, arguments: Sequence[str]) -> str:
         """Build and push an image.
 
         :param name: registry, path and tag.
-        :param arguments: the context and options that `docker build` and `buildah build` both know.
-        :returns: its name with its digest.
-        :raises AirsmithError: `internal` where the build or the push fails, as all the others.
+        :param arguments: context and options that both `docker build` and `buildah build` support.
+        :returns: the name with the digest.
+        :raises AirsmithError: `internal` if the command fails; this holds for all methods.
         """
 
     def run(self, name: str, command: Sequence[str]) -> str:
@@ -50,22 +50,24 @@ class Docker:
     """Docker with buildx."""
 
     def build(self, name: str, arguments: Sequence[str]) -> str:
-        """Build into Docker's own store, so that it can be looked into, and push from there.
+        """Build into Docker's store, which allows inspection, and push from there.
 
-        Provenance holds the time: with it, no two builds have the same digest.
+        Provenance contains the time: with it, no two builds have the same digest.
         """
         _run(["docker", "buildx", "build", "--load", "--provenance=false", "--tag", name, *arguments])
         _run(["docker", "push", name])
-        pushed: list[str] = json.loads(_ask(["docker", "image", "inspect", "--format", "{{json .RepoDigests}}", name]))
+        pushed: list[str] = json.loads(
+            _output_of(["docker", "image", "inspect", "--format", "{{json .RepoDigests}}", name])
+        )
         return next(reference for reference in pushed if reference.startswith(f"{_without_tag(name)}@"))
 
     def run(self, name: str, command: Sequence[str]) -> str:
         """What a command in the image prints."""
-        return _ask(["docker", "run", "--rm", "--read-only", "--network", "none", name, *command])
+        return _output_of(["docker", "run", "--rm", "--read-only", "--network", "none", name, *command])
 
     def layers(self, name: str) -> list[Layer]:
         """The image's layers, the base's first."""
-        history = _ask(["docker", "history", "--no-trunc", "--human=false", "--format", "{{json .}}", name])
+        history = _output_of(["docker", "history", "--no-trunc", "--human=false", "--format", "{{json .}}", name])
         steps = [json.loads(line) for line in reversed(history.splitlines())]
         return [Layer(int(step["Size"]), step["CreatedBy"]) for step in steps if int(step["Size"])]
 
@@ -74,7 +76,7 @@ class Buildah:
     """buildah, which needs no daemon."""
 
     def build(self, name: str, arguments: Sequence[str]) -> str:
-        """Build and push; a registry on this machine is spoken to without TLS."""
+        """Build and push. A registry on this machine is accessed without TLS."""
         _run(["buildah", "build", "--layers", "--tag", name, *arguments])
         plain = ["--tls-verify=false"] if name.startswith(("localhost", "127.0.0.1")) else []
         with tempfile.TemporaryDirectory() as folder:
@@ -84,22 +86,22 @@ class Buildah:
 
     def run(self, name: str, command: Sequence[str]) -> str:
         """What a command in the image prints."""
-        container = _ask(["buildah", "from", "--pull-never", name]).strip()
+        container = _output_of(["buildah", "from", "--pull-never", name]).strip()
         try:
-            return _ask(["buildah", "run", "--isolation", "chroot", container, "--", *command])
+            return _output_of(["buildah", "run", "--isolation", "chroot", container, "--", *command])
         finally:
-            _ask(["buildah", "rm", container])
+            _output_of(["buildah", "rm", container])
 
     def layers(self, name: str) -> list[Layer]:
         """The image's layers, the base's first."""
-        image = json.loads(_ask(["buildah", "inspect", "--type", "image", name]))
+        image = json.loads(_output_of(["buildah", "inspect", "--type", "image", name]))
         sizes = [layer["size"] for layer in json.loads(image["Manifest"])["layers"]]
         steps = [step.get("created_by", "") for step in image["OCIv1"]["history"] if not step.get("empty_layer")]
         return [Layer(size, made_by) for size, made_by in zip(sizes, steps, strict=True)]
 
 
-class OwnCommand(Buildah):
-    """A command `COMMAND NAME CONTEXT OPTION…` around buildah, which pushes too and prints name and digest last."""
+class CustomCommand(Buildah):
+    """A command `COMMAND NAME CONTEXT OPTION…` around buildah that also pushes and prints name and digest last."""
 
     def __init__(self, command: str) -> None:
         self._command = shlex.split(command)
@@ -117,16 +119,16 @@ class OwnCommand(Buildah):
 
 
 def builder_of(command: str) -> Builder:
-    """The builder for what `make images BUILD=…` was told; the first that is installed where that is nothing.
+    """The builder for `make images BUILD=…`; the first installed one if `command` is empty.
 
-    :raises AirsmithError: `not_found` where there is none.
+    :raises AirsmithError: `not_found` if no builder is installed.
     """
     if command in ("docker", "docker buildx build"):
         return Docker()
     if command in ("buildah", "buildah build"):
         return Buildah()
     if command:
-        return OwnCommand(command)
+        return CustomCommand(command)
     if shutil.which("docker") and not subprocess.run(["docker", "buildx", "ls"], capture_output=True).returncode:
         return Docker()
     if shutil.which("buildah"):
@@ -143,10 +145,7 @@ def _without_tag(name: str) -> str:
 
 
 def _run(command: Sequence[str]) -> str:
-    """Run a command whose output a person follows.
-
-    :returns: what it printed on stdout.
-    """
+    """Run a command, print its output line by line, and return its stdout."""
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         lines = []
@@ -162,7 +161,7 @@ def _run(command: Sequence[str]) -> str:
     return "".join(lines)
 
 
-def _ask(command: Sequence[str]) -> str:
+def _output_of(command: Sequence[str]) -> str:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise AirsmithError(

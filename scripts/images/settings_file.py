@@ -1,4 +1,4 @@
-"""Write `kubernetes.images` into a settings file that people write too: all else in it stays, comments included."""
+"""Write `kubernetes.images` into a hand-written settings file and keep everything else, comments included."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from airsmith.settings import Image
 
 
 def write_images(settings: Path, images: Mapping[str, Image]) -> None:
-    """Put images into the file's `kubernetes.images`; the file is made where it is absent.
+    """Write images to the file's `kubernetes.images`; create the file if it does not exist.
 
-    :raises AirsmithError: `bad_recipe` where the file is no YAML mapping, or its other parts depend on that section.
+    :raises AirsmithError: `bad_recipe` if the file is not a YAML mapping or other parts depend on that section.
     """
     settings = settings.resolve()
     before = settings.read_bytes().decode("utf-8") if settings.exists() else ""
@@ -38,10 +38,10 @@ def write_images(settings: Path, images: Mapping[str, Image]) -> None:
 
 
 def with_image(text: str, name: str, image: Mapping[str, Any]) -> str:
-    """A settings file's text with one image in it.
+    """A settings file's text with one image added.
 
-    :raises ValueError: where that cannot be done and all else be kept.
-    :raises yaml.YAMLError: where the text is no YAML.
+    :raises ValueError: if the image cannot be added without changing other parts.
+    :raises yaml.YAMLError: if the text is not valid YAML.
     """
     path = ["kubernetes", "images", name]
     content = yaml.safe_load(text)
@@ -139,7 +139,7 @@ def _nested(path: Sequence[str], value: Any) -> Any:
 
 
 def _replace(file: Path, text: str) -> None:
-    """Write a file whole or not at all, with the mode that it had."""
+    """Replace a file atomically and keep its mode."""
     handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
     try:
         with os.fdopen(handle, "wb") as new:

@@ -1,4 +1,4 @@
-"""How large an image is, and what makes it so."""
+"""Report an image's size and its largest layers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _WIDTH = 90
 
 
 def report(image: str, layers: Sequence[Layer]) -> str:
-    """An image's size and its largest layers, in MB as they lie on a node's disk."""
+    """An image's size and its largest layers, in MB of uncompressed data."""
     total = sum(layer.size_bytes for layer in layers)
     largest = sorted(layers, key=lambda layer: -layer.size_bytes)[:_SHOWN]
     lines = [f"{image}: {_megabytes(total)} in {len(layers)} layers; the largest:"]
@@ -25,7 +25,7 @@ def _megabytes(size_bytes: int) -> str:
 
 
 def _instruction(made_by: str) -> str:
-    """What is told of a step, without the shell and the arguments around it; of a base image that is often nothing."""
+    """A step's instruction without shell and build arguments; base images often have none."""
     text = re.sub(
         r"^(\|\d+ .*?)?/bin/sh( -c)? ?(#\(nop\) )?|^RUN |--mount=\S+ | # buildkit$", "", " ".join(made_by.split())
     )

@@ -1,4 +1,4 @@
-"""Which versions an image computes with."""
+"""The versions of the libraries in an image."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 from airsmith.contracts.stages import TOOLCHAIN, public_version
 from scripts.images.builders import Builder
 
-# The first that Python finds is what it imports: an environment's own, before the same one of its base image.
+# Python imports the first match: the environment's distribution, before the base image's.
 _ASK = """
 import importlib.metadata, json
 installed = {}
@@ -18,6 +18,6 @@ print(json.dumps(installed))
 
 
 def toolchain_of(builder: Builder, image: str) -> dict[str, str]:
-    """Versions of the distributions that some stage's contract names and the image holds, as the image itself tells."""
+    """Versions, as installed in the image, of the distributions that stage contracts name."""
     installed = json.loads(builder.run(image, ["python", "-c", _ASK]))
     return {name: public_version(installed[name]) for name in sorted(TOOLCHAIN) if name in installed}

@@ -8,7 +8,7 @@ from collections import Counter
 from tests.support.repository import REPOSITORY, committed_files
 
 PAGE = REPOSITORY / "docs" / "neuron.md"
-HEADING = "## What knows Neuron"
+HEADING = "## Files that depend on Neuron"
 
 WORDS = re.compile(r"neuron|trainium|inferentia|xla(?!bel|rge)|\b(trn|inf)[12]", re.IGNORECASE)
 """Excludes `xlabel` of matplotlib, and `xlarge`."""

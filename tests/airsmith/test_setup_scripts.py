@@ -58,7 +58,7 @@ def test_an_unsupported_python_is_reported_with_its_version(path_folder: Path, v
     write_command(path_folder / "python3", f"echo {version}")
     result = check_prerequisites(path_folder)
     assert result.returncode == 1
-    assert result.stderr.startswith(f"error: python3 is Python {version}, but 3.10 to 3.13 is needed")
+    assert result.stderr.startswith(f"error: python3 is Python {version}, but Python 3.10 to 3.13 is required")
 
 
 def test_a_python_without_venv_is_reported_with_the_missing_package(path_folder: Path):
@@ -120,4 +120,4 @@ def test_a_wheel_of_another_python_is_ignored(tmp_path: Path, wheels: Path):
     wheel("cp27-cp27m-win32", wheels)
     installed, result = install_torch(tmp_path, PIP_FIND_LINKS=str(wheels))
     assert installed == ""
-    assert result.startswith("The CPU build of torch cannot be reached")
+    assert result.startswith("The CPU build of torch is not reachable")

@@ -14,7 +14,7 @@ import yaml
 
 from airsmith.errors import AirsmithError
 from scripts.images.__main__ import REPOSITORY
-from scripts.images.builders import Buildah, Docker, Layer, OwnCommand, builder_of
+from scripts.images.builders import Buildah, CustomCommand, Docker, Layer, builder_of
 from scripts.images.sizes import report
 from scripts.images.toolchain import toolchain_of
 
@@ -33,7 +33,7 @@ def make_images(*arguments: str, path: Path | None = None) -> subprocess.Complet
         ("docker", Docker),
         ("docker buildx build", Docker),
         ("buildah", Buildah),
-        ("../cluster build", OwnCommand),
+        ("../cluster build", CustomCommand),
     ],
 )
 def test_the_build_option_selects_the_builder(command: str, builder: type):

@@ -208,9 +208,7 @@ def _exited(stage: str, pod: k8s.V1Pod) -> AirsmithError | None:
     if ended is None:
         return None
     if ended.exit_code == _SIGKILL_EXIT:
-        return AirsmithError(
-            ErrorKind.KILLED, f"The process of stage {stage} was killed by another process (SIGKILL).", _RESUMES
-        )
+        return AirsmithError(ErrorKind.KILLED, f"The process of stage {stage} was killed (SIGKILL).", _RESUMES)
     return AirsmithError(
         ErrorKind.INTERNAL,
         f"Stage {stage} exited with code {ended.exit_code} ({ended.reason}) and reported no reason.",

@@ -62,15 +62,19 @@ DEACTIVATED = "The workload is deactivated"
 CASES = [
     (pod(container=terminated(1, message=f"INFO: x\n{STAGE_ERROR.to_json_line()}\n")), "bad_data", "Row 3 is broken"),
     (pod(container=terminated(137, "OOMKilled")), "out_of_memory", "limit of 512Mi"),
-    (pod(container=terminated(137)), "killed", "killed from outside"),
-    (pod(container=terminated(3)), "internal", "exit code 3"),
+    (pod(container=terminated(137)), "killed", "was killed"),
+    (pod(container=terminated(3)), "internal", "exited with code 3"),
     (pod(reason="Evicted", message="The node was low on resource: ephemeral-storage."), "evicted", "ephemeral-storage"),
     (
         pod(container=terminated(143), conditions=condition("DisruptionTarget", "True", "EvictionByEvictionAPI")),
         "evicted",
         "drained",
     ),
-    (pod(conditions=condition("DisruptionTarget", "True", "PreemptionByScheduler")), "preempted", "more important"),
+    (
+        pod(conditions=condition("DisruptionTarget", "True", "PreemptionByScheduler")),
+        "preempted",
+        "preempted by pods of a higher priority",
+    ),
     (
         pod(conditions=condition("TerminationTarget", "True", "WorkloadEvictedDueToPreempted", PREEMPTED)),
         "preempted",

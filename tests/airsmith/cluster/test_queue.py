@@ -35,12 +35,12 @@ def workloads(*conditions: tuple[str, str, str]) -> dict[str, Any]:
 
 def test_the_line_has_the_position_and_the_reason_of_kueue() -> None:
     line = waiting_line("nlp", UID, pending(UID, 0, 0), workloads(("QuotaReserved", "False", QUOTA_MESSAGE)))
-    assert line == f"Waiting: place 1 in queue nlp. Kueue: {QUOTA_MESSAGE}."
+    assert line == f"Waiting: position 1 in queue nlp. Kueue: {QUOTA_MESSAGE}."
 
 
 def test_the_line_has_the_position_in_the_shared_quota_if_it_differs() -> None:
     assert waiting_line("nlp", UID, pending(UID, 1, 6), {}) == (
-        "Waiting: place 2 in queue nlp, 7 of all that share its quota."
+        "Waiting: position 2 in queue nlp, 7 in its ClusterQueue."
     )
 
 

@@ -56,9 +56,9 @@ ACCELERATED = node({"cpu": "8", "memory": "64Gi", GPU: "4"}, {"zone": "b"}, (TAI
         (request_for({"cpu": "1"}, {"zone": "c"}), "none has the labels zone=c"),
         (request_for({"amd.com/gpu": "1"}), "none offers amd.com/gpu"),
         (request_for({GPU: "1"}, {"zone": "a"}), "none offers nvidia.com/gpu"),
-        (request_for({GPU: "1"}, {"zone": "b"}), "those with its labels have taints that it does not tolerate"),
-        (request_for({"memory": "9Gi"}), "it asks for memory 9663676416, of which node offers 8Gi"),
-        (request_for({GPU: "5"}, tolerations=(TOLERATION,)), "it asks for nvidia.com/gpu 5, of which node offers 0"),
+        (request_for({GPU: "1"}, {"zone": "b"}), "the nodes with its labels have taints that it does not tolerate"),
+        (request_for({"memory": "9Gi"}), "it requests memory 9663676416, but node offers 8Gi"),
+        (request_for({GPU: "5"}, tolerations=(TOLERATION,)), "it requests nvidia.com/gpu 5, but node offers 0"),
     ],
 )
 def test_a_pod_that_fits_no_node_is_refused_with_the_reason(pod: PodNeeds, refusal: str | None):
@@ -88,7 +88,7 @@ def test_a_trainium_pod_also_requires_efa(allocatable: dict[str, str], refusal: 
 def test_a_cordoned_node_counts_as_available():
     cordoned = node({"cpu": "2"}, taints=({"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"},))
     assert why_no_node_fits(request_for({"cpu": "1"}), [cordoned]) is None
-    assert why_no_node_fits(request_for({"cpu": "1"}), []) == "the cluster has none"
+    assert why_no_node_fits(request_for({"cpu": "1"}), []) == "the cluster has no nodes"
 
 
 TRAIN = request_for({"cpu": "6", "memory": "64Gi", GPU: "8"}, tolerations=(TOLERATION,))

@@ -74,7 +74,7 @@ def test_an_error_in_the_middle_of_a_line_is_found(run: Run, stages_that: Stages
         ("import os; os.kill(os.getpid(), 9)", ErrorKind.KILLED, "SIGKILL"),
         ("import os; os.kill(os.getpid(), 15)", ErrorKind.KILLED, "SIGTERM"),
         ("import os; os.kill(os.getpid(), 11)", ErrorKind.INTERNAL, "crashed (SIGSEGV)"),
-        ("raise SystemExit(2)", ErrorKind.INTERNAL, "exit code 2"),
+        ("raise SystemExit(2)", ErrorKind.INTERNAL, "exited with code 2"),
         ("pass", ErrorKind.INTERNAL, "points to no output"),
     ],
 )

@@ -117,10 +117,10 @@ def test_every_field_of_the_method_reaches_peft(trainings: TrainingRuns, rows: l
 @pytest.mark.parametrize(
     ("method", "field"),
     [
-        ({"target_modules": ["q_proj", "k_porj"]}, "method.target_modules has 'k_porj'"),
+        ({"target_modules": ["q_proj", "k_porj"]}, "method.target_modules contains 'k_porj'"),
         ({"target_modules": ["nothing"]}, "nothing"),
-        ({"modules_to_save": ["lm_haed"]}, "method.modules_to_save has 'lm_haed'"),
-        ({"rank_pattern": {"embed": 2}}, "method.rank_pattern has 'embed'"),
+        ({"modules_to_save": ["lm_haed"]}, "method.modules_to_save contains 'lm_haed'"),
+        ({"rank_pattern": {"embed": 2}}, "method.rank_pattern contains 'embed'"),
     ],
 )
 def test_unknown_module_names_are_refused(

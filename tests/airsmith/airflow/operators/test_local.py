@@ -128,7 +128,7 @@ def test_the_password_of_a_connection_is_the_token(monkeypatch: pytest.MonkeyPat
     assert connection_password("hub") == "hf_secret"
     monkeypatch.setenv("AIRFLOW_CONN_EMPTY", '{"conn_type": "http"}')
     for connection in ("empty", "absent"):
-        with pytest.raises(AirsmithError, match=f"'{connection}', which has none") as failure:
+        with pytest.raises(AirsmithError, match=f"'{connection}' must hold the Hub's token") as failure:
             connection_password(connection)
         assert failure.value.kind is ErrorKind.ACCESS_DENIED
 

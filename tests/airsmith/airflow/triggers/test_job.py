@@ -50,35 +50,35 @@ def test_the_trigger_round_trips_through_serialization(trigger: TrainingJobTrigg
 
 
 def test_pods_that_exceed_the_startup_timeout_have_not_started(trigger: TrainingJobTrigger) -> None:
-    assert trigger._ending([pod("a", "Running", 9), pod("b", "Pending", STARTUP_SECONDS - 9)], 9) is None
-    assert trigger._ending([pod("a", "Running", 9), pod("b", "Pending", STARTUP_SECONDS + 9)], 9) == "not_started"
+    assert trigger._overdue([pod("a", "Running", 9), pod("b", "Pending", STARTUP_SECONDS - 9)], 9) is None
+    assert trigger._overdue([pod("a", "Running", 9), pod("b", "Pending", STARTUP_SECONDS + 9)], 9) == "not_started"
 
 
 def test_a_failing_image_pull_has_a_shorter_timeout(trigger: TrainingJobTrigger) -> None:
     young, old = (pod("a", "Pending", UNSTARTABLE_SECONDS + more, waiting="ImagePullBackOff") for more in (-9, 9))
-    assert trigger._ending([young], 9) is None
-    assert trigger._ending([old], 9) == "not_started"
-    error = most_telling(trigger._seen.values())
+    assert trigger._overdue([young], 9) is None
+    assert trigger._overdue([old], 9) == "not_started"
+    error = most_telling(trigger._errors.values())
     assert error is not None
     assert error.kind is ErrorKind.IMAGE_PULL_FAILED
 
 
 def test_a_job_without_pods_has_not_started(trigger: TrainingJobTrigger) -> None:
-    assert trigger._ending([], 9) is None
-    trigger._turn_came -= timedelta(seconds=STARTUP_SECONDS + 9)
-    assert trigger._ending([pod("a", "Running", STARTUP_SECONDS)], 9) == "not_started"
+    assert trigger._overdue([], 9) is None
+    trigger._admitted_at -= timedelta(seconds=STARTUP_SECONDS + 9)
+    assert trigger._overdue([pod("a", "Running", STARTUP_SECONDS)], 9) == "not_started"
 
 
 def test_deleted_pods_that_were_running_are_not_a_failed_start(trigger: TrainingJobTrigger) -> None:
-    trigger._turn_came -= timedelta(seconds=STARTUP_SECONDS + 9)
-    assert trigger._ending([pod("a", "Running", 900), pod("b", "Running", 900)], 900) is None
-    assert trigger._ending([], 900) is None
+    trigger._admitted_at -= timedelta(seconds=STARTUP_SECONDS + 9)
+    assert trigger._overdue([pod("a", "Running", 900), pod("b", "Running", 900)], 900) is None
+    assert trigger._overdue([], 900) is None
 
 
 def test_the_timeout_counts_from_the_start_of_the_pods(trigger: TrainingJobTrigger) -> None:
     running = [pod("a", "Running", 9), pod("b", "Running", 9)]
-    assert trigger._ending(running, 3599) is None
-    assert trigger._ending(running, 3601) == "timeout"
+    assert trigger._overdue(running, 3599) is None
+    assert trigger._overdue(running, 3601) == "timeout"
 
 
 def test_of_several_failures_the_root_cause_is_reported(trigger: TrainingJobTrigger) -> None:
@@ -88,7 +88,7 @@ def test_of_several_failures_the_root_cause_is_reported(trigger: TrainingJobTrig
     out_of_memory = pod("b", "Failed", 60, exit_code=137)
     out_of_memory.status.container_statuses[0].state.terminated.reason = "OOMKilled"
     out_of_memory.spec.containers[0].resources = k8s.V1ResourceRequirements(limits={"memory": "3Gi"})
-    trigger._keep_in_mind([disconnected, out_of_memory])
-    error = most_telling(trigger._seen.values())
+    trigger._record_errors([disconnected, out_of_memory])
+    error = most_telling(trigger._errors.values())
     assert error is not None
     assert error.kind is ErrorKind.OUT_OF_MEMORY

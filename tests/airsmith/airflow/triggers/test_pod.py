@@ -23,7 +23,7 @@ from tests.support.http_servers import QuietHandler, serve_http
 
 NAMESPACE, QUEUE, UID = "airsmith", "nlp", "42"
 POD = f"/api/v1/namespaces/{NAMESPACE}/pods/p"
-PDISRUPTION, WORKLOADS = pending_path(NAMESPACE, QUEUE), workloads_path(NAMESPACE)
+PENDING, WORKLOADS = pending_path(NAMESPACE, QUEUE), workloads_path(NAMESPACE)
 
 
 def pod(phase: str = "Pending", *gates: str, scheduled_at: str = "2026-01-01T00:00:00Z") -> dict[str, Any]:
@@ -111,7 +111,7 @@ def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
 def test_the_position_is_logged_when_it_changes_and_no_timeout_applies(capsys: pytest.CaptureFixture[str]) -> None:
     responses = {
         POD: [GATED, GATED, GATED, GATED, pod("Succeeded")],
-        PDISRUPTION: [position(2), position(2), position(1), position(1)],
+        PENDING: [position(2), position(2), position(1), position(1)],
         WORKLOADS: [{"items": []}],
     }
     with api_server(responses) as kubeconfig:
@@ -119,9 +119,9 @@ def test_the_position_is_logged_when_it_changes_and_no_timeout_applies(capsys: p
     assert event["status"] == "success"
     assert event["pod_uid"] == UID
     first, second, turn = lines(capsys)
-    assert first == "Waiting: place 2 in queue nlp."
-    assert second == "Waiting: place 1 in queue nlp."
-    assert turn.startswith("Its turn has come after ")
+    assert first == "Waiting: position 2 in queue nlp."
+    assert second == "Waiting: position 1 in queue nlp."
+    assert turn.startswith("Admitted after ")
 
 
 def test_the_trigger_works_without_the_visibility_api(capsys: pytest.CaptureFixture[str]) -> None:
@@ -134,7 +134,7 @@ def test_a_dropped_connection_is_retried(capsys: pytest.CaptureFixture[str]) -> 
     unqueued = {**pod("Succeeded"), "metadata": {"name": "p", "namespace": NAMESPACE}}
     with api_server({POD: [DROP_CONNECTION, DROP_CONNECTION, DROP_CONNECTION, unqueued]}) as kubeconfig:
         assert event_of(trigger(kubeconfig))["status"] == "success"
-    assert "The cluster does not answer (ServerDisconnectedError): looking again." in capsys.readouterr().out
+    assert "The cluster does not respond (ServerDisconnectedError). Retrying." in capsys.readouterr().out
 
 
 def test_the_execution_timeout_counts_from_admission() -> None:
@@ -159,7 +159,10 @@ def test_the_reason_of_an_eviction_is_kept_after_the_pod_is_deleted() -> None:
         event = event_of(trigger(kubeconfig, **{STAGE: "train"}))
     error = AirsmithError.from_json_line(event[DISRUPTION])
     assert error is not None
-    assert (error.kind, error.message) == (ErrorKind.EVICTED, "The pod of stage train was ended: its node was drained.")
+    assert (error.kind, error.message) == (
+        ErrorKind.EVICTED,
+        "The pod of stage train was terminated: its node was drained.",
+    )
 
 
 def test_an_old_pod_is_polled_less_often() -> None:

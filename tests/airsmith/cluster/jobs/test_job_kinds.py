@@ -106,7 +106,7 @@ def test_a_job_name_leaves_room_for_suffixes(name: str) -> None:
 @each_kind
 def test_a_new_job_is_running_and_a_suspended_one_is_queued(job: str) -> None:
     state_of = JOB_KINDS[job].state_of
-    assert state_of({"spec": {}}) == JobState(JobPhase.WORKING)
+    assert state_of({"spec": {}}) == JobState(JobPhase.RUNNING)
     assert state_of({"spec": {"suspend": True}, "status": {}}) == JobState(JobPhase.QUEUED)
 
 
@@ -114,7 +114,7 @@ def test_a_new_job_is_running_and_a_suspended_one_is_queued(job: str) -> None:
     ("job", "status", "state"),
     [
         ("jobset", {"conditions": [{"type": "Completed", "status": "True"}]}, JobState(JobPhase.SUCCEEDED)),
-        ("jobset", {"conditions": [{"type": "Completed", "status": "False"}]}, JobState(JobPhase.WORKING)),
+        ("jobset", {"conditions": [{"type": "Completed", "status": "False"}]}, JobState(JobPhase.RUNNING)),
         (
             "jobset",
             {"conditions": [{"type": "Failed", "status": "True", "message": "lost"}]},
@@ -126,8 +126,8 @@ def test_a_new_job_is_running_and_a_suspended_one_is_queued(job: str) -> None:
             {"conditions": [{"type": "Failed", "status": "True", "reason": "JobsFailed"}]},
             JobState(JobPhase.FAILED, "JobsFailed"),
         ),
-        ("rayjob", {"jobStatus": "RUNNING", "jobDeploymentStatus": "Running"}, JobState(JobPhase.WORKING)),
-        ("rayjob", {"jobStatus": "SUCCEEDED", "jobDeploymentStatus": "Running"}, JobState(JobPhase.WORKING)),
+        ("rayjob", {"jobStatus": "RUNNING", "jobDeploymentStatus": "Running"}, JobState(JobPhase.RUNNING)),
+        ("rayjob", {"jobStatus": "SUCCEEDED", "jobDeploymentStatus": "Running"}, JobState(JobPhase.RUNNING)),
         ("rayjob", {"jobStatus": "SUCCEEDED", "jobDeploymentStatus": "Complete"}, JobState(JobPhase.SUCCEEDED)),
         (
             "rayjob",
