@@ -232,7 +232,7 @@ def test_a_canary_is_tested_at_its_own_address(deployed: Callable[..., Run], art
         run = deployed(other.address, revision="d-0")
         stable = read_endpoint(artifacts.store, "tiny")
         assert stable is not None
-        canary = stable.served.model_copy(update={"address": served.address, "id": "d-1"})
+        canary = stable.current.model_copy(update={"address": served.address, "id": "d-1"})
         record_canary(artifacts.store, "tiny", canary, 25)
         run_stage("smoke_test", run)
 
