@@ -224,15 +224,15 @@ def test_an_unreachable_endpoint_is_refused(deployed: Callable[..., Run]) -> Non
 
 def test_an_endpoint_that_another_run_replaced_is_refused(deployed: Callable[..., Run]) -> None:
     with serving(FakeServer(TUNED)) as served:
-        assert refused(deployed(served.address, id="d-2"), "deployed").kind is ErrorKind.NOT_FOUND
+        assert refused(deployed(served.address, revision="d-2"), "deployed").kind is ErrorKind.NOT_FOUND
 
 
 def test_a_canary_is_tested_at_its_own_address(deployed: Callable[..., Run], artifacts: ModelArtifacts) -> None:
     with serving(FakeServer(TUNED)) as served, serving(FakeServer(BASE)) as other:
-        run = deployed(other.address, id="d-0")
+        run = deployed(other.address, revision="d-0")
         stable = read_endpoint(artifacts.store, "tiny")
         assert stable is not None
-        canary = stable.served.model_copy(update={"address": served.address, "id": "d-1"})
+        canary = stable.current.model_copy(update={"address": served.address, "id": "d-1"})
         record_canary(artifacts.store, "tiny", canary, 25)
         run_stage("smoke_test", run)
 
