@@ -93,7 +93,7 @@ class Backend:
     def training_size(self, recipe: Recipe) -> PodSize:
         """Size of each training pod."""
         size, devices = self.pod_size, recipe.backend.devices
-        return PodSize(times(size.cpu, devices), times(size.memory, devices), size.shared_memory)
+        return PodSize(scale_quantity(size.cpu, devices), scale_quantity(size.memory, devices), size.shared_memory)
 
     def placement(self, recipe: Recipe) -> Placement:
         """Settings of a training pod besides its size and its devices."""
@@ -142,7 +142,7 @@ class Backend:
         """
 
 
-def times(quantity: str, factor: int) -> str:
+def scale_quantity(quantity: str, factor: int) -> str:
     """Multiply a Kubernetes quantity, keeping its unit."""
     number = re.match(r"\d+", quantity)
     assert number is not None

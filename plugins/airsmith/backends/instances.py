@@ -70,7 +70,7 @@ class Instance(_Entry):
 
     :ivar device: name of the device; None for CPUs.
     :ivar devices: number of devices.
-    :ivar parts: numbers of devices that a pod may request; empty for any number.
+    :ivar device_counts: numbers of devices that a pod may request; empty for any number.
     :ivar efa: number of EFA network interfaces, which connect the devices of several nodes.
     :ivar price: None if no reliable price is known.
     :ivar source: source of the sizes.
@@ -80,7 +80,7 @@ class Instance(_Entry):
     memory_gib: float
     device: str | None = None
     devices: int = Field(0, ge=0)
-    parts: tuple[int, ...] = ()
+    device_counts: tuple[int, ...] = ()
     efa: int = Field(0, ge=0)
     price: Price | None = None
     source: str | None = None

@@ -118,13 +118,13 @@ class NeuronBackend(Backend):
                 f"backend.devices is {wanted}, but {name} has {instance.devices}.",
                 f"Use {instance.devices}{', or more backend.nodes' if instance.efa else ''}.",
             )
-        if instance.parts and wanted not in instance.parts:
-            nearest = [max(part for part in instance.parts if part < wanted)]
-            nearest.append(min(part for part in instance.parts if part > wanted))
+        if instance.device_counts and wanted not in instance.device_counts:
+            nearest = [max(count for count in instance.device_counts if count < wanted)]
+            nearest.append(min(count for count in instance.device_counts if count > wanted))
             raise AirsmithError(
                 ErrorKind.BAD_RECIPE,
-                f"backend.devices is {wanted}, but a pod on {name} can request only {_listed(instance.parts)} devices: "
-                "AWS's scheduler assigns only connected devices.",
+                f"backend.devices is {wanted}, but a pod on {name} can request only {_listed(instance.device_counts)} "
+                "devices: AWS's scheduler assigns only connected devices.",
                 f"Use {nearest[0]} or {nearest[1]}.",
             )
 

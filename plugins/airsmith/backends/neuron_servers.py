@@ -20,9 +20,9 @@ from airsmith.recipe.operation import unsupported_on_neuron
 
 ROW_MULTIPLE = 128
 """Sequence lengths are compiled in multiples of this number of tokens."""
-LENGTH, AT_ONCE = "max-model-len", "max-num-seqs"
-EXAMPLES = {LENGTH: 4096, AT_ONCE: 8}
-SEQUENCES = 8
+MAX_MODEL_LENGTH, MAX_SEQUENCES = "max-model-len", "max-num-seqs"
+EXAMPLE_VALUES = {MAX_MODEL_LENGTH: 4096, MAX_SEQUENCES: 8}
+DEFAULT_SEQUENCES = 8
 """Default number of concurrent sequences; graphs are compiled for this number."""
 
 
@@ -85,9 +85,9 @@ def check_neuron(recipe: Recipe, instance_type: str | None, devices: int) -> Non
         )
     plugin_of(instance_type)
     instance = _instance(instance_type)
-    possible = instance.parts or range(1, instance.devices + 1)
+    possible = instance.device_counts or range(1, instance.devices + 1)
     if devices not in possible:
-        fewer = max((part for part in possible if part < devices), default=min(possible))
+        fewer = max((count for count in possible if count < devices), default=min(possible))
         raise AirsmithError(
             ErrorKind.BAD_RECIPE,
             f"A server requires {devices} devices, but a pod on {instance_type} cannot request this number of its "
@@ -115,12 +115,14 @@ def shape_of(recipe: Recipe) -> tuple[int, int]:
     """
     longest = recipe.dataset.max_length + recipe.evaluate.max_new_tokens
     rows = -(-longest // ROW_MULTIPLE) * ROW_MULTIPLE
-    return _engine_argument(recipe, LENGTH) or rows, _engine_argument(recipe, AT_ONCE) or SEQUENCES
+    return _engine_argument(recipe, MAX_MODEL_LENGTH) or rows, _engine_argument(
+        recipe, MAX_SEQUENCES
+    ) or DEFAULT_SEQUENCES
 
 
 def shape_arguments(recipe: Recipe) -> tuple[str, ...]:
     """vLLM arguments for the shape, without those that the recipe sets."""
-    shape = zip((LENGTH, AT_ONCE), shape_of(recipe), strict=True)
+    shape = zip((MAX_MODEL_LENGTH, MAX_SEQUENCES), shape_of(recipe), strict=True)
     missing = [(name, value) for name, value in shape if not _engine_argument(recipe, name)]
     return tuple(text for name, value in missing for text in (f"--{name}", str(value)))
 
@@ -138,7 +140,7 @@ def _engine_argument(recipe: Recipe, name: str) -> int | None:
         raise AirsmithError(
             ErrorKind.BAD_RECIPE,
             f"{given} in serve.engine_args is {value!r}, but graphs are compiled for a positive integer.",
-            f"Use a number, for example {given}: {EXAMPLES[name]}.",
+            f"Use a number, for example {given}: {EXAMPLE_VALUES[name]}.",
         )
     return None
 

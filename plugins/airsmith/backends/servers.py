@@ -29,7 +29,7 @@ class Server:
     """Configuration of an endpoint's pods.
 
     :param engine: model server.
-    :param placed_as: name of the backend whose settings select the nodes.
+    :param placement_backend: name of the backend whose settings select the nodes.
     :param image: name of the image.
     :param arguments: engine arguments, which precede the recipe's arguments and have lower precedence.
     :param environment: environment variables of the server.
@@ -41,7 +41,7 @@ class Server:
     """
 
     engine: Literal["vllm", "vllm_neuron"]
-    placed_as: str
+    placement_backend: str
     image: str
     size: PodSize
     arguments: tuple[str, ...] = ()
@@ -77,22 +77,22 @@ def server_of(recipe: Recipe) -> Server:
     return _vllm(recipe, CPU if on_neuron else backend)
 
 
-def check_parts(config: Mapping[str, Any], server: Server) -> None:
+def check_sharding(config: Mapping[str, Any], server: Server) -> None:
     """Check that AWS's plugin can shard a model across the cores; optimum-neuron's plugin pads uneven sizes.
 
     :param config: the model's config.
-    :raises AirsmithError: `bad_recipe`, with the largest number of devices that works.
+    :raises AirsmithError: `bad_recipe`, with the largest supported number of devices.
     """
     heads = (config.get("text_config") or config).get("num_attention_heads")
-    parts = server.tensor_parallel_size
-    if server.plugin is not VLLM_NEURON or parts is None or not heads or heads % parts == 0:
+    cores = server.tensor_parallel_size
+    if server.plugin is not VLLM_NEURON or cores is None or not heads or heads % cores == 0:
         return
-    cores = parts // server.devices
-    fitting = [devices for devices in range(1, server.devices) if heads % (devices * cores) == 0]
+    cores_per_device = cores // server.devices
+    fitting = [devices for devices in range(1, server.devices) if heads % (devices * cores_per_device) == 0]
     raise AirsmithError(
         ErrorKind.BAD_RECIPE,
-        f"A server has {server.devices} devices of {cores} cores, but vLLM cannot shard the model's {heads} "
-        f"attention heads evenly across {parts} cores.",
+        f"A server has {server.devices} devices of {cores_per_device} cores, but vLLM cannot shard the model's "
+        f"{heads} attention heads evenly across {cores} cores.",
         f"Set serve.devices to {fitting[-1]}." if fitting else "Set serve.engine to 'vllm' to use CPUs.",
     )
 
@@ -102,7 +102,7 @@ def _vllm(recipe: Recipe, backend: Backend) -> Server:
     devices = (recipe.serve.devices or recipe.backend.devices) if backend.has_devices else 0
     return Server(
         engine="vllm",
-        placed_as=backend.name,
+        placement_backend=backend.name,
         image=backend.serve_image,
         size=backend.serve_size,
         arguments=backend.serve_arguments,
@@ -124,7 +124,7 @@ def _on_neuron(recipe: Recipe, backend: Backend) -> Server:
     plugin = plugin_of(instance_type)
     return Server(
         engine="vllm_neuron",
-        placed_as=backend.name,
+        placement_backend=backend.name,
         image=plugin.image,
         size=server_size(instance_type, devices),
         arguments=shape_arguments(recipe),

@@ -11,7 +11,7 @@ from typing_extensions import Self
 from airsmith.recipe.fields import RecipeSection, recipe_field
 
 BackendName = Literal["cpu", "cuda", "rocm", "neuron_xla", "neuron_native"]
-JobName = Literal["jobset", "trainjob", "rayjob"]
+JobKindName = Literal["jobset", "trainjob", "rayjob"]
 NEURON_BACKENDS: tuple[BackendName, ...] = ("neuron_xla", "neuron_native")
 EngineName = Literal["auto", "vllm", "vllm_neuron", "transformers"]
 
@@ -76,7 +76,7 @@ class Backend(RecipeSection):
         ge=1,
         le=64,
     )
-    job: JobName = recipe_field(
+    job: JobKindName = recipe_field(
         "jobset",
         description="Job kind of a multi-node training: `jobset` (JobSet), `trainjob` (Kubeflow Trainer) or `rayjob` "
         "(KubeRay); its controller must be installed in the cluster.",

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from airsmith.backends.servers import check_parts, server_of
+from airsmith.backends.servers import check_sharding, server_of
 from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.pipeline.model_fit import check_model
 from airsmith.pipeline.plan import make_plan
@@ -266,7 +266,7 @@ def test_a_server_requires_an_instance_type():
 def test_attention_heads_that_do_not_divide_are_refused_with_a_remedy(devices: int, heads: int):
     server = server_of(neuron_model(serve={"devices": devices}).recipe)
     with pytest.raises(AirsmithError, match=f"{heads} attention heads evenly across {devices * 4} cores") as refused:
-        check_parts({"num_attention_heads": heads}, server)
+        check_sharding({"num_attention_heads": heads}, server)
     assert refused.value.hint == {
         16: "Set serve.devices to 8.",
         2: "Set serve.devices to 1.",
@@ -284,10 +284,10 @@ def test_attention_heads_are_checked_before_training_if_it_is_served():
 
 
 def test_attention_heads_that_divide_are_accepted():
-    check_parts({"num_attention_heads": 64}, server_of(neuron_model().recipe))
-    check_parts({"text_config": {"num_attention_heads": 64}}, server_of(neuron_model().recipe))
-    check_parts({"num_attention_heads": 30}, server_of(neuron_model(TRN1).recipe))  # optimum-neuron pads
-    check_parts({"num_attention_heads": 30}, server_of(served_model(backend={"name": "cuda", "devices": 4}).recipe))
+    check_sharding({"num_attention_heads": 64}, server_of(neuron_model().recipe))
+    check_sharding({"text_config": {"num_attention_heads": 64}}, server_of(neuron_model().recipe))
+    check_sharding({"num_attention_heads": 30}, server_of(neuron_model(TRN1).recipe))  # optimum-neuron pads
+    check_sharding({"num_attention_heads": 30}, server_of(served_model(backend={"name": "cuda", "devices": 4}).recipe))
 
 
 def test_the_local_runtime_does_not_offer_vllm_neuron(local_host: LocalHost):
