@@ -186,7 +186,7 @@ def failure_of_only_task(dag: DAG) -> BadRecipeError:
     ("sections", "message"),
     [
         ({"trainig": {"max_steps": 1}}, "trainig is not a recipe key; did you mean training?"),
-        ({"method": {"name": "qlora"}}, "backend.name 'cpu' cannot run"),
+        ({"method": {"name": "qlora"}}, "backend.name 'cpu' does not support"),
         ({"backend": {"name": "neuron_xla"}}, "backend.instance_type is empty"),
         ({"schedule": "every now and then"}, "every now and then"),
     ],
