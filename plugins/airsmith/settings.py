@@ -1,4 +1,4 @@
-"""What a platform engineer decides once: from AIRSMITH_* variables or the YAML file that AIRSMITH_SETTINGS names."""
+"""Settings of an installation, from AIRSMITH_* variables or from the YAML file that AIRSMITH_SETTINGS names."""
 
 from __future__ import annotations
 
@@ -30,121 +30,127 @@ class _Group(BaseModel):
 
 
 class Toleration(_Group):
-    """A taint that pods may run beside, as Kubernetes spells it."""
+    """A toleration of a node's taint, with the fields of the Kubernetes API."""
 
-    key: Optional[str] = Field(None, description="Key of the taint; any when empty.")
-    operator: Literal["Exists", "Equal"] = Field("Exists", description="Whether the taint's value counts.")
-    value: Optional[str] = Field(None, description="Value of the taint, with `Equal`.")
+    key: Optional[str] = Field(None, description="Key of the taint; leave empty to match any key.")
+    operator: Literal["Exists", "Equal"] = Field("Exists", description="`Equal` also compares the taint's value.")
+    value: Optional[str] = Field(None, description="Value of the taint; used with `Equal`.")
     effect: Optional[Literal["NoSchedule", "PreferNoSchedule", "NoExecute"]] = Field(
-        None, description="Effect of the taint; any when empty."
+        None, description="Effect of the taint; leave empty to match any effect."
     )
 
 
 class BackendSettings(_Group):
-    """How the tasks of one backend are run."""
+    """Settings of the tasks that run on one backend."""
 
-    pool: Optional[str] = Field(None, description="Airflow pool that its tasks take a slot of.")
-    retries: int = Field(2, ge=0, description="Retries of a task whose failure may pass.")
+    pool: Optional[str] = Field(None, description="Airflow pool of the tasks.")
+    retries: int = Field(2, ge=0, description="Retries of a task after a transient failure.")
     retry_delay_seconds: float = Field(
-        10, ge=0, description="Wait before a retry; doubled each time where it backs off."
+        10, ge=0, description="Delay before a retry in seconds; doubles with each retry of errors that back off."
     )
     timeout_seconds: Optional[float] = Field(
-        None, gt=0, description="Longest time that one attempt may take; waiting in Kueue's queue does not count."
+        None, gt=0, description="Time limit of one attempt in seconds; time in Kueue's queue does not count."
     )
-    node_selector: dict[str, str] = Field({}, description="Labels of the nodes that its pods run on.")
-    tolerations: tuple[Toleration, ...] = Field((), description="Taints that its pods tolerate.")
+    node_selector: dict[str, str] = Field({}, description="Node selector of the pods.")
+    tolerations: tuple[Toleration, ...] = Field((), description="Tolerations of the pods.")
     startup_timeout_seconds: float = Field(
-        600, gt=0, description="Longest wait for a pod's node and image; new accelerator nodes take long."
+        600, gt=0, description="Maximum wait in seconds for a pod's node and image; new accelerator nodes take minutes."
     )
 
 
 class LocalSettings(_Group):
-    """How stages and endpoints run as processes on this machine."""
+    """Settings of stages and endpoints that run as local processes."""
 
     stages_python: Optional[Path] = Field(
-        None, description="Interpreter that has airsmith-stages; `.venvs/stages/bin/python`, else what is on PATH."
+        None,
+        description="Python with airsmith-stages; defaults to `.venvs/stages/bin/python`, then to the one on PATH.",
     )
-    state_dir: Path = Field(Path(".airsmith"), description="Folder for served models and the endpoints' logs.")
+    state_dir: Path = Field(Path(".airsmith"), description="Folder for served models and endpoint logs.")
     serve_host: str = Field("127.0.0.1", description="Address that endpoints listen on.")
-    serve_port: int = Field(0, ge=0, le=65535, description="Port of an endpoint; a free one when 0.")
-    kill_grace_seconds: float = Field(30, ge=0, description="Time between asking a stage to end and killing it.")
+    serve_port: int = Field(0, ge=0, le=65535, description="Port of an endpoint; 0 selects a free port.")
+    kill_grace_seconds: float = Field(30, ge=0, description="Seconds between SIGTERM and SIGKILL for a stage.")
 
 
 class Image(_Group):
-    """A container image, as `make images` built and pushed it."""
+    """A container image that `make images` built and pushed."""
 
-    reference: str = Field(description="Its name with its digest, `registry/name@sha256:…`.")
-    toolchain: dict[str, str] = Field({}, description="Versions of the libraries in it that determine results.")
+    reference: str = Field(description="Image reference with its digest, `registry/name@sha256:…`.")
+    toolchain: dict[str, str] = Field({}, description="Versions of the libraries in the image that affect results.")
 
 
 class KubernetesSettings(_Group):
-    """How stages and endpoints run as pods."""
+    """Settings of stages and endpoints that run as pods."""
 
     namespace: str = Field("airsmith", description="Namespace of the pods and endpoints.")
     connection: Optional[str] = Field(
-        None, description="Airflow connection to the cluster; the worker's own cluster or KUBECONFIG when empty."
+        None, description="Airflow connection to the cluster; defaults to the worker's cluster or to KUBECONFIG."
     )
     service_account: str = Field(
-        "default", description="Service account of the pods, for a cloud's pod identity; its token is not mounted."
+        "default",
+        description="Service account of the pods, for the cloud's pod identity; its token is not mounted.",
     )
-    image_pull_secrets: tuple[str, ...] = Field((), description="Secrets that hold the registries' credentials.")
-    images: dict[str, Image] = Field({}, description="Images by name; `make images` writes them.")
+    image_pull_secrets: tuple[str, ...] = Field((), description="Secrets with the credentials of container registries.")
+    images: dict[str, Image] = Field({}, description="Images by name, as `make images` writes them.")
     environment: dict[str, str] = Field(
-        {}, description="Variables of every pod, for example AWS_ENDPOINT_URL and AWS_REGION; never a secret."
+        {}, description="Environment variables of every pod, for example AWS_ENDPOINT_URL and AWS_REGION; no secrets."
     )
     store_secret: Optional[str] = Field(
-        None, description="Secret whose keys are the store's credentials as variables; none with pod identity."
+        None,
+        description="Secret whose keys are environment variables with the store's credentials; leave empty with pod "
+        "identity.",
     )
     hub_secret: Optional[str] = Field(
-        None, description="Secret whose key HF_TOKEN is the Hub's token, where a recipe names none."
+        None, description="Secret whose key HF_TOKEN is the Hub token, for recipes without one."
     )
     api_key_secret: Optional[str] = Field(
-        None, description="Secret whose key API_KEY requests to endpoints must carry, where a recipe names none."
+        None, description="Secret whose key API_KEY is the endpoints' API key, for recipes without one."
     )
     gateway: Optional[str] = Field(
         None,
-        description="Gateway of the Gateway API, `namespace/name`, through which endpoints answer at "
-        "`/<namespace>/<endpoint>`, and by whose weights two versions share traffic.",
+        description="Gateway of the Gateway API, `namespace/name`. It exposes endpoints at `/<namespace>/<endpoint>` "
+        "and splits traffic between two versions by weight.",
         pattern=r"^[-a-z0-9]+/[-.a-z0-9]+$",
     )
     prometheus: Optional[str] = Field(
-        None, description="Prometheus that scrapes the endpoints; with KEDA, endpoints scale by waiting requests."
+        None, description="URL of the Prometheus that scrapes the endpoints; KEDA scales endpoints by its metrics."
     )
     monitor_labels: dict[str, str] = Field(
-        {}, description="Labels by which the Prometheus Operator finds ServiceMonitors, for example `release`."
+        {}, description="Labels by which the Prometheus Operator selects ServiceMonitors, for example `release`."
     )
-    scratch_size: str = Field("20Gi", description="Scratch disk that a pod asks for, where the recipe does not say.")
+    scratch_size: str = Field("20Gi", description="Default scratch disk request of a pod.")
     check_placement: bool = Field(
         True,
-        description="Whether preflight refuses a run whose pods fit no node and no Karpenter node pool; off where an "
-        "autoscaler makes nodes that the cluster does not show.",
+        description="Reject a run in preflight if its pods fit no node and no Karpenter node pool. Disable this if an "
+        "autoscaler adds nodes that the cluster does not list.",
     )
-    termination_grace_seconds: int = Field(120, ge=0, description="Time that a training has for a last checkpoint.")
+    termination_grace_seconds: int = Field(
+        120, ge=0, description="Seconds for a training's last checkpoint before its pod is killed."
+    )
 
 
 GarbageKind = Literal["unfinished", "uploads", "endpoints", "checkpoints", "caches"]
-"""What the janitor removes only where it is told to."""
+"""Kinds of garbage that the janitor deletes only if `janitor.delete` lists them."""
 
 
 class JanitorSettings(_Group):
-    """What the janitor removes, and how long it waits."""
+    """What the janitor deletes, and after how long."""
 
-    every_minutes: int = Field(5, ge=1, description="Minutes between its rounds.")
+    every_minutes: int = Field(5, ge=1, description="Minutes between two runs of the janitor.")
     delete: tuple[GarbageKind, ...] = Field(
         (),
-        description="What it removes beside orphaned pods: half-published folders (`unfinished`), abandoned `uploads`, "
-        "unused servers of `endpoints`, old `checkpoints`, unused artifacts (`caches`). Of the others it says what "
-        "there is.",
+        description="What to delete besides orphaned pods: partly published folders (`unfinished`), abandoned "
+        "`uploads`, unused servers of `endpoints`, old `checkpoints`, unused artifacts (`caches`). Other kinds are "
+        "only reported.",
     )
     grace_hours: float = Field(
-        24, ge=1, description="Hours without a sign of life after which something half-done counts as abandoned."
+        24, ge=1, description="Hours without activity after which unfinished work counts as abandoned."
     )
-    checkpoint_days: float = Field(30, gt=0, description="Days that the checkpoints of a training are kept.")
+    checkpoint_days: float = Field(30, gt=0, description="Retention of a training's checkpoints in days.")
     finished_checkpoint_days: float = Field(
-        7, gt=0, description="Days that they are kept once the training has its output."
+        7, gt=0, description="Retention of checkpoints in days after the training has finished."
     )
     cache_days: float = Field(
-        30, gt=0, description="Days that an artifact is kept after the last run that used it, where nothing else does."
+        30, gt=0, description="Retention of an otherwise unused artifact in days after the last run that used it."
     )
 
 
@@ -152,52 +158,52 @@ class Settings(_Group):
     """Airsmith's settings."""
 
     runtime: Literal["local", "kubernetes"] = Field(
-        "local", description="How stages are started: as processes of Airflow's worker, or as pods."
+        "local", description="Run stages as processes of the Airflow worker (`local`) or as pods (`kubernetes`)."
     )
     store: str = Field(
-        "", description="Object store, `s3://bucket/prefix` or `file:///dir`; `.airsmith/store` when empty."
+        "", description="Object store, `s3://bucket/prefix` or `file:///dir`; defaults to `.airsmith/store`."
     )
-    hub_endpoint: str = Field("", description="Address of the Hub; HF_ENDPOINT, else the public one, when empty.")
+    hub_endpoint: str = Field("", description="URL of the Hub; defaults to HF_ENDPOINT, then to the public Hub.")
     hub_connection: Optional[str] = Field(
-        None, description="Airflow connection whose password is the Hub's token, where a recipe names none."
+        None, description="Airflow connection whose password is the Hub token, for recipes without one."
     )
-    recipes: Path = Field(Path("dags/recipes"), description="Folder of recipes, for commands that are given a name.")
-    team: str = Field("", description="Owner that tasks and models are marked with.")
-    local: LocalSettings = Field(default_factory=LocalSettings, description="Processes on this machine.")
-    kubernetes: KubernetesSettings = Field(default_factory=KubernetesSettings, description="Pods of a cluster.")
-    janitor: JanitorSettings = Field(default_factory=JanitorSettings, description="What is removed, and when.")
+    recipes: Path = Field(Path("dags/recipes"), description="Folder in which commands look up a recipe by name.")
+    team: str = Field("", description="Owner of tasks and models.")
+    local: LocalSettings = Field(default_factory=LocalSettings, description="Local processes.")
+    kubernetes: KubernetesSettings = Field(default_factory=KubernetesSettings, description="Pods in a cluster.")
+    janitor: JanitorSettings = Field(default_factory=JanitorSettings, description="What the janitor deletes, and when.")
     backends: dict[BackendName, BackendSettings] = Field(
-        default_factory=dict, description="How the tasks of a backend are run, by its name."
+        default_factory=dict, description="Settings of the tasks by backend name."
     )
 
     @property
     def uses_cluster(self) -> bool:
-        """Whether stages are pods, not processes of this machine."""
+        """Whether stages run as pods instead of local processes."""
         return self.runtime == "kubernetes"
 
     def backend(self, name: str) -> BackendSettings:
-        """How the tasks of a backend are run."""
+        """The settings of a backend's tasks; the defaults if none are set."""
         return next((chosen for known, chosen in self.backends.items() if known == name), BackendSettings())
 
     def image(self, name: str) -> Image:
-        """The image of this name.
+        """The image with this name.
 
-        :raises AirsmithError: `not_found` where it was not built.
+        :raises AirsmithError: `not_found` if the settings do not contain it.
         """
         image = self.kubernetes.images.get(name)
         if image is None:
             known = ", ".join(sorted(self.kubernetes.images)) or "none"
             raise AirsmithError(
                 ErrorKind.NOT_FOUND,
-                f"The settings name no image {name!r} (kubernetes.images has {known}).",
-                f"Build it with `make images IMAGES={name}`, or name it in kubernetes.images.",
+                f"kubernetes.images does not contain an image {name!r} (it contains {known}).",
+                f"Build it with `make images IMAGES={name}`, or add it to kubernetes.images.",
             )
         return image
 
     def stages_python(self) -> Path:
-        """The interpreter that runs stages on this machine.
+        """The Python that runs stages on this machine.
 
-        :raises AirsmithError: `not_found` where there is none.
+        :raises AirsmithError: `not_found` if no candidate exists.
         """
         if self.local.stages_python is not None:
             candidates = [self.local.stages_python]
@@ -210,14 +216,14 @@ class Settings(_Group):
                 return candidate
         raise AirsmithError(
             ErrorKind.NOT_FOUND,
-            f"No Python with airsmith-stages was found: looked at {', '.join(map(str, candidates))}.",
-            "Run `make setup`, or set AIRSMITH_LOCAL__STAGES_PYTHON to one that has it.",
+            f"No Python with airsmith-stages found; looked for {', '.join(map(str, candidates))}.",
+            "Run `make setup`, or set AIRSMITH_LOCAL__STAGES_PYTHON to a Python with airsmith-stages.",
         )
 
 
 @dataclass(frozen=True)
 class SettingOrigin:
-    """One setting's value and where it comes from."""
+    """A setting's value and its origin."""
 
     key: str
     value: Any
@@ -227,13 +233,13 @@ class SettingOrigin:
 def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
     """The settings of this process.
 
-    :raises AirsmithError: `bad_recipe`, one line per mistake: where it stands, key, cause and remedy.
+    :raises AirsmithError: `bad_recipe`, one line per mistake: location, key, cause and remedy.
     """
     return _load(environment)[0]
 
 
 def settings_origins(environment: Mapping[str, str] = os.environ) -> list[SettingOrigin]:
-    """Every setting with its value and its origin: a variable, a line of the file, or the default."""
+    """All settings with value and origin: a variable, a line of the file, or the default."""
     settings, origins = _load(environment)
     values = flatten(settings.model_dump(mode="json"))
     return [SettingOrigin(key, value, _origin(key, origins)) for key, value in values.items()]

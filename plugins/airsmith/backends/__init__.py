@@ -1,4 +1,4 @@
-"""Accelerator families: each decides image, stages and how a batch is spread. Imports neither airflow nor torch."""
+"""Accelerator families, with their images, stages and parallelism. Does not import airflow or torch."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ _BACKENDS = {backend.name: backend for backend in (CPU, CUDA, ROCM, NEURON_XLA, 
 
 
 def get_backend(name: str) -> Backend:
-    """The backend of this name.
+    """The backend with this name.
 
-    :raises AirsmithError: `bad_recipe` where this version of Airsmith has none.
+    :raises AirsmithError: `bad_recipe` if this version of Airsmith has no such backend.
     """
     backend = _BACKENDS.get(name)
     if backend is None:
         raise AirsmithError(
             ErrorKind.BAD_RECIPE,
-            f"backend.name is {name!r}, which this version of Airsmith does not run.",
+            f"backend.name is {name!r}, which this version of Airsmith does not support.",
             f"Use one of {', '.join(sorted(_BACKENDS))}.",
         )
     return backend

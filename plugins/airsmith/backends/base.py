@@ -1,4 +1,4 @@
-"""What a backend decides."""
+"""Interface of a backend."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from airsmith.recipe import Recipe
 
 @dataclass(frozen=True)
 class PodSize:
-    """What one pod asks for, as Kubernetes quantities; its memory is also its limit.
+    """Resource requests of a pod, as Kubernetes quantities; memory is also the limit.
 
-    :param shared_memory: size of `/dev/shm`, through which data loaders and collectives pass tensors.
+    :param shared_memory: size of `/dev/shm`, which data loaders and collectives use to pass tensors.
     """
 
     cpu: str
@@ -26,12 +26,12 @@ class PodSize:
 
 @dataclass(frozen=True)
 class Placement:
-    """What a training's pod has beside its devices, CPUs and memory.
+    """Settings of a training pod besides devices, CPUs and memory.
 
-    :param resources: that it asks the cluster for, each also as its limit.
-    :param environment: variables of its processes.
-    :param scheduler: name of what places it; the cluster's own when None.
-    :param temporary: folders beside the scratch disk that its libraries write to.
+    :param resources: additional resource requests, equal to the limits.
+    :param environment: environment variables.
+    :param scheduler: scheduler name; None for the cluster's default scheduler.
+    :param temporary: folders outside the scratch disk that the libraries write to.
     """
 
     resources: Mapping[str, str] = field(default_factory=dict)
@@ -42,22 +42,22 @@ class Placement:
 
 @dataclass(frozen=True)
 class Backend:
-    """One accelerator family.
+    """An accelerator family.
 
-    :param train_image: name of the image that holds the training's libraries.
-    :param serve_image: name of the image that serves its models.
-    :param serve_size: of a serving pod.
-    :param serve_arguments: what vLLM is told on it.
-    :param serve_environment: variables of the server.
-    :param optional_stages: stages that this backend adds to those every recipe has.
-    :param precisions: what the accelerator computes in.
-    :param refused_methods: training methods that it cannot run, with the reason.
-    :param device_resource: what its pods ask the cluster for, for example `nvidia.com/gpu`; None for plain CPUs.
-    :param pod_size: of a training pod, per device.
-    :param devices_are_tainted: whether nodes with such devices commonly keep other pods away by a taint of that name.
-    :param splits_model: whether a recipe may say how processes share the model.
-    :param evaluates: whether its image answers prompts as well.
-    :param model_types: families of models that it trains, in the words of their configs; any when empty.
+    :param train_image: name of the training image.
+    :param serve_image: name of the serving image.
+    :param serve_size: size of a serving pod.
+    :param serve_arguments: vLLM arguments for this backend.
+    :param serve_environment: environment variables of the server.
+    :param optional_stages: additional stages of this backend.
+    :param precisions: supported values of `training.precision`.
+    :param unsupported_methods: training methods that the backend does not support, with the reason.
+    :param device_resource: extended resource of a device, for example `nvidia.com/gpu`; None for CPUs.
+    :param pod_size: size of a training pod per device.
+    :param devices_are_tainted: whether nodes with such devices usually have a taint with the resource's name.
+    :param splits_model: whether a recipe may set tensor and pipeline parallel sizes.
+    :param evaluates: whether the training image also runs the evaluation.
+    :param model_types: supported values of `model_type` in a model's config; empty for any.
     """
 
     name: str
@@ -68,7 +68,7 @@ class Backend:
     serve_environment: Mapping[str, str] = field(default_factory=dict)
     optional_stages: frozenset[str] = frozenset()
     precisions: tuple[str, ...] = ("float32", "bfloat16", "float16")
-    refused_methods: Mapping[str, str] = field(default_factory=dict)
+    unsupported_methods: Mapping[str, str] = field(default_factory=dict)
     device_resource: str | None = None
     pod_size: PodSize = PodSize(cpu="1", memory="4Gi")
     devices_are_tainted: bool = True
@@ -78,72 +78,72 @@ class Backend:
 
     @property
     def has_devices(self) -> bool:
-        """Whether its pods ask the cluster for a device."""
+        """Whether the pods request devices."""
         return self.device_resource is not None
 
     def parallel(self, recipe: Recipe) -> ParallelPlan:
-        """How the processes of a training share the model."""
+        """Tensor and pipeline parallel sizes, and processes per node, of a training."""
         return ParallelPlan(processes_per_node=recipe.backend.devices)
 
     def data_parallel_size(self, recipe: Recipe) -> int:
-        """How many workers each take a share of every batch."""
+        """Number of data-parallel workers, which divide each batch."""
         parallel = self.parallel(recipe)
         return parallel.processes_per_node * recipe.backend.nodes // (parallel.tensor * parallel.pipeline)
 
     def training_size(self, recipe: Recipe) -> PodSize:
-        """The size of a training's pod, of each on several nodes."""
+        """Size of each training pod."""
         size, devices = self.pod_size, recipe.backend.devices
-        return PodSize(times(size.cpu, devices), times(size.memory, devices), size.shared_memory)
+        return PodSize(scale_quantity(size.cpu, devices), scale_quantity(size.memory, devices), size.shared_memory)
 
     def placement(self, recipe: Recipe) -> Placement:
-        """What a training's pod has beside its size and its devices."""
+        """Settings of a training pod besides its size and its devices."""
         return Placement()
 
     def target_modules(self, recipe: Recipe) -> tuple[str, ...]:
-        """The recipe's targets of LoRA, in the words that the training's library takes."""
+        """The recipe's LoRA targets, in the form that the training library accepts."""
         return recipe.method.target_modules
 
     def notes(self, recipe: Recipe) -> tuple[str, ...]:
-        """What a person should know of a training that is allowed."""
+        """Notes for the user about a valid recipe."""
         return ()
 
     def check(self, recipe: Recipe) -> None:
-        """Refuse what this backend cannot run.
+        """Check that this backend supports the recipe.
 
-        :raises AirsmithError: `bad_recipe`, naming the field, the reason and what works.
+        :raises AirsmithError: `bad_recipe`, with field, reason and supported values.
         """
-        if recipe.method.name in self.refused_methods:
-            reason = self.refused_methods[recipe.method.name]
+        if recipe.method.name in self.unsupported_methods:
+            reason = self.unsupported_methods[recipe.method.name]
             raise AirsmithError(
                 ErrorKind.BAD_RECIPE,
-                f"method.name is {recipe.method.name!r}, which backend.name {self.name!r} cannot run: {reason}.",
+                f"method.name is {recipe.method.name!r}, which backend.name {self.name!r} does not support: {reason}.",
                 "Set method.name to 'lora' or 'full', or choose another backend.",
             )
         if recipe.training.precision not in self.precisions:
             raise AirsmithError(
                 ErrorKind.BAD_RECIPE,
                 f"training.precision is {recipe.training.precision!r}, "
-                f"which backend.name {self.name!r} does not compute in.",
+                f"which backend.name {self.name!r} does not support.",
                 f"Use one of {', '.join(self.precisions)}.",
             )
         for name in ("tensor_parallel_size", "pipeline_parallel_size"):
             if getattr(recipe.backend, name) is not None and not self.splits_model:
                 raise AirsmithError(
                     ErrorKind.BAD_RECIPE,
-                    f"backend.{name} is set, but on backend.name {self.name!r} every process has the whole model, or "
-                    "a share of each parameter.",
+                    f"backend.{name} is set, but backend.name {self.name!r} supports only data parallelism, with a "
+                    "replicated or fully sharded model.",
                     f"Remove backend.{name}.",
                 )
 
     def check_model(self, recipe: Recipe, model: ModelSizes) -> None:
-        """Refuse a model that this backend cannot train as the recipe says.
+        """Check that this backend can train the model with the recipe's settings.
 
-        :raises AirsmithError: `bad_recipe`, naming the size, the reason and what works.
+        :raises AirsmithError: `bad_recipe`, with size, reason and supported values.
         """
 
 
-def times(quantity: str, factor: int) -> str:
-    """So much more of a quantity of Kubernetes, in the same unit."""
+def scale_quantity(quantity: str, factor: int) -> str:
+    """Multiply a Kubernetes quantity, keeping its unit."""
     number = re.match(r"\d+", quantity)
     assert number is not None
     return f"{int(number.group()) * factor}{quantity[number.end() :]}"

@@ -1,4 +1,4 @@
-"""Plain CPUs: laptops, tests and small models. A device is a process, which has its share of the cores."""
+"""CPUs, for laptops, tests and small models. Each process counts as a device and gets an equal share of the cores."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ CPU = Backend(
     serve_arguments=("--enforce-eager",),
     serve_environment={"VLLM_CPU_KVCACHE_SPACE": "1"},  # GiB
     precisions=("float32", "bfloat16"),
-    refused_methods={"qlora": "its 4-bit kernels (bitsandbytes) need a CUDA GPU"},
+    unsupported_methods={"qlora": "its 4-bit kernels (bitsandbytes) require a CUDA GPU"},
 )

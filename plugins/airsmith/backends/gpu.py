@@ -1,4 +1,4 @@
-"""GPUs: NVIDIA's by CUDA, AMD's by ROCm."""
+"""GPUs: NVIDIA with CUDA, AMD with ROCm."""
 
 from __future__ import annotations
 
@@ -20,5 +20,5 @@ ROCM = Backend(
     serve_size=PodSize(cpu="6", memory="64Gi"),
     device_resource="amd.com/gpu",
     pod_size=PodSize(cpu="6", memory="64Gi", shared_memory="16Gi"),
-    refused_methods={"qlora": "its 4-bit kernels (bitsandbytes) are built for CUDA"},
+    unsupported_methods={"qlora": "its 4-bit kernels (bitsandbytes) require CUDA"},
 )

@@ -1,4 +1,4 @@
-"""The table of `instances.yaml`: instance types, their devices, what marks their nodes, and what they cost."""
+"""The table in `instances.yaml`: instance types with their devices, node labels and prices."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class _Entry(BaseModel):
 
 
 class PriceList(_Entry):
-    """Where and when prices were read."""
+    """Source and date of prices."""
 
     description: str
     date: date
@@ -31,23 +31,23 @@ class PriceList(_Entry):
 
 
 class Price(_Entry):
-    """What an hour of a whole node costs, by one of the price lists."""
+    """Price of a whole node per hour, from one of the price lists."""
 
     list: str
     usd_per_hour: float = Field(gt=0)
 
 
 class Device(_Entry):
-    """An accelerator, as Kubernetes and Karpenter see it.
+    """An accelerator, as Kubernetes and Karpenter represent it.
 
-    :ivar resource: what pods ask for.
-    :ivar memory_gib: memory of one device.
-    :ivar cores: that have a process each, where a device has several.
-    :ivar cores_per_logical: how many of them the driver shows as one.
-    :ivar tensor_parallel_size: most logical cores that share every layer, where a recipe does not say.
-    :ivar source: where its cores were read.
-    :ivar labels: what Karpenter knows such nodes by.
-    :ivar taint: key of the taint that such nodes commonly have.
+    :ivar resource: extended resource that pods request.
+    :ivar memory_gib: memory of a device.
+    :ivar cores: physical cores of a device.
+    :ivar cores_per_logical: physical cores that the driver presents as one logical core.
+    :ivar tensor_parallel_size: default tensor parallel size, at most; counts logical cores.
+    :ivar source: source of the number of cores.
+    :ivar labels: labels that Karpenter sets on nodes with this device.
+    :ivar taint: key of the taint that such nodes usually have.
     """
 
     resource: str
@@ -61,73 +61,75 @@ class Device(_Entry):
 
     @property
     def logical_cores(self) -> int:
-        """Cores as the driver shows them: each runs a process."""
+        """Cores as the driver presents them; each runs a process."""
         return self.cores // self.cores_per_logical
 
 
 class Instance(_Entry):
     """An instance type.
 
-    :ivar device: name of its device; None for plain CPUs.
-    :ivar devices: how many it has.
-    :ivar parts: how many of them a pod may have; any number when empty.
-    :ivar efa: network interfaces by which devices of several nodes talk, as pods ask for them.
-    :ivar price: None where it is not known for sure.
-    :ivar source: where its sizes were read.
+    :ivar device: name of the device; None for CPUs.
+    :ivar devices: number of devices.
+    :ivar device_counts: numbers of devices that a pod may request; empty for any number.
+    :ivar efa: number of EFA network interfaces, which connect the devices of several nodes.
+    :ivar price: None if no reliable price is known.
+    :ivar source: source of the sizes.
     """
 
     cpu: int
     memory_gib: float
     device: str | None = None
     devices: int = Field(0, ge=0)
-    parts: tuple[int, ...] = ()
+    device_counts: tuple[int, ...] = ()
     efa: int = Field(0, ge=0)
     price: Price | None = None
     source: str | None = None
 
 
 class InstanceTable(_Entry):
-    """All of `instances.yaml`."""
+    """The content of `instances.yaml`."""
 
     price_lists: dict[str, PriceList]
     devices: dict[str, Device]
     instances: dict[str, Instance]
 
     @model_validator(mode="after")
-    def _names_lead_somewhere(self) -> Self:
+    def _references_exist(self) -> Self:
         for name, instance in self.instances.items():
             if instance.device is not None and instance.device not in self.devices:
                 raise ValueError(f"{name} has the device {instance.device!r}, which is not in the table")
             if instance.price is not None and instance.price.list not in self.price_lists:
-                raise ValueError(f"{name} has a price of {instance.price.list!r}, which is no price list of the table")
+                raise ValueError(
+                    f"{name} has a price of {instance.price.list!r}, which is not a price list of the table"
+                )
             if (instance.device is None) != (instance.devices == 0):
-                raise ValueError(f"{name} names a device without saying how many, or the other way round")
+                raise ValueError(f"{name} must set both device and devices, or neither")
         return self
 
     def device_of(self, name: str) -> Device | None:
-        """The device of an instance type; None where it has none or is not in the table."""
+        """The device of an instance type; None if the type has no device or is not in the table."""
         instance = self.instances.get(name)
         return None if instance is None or instance.device is None else self.devices[instance.device]
 
     @cached_property
     def device_resources(self) -> frozenset[str]:
-        """What pods ask for when they ask for a device."""
+        """Extended resources of all devices."""
         return frozenset(device.resource for device in self.devices.values())
 
-    def labels_of(self, name: str) -> dict[str, str]:
-        """What marks the nodes of an instance type: its own names, and Karpenter's words for its device."""
+    def node_labels(self, name: str) -> dict[str, str]:
+        """Labels of nodes with an instance type: type, family, category and Karpenter's labels of the device."""
         family = name.partition(".")[0]
-        names = {INSTANCE_TYPE_LABEL: name, FAMILY_LABEL: family}
+        labels = {INSTANCE_TYPE_LABEL: name, FAMILY_LABEL: family}
         category = re.match("[a-z]+", family)
         if category is not None:
-            names[_CATEGORY_LABEL] = category.group()
+            labels[_CATEGORY_LABEL] = category.group()
         device = self.device_of(name)
-        return {**names, **(device.labels if device else {})}
+        return {**labels, **(device.labels if device else {})}
 
     def fitting(self, resource: str | None, devices: int, cpu: float, memory_gib: float) -> list[str]:
-        """The instance types with room for such a pod beside the node's own processes, the lowest known price first.
+        """Instance types that fit a pod and the node's system processes, sorted by price; unknown prices come last.
 
-        :param resource: what the pod asks the cluster for; None for plain CPUs.
+        :param resource: extended resource that the pod requests; None for CPUs.
         """
         found = [
             (instance.price.usd_per_hour if instance.price else math.inf, name)
@@ -140,7 +142,7 @@ class InstanceTable(_Entry):
         return [name for _, name in sorted(found)]
 
     def price_list_of(self, name: str) -> PriceList | None:
-        """Where the price of an instance type was read; None where it has none."""
+        """Price list of an instance type; None if its price is unknown."""
         instance = self.instances.get(name)
         return None if instance is None or instance.price is None else self.price_lists[instance.price.list]
 
@@ -151,5 +153,5 @@ class InstanceTable(_Entry):
 
 @lru_cache(maxsize=1)
 def instance_table() -> InstanceTable:
-    """The table that Airsmith ships."""
+    """The table that is part of Airsmith."""
     return InstanceTable.model_validate(yaml.safe_load(TABLE_FILE.read_text(encoding="utf-8")))

@@ -1,4 +1,4 @@
-"""What a backend asks of a model before it trains it."""
+"""The sizes of a model that a backend checks before training."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import Protocol
 
 
 class ModelSizes(Protocol):
-    """A decoder's sizes, in the words of its config."""
+    """Sizes of a decoder, with the names of its config."""
 
     @property
     def model_type(self) -> str:
-        """Its family."""
+        """Architecture family."""
 
     @property
     def intermediate_size(self) -> int:
@@ -18,24 +18,24 @@ class ModelSizes(Protocol):
 
     @property
     def num_hidden_layers(self) -> int:
-        """Blocks."""
+        """Number of decoder blocks."""
 
     @property
     def num_attention_heads(self) -> int:
-        """Heads of queries."""
+        """Number of query heads."""
 
     @property
     def num_key_value_heads(self) -> int:
-        """Heads of keys and values."""
+        """Number of key and value heads."""
 
     @property
     def vocab_size(self) -> int:
-        """Tokens that it knows."""
+        """Size of the vocabulary."""
 
     @property
     def attention_bias(self) -> bool:
-        """Whether the attention's projections add a bias."""
+        """Whether the attention projections have a bias."""
 
     @property
     def mlp_bias(self) -> bool:
-        """Whether the MLP's projections do."""
+        """Whether the MLP projections have a bias."""

@@ -1,7 +1,7 @@
-"""AWS Neuron devices: what both backends on them have in common. Not run on a device.
+"""Common base of the backends for AWS Neuron devices. Not run on a device.
 
-A device has several cores, each with a process of its own; how many, and what a node has beside them, stands in
-`instances.yaml`.
+A device has several cores, each with a separate process. `instances.yaml` contains the number of cores and the sizes
+of the nodes.
 """
 
 from __future__ import annotations
@@ -18,40 +18,42 @@ from airsmith.recipe import Recipe
 NEURON = "aws.amazon.com/neuron"
 EFA = "vpc.amazonaws.com/efa"
 SCHEDULER = "neuron-scheduler"
-"""AWS's scheduler, from which pods with a part of a node get neighbouring devices, as docs/neuron.md has it installed:
-its Helm chart's own name for it is `my-scheduler`."""
+"""AWS's scheduler, which assigns neighboring devices to pods that use a part of a node. This is its name if installed
+as in docs/neuron.md; the Helm chart's default name is `my-scheduler`."""
 
 _HUGE_PAGES = {"hugepages-2Mi": "5120Mi"}
-"""What EFA's library sends from, as AWS's own manifests ask for it; nodes with EFA keep 5128 such pages ready.
+"""Huge pages for the EFA library, as in AWS's manifests; nodes with EFA preallocate 5128 pages.
 https://docs.aws.amazon.com/eks/latest/userguide/node-efa.html"""
 _EFA_ENVIRONMENT = {"FI_PROVIDER": "efa", "FI_EFA_USE_DEVICE_RDMA": "1", "FI_EFA_FORK_SAFE": "1"}
 """https://awsdocs-neuron.readthedocs-hosted.com/en/latest/frameworks/torch/torch-neuronx/setup-trn1-multi-node-execution.html"""
 COMPILERS_FOLDERS = ("/tmp", "/var/tmp")
-"""Where compilers work, and keep a cache that nobody named, whatever TMPDIR says; an image's own are read-only."""
+"""Folders that compilers use for work files and for the default cache, regardless of TMPDIR; those of the image are
+read-only."""
 
 _CPU_SHARE, _MEMORY_SHARE, _SHARED_SHARE = 15 / 16, 0.85, 1 / 8
-"""Of a node's CPUs and memory what pods may have, for the rest is the system's; of a pod's memory `/dev/shm`."""
+"""Shares of a node's CPUs and memory for pods (the rest is for the system), and share of a pod's memory for
+`/dev/shm`."""
 
 
 @dataclass(frozen=True)
 class NeuronBackend(Backend):
-    """A backend on Neuron devices.
+    """A backend for Neuron devices.
 
-    :param accelerators: names of the devices that it trains on, in the table.
+    :param accelerators: names of the supported devices in the table of instances.
     """
 
     accelerators: tuple[str, ...] = ()
 
     def parallel(self, recipe: Recipe) -> ParallelPlan:
-        """A process on each logical core, and the whole model on each process."""
+        """One process per logical core, each with the whole model."""
         return ParallelPlan(processes_per_node=self.cores_per_node(recipe))
 
     def training_size(self, recipe: Recipe) -> PodSize:
-        """The share of the node that the devices are of it."""
+        """A share of the node, proportional to the devices."""
         return share_of_node(self.instance_of(recipe), recipe.backend.devices)
 
     def placement(self, recipe: Recipe) -> Placement:
-        """EFA with a whole node, what it needs where it has something to carry; neighbours with a part of one."""
+        """EFA interfaces for whole nodes, EFA settings for several nodes, AWS's scheduler for a part of a node."""
         instance = self.instance_of(recipe)
         is_whole = recipe.backend.devices == instance.devices
         efa = {EFA: str(instance.efa)} if is_whole and instance.efa else {}
@@ -61,48 +63,50 @@ class NeuronBackend(Backend):
         return Placement(efa, scheduler=scheduler, temporary=COMPILERS_FOLDERS)
 
     def check(self, recipe: Recipe) -> None:
-        """Refuse what these devices, and these nodes, cannot run; everything at once."""
+        """Check that devices and nodes support the recipe; report all problems together."""
         check_all([lambda: super(NeuronBackend, self).check(recipe), *self.checks(recipe)])
 
     def checks(self, recipe: Recipe) -> list[Check]:
-        """What is asked of a recipe beside its method and precision."""
+        """Checks of a recipe besides method and precision."""
         return [
             lambda: self._check_devices(recipe),
             lambda: self._check_nodes(recipe),
-            lambda: _check_engine(recipe),
+            lambda: _check_job_kind(recipe),
         ]
 
     def cores_per_node(self, recipe: Recipe) -> int:
-        """Logical cores of the recipe's devices of one node."""
+        """Number of logical cores of the recipe's devices per node."""
         return recipe.backend.devices * self.device_of(recipe).logical_cores
 
     def device_of(self, recipe: Recipe) -> Device:
         """The recipe's device.
 
-        :raises AirsmithError: `bad_recipe` where its instance type is none with such a device.
+        :raises AirsmithError: `bad_recipe` if the instance type has no supported device.
         """
         name = self.instance_of(recipe).device
         assert name is not None
         return instance_table().devices[name]
 
     def instance_of(self, recipe: Recipe) -> Instance:
-        """The row of the recipe's instance type.
+        """The recipe's instance type.
 
-        :raises AirsmithError: `bad_recipe` where it names none with a device that this backend trains on.
+        :raises AirsmithError: `bad_recipe` if the instance type is empty or has no supported device.
         """
         name = recipe.backend.instance_type
         instance = self._instances().get(name or "")
         if instance is not None:
             return instance
-        what = "is empty" if name is None else f"is {name!r}, of which the table of instances knows no fitting device"
+        what = (
+            "is empty" if name is None else f"is {name!r}, which has no device that backend.name {self.name!r} supports"
+        )
         raise AirsmithError(
             ErrorKind.BAD_RECIPE,
-            f"backend.instance_type {what}: a device's cores, and a pod's share of its node, follow from it.",
+            f"backend.instance_type {what}; it determines the number of cores and the size of the pods.",
             f"Use one of {', '.join(self._instances())}.",
         )
 
     def _instances(self) -> dict[str, Instance]:
-        """The rows of the table with devices of this backend."""
+        """Instance types with devices of this backend."""
         rows = instance_table().instances.items()
         return {name: instance for name, instance in rows if instance.device in self.accelerators}
 
@@ -114,13 +118,13 @@ class NeuronBackend(Backend):
                 f"backend.devices is {wanted}, but {name} has {instance.devices}.",
                 f"Use {instance.devices}{', or more backend.nodes' if instance.efa else ''}.",
             )
-        if instance.parts and wanted not in instance.parts:
-            nearest = [max(part for part in instance.parts if part < wanted)]
-            nearest.append(min(part for part in instance.parts if part > wanted))
+        if instance.device_counts and wanted not in instance.device_counts:
+            nearest = [max(count for count in instance.device_counts if count < wanted)]
+            nearest.append(min(count for count in instance.device_counts if count > wanted))
             raise AirsmithError(
                 ErrorKind.BAD_RECIPE,
-                f"backend.devices is {wanted}, but of {name} a pod gets {_listed(instance.parts)} devices: only those "
-                "are connected with each other, and its scheduler takes no other number.",
+                f"backend.devices is {wanted}, but a pod on {name} can request only {_listed(instance.device_counts)} "
+                "devices: AWS's scheduler assigns only connected devices.",
                 f"Use {nearest[0]} or {nearest[1]}.",
             )
 
@@ -132,21 +136,21 @@ class NeuronBackend(Backend):
             large = [each for each, row in self._instances().items() if row.efa]
             raise AirsmithError(
                 ErrorKind.BAD_RECIPE,
-                f"backend.nodes is {recipe.backend.nodes}, but devices of several {name} do not talk with each other: "
-                "the type has no EFA.",
+                f"backend.nodes is {recipe.backend.nodes}, but {name} does not support multi-node training: it has no "
+                "EFA.",
                 f"Set backend.nodes to 1, or use {' or '.join(large)}.",
             )
         if recipe.backend.devices < instance.devices:
             raise AirsmithError(
                 ErrorKind.BAD_RECIPE,
-                f"backend.devices is {recipe.backend.devices} of the {instance.devices} of {name}, but several nodes "
-                "train together as whole nodes, with all their interfaces of EFA.",
+                f"backend.devices is {recipe.backend.devices} of the {instance.devices} devices of {name}, but "
+                "multi-node training requires whole nodes, with all EFA interfaces.",
                 f"Set backend.devices to {instance.devices}, or backend.nodes to 1.",
             )
 
 
 def share_of_node(instance: Instance, devices: int) -> PodSize:
-    """What a pod with so many devices of a node asks for beside them."""
+    """Size of a pod that uses a number of an instance's devices."""
     share = devices / instance.devices
     memory = int(instance.memory_gib * _MEMORY_SHARE * share)
     return PodSize(
@@ -156,11 +160,11 @@ def share_of_node(instance: Instance, devices: int) -> PodSize:
     )
 
 
-def _check_engine(recipe: Recipe) -> None:
+def _check_job_kind(recipe: Recipe) -> None:
     if recipe.backend.nodes > 1 and recipe.backend.job == "rayjob":
         raise AirsmithError(
             ErrorKind.BAD_RECIPE,
-            "backend.job is 'rayjob', but no image for Neuron holds Ray beside its libraries.",
+            "backend.job is 'rayjob', but the Neuron images do not contain Ray.",
             "Set backend.job to 'jobset' or 'trainjob'.",
         )
 

@@ -1,7 +1,7 @@
-"""What optimum-neuron 0.4.5 makes of a LoRA, and what it would lose without a word.
+"""LoRA settings that optimum-neuron 0.4.5 would silently ignore.
 
-It puts layers that have the same input into one: gate and up always, q, k and v where key and value heads are copied
-to more processes. Such layers share a rank, a scale and their first matrix.
+It fuses layers that have the same input: gate and up always, q, k and v if key and value heads are replicated. Fused
+layers share a rank, a scale and their first matrix.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ LINEARS = {
     **dict.fromkeys(("q_proj", "k_proj", "v_proj", "o_proj"), "self_attn"),
     **dict.fromkeys(("gate_proj", "up_proj", "down_proj"), "mlp"),
 }
-"""The linear layers of a block, and where in it they are: what `all-linear` means."""
+"""Linear layers of a block, with their parent modules: the layers that `all-linear` selects."""
 OTHERS = ("lm_head", "embed_tokens")
 GATE_UP, QKV = ("gate_proj", "up_proj"), ("q_proj", "k_proj", "v_proj")
 
 _PROBED_LAYERS = (0, 7)
-"""Two blocks: what names a layer of one of them names no layer of the other."""
+"""Two blocks, to detect targets that match a layer in only one of them."""
 
 
 def target_names(method: Method) -> tuple[str, ...]:
-    """The recipe's targets as names of layers, each of which means that layer of every block.
+    """The recipe's targets as layer names; each name selects that layer of every block.
 
-    :raises AirsmithError: `bad_recipe` where one names no layer, or that of one block alone.
+    :raises AirsmithError: `bad_recipe` if a target matches no layer, or a layer of some blocks only.
     """
     if method.name == "full":
         return method.target_modules
@@ -40,7 +40,7 @@ def target_names(method: Method) -> tuple[str, ...]:
 
 
 def check_lora(recipe: Recipe) -> Iterable[Callable[[], None]]:
-    """One check for each thing that may be lost."""
+    """One check per setting that optimum-neuron may ignore."""
     method = recipe.method
     if method.name == "full":
         return []
@@ -49,17 +49,17 @@ def check_lora(recipe: Recipe) -> Iterable[Callable[[], None]]:
 
 
 def check_gate_and_up(method: Method) -> None:
-    """See that gate and up are treated alike.
+    """Check that gate and up have the same settings.
 
     :raises AirsmithError: `bad_recipe`.
     """
-    check_fused(method, GATE_UP, "optimum-neuron makes one layer of gate and up")
+    check_fused(method, GATE_UP, "optimum-neuron fuses gate and up into one layer")
 
 
 def check_fused(method: Method, members: tuple[str, ...], reason: str) -> None:
-    """See that layers that become one have all or nothing of what the method gives to each.
+    """Check that layers that are fused have the same LoRA settings.
 
-    :raises AirsmithError: `bad_recipe`, naming what to add.
+    :raises AirsmithError: `bad_recipe`, with the missing layers.
     """
     targets = target_names(method)
     missing = [name for name in members if name not in targets]
@@ -67,8 +67,8 @@ def check_fused(method: Method, members: tuple[str, ...], reason: str) -> None:
         raise AirsmithError(
             ErrorKind.BAD_RECIPE,
             f"method.target_modules has {_and(name for name in members if name in targets)} without "
-            f"{_and(missing)}, but {reason}: it gets LoRA as a whole or not at all.",
-            f"Add {_and(missing)}, or take the other out.",
+            f"{_and(missing)}, but {reason}: LoRA applies to the whole layer or not at all.",
+            f"Add {_and(missing)}, or remove {_and(name for name in members if name in targets)}.",
         )
     for field in ("rank_pattern", "alpha_pattern"):
         for pattern in getattr(method, field):
@@ -76,9 +76,9 @@ def check_fused(method: Method, members: tuple[str, ...], reason: str) -> None:
             if lost:
                 raise AirsmithError(
                     ErrorKind.BAD_RECIPE,
-                    f"method.{field} has {pattern!r} for {_and(lost)}, but {reason}, which the pattern does not find: "
-                    "it would be ignored.",
-                    f"Remove it; method.r and method.lora_alpha hold for {_and(members)}.",
+                    f"method.{field} has {pattern!r} for {_and(lost)}, but {reason}, which the pattern does not match: "
+                    "the pattern would be ignored.",
+                    f"Remove it; method.r and method.lora_alpha apply to {_and(members)}.",
                 )
 
 
@@ -90,7 +90,7 @@ def _no_dora(method: Method) -> None:
     if method.use_dora:
         raise AirsmithError(
             ErrorKind.BAD_RECIPE,
-            "method.use_dora is true, but optimum-neuron's LoRA has no magnitudes: they would be left out.",
+            "method.use_dora is true, but optimum-neuron does not support DoRA: it would ignore the magnitudes.",
             "Set method.use_dora to false, or train on 'cuda' or 'rocm'.",
         )
 
@@ -99,8 +99,8 @@ def _no_whole_modules(method: Method) -> None:
     if method.modules_to_save:
         raise AirsmithError(
             ErrorKind.BAD_RECIPE,
-            f"method.modules_to_save has {_and(method.modules_to_save)}, but optimum-neuron saves LoRA's alone.",
-            "Name lm_head or embed_tokens in method.target_modules instead, or set method.name to 'full'.",
+            f"method.modules_to_save has {_and(method.modules_to_save)}, but optimum-neuron saves only LoRA.",
+            "Add lm_head or embed_tokens to method.target_modules instead, or set method.name to 'full'.",
         )
 
 
@@ -112,22 +112,22 @@ def _names_of(target: str) -> tuple[str, ...]:
     if not names:
         raise AirsmithError(
             ErrorKind.BAD_RECIPE,
-            f"method.target_modules has {target!r}, which names no layer that optimum-neuron gives LoRA.",
+            f"method.target_modules has {target!r}, which matches no layer that supports LoRA in optimum-neuron.",
             f"Use all-linear, or some of {', '.join((*LINEARS, *OTHERS))}.",
         )
     partly = [name for name in names if len(found[name]) < len(_probes(name))]
     if partly:
         raise AirsmithError(
             ErrorKind.BAD_RECIPE,
-            f"method.target_modules has {target!r}, which is a layer of some blocks, but optimum-neuron knows a target "
-            "by its last name, in every block.",
+            f"method.target_modules has {target!r}, which matches a layer in some blocks only, but optimum-neuron "
+            "applies a target to every block.",
             f"Use {_and(partly)}, or train on 'cuda' or 'rocm'.",
         )
     return names
 
 
 def _probes(name: str) -> tuple[str, ...]:
-    """Full names of layers that go by this one."""
+    """Full names of layers with this name, in the probed blocks."""
     if name in LINEARS:
         return tuple(f"model.layers.{layer}.{LINEARS[name]}.{name}" for layer in _PROBED_LAYERS)
     return (name if name == "lm_head" else f"model.{name}",)
@@ -138,12 +138,12 @@ def _matched(pattern: str, name: str) -> bool:
 
 
 def _finds(pattern: str, full_name: str) -> bool:
-    """As `peft.utils.get_pattern_key` matches a layer's name."""
+    """Match a layer's name like `peft.utils.get_pattern_key`."""
     try:
         return re.match(rf"(.*\.)?({pattern})$", full_name) is not None
     except re.error as error:
         raise AirsmithError(
-            ErrorKind.BAD_RECIPE, f"{pattern!r} is no regular expression ({error}).", "Use the names of layers."
+            ErrorKind.BAD_RECIPE, f"{pattern!r} is not a valid regular expression ({error}).", "Use names of layers."
         ) from error
 
 

@@ -1,29 +1,29 @@
-"""Which models optimum-neuron 0.4.5 can share between processes: the rules of its layers, by a config's sizes."""
+"""Models that optimum-neuron 0.4.5 can shard across processes: the rules of its layers, by the sizes in a config."""
 
 from __future__ import annotations
 
 from airsmith.backends.model_sizes import ModelSizes
 from airsmith.errors import AirsmithError, ErrorKind
 
-_WHOLE_EMBEDDINGS = ("granite",)
-"""Families whose embeddings and head every process has as a whole; they have no pipeline either."""
+_REPLICATED_EMBEDDINGS = ("granite",)
+"""Families whose embeddings and head are replicated on every process; they do not support a pipeline either."""
 
 
 def shares_embeddings(model: ModelSizes) -> bool:
-    """Whether each process has a part of the embeddings and the head alone."""
-    return model.model_type not in _WHOLE_EMBEDDINGS
+    """Whether embeddings and head are sharded across processes."""
+    return model.model_type not in _REPLICATED_EMBEDDINGS
 
 
 def shares_heads_unevenly(model: ModelSizes, tensor: int) -> bool:
-    """Whether key and value heads are copied, so that each process has some: q, k and v are then one layer."""
+    """Whether key and value heads are replicated, in which case q, k and v are one layer."""
     return model.num_key_value_heads % tensor != 0
 
 
 def check_tensor_parallel(model: ModelSizes, tensor: int, possible: list[int]) -> None:
-    """See that the processes of a group get equal parts of every layer.
+    """Check that a tensor parallel group can shard every layer evenly.
 
-    :param possible: sizes of a group that the cores allow.
-    :raises AirsmithError: `bad_recipe`, naming each size that does not divide and the nearest group that works.
+    :param possible: tensor parallel sizes that the cores allow.
+    :raises AirsmithError: `bad_recipe`, with each size that does not divide and the nearest possible group size.
     """
     wrong = _uneven(model, tensor)
     if not wrong:
@@ -32,27 +32,28 @@ def check_tensor_parallel(model: ModelSizes, tensor: int, possible: list[int]) -
     nearest = min(fitting, key=lambda size: (abs(size - tensor), -size))
     raise AirsmithError(
         ErrorKind.BAD_RECIPE,
-        f"The base model's {'; '.join(wrong)}: {tensor} processes share every layer "
-        "(backend.tensor_parallel_size), each with an equal part.",
+        f"The base model's {'; '.join(wrong)}: every layer is sharded evenly across {tensor} processes "
+        "(backend.tensor_parallel_size).",
         f"Set backend.tensor_parallel_size to {nearest}.",
     )
 
 
 def check_layers(model: ModelSizes, pipeline: int) -> None:
-    """See that the groups of a pipeline get equal numbers of blocks, and that nothing of a block is left out.
+    """Check that pipeline stages get equal numbers of blocks, and that no part of a block is ignored.
 
     :raises AirsmithError: `bad_recipe`.
     """
     if model.attention_bias or model.mlp_bias:
         raise AirsmithError(
             ErrorKind.BAD_RECIPE,
-            "The base model's projections add biases, which optimum-neuron's layers do not have: they would be lost.",
+            "The base model's projections have biases, which optimum-neuron's layers would ignore.",
             "Choose a model without attention_bias and mlp_bias, or train on 'cuda' or 'rocm'.",
         )
-    if pipeline > 1 and model.model_type in _WHOLE_EMBEDDINGS:
+    if pipeline > 1 and model.model_type in _REPLICATED_EMBEDDINGS:
         raise AirsmithError(
             ErrorKind.BAD_RECIPE,
-            f"backend.pipeline_parallel_size is {pipeline}, but optimum-neuron has no pipeline for {model.model_type}.",
+            f"backend.pipeline_parallel_size is {pipeline}, but optimum-neuron has no pipeline parallelism for "
+            f"{model.model_type}.",
             "Set backend.pipeline_parallel_size to 1.",
         )
     if model.num_hidden_layers % pipeline:
@@ -67,7 +68,7 @@ def check_layers(model: ModelSizes, pipeline: int) -> None:
 
 
 def _uneven(model: ModelSizes, tensor: int) -> list[str]:
-    """The sizes of which a group cannot have equal parts."""
+    """Descriptions of the sizes that a group cannot divide evenly."""
     divided = {
         "num_attention_heads": model.num_attention_heads,
         "intermediate_size": model.intermediate_size,

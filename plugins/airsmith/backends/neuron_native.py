@@ -1,4 +1,4 @@
-"""AWS Trainium 2 and 3 as a device of PyTorch's own (TorchNeuron): no stage compiles ahead. Experimental."""
+"""AWS Trainium 2 and 3 as a native PyTorch device (TorchNeuron), without a compile stage. Experimental."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ NEURON_NATIVE = NeuronBackend(
     serve_image="vllm-neuron",
     device_resource=NEURON,
     precisions=("float32", "bfloat16"),
-    refused_methods={"qlora": "its 4-bit kernels (bitsandbytes) need a CUDA GPU"},
+    unsupported_methods={"qlora": "its 4-bit kernels (bitsandbytes) require a CUDA GPU"},
     evaluates=False,
     accelerators=("trainium2",),
 )

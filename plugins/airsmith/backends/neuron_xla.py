@@ -1,7 +1,6 @@
-"""AWS Trainium 1 and 2 by PyTorch/XLA and optimum-neuron 0.4.5: graphs are compiled ahead, the model is shared out.
+"""AWS Trainium 1 and 2 with PyTorch/XLA and optimum-neuron 0.4.5: ahead-of-time compilation and model parallelism.
 
-What the library cannot do is refused here by its own rules; where it reads them from a model's config, once that is
-known.
+The checks follow the rules of the library; those that depend on the model's config run as soon as it is available.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ class NeuronXla(NeuronBackend):
     """PyTorch/XLA on Trainium."""
 
     def parallel(self, recipe: Recipe) -> ParallelPlan:
-        """As many neighbouring cores to every layer as the device's row says, and data parallel beyond."""
+        """Tensor parallel across neighboring cores, up to the device's default, and data parallel beyond."""
         cores, backend = self.cores_per_node(recipe), recipe.backend
         pipeline = backend.pipeline_parallel_size or 1
         shared = math.gcd(self.device_of(recipe).tensor_parallel_size, cores, cores * backend.nodes // pipeline)
@@ -35,21 +34,21 @@ class NeuronXla(NeuronBackend):
         return ParallelPlan(tensor=tensor, pipeline=pipeline, processes_per_node=cores)
 
     def target_modules(self, recipe: Recipe) -> tuple[str, ...]:
-        """Names of layers: the library takes nothing else."""
+        """Layer names, the only form that the library supports."""
         return target_names(recipe.method)
 
     def notes(self, recipe: Recipe) -> tuple[str, ...]:
-        """How rows are attended to, where that costs something."""
+        """A note if the attention kernel does not support the row length."""
         length = recipe.dataset.max_length
         if uses_flash_attention(length):
             return ()
         return (
-            f"Rows of {length} tokens are computed without Neuron's attention kernel, which takes multiples of "
-            f"{FLASH_TILE}: all scores of a row are held in memory.",
+            f"Rows of {length} tokens are computed without Neuron's attention kernel, which requires multiples of "
+            f"{FLASH_TILE}: all attention scores of a row are kept in memory.",
         )
 
     def checks(self, recipe: Recipe) -> list[Check]:
-        """What the library cannot do, or would leave out without a word."""
+        """Checks for settings that the library does not support or silently ignores."""
         rules: tuple[Callable[[Recipe], None], ...] = (
             self._check_sizes, _check_packing, _check_validation, self._check_rows,
         )  # fmt: skip
@@ -60,7 +59,7 @@ class NeuronXla(NeuronBackend):
         ]
 
     def check_model(self, recipe: Recipe, model: ModelSizes) -> None:
-        """Refuse a model that the planned processes cannot share; everything at once."""
+        """Check that the model can be sharded across the planned processes; report all problems together."""
         parallel = self.parallel(recipe)
         sizes = [size for size in range(1, parallel.processes_per_node + 1) if self._is_possible(recipe, size)]
         checks: list[Check] = [
@@ -69,14 +68,14 @@ class NeuronXla(NeuronBackend):
         ]
         if recipe.method.name != "full" and shares_heads_unevenly(model, parallel.tensor):
             why = (
-                f"optimum-neuron makes one layer of q, k and v where {model.num_key_value_heads} key and value heads "
-                f"are shared by {parallel.tensor} processes"
+                f"optimum-neuron fuses q, k and v into one layer if {parallel.tensor} processes share "
+                f"{model.num_key_value_heads} key and value heads"
             )
             checks.append(lambda: check_fused(recipe.method, QKV, why))
         check_all(checks)
 
     def _is_possible(self, recipe: Recipe, tensor: int) -> bool:
-        """Whether the planned cores can be in groups of a size."""
+        """Whether the planned cores can form tensor parallel groups of a size."""
         parallel = self.parallel(recipe)
         total = parallel.processes_per_node * recipe.backend.nodes
         return parallel.processes_per_node % tensor == 0 and total % (tensor * parallel.pipeline) == 0
@@ -89,9 +88,9 @@ class NeuronXla(NeuronBackend):
         raise AirsmithError(
             ErrorKind.BAD_RECIPE,
             f"backend.tensor_parallel_size {parallel.tensor} and backend.pipeline_parallel_size {parallel.pipeline} do "
-            f"not share out {total} cores: a group of every layer lies on one node's {parallel.processes_per_node}, "
-            "and all groups are of one size.",
-            "Use sizes whose product divides the cores; powers of two do. Or leave them out.",
+            f"not divide {total} cores evenly: a tensor parallel group must fit the {parallel.processes_per_node} "
+            "cores of one node, and all groups must have the same size.",
+            "Use sizes whose product divides the number of cores, for example powers of two, or leave them empty.",
         )
 
     def _check_rows(self, recipe: Recipe) -> None:
@@ -100,8 +99,8 @@ class NeuronXla(NeuronBackend):
             below = length - length % FLASH_TILE
             raise AirsmithError(
                 ErrorKind.BAD_RECIPE,
-                f"dataset.max_length is {length}, but Neuron's attention kernel takes multiples of {FLASH_TILE}, and "
-                "without it rows of that length take too much memory.",
+                f"dataset.max_length is {length}, but Neuron's attention kernel requires multiples of {FLASH_TILE}, "
+                "and rows of this length use too much memory without it.",
                 f"Use {below} or {below + FLASH_TILE}.",
             )
         if length % tensor and self._is_possible(recipe, tensor):
@@ -109,8 +108,8 @@ class NeuronXla(NeuronBackend):
             nearest = [str(each) for each in (below, below + tensor) if each > 0]
             raise AirsmithError(
                 ErrorKind.BAD_RECIPE,
-                f"dataset.max_length {length} does not divide by the {tensor} cores that share every layer, and with "
-                "it the tokens of a row between them.",
+                f"dataset.max_length {length} does not divide by the {tensor} cores of a tensor parallel group, which "
+                "also shard the tokens of a row.",
                 f"Use {' or '.join(nearest)}.",
             )
 
@@ -119,8 +118,9 @@ def _check_packing(recipe: Recipe) -> None:
     if recipe.dataset.packing == "isolated":
         raise AirsmithError(
             ErrorKind.BAD_RECIPE,
-            "dataset.packing is 'isolated', but attention on Neuron sees all of a row: optimum-neuron drops the mask.",
-            "Set dataset.packing to 'none', or to 'across_samples' if examples may see those before them.",
+            "dataset.packing is 'isolated', but attention on Neuron covers the whole row: optimum-neuron drops "
+            "the mask.",
+            "Set dataset.packing to 'none', or to 'across_samples' if examples may attend to earlier ones.",
         )
 
 
@@ -134,8 +134,8 @@ def _check_validation(recipe: Recipe) -> None:
     also += ", and a sweep, which compares validation losses" if recipe.sweep is not None else ""
     raise AirsmithError(
         ErrorKind.BAD_RECIPE,
-        f"training.eval_steps is {recipe.training.eval_steps}, but optimum-neuron does not validate while it trains: "
-        "base and tuned model are compared by a stage of its own.",
+        f"training.eval_steps is {recipe.training.eval_steps}, but optimum-neuron does not support validation during "
+        "training; the evaluate stage compares base and tuned model.",
         f"Remove training.eval_steps{also}.",
     )
 
@@ -146,7 +146,7 @@ NEURON_XLA = NeuronXla(
     serve_image="vllm-neuron",
     optional_stages=frozenset({"compile", "consolidate"}),
     precisions=("float32", "bfloat16"),
-    refused_methods={"qlora": "AWS's SDK has no 4-bit kernels for training (aws-neuron-sdk#957)"},
+    unsupported_methods={"qlora": "AWS's SDK has no 4-bit kernels for training (aws-neuron-sdk#957)"},
     device_resource=NEURON,
     splits_model=True,
     evaluates=False,

@@ -1,4 +1,4 @@
-"""What serves a recipe's model in a cluster: which engine, by which image, on which devices."""
+"""Selection of the server for a recipe's model in a cluster: engine, image and devices."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ from airsmith.recipe import Recipe
 
 @dataclass(frozen=True)
 class Server:
-    """What one pod of an endpoint is made of.
+    """Configuration of an endpoint's pods.
 
-    :param engine: what serves.
-    :param placed_as: name of the backend whose settings say where the pod may run.
+    :param engine: model server.
+    :param placement_backend: name of the backend whose settings select the nodes.
     :param image: name of the image.
-    :param arguments: what the engine is told before the recipe's own arguments, which win.
-    :param environment: variables of the server.
-    :param device_resource: what the pod asks the cluster for; None for plain CPUs.
-    :param taint: of nodes with such devices, where they commonly have one.
-    :param instance_type: of the nodes; any that fits when None.
-    :param tensor_parallel_size: parts of every layer, each on a device or a core of one; None without devices.
-    :param plugin: what serves on Neuron; None elsewhere.
+    :param arguments: engine arguments, which precede the recipe's arguments and have lower precedence.
+    :param environment: environment variables of the server.
+    :param device_resource: extended resource that the pod requests; None for CPUs.
+    :param taint: usual taint of nodes with such devices.
+    :param instance_type: instance type of the nodes; None for any that fits.
+    :param tensor_parallel_size: number of devices, or of cores on Neuron; None without devices.
+    :param plugin: vLLM plugin on Neuron; None elsewhere.
     """
 
     engine: Literal["vllm", "vllm_neuron"]
-    placed_as: str
+    placement_backend: str
     image: str
     size: PodSize
     arguments: tuple[str, ...] = ()
@@ -55,14 +55,14 @@ class Server:
 
     @property
     def has_devices(self) -> bool:
-        """Whether its pods ask the cluster for a device."""
+        """Whether the pods request devices."""
         return self.device_resource is not None
 
 
 def server_of(recipe: Recipe) -> Server:
-    """What serves the model of a recipe.
+    """The server for a recipe's model.
 
-    :raises AirsmithError: `bad_recipe` where nothing serves it as the recipe asks, with what would.
+    :raises AirsmithError: `bad_recipe` if no server supports the recipe, with a remedy.
     """
     backend = get_backend(recipe.backend.name)
     on_neuron = backend.device_resource == NEURON
@@ -77,32 +77,32 @@ def server_of(recipe: Recipe) -> Server:
     return _vllm(recipe, CPU if on_neuron else backend)
 
 
-def check_parts(config: Mapping[str, Any], server: Server) -> None:
-    """Refuse to share a model out to more cores than AWS's plugin can; optimum-neuron's pads what does not divide.
+def check_sharding(config: Mapping[str, Any], server: Server) -> None:
+    """Check that AWS's plugin can shard a model across the cores; optimum-neuron's plugin pads uneven sizes.
 
-    :param config: of the model.
-    :raises AirsmithError: `bad_recipe`, with the largest number of devices that works.
+    :param config: the model's config.
+    :raises AirsmithError: `bad_recipe`, with the largest supported number of devices.
     """
     heads = (config.get("text_config") or config).get("num_attention_heads")
-    parts = server.tensor_parallel_size
-    if server.plugin is not VLLM_NEURON or parts is None or not heads or heads % parts == 0:
+    cores = server.tensor_parallel_size
+    if server.plugin is not VLLM_NEURON or cores is None or not heads or heads % cores == 0:
         return
-    cores = parts // server.devices
-    fitting = [devices for devices in range(1, server.devices) if heads % (devices * cores) == 0]
+    cores_per_device = cores // server.devices
+    fitting = [devices for devices in range(1, server.devices) if heads % (devices * cores_per_device) == 0]
     raise AirsmithError(
         ErrorKind.BAD_RECIPE,
-        f"A server has {server.devices} devices of {cores} cores, but vLLM cannot share out the model's {heads} "
-        f"attention heads to {parts} cores evenly.",
-        f"Set serve.devices to {fitting[-1]}." if fitting else "Set serve.engine to 'vllm', for plain CPUs.",
+        f"A server has {server.devices} devices of {cores_per_device} cores, but vLLM cannot shard the model's "
+        f"{heads} attention heads evenly across {cores} cores.",
+        f"Set serve.devices to {fitting[-1]}." if fitting else "Set serve.engine to 'vllm' to use CPUs.",
     )
 
 
 def _vllm(recipe: Recipe, backend: Backend) -> Server:
-    """vLLM on plain CPUs or on the GPUs of a backend."""
+    """vLLM on CPUs or GPUs."""
     devices = (recipe.serve.devices or recipe.backend.devices) if backend.has_devices else 0
     return Server(
         engine="vllm",
-        placed_as=backend.name,
+        placement_backend=backend.name,
         image=backend.serve_image,
         size=backend.serve_size,
         arguments=backend.serve_arguments,
@@ -124,7 +124,7 @@ def _on_neuron(recipe: Recipe, backend: Backend) -> Server:
     plugin = plugin_of(instance_type)
     return Server(
         engine="vllm_neuron",
-        placed_as=backend.name,
+        placement_backend=backend.name,
         image=plugin.image,
         size=server_size(instance_type, devices),
         arguments=shape_arguments(recipe),

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from airsmith.backends import get_backend
-from airsmith.backends.servers import check_parts, server_of
+from airsmith.backends.servers import check_sharding, server_of
 from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.pipeline.decoder import read_decoder
 from airsmith.recipe import Recipe
@@ -41,7 +41,7 @@ def check_model(recipe: Recipe, config: Mapping[str, Any]) -> None:
     """
     backend = get_backend(recipe.backend.name)
     if recipe.serve.enabled:
-        check_parts(config, server_of(recipe))
+        check_sharding(config, server_of(recipe))
     if not backend.model_types:
         return
     model_type = config.get("model_type")

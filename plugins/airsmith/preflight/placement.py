@@ -110,8 +110,8 @@ def pool_may_take(pool: Mapping[str, Any], needs: PodNeeds, table: InstanceTable
         needs.device, int(needs.requests[needs.device]), float(needs.requests.get("cpu", Decimal(0))), gibibytes
     )
     return any(
-        _admits(requirements, table.labels_of(name))
-        and _selector_fits(needs, labels, requirements, table.labels_of(name))
+        _admits(requirements, table.node_labels(name))
+        and _selector_fits(needs, labels, requirements, table.node_labels(name))
         for name in candidates
     )
 
@@ -161,7 +161,7 @@ def _holds(operator: str, values: Sequence[str], label: str) -> bool:
 
 
 def _names_unknown_types(requirements: Iterable[Mapping[str, Any]], table: InstanceTable) -> bool:
-    known = {label for name in table.instances for label in table.labels_of(name).values()}
+    known = {label for name in table.instances for label in table.node_labels(name).values()}
     return any(
         requirement["operator"] == "In" and not known.issuperset(requirement.get("values") or ())
         for requirement in requirements

@@ -1,4 +1,4 @@
-"""The typed recipe: model, loader, schema, trigger form and reference. Imports neither airflow nor torch."""
+"""The typed recipe: model, loader, schema and trigger form. Does not import airflow or torch."""
 
 from airsmith.recipe.recipe import Recipe
 

@@ -1,4 +1,4 @@
-"""Nested mappings as dotted keys, the form in which people name a field: `training.learning_rate`."""
+"""Nested mappings as dotted keys, for example `training.learning_rate`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Turn nested mappings into one of dotted paths; an empty mapping stays a value."""
+    """Flatten nested mappings to dotted keys; an empty mapping remains a value."""
     flat: dict[str, Any] = {}
     for key, item in value.items():
         path = f"{prefix}{key}"

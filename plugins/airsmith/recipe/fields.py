@@ -1,4 +1,4 @@
-"""How a recipe's fields are declared: bounds and default, words for people, a place in the trigger form."""
+"""Declaration of recipe fields: default, bounds, description, and place in the trigger form."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 FormPlace = Literal["open", "collapsed", "absent"]
-"""Where the trigger form shows a field: at the top, in its group's collapsed section, or not at all."""
+"""Place of a field in the trigger form: at the top, in the collapsed section of its group, or not shown."""
 
 
 class RecipeSection(BaseModel):
-    """A group of recipe fields. Unknown keys are errors, and a validated section does not change."""
+    """A group of recipe fields. It rejects unknown keys and is immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, protected_namespaces=())
 
@@ -29,13 +29,13 @@ def recipe_field(
 
     :param description: one sentence for the reference, the editor's tooltip and the trigger form.
     :param unit: the unit of a number, for example ``tokens`` or ``optimizer steps``.
-    :param form: where the trigger form shows the field; ``absent`` for what shapes the graph.
-    :param labels: what the form says for each value of an enum, in place of the bare value.
+    :param form: place in the trigger form; ``absent`` for fields that shape the graph.
+    :param labels: labels that the form shows instead of an enum's values.
     :param bounds: pydantic's constraints (``ge``, ``max_length``, ``pattern``, ``examples``, …).
     """
     extra: dict[str, JsonValue] = {"unit": unit, "form": form}
     if labels:
-        extra["values_display"] = dict(labels)  # Airflow's word for it
+        extra["values_display"] = dict(labels)  # the key that Airflow reads
     if "default_factory" in bounds:
         return Field(description=description, json_schema_extra=extra, **bounds)
     return Field(default, description=description, json_schema_extra=extra, **bounds)

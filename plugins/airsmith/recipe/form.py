@@ -1,4 +1,4 @@
-"""The trigger form as plain data, made from the model alone: which fields, where, with which JSON schema."""
+"""The trigger form as plain data, generated from the model: fields, their places and their JSON schemas."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 from airsmith.recipe import Recipe
 from airsmith.recipe.validate import group_model
 
-MOST_OPEN_FIELDS = 12
-"""More than this in the open section, and nobody reads the form."""
+MAX_OPEN_FIELDS = 12
+"""A longer open section would be hard to read."""
 
 _SEPARATOR = "__"
 _SCHEMA_WORDS = (
@@ -22,10 +22,10 @@ _SCHEMA_WORDS = (
 
 @dataclass(frozen=True)
 class FormField:
-    """One field of the form.
+    """A field of the form.
 
-    :param name: the parameter's name: the dotted key with `__` for `.`.
-    :param schema: keyword arguments of Airflow's Param: JSON schema, title, description, section.
+    :param name: name of the Airflow param: the dotted key with `__` for `.`.
+    :param schema: keyword arguments of Airflow's `Param`: JSON schema, title, description, section.
     """
 
     name: str
@@ -34,7 +34,7 @@ class FormField:
 
 
 def form_fields(recipe: Recipe) -> list[FormField]:
-    """The form of a recipe, its own values as defaults; the open section first, then the groups, then `overrides`."""
+    """The form of a recipe, with its values as defaults: open section, then groups, then `overrides`."""
     values = recipe.model_dump(mode="json")
     fields = [FormField(_name(key), _lookup(values, key), schema) for key, schema in _form_schemas().items()]
     fields.sort(key=lambda field: "section" in field.schema)
@@ -42,14 +42,16 @@ def form_fields(recipe: Recipe) -> list[FormField]:
 
 
 def form_changes(recipe: Recipe, form: Mapping[str, Any]) -> dict[str, Any]:
-    """What somebody changed in the form: dotted key → value, only where it differs from the recipe's own."""
+    """The form's values that differ from the recipe's, by dotted key."""
     values = recipe.model_dump(mode="json")
-    given = {name.replace(_SEPARATOR, "."): value for name, value in form.items()}
-    return {key: value for key, value in given.items() if key not in _form_schemas() or _lookup(values, key) != value}
+    submitted = {name.replace(_SEPARATOR, "."): value for name, value in form.items()}
+    return {
+        key: value for key, value in submitted.items() if key not in _form_schemas() or _lookup(values, key) != value
+    }
 
 
 def form_schema(node: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a JSON schema that Airflow's form reads; an optional field gets a list of types, not `anyOf`."""
+    """The part of a JSON schema that Airflow's form reads, with a list of types in place of `anyOf`."""
     if "anyOf" in node:
         (only,) = (option for option in node["anyOf"] if option != {"type": "null"})
         node = {**node, **only, "type": [only["type"], "null"]}
@@ -58,7 +60,7 @@ def form_schema(node: Mapping[str, Any]) -> dict[str, Any]:
 
 @cache
 def fixed_keys() -> tuple[str, ...]:
-    """Dotted keys, fields and whole groups, that shape the graph and stand in no form."""
+    """Dotted keys of the fields and groups that shape the graph and that the form does not show."""
     return tuple(key for key, place in _places(Recipe, "") if place == "absent")
 
 
@@ -74,7 +76,7 @@ def _form_schemas() -> dict[str, dict[str, Any]]:
 
 
 def _places(model: Any, prefix: str) -> Iterator[tuple[str, str]]:
-    """Dotted key and form place of every field; of a group, only whether it is absent."""
+    """Dotted key and form place of every field; a group is listed only if it is absent."""
     for name, field in model.model_fields.items():
         extra = field.json_schema_extra or {}
         group = group_model(field.annotation)
@@ -108,7 +110,7 @@ def _overrides_field() -> FormField:
     schema = {
         "type": ["object", "null"],
         "title": "overrides",
-        "description_md": 'Any recipe field by its key, for example `{"training.seed": 7}`; wins over the form.',
+        "description_md": 'Recipe fields by key, for example `{"training.seed": 7}`; takes precedence over the form.',
         "section": "Overrides",
     }
     return FormField("overrides", {}, schema)

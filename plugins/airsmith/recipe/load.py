@@ -1,4 +1,4 @@
-"""Read a recipe's file. Every mistake is told with its line, its key and the remedy, all of them at once."""
+"""Loading of recipe files. All mistakes are reported together, each with line, key and remedy."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _TEMPLATE_SUFFIXES = (".jinja", ".jinja2", ".j2")
 
 @dataclass(frozen=True)
 class RecipeFile:
-    """A recipe's file, read but not yet checked.
+    """A recipe file that is read but not validated.
 
-    :param content: what stands in it, with the defaults that depend on the file: its name, its chat template's text.
+    :param content: the file's content, with the defaults that depend on the file: name and text of the chat template.
     """
 
     path: Path
@@ -27,12 +27,12 @@ class RecipeFile:
     yaml: YamlFile
 
     def place(self, key: str) -> str:
-        """Where a dotted key stands, for messages: `path:line`."""
+        """Location of a dotted key for messages: `path:line`."""
         return f"{self.path}:{self.yaml.line(key)}"
 
 
 def load_recipe(path: Path) -> Recipe:
-    """The recipe in a file.
+    """Load and validate the recipe in a file.
 
     :raises AirsmithError: `bad_recipe`, one line per mistake: file and line, key, cause and remedy.
     """
@@ -41,9 +41,9 @@ def load_recipe(path: Path) -> Recipe:
 
 
 def read_recipe_file(path: Path) -> RecipeFile:
-    """Read a recipe's file without checking its fields.
+    """Read a recipe file without validating its fields.
 
-    :raises AirsmithError: `bad_recipe` where it is missing or no YAML mapping.
+    :raises AirsmithError: `bad_recipe` if the file is missing or is not a YAML mapping.
     """
     yaml = read_yaml(path)
     content = {"name": _name_of(path), **yaml.content}
@@ -58,7 +58,7 @@ def _name_of(path: Path) -> str:
 
 
 def _template_text(template: str, path: Path, yaml: YamlFile) -> str:
-    """The text of a template that names a file beside the recipe; any other template is text already."""
+    """The text of a template: the content of a file next to the recipe, or the value itself."""
     if not template.endswith(_TEMPLATE_SUFFIXES) or "\n" in template:
         return template
     file = path.parent / template
@@ -67,7 +67,7 @@ def _template_text(template: str, path: Path, yaml: YamlFile) -> str:
     except (OSError, UnicodeDecodeError) as error:
         raise AirsmithError(
             ErrorKind.BAD_RECIPE,
-            f"{path}:{yaml.line('dataset.chat_template')}: dataset.chat_template names {template}, "
+            f"{path}:{yaml.line('dataset.chat_template')}: dataset.chat_template refers to {template}, "
             "which cannot be read.",
-            f"Put the file at {file}, or write the template's text into the recipe.",
+            f"Put the file at {file}, or write the text of the template into the recipe.",
         ) from error

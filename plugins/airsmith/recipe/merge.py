@@ -1,4 +1,4 @@
-"""File, trigger form and overrides become one recipe: later ones win, and what differs from the file is named."""
+"""Merging of recipe file, trigger form and overrides. Later sources take precedence; changed fields are listed."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from airsmith.recipe.validate import validate_recipe
 
 @dataclass(frozen=True)
 class MergedRecipe:
-    """A recipe as it will run.
+    """The effective recipe of a run.
 
-    :param changed_fields: dotted keys whose value differs from the file's.
+    :param changed_fields: dotted keys whose values differ from the file.
     """
 
     recipe: Recipe
@@ -28,53 +28,53 @@ class MergedRecipe:
 
 
 def merge_recipe(path: Path, form: Mapping[str, Any], overrides: Mapping[str, Any]) -> MergedRecipe:
-    """Merge a recipe's file with the trigger form's values, then with overrides.
+    """Merge a recipe file with the values of the trigger form, then with overrides.
 
-    :param form: values by the form's field names; those equal to the file's change nothing.
-    :param overrides: values by key, nested or dotted; null takes a value away.
-    :raises AirsmithError: `bad_recipe`, saying where each mistake was made.
+    :param form: values by form field name; values equal to the file's are no changes.
+    :param overrides: values by key, nested or dotted; null removes a value.
+    :raises AirsmithError: `bad_recipe`, with the location of each mistake.
     """
     file = read_recipe_file(path)
     original = validate_recipe(file.content, file.place)
     changes = {**form_changes(original, form), **_dotted(overrides)}
-    _refuse_fixed(changes, original, path)
+    _check_fixed(changes, original, path)
     content = copy.deepcopy(dict(file.content))
     for key, value in changes.items():
         _set(content, key, value)
 
     def place(key: str) -> str:
-        touched = next((changed for changed in changes if _touches(changed, key)), None)
-        return file.place(key) if touched is None else f"{path.name} with {touched} set to {changes[touched]!r}"
+        changed = next((each for each in changes if _overlap(each, key)), None)
+        return file.place(key) if changed is None else f"{path.name} with {changed} set to {changes[changed]!r}"
 
     recipe = validate_recipe(content, place)
     return MergedRecipe(recipe, _differences(original, recipe))
 
 
 def _dotted(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Overrides by dotted key, whichever way they were written."""
+    """Overrides by dotted key."""
     if not isinstance(overrides, Mapping):
         raise AirsmithError(
             ErrorKind.BAD_RECIPE,
-            f"overrides is {overrides!r}, but must be keys and values.",
-            'Write {"training.seed": 1}.',
+            f"overrides is {overrides!r}, but must be a mapping of keys and values.",
+            'Write, for example, {"training.seed": 1}.',
         )
     return flatten(overrides)
 
 
-def _refuse_fixed(changes: Mapping[str, Any], original: Recipe, path: Path) -> None:
-    """What shapes the graph or the placement was decided when the DAG was parsed."""
+def _check_fixed(changes: Mapping[str, Any], original: Recipe, path: Path) -> None:
+    """Reject changes of fields that shape the graph or the placement, which are fixed when the DAG is parsed."""
     current = flatten(original.model_dump(mode="json"))
     for key, value in changes.items():
-        fixed = next((name for name in fixed_keys() if _touches(key, name)), None)
+        fixed = next((name for name in fixed_keys() if _overlap(key, name)), None)
         if fixed is not None and current.get(key, ...) != value:
             raise AirsmithError(
                 ErrorKind.BAD_RECIPE,
-                f"{key} cannot be changed for one run: {fixed} shapes the DAG, which is made from the file.",
+                f"{key} cannot be changed for a single run: {fixed} shapes the DAG, which is built from the file.",
                 f"Edit {path.name} instead.",
             )
 
 
-def _touches(one: str, other: str) -> bool:
+def _overlap(one: str, other: str) -> bool:
     return one == other or one.startswith(f"{other}.") or other.startswith(f"{one}.")
 
 

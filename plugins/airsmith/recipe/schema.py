@@ -1,4 +1,4 @@
-"""JSON Schema of a recipe's file, for editors."""
+"""JSON Schema of recipe files, for editors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SCHEMA_FILE = Path(__file__).parent / "recipe.schema.json"
 
 
 def recipe_schema() -> dict[str, Any]:
-    """The schema of what stands in a file, where `name` may be absent."""
+    """The schema of a recipe file, in which `name` is optional."""
     schema = Recipe.model_json_schema()
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "Airsmith recipe"
@@ -21,5 +21,5 @@ def recipe_schema() -> dict[str, Any]:
 
 
 def schema_text() -> str:
-    """The schema as the text of its file."""
+    """The content of the schema file."""
     return json.dumps(recipe_schema(), indent=2) + "\n"

@@ -1,4 +1,4 @@
-"""Check a mapping against a model, and say what is wrong in the words of the person who wrote it."""
+"""Validation of a mapping against a model, with messages that use the author's keys and file locations."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.recipe import Recipe
 
 Place = Callable[[str], str]
-"""Says where a dotted key was written, for example `dags/recipes/x.yaml:12`."""
+"""Returns the location of a dotted key, for example `dags/recipes/x.yaml:12`."""
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
 def validate_recipe(content: Mapping[str, Any], place: Place) -> Recipe:
-    """The recipe that a mapping holds.
+    """Validate a recipe.
 
     :raises AirsmithError: `bad_recipe`, one line per mistake.
     """
@@ -27,9 +27,9 @@ def validate_recipe(content: Mapping[str, Any], place: Place) -> Recipe:
 
 
 def validate(model: type[_Model], content: Mapping[str, Any], place: Place, *, what: str) -> _Model:
-    """A model from a mapping.
+    """Validate a mapping against a model.
 
-    :param what: what a key of this model is called in messages.
+    :param what: the term for a key of this model in messages.
     :raises AirsmithError: `bad_recipe`, one line per mistake.
     """
     try:
@@ -51,12 +51,12 @@ def valid_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
 
 
 def group_key(name: str, annotation: Any) -> str:
-    """How the keys of a group begin; a group that there is one of per name shows that name's place."""
+    """Prefix of the keys of a group, with a placeholder `<name>` for a mapping of groups."""
     return f"{name}.<name>" if get_origin(annotation) is dict else name
 
 
 def group_model(annotation: Any) -> type[BaseModel] | None:
-    """The model of a field that is a group of fields, optional or not; None for any other field."""
+    """The model of a field that is a group or an optional group; None for other fields."""
     candidates = (annotation, *getattr(annotation, "__args__", ()))
     models = [item for item in candidates if isinstance(item, type) and issubclass(item, BaseModel)]
     return models[0] if models else None
@@ -72,7 +72,7 @@ def _mistake(model: type[BaseModel], error: ErrorDetails, key: str, what: str) -
     if kind == "extra_forbidden":
         return f"{key} is not a {what}; {_advice(model, key)}"
     if kind == "missing":
-        return f"{key} is missing; it must be given"
+        return f"{key} is missing; it is required"
     if kind == "value_error":
         return str(error["ctx"]["error"])
     if kind == "string_pattern_mismatch":
@@ -90,8 +90,8 @@ def _advice(model: type[BaseModel], key: str) -> str:
     elsewhere = {valid.rpartition(".")[2]: valid for valid in reversed(known)}
     if name in elsewhere:
         return f"did you mean {elsewhere[name]}?"
-    for nearby in difflib.get_close_matches(name, siblings, 1, 0.6):
-        return f"did you mean {group}{'.' if group else ''}{nearby}?"
-    for far in difflib.get_close_matches(name, elsewhere, 1, 0.7):
-        return f"did you mean {elsewhere[far]}?"
-    return f"the keys here are {', '.join(siblings)}"
+    for sibling in difflib.get_close_matches(name, siblings, 1, 0.6):
+        return f"did you mean {group}{'.' if group else ''}{sibling}?"
+    for other in difflib.get_close_matches(name, elsewhere, 1, 0.7):
+        return f"did you mean {elsewhere[other]}?"
+    return f"valid keys are {', '.join(siblings)}"

@@ -56,7 +56,7 @@ def test_trainium_types_have_their_published_sizes(
 
 
 def test_an_instance_type_has_the_labels_that_karpenter_sets():
-    assert TABLE.labels_of("trn1.32xlarge") == {
+    assert TABLE.node_labels("trn1.32xlarge") == {
         "node.kubernetes.io/instance-type": "trn1.32xlarge",
         "karpenter.k8s.aws/instance-family": "trn1",
         "karpenter.k8s.aws/instance-category": "trn",

@@ -84,7 +84,7 @@ def test_the_pipeline_compiles_trains_consolidates_and_evaluates_on_cpus() -> No
         ({"instance_type": "trn1.32xlarge", "devices": 16, "nodes": 2, "job": "rayjob"}, "rayjob", "jobset"),
         ({"instance_type": "trn1.32xlarge", "devices": 16, "tensor_parallel_size": 3}, "tensor_parallel_size 3", "two"),
         ({"instance_type": "trn1.32xlarge", "devices": 16, "pipeline_parallel_size": 5}, "size 5", "powers of two"),
-        ({"instance_type": "trn1.2xlarge", "tensor_parallel_size": 4}, "tensor_parallel_size 4", "leave them out"),
+        ({"instance_type": "trn1.2xlarge", "tensor_parallel_size": 4}, "tensor_parallel_size 4", "leave them empty"),
     ],
 )
 def test_unavailable_devices_are_refused_with_the_available_ones(

@@ -155,7 +155,7 @@ def test_an_invalid_override_is_reported_as_in_a_recipe(
 
 def test_what_the_backend_does_not_support_is_refused(write_recipe: WriteRecipe, settings: Settings):
     error = refusal(write_recipe(), settings, form={"method__name": "qlora"})
-    assert "backend.name 'cpu' cannot run" in error.message
+    assert "backend.name 'cpu' does not support" in error.message
 
 
 def test_a_dataset_folder_is_pinned_to_its_content(write_recipe: WriteRecipe, settings: Settings, tmp_path: Path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from airsmith.recipe import Recipe
-from airsmith.recipe.form import MOST_OPEN_FIELDS, FormField, fixed_keys, form_fields
+from airsmith.recipe.form import MAX_OPEN_FIELDS, FormField, fixed_keys, form_fields
 
 AIRFLOW_TYPES = {"string", "integer", "number", "boolean", "array", "object"}
 
@@ -17,7 +17,7 @@ def fields(recipe: Recipe) -> list[FormField]:
 
 def test_the_open_fields_are_few_and_come_first(fields: list[FormField]) -> None:
     opened = [field for field in fields if "section" not in field.schema]
-    assert 0 < len(opened) <= MOST_OPEN_FIELDS
+    assert 0 < len(opened) <= MAX_OPEN_FIELDS
     assert fields[: len(opened)] == opened
 
 

@@ -51,7 +51,7 @@ def recipe_with(**changes: Any) -> Recipe:
         ({"serve": {"replicas": 3, "max_replicas": 2}}, ["serve.replicas", "serve.max_replicas"]),
         ({"serve": {"engine_args": {"tensor_parallel_size": 2}}}, ["tensor_parallel_size", "backend.devices"]),
         ({"serve": {"engine_args": {"api-key": "x"}}}, ["api-key", "secrets.api_key"]),
-        ({"serve": {"engine_args": {"--seed": 1}}}, ["--seed", "without dashes"]),
+        ({"serve": {"engine_args": {"--seed": 1}}}, ["--seed", "without leading dashes"]),
         ({"secrets": {"api_key": {"environment": "KEY"}}}, ["secrets.api_key", "kubernetes_secret"]),
         ({"secrets": {"hf_token": {}}}, ["airflow_connection", "environment", "kubernetes_secret"]),
     ],

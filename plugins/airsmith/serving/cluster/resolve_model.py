@@ -9,7 +9,7 @@ from typing import Any
 
 from airsmith.artifacts.read import Artifact, open_artifact
 from airsmith.artifacts.store import Store
-from airsmith.backends.servers import check_parts, server_of
+from airsmith.backends.servers import check_sharding, server_of
 from airsmith.contracts.digests import canonical_digest
 from airsmith.contracts.run import Run
 from airsmith.contracts.stages import ArtifactType
@@ -42,7 +42,7 @@ def resolve_served_model(run: Run, endpoint: Endpoint | None) -> ServedModel:
     adapters = _adapters(run, recipe, endpoint) if recipe.serve.mode == "adapter" else ()
     served = _output_of("mirror_model" if adapters else "merge", run)
     config = json.loads(served.read(MODEL_CONFIG))
-    check_parts(config, server)
+    check_sharding(config, server)
     registered = run.pointer("register")
     return ServedModel(
         endpoint=recipe.endpoint_name,

@@ -49,7 +49,7 @@ def start_revision(model: ServedModel, run: str, settings: Settings, client: Api
             "serve.max_replicas has no effect: autoscaling requires KEDA and the setting kubernetes.prometheus, or, "
             "for a server without devices, a metrics server."
         )
-    timeout_seconds = settings.backend(model.server.placed_as).startup_timeout_seconds + model.load_seconds
+    timeout_seconds = settings.backend(model.server.placement_backend).startup_timeout_seconds + model.load_seconds
     try:
         owner = apply(deployment(model, settings, autoscaled=scaler is not None), client)
         apply(_owned(revision_service(model, settings), owner.metadata), client)

@@ -43,7 +43,7 @@ def pod_spec(model: ServedModel, settings: Settings) -> Manifest:
     """
     kubernetes = settings.kubernetes
     server = model.server
-    backend = settings.backend(server.placed_as)
+    backend = settings.backend(server.placement_backend)
     tolerations = [toleration.model_dump(exclude_none=True) for toleration in backend.tolerations]
     if server.taint is not None:
         tolerations.append({"key": server.taint, "operator": "Exists", "effect": "NoSchedule"})

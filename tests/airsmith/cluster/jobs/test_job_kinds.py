@@ -16,7 +16,7 @@ from airsmith.cluster.jobs import JOB_KINDS, JobPhase, JobState
 from airsmith.cluster.jobs.client import job_name
 from airsmith.cluster.jobs.job_kind import MAX_JOB_NAME_LENGTH
 from airsmith.cluster.stage_pod import stage_pod
-from airsmith.recipe.operation import JobName
+from airsmith.recipe.operation import JobKindName
 from airsmith.settings import Image, Settings
 from tests.support.pods import DIGEST, RUN, SETTINGS, cluster_spec
 
@@ -95,7 +95,7 @@ def test_a_rayjob_passes_omp_num_threads_to_the_launcher() -> None:
 
 
 def test_every_job_kind_of_the_recipe_is_implemented() -> None:
-    assert set(JOB_KINDS) == set(JobName.__args__)  # type: ignore[attr-defined]
+    assert set(JOB_KINDS) == set(JobKindName.__args__)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("name", ["a", "x" * 60, "a-" * 15 + "b"])

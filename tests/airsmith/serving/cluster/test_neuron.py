@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from airsmith.backends.servers import check_parts, server_of
+from airsmith.backends.servers import check_sharding, server_of
 from airsmith.errors import AirsmithError, ErrorKind
 from airsmith.pipeline.model_fit import check_model
 from airsmith.pipeline.plan import make_plan
@@ -209,8 +209,8 @@ def fields_of(model: ServedModel) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("serve", "message"),
     [
-        ({"engine": "vllm_neuron", "mode": "adapter"}, "merged weights alone.*set serve.mode to 'merged'"),
-        ({"engine": "vllm_neuron", "load": "stream"}, "from a disk.*set serve.load to 'copy'"),
+        ({"engine": "vllm_neuron", "mode": "adapter"}, "only merged weights.*set serve.mode to 'merged'"),
+        ({"engine": "vllm_neuron", "load": "stream"}, "load weights from disk.*set serve.load to 'copy'"),
     ],
 )
 def test_a_recipe_with_unsupported_serve_fields_is_invalid(serve: dict[str, Any], message: str):
@@ -221,19 +221,24 @@ def test_a_recipe_with_unsupported_serve_fields_is_invalid(serve: dict[str, Any]
 @pytest.mark.parametrize(
     ("backend", "serve", "message", "remedy"),
     [
-        (TRN2, {"mode": "adapter"}, "merged weights alone", "Set serve.mode to 'merged'."),
-        (TRN2, {"load": "stream"}, "from a disk", "Set serve.load to 'copy'."),
+        (TRN2, {"mode": "adapter"}, "only merged weights", "Set serve.mode to 'merged'."),
+        (TRN2, {"load": "stream"}, "load weights from disk", "Set serve.load to 'copy'."),
         ({"name": "cuda"}, {"engine": "vllm_neuron"}, "has no Neuron devices", "Set serve.engine to 'auto'"),
-        (TRN2, {"instance_type": "p5.48xlarge"}, "p5.48xlarge, on which no plugin", "serve.engine to 'vllm'"),
-        (TRN2, {"instance_type": "trn3.48xlarge"}, "table does not have", "Set serve.instance_type"),
+        (TRN2, {"instance_type": "p5.48xlarge"}, "p5.48xlarge, which no vLLM plugin", "serve.engine to 'vllm'"),
+        (
+            TRN2,
+            {"instance_type": "trn3.48xlarge"},
+            "trn3.48xlarge, which is not in Airsmith's table",
+            "Set serve.instance_type",
+        ),
         (
             TRN2,
             {"instance_type": "trn2.3xlarge"},
-            "16 devices, but of trn2.3xlarge, which has 1",
+            "16 devices, but a pod on trn2.3xlarge cannot request this number of its 1 devices",
             "serve.devices to 1,",
         ),
-        (TRN1, {"devices": 6}, "6 devices, but of trn1.32xlarge", "Set serve.devices to 4,"),
-        (TRN2, {"engine_args": {"max-model-len": "4k"}}, "max-model-len .* is '4k'", "Write a number"),
+        (TRN1, {"devices": 6}, "6 devices, but a pod on trn1.32xlarge", "Set serve.devices to 4,"),
+        (TRN2, {"engine_args": {"max-model-len": "4k"}}, "max-model-len .* is '4k'", "Use a number"),
     ],
 )
 def test_an_unservable_recipe_is_refused_by_the_plan(
@@ -253,36 +258,36 @@ def without_serving(recipe: Recipe) -> Recipe:
 
 def test_a_server_requires_an_instance_type():
     recipe = neuron_model({"name": "neuron_xla", "devices": 1}).recipe
-    with pytest.raises(AirsmithError, match=r"Neither serve\.instance_type nor backend\.instance_type"):
+    with pytest.raises(AirsmithError, match=r"serve\.instance_type and backend\.instance_type are both empty"):
         server_of(recipe)
 
 
 @pytest.mark.parametrize(("devices", "heads"), [(16, 32), (2, 12), (1, 30)])
 def test_attention_heads_that_do_not_divide_are_refused_with_a_remedy(devices: int, heads: int):
     server = server_of(neuron_model(serve={"devices": devices}).recipe)
-    with pytest.raises(AirsmithError, match=f"{heads} attention heads to {devices * 4} cores") as refused:
-        check_parts({"num_attention_heads": heads}, server)
+    with pytest.raises(AirsmithError, match=f"{heads} attention heads evenly across {devices * 4} cores") as refused:
+        check_sharding({"num_attention_heads": heads}, server)
     assert refused.value.hint == {
         16: "Set serve.devices to 8.",
         2: "Set serve.devices to 1.",
-        1: "Set serve.engine to 'vllm', for plain CPUs.",
+        1: "Set serve.engine to 'vllm' to use CPUs.",
     }[devices]  # fmt: skip
 
 
 def test_attention_heads_are_checked_before_training_if_it_is_served():
     recipe = neuron_model().recipe
     config = LLAMA_8B
-    with pytest.raises(AirsmithError, match="32 attention heads to 64 cores"):
+    with pytest.raises(AirsmithError, match="32 attention heads evenly across 64 cores"):
         check_model(recipe, config)
     check_model(without_serving(recipe), config)
     check_model(neuron_model(serve={"devices": 8}).recipe, config)
 
 
 def test_attention_heads_that_divide_are_accepted():
-    check_parts({"num_attention_heads": 64}, server_of(neuron_model().recipe))
-    check_parts({"text_config": {"num_attention_heads": 64}}, server_of(neuron_model().recipe))
-    check_parts({"num_attention_heads": 30}, server_of(neuron_model(TRN1).recipe))  # optimum-neuron pads
-    check_parts({"num_attention_heads": 30}, server_of(served_model(backend={"name": "cuda", "devices": 4}).recipe))
+    check_sharding({"num_attention_heads": 64}, server_of(neuron_model().recipe))
+    check_sharding({"text_config": {"num_attention_heads": 64}}, server_of(neuron_model().recipe))
+    check_sharding({"num_attention_heads": 30}, server_of(neuron_model(TRN1).recipe))  # optimum-neuron pads
+    check_sharding({"num_attention_heads": 30}, server_of(served_model(backend={"name": "cuda", "devices": 4}).recipe))
 
 
 def test_the_local_runtime_does_not_offer_vllm_neuron(local_host: LocalHost):
