@@ -58,5 +58,5 @@ def test_a_token_in_an_airflow_connection_is_refused_on_kubernetes() -> None:
 
 
 def test_a_missing_image_is_named() -> None:
-    with pytest.raises(AirsmithError, match="no image 'cpu'"):
+    with pytest.raises(AirsmithError, match="does not contain an image 'cpu'"):
         stage_pods(cluster_spec(), SETTINGS.model_copy(update={"kubernetes": KubernetesSettings()}))

@@ -188,5 +188,5 @@ def test_no_container_can_access_the_hub_or_the_api_server():
 
 
 def test_a_missing_image_is_named():
-    with pytest.raises(AirsmithError, match="no image 'vllm-cpu'"):
+    with pytest.raises(AirsmithError, match="does not contain an image 'vllm-cpu'"):
         pod_spec(served_model(serve={"load": "stream"}), cluster_settings(images={}))
