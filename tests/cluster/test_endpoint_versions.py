@@ -72,7 +72,7 @@ def test_two_models_share_an_endpoint_until_one_takes_over(endpoint: EndpointDag
     assert models_that_answer(endpoint, models) == {"tide": REQUESTS}
 
     assert endpoint.trigger("deploy", model="moon", version=1, percent=25) == VERIFIED, endpoint.log()
-    assert "1 of 2 servers take 50 % of the connections" in endpoint.log()
+    assert "1 of 2 replicas receive 50 % of the connections" in endpoint.log()
     assert endpoint.record().canary_percent == 50
     shared = models_that_answer(endpoint, models)
     assert 0.2 * REQUESTS < shared["moon"] < 0.8 * REQUESTS

@@ -110,7 +110,7 @@ def test_pods_of_runs_that_airflow_deleted_are_removed_and_no_others(janitor: In
     left = names(cluster)
     assert orphan not in left
     assert {active, foreign, young} <= left
-    assert re.search(r"Half-published folders: (none|would remove)", log)
+    assert re.search(r"Half-published folders: (none|would delete)", log)
     for name in (active, foreign, young):
         cluster.core.delete_namespaced_pod(name, cluster.namespace)
     janitor.finish(janitor.start("dags", "delete", dag_id, "--yes"))

@@ -71,7 +71,7 @@ def test_the_next_try_of_a_cleared_training_resumes(
     clear(airflow, dag_id, run_id, "train")
     (later,) = replacement_pods(airflow, cluster, "cleared", (dag_id, run_id), pod.metadata.uid)
     assert later.metadata.name == pod.metadata.name
-    assert "Going on from the checkpoint" in task_log(airflow, dag_id, run_id, "train")
+    assert "Resuming from the checkpoint" in task_log(airflow, dag_id, run_id, "train")
     assert weights_of(newest_run(airflow.installation, dag_id)) == undisturbed
 
 

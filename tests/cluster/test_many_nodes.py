@@ -136,7 +136,7 @@ def assert_it_resumed(
     wait_for(is_finished)
     log = task_log(airflow, *run, "train")
     assert airflow.task(*run, "train")["state"] == "success", log
-    assert "Going on from the checkpoint" in log
+    assert "Resuming from the checkpoint" in log
     assert weights_of(newest_run(airflow.installation, run[0])) == weights
     wait_for(lambda: not node_pods(cluster, name))
     mark_run_failed(airflow, *run)

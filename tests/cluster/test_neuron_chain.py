@@ -90,7 +90,7 @@ def test_a_failed_graph_fails_the_stage_despite_exit_status_0(chain: Chain):
     assert chain.failed.statuses()["compile"].state == "failed"
     assert chain.failed.pointer("train") is None
     assert "The compiler failed on 1 graph: MODULE_backward" in chain.failure
-    assert "Kept 2 compiled graphs for the next try" in chain.failure
+    assert "Saved 2 compiled graphs for the next attempt" in chain.failure
 
 
 @pytest.mark.core
@@ -145,7 +145,7 @@ def test_a_killed_training_resumes_to_nearly_the_same_loss(installation: Install
     wait_for(lambda: len(checkpoints(installation) - others) == 2, process)
     (pod,) = training_pods(cluster, "tiny-killed")
     cluster.core.delete_namespaced_pod(pod.metadata.name, cluster.namespace, grace_period_seconds=0)
-    assert "It is a warm restart: the optimizer's moments begin anew" in installation.finish(process)
+    assert "This is a warm restart: the optimizer's moments start from zero" in installation.finish(process)
     run = newest_run(installation, dag_id)
     compiled, trained = run.pointer("compile"), artifact_of(run, "train")
     assert compiled is not None

@@ -119,7 +119,7 @@ def test_several_failures_are_reported_together(check: Callable[..., Run], clust
     said = str(caught.value)
     assert said.startswith("3 checks failed:")
     assert "backend.queue is 'nobody', but" in said
-    assert "No node could take the pod of stage train: it asks for memory" in said
+    assert "No node fits the pod of stage train: it requests memory" in said
     assert "demo/gated is gated" in said
     assert caught.value.kind in (ErrorKind.NOT_FOUND, ErrorKind.ACCESS_DENIED)
     assert not cluster.pods("tickets-preflight-")
@@ -180,6 +180,6 @@ def quota(cluster: Cluster) -> Iterator[Callable[[str], None]]:
 
 def test_an_exhausted_quota_is_reported(check: Callable[..., Run], quota: Callable[[str], None]) -> None:
     quota("3Gi")
-    with pytest.raises(AirsmithError, match="quota leaves no room for the pod of tokenize") as caught:
+    with pytest.raises(AirsmithError, match="The pod of stage tokenize exceeds the namespace's quota") as caught:
         check()
     assert caught.value.kind is ErrorKind.UNSCHEDULABLE

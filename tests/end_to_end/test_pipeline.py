@@ -78,7 +78,7 @@ def test_a_killed_training_is_retried_immediately(airflow_home: AirflowHome, fir
     )
     assert attempts.pop("train") == 2
     assert set(attempts.values()) == {1}
-    assert "The process of stage train was was killed (SIGKILL)." in first_run.log
+    assert "The process of stage train was killed by another process (SIGKILL)." in first_run.log
     assert "StageKilledError" in first_run.log
 
 

@@ -54,7 +54,7 @@ def test_all_trials_run_one_fails_and_the_best_continue(sweep_run: tuple[Run, st
 
 def test_surviving_trials_keep_the_learning_rate_schedule(sweep_run: tuple[Run, str]):
     run, log = sweep_run
-    assert log.count("Going on from the checkpoint of step 10") == 2
+    assert log.count("Resuming from the checkpoint of step 10") == 2
     rows = [row for row in run.trial("2-r=8").metrics() if "learning_rate" in row]
     assert [row["step"] for row in rows] == [5, 10, 15, 20]
     # Linear decay to 0 at step 20, although the trial pauses at step 10.
@@ -100,7 +100,7 @@ def test_the_cli_finds_the_same_winner_and_retrains_nothing(airflow_home: Airflo
     winner = next(trial for trial in sweep_run[0].read_spec().trials if trial.is_winner)
     assert f"The winner is {winner.name}" in log
     assert "Trial 3-r=4-target_modules=_no_such_layer-at-10 failed" in log
-    assert log.count("Going on from") == 0
+    assert log.count("Resuming from") == 0
     found = airflow_home.runs()[-1].pointer("train")
     assert found is not None
     assert found.digest == winner.train_digest
