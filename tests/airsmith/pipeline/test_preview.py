@@ -98,7 +98,11 @@ def test_the_config_is_read_from_the_source_of_the_model(new_preview: Callable[.
 
 @pytest.mark.parametrize(
     ("model", "message"),
-    [("demo/absent", "The model demo/absent does not exist"), ("demo/gated", "gated"), ("models/tickets/7", "tickets has no version")],
+    [
+        ("demo/absent", "The model demo/absent does not exist"),
+        ("demo/gated", "gated"),
+        ("models/tickets/7", "tickets has no version"),
+    ],
 )
 def test_without_a_config_only_the_memory_is_unknown(new_preview: Callable[..., Preview], model: str, message: str):
     preview = new_preview(model={"id": model})

@@ -214,10 +214,14 @@ def test_the_programs_publish_and_fetch_the_compiled_files(
     ]
     with subprocess.Popen([sys.executable, *command], stderr=subprocess.PIPE, text=True) as publisher:
         assert publisher.stderr is not None
-        line = publisher.stderr.readline()
-        assert line == f"Kept {len(COMPILED)} files in {shared_store_uri}/{PATH}: later servers begin with them.\n"
-        publisher.send_signal(signal.SIGTERM)
-        assert publisher.wait(timeout=30) == 0
+        try:
+            line = publisher.stderr.readline()
+            publisher.send_signal(signal.SIGTERM)
+            assert publisher.wait(timeout=30) == 0
+        finally:
+            publisher.kill()
+    published = f"Published {len(COMPILED)} files as {shared_store_uri}/{PATH}; the next server starts from them.\n"
+    assert line == published
 
     fetch = ["-m", "airsmith_stages.serving.fetch", "--optional", PATH, str(tmp_path / "next"), shared_store_uri]
     result = subprocess.run(
