@@ -29,7 +29,7 @@ def test_each_artifact_is_copied_to_its_folder(local_host: LocalHost, tmp_path: 
     ("change", "kind", "message"),
     [
         (lambda file: file.write_text("eno"), ErrorKind.VERIFICATION_FAILED, "name.txt"),
-        (lambda file: (file.parents[1] / "manifest.json").unlink(), ErrorKind.NOT_FOUND, "There is no model"),
+        (lambda file: (file.parents[1] / "manifest.json").unlink(), ErrorKind.NOT_FOUND, "does not exist"),
     ],
 )
 def test_the_last_line_of_a_failed_copy_has_the_reason(
@@ -51,4 +51,4 @@ def test_the_last_line_of_a_failed_copy_has_the_reason(
 def test_an_artifact_without_a_folder_is_refused(local_host: LocalHost):
     result = fetch(local_host.store.uri, "artifacts/model/one")
     assert result.returncode == 2
-    assert "no folder is given for artifacts/model/one" in result.stderr
+    assert "no folder for artifact artifacts/model/one" in result.stderr
