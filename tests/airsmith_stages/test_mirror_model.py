@@ -196,7 +196,7 @@ class TestFaults:
         commit = data_stages.publish_to_hub("model", MODEL_ID, MODEL)
         run, result, _ = mirrored(data_stages, WrongByte(path, times=9, offset=5))(revision=commit)
         name = "model.safetensors" if path == "/_storage/*" else path.rpartition("/")[2]
-        assert_refused(result, run, "mirror_model", ErrorKind.VERIFICATION_FAILED, name, "run again")
+        assert_refused(result, run, "mirror_model", ErrorKind.VERIFICATION_FAILED, name, "Run again")
 
     def test_attempts_without_data_are_limited(self, data_stages: DataStages) -> None:
         commit = data_stages.publish_to_hub("model", MODEL_ID, MODEL)
