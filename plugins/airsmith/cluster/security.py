@@ -12,7 +12,7 @@ USER_ID = 10001
 
 
 def pod_security() -> k8s.V1PodSecurityContext:
-    """Who a pod's processes are: somebody without rights, to whom its volumes belong."""
+    """A pod's security context: an unprivileged user, who owns the pod's volumes."""
     return k8s.V1PodSecurityContext(
         run_as_non_root=True,
         run_as_user=USER_ID,
@@ -23,7 +23,7 @@ def pod_security() -> k8s.V1PodSecurityContext:
 
 
 def container_security() -> k8s.V1SecurityContext:
-    """What a container may: nothing beyond its own processes and volumes."""
+    """A container's security context: no privileges, and a read-only root file system."""
     return k8s.V1SecurityContext(
         allow_privilege_escalation=False,
         read_only_root_filesystem=True,
