@@ -9,10 +9,10 @@ from functools import partial
 
 from airsmith.artifacts.publish import ArtifactWriter
 from airsmith.artifacts.read import Artifact
+from airsmith.contracts.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from airsmith.contracts.cache import Output
 from airsmith.contracts.stages import PIPELINE_PARALLEL, SHARDS, TENSOR_PARALLEL, ArtifactType
 from airsmith.errors import AirsmithError, ErrorKind
-from airsmith_stages.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from airsmith_stages.consolidating.artifacts import consolidate_artifact
 from airsmith_stages.consolidating.checkpoint import ShardedCheckpoint
 from airsmith_stages.consolidating.hugging_face import is_shard, read_hugging_face

@@ -6,10 +6,10 @@ import json
 import logging
 from dataclasses import asdict
 
+from airsmith.contracts.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from airsmith.contracts.cache import Output
 from airsmith.contracts.stages import END_TOKENS
 from airsmith.errors import AirsmithError, ErrorKind
-from airsmith_stages.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from airsmith_stages.memory import use_one_malloc_arena
 from airsmith_stages.merging.model import merge_model
 from airsmith_stages.model_files import add_all_but_weights

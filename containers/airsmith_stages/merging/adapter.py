@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from airsmith.contracts.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from airsmith.errors import AirsmithError, ErrorKind
-from airsmith_stages.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from airsmith_stages.merging.elements import FLOATING, Floats, to_floats
 from airsmith_stages.weights.header import Tensor
 from airsmith_stages.weights.model import open_weights

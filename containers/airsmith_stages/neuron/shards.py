@@ -19,8 +19,8 @@ from optimum.neuron.peft.utils.save_and_load import get_peft_model_state_dict
 from torch import nn
 from torch_xla.utils import serialization
 
+from airsmith.contracts.adapter_files import ADAPTER_CONFIG
 from airsmith.errors import AirsmithError, ErrorKind
-from airsmith_stages.adapter_files import ADAPTER_CONFIG
 from airsmith_stages.neuron.model import ModelShard
 from airsmith_stages.training.distributed import DistributedContext
 from airsmith_stages.training.distributed_artifact import files_under

@@ -14,10 +14,10 @@ from torch import nn
 from torch.distributed.checkpoint import HuggingFaceStorageWriter
 from torch.distributed.checkpoint.state_dict import get_model_state_dict
 
+from airsmith.contracts.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from airsmith.contracts.cache import Output
 from airsmith.contracts.stages import CONFIG, END_TOKENS, SHARDS, TOKENIZER, has_sharded_output
 from airsmith.errors import AirsmithError, ErrorKind
-from airsmith_stages.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from airsmith_stages.model_files import add_all_but_weights
 from airsmith_stages.stage_context import StageContext
 from airsmith_stages.training.curve import write_history

@@ -10,6 +10,7 @@ from typing import Any
 from airsmith.artifacts.read import Artifact, open_artifact
 from airsmith.artifacts.store import Store
 from airsmith.backends.servers import check_sharding, server_of
+from airsmith.contracts.adapter_files import ADAPTER_CONFIG
 from airsmith.contracts.digests import canonical_digest
 from airsmith.contracts.run import Run
 from airsmith.contracts.stages import ArtifactType
@@ -20,7 +21,6 @@ from airsmith.serving.cluster.served_model import ServedAdapter, ServedModel
 from airsmith.serving.engines import ENGINES
 
 MODEL_CONFIG = "config.json"
-ADAPTER_CONFIG = "adapter_config.json"
 
 
 def resolve_served_model(run: Run, endpoint: Endpoint | None) -> ServedModel:
