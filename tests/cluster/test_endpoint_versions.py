@@ -53,7 +53,7 @@ def endpoint(installation: Installation, models: TrainedModels, cluster: Cluster
 
 def models_that_answer(endpoint: EndpointDag, models: TrainedModels) -> Counter[str]:
     """Number of answers by model."""
-    expected = models.log()
+    expected = models.expected_answers()
     question = next(iter(expected["tide"]))
     by_answer = {expected[model][question]: model for model in ("tide", "moon")}
     messages = [{"role": "user", "content": question}]
