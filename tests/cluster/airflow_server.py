@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import psutil
 
 from demo.airflow_api import AirflowApi, Login, is_healthy, wait_until
 from tests.cluster.installation import Installation
+from tests.support.airflow_standalone import free_address, standalone_environment, stop_standalone
 
 START_SECONDS = 600
 
@@ -55,8 +51,7 @@ def airflow_server(installation: Installation, **variables: str) -> Iterator[Air
 
     :param variables: additional environment variables.
     """
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"http://127.0.0.1:{free.getsockname()[1]}"
+    address = free_address()
     environment = {**_environment(address), **variables}
     process = installation.start("standalone", **environment)
     try:
@@ -69,22 +64,12 @@ def airflow_server(installation: Installation, **variables: str) -> Iterator[Air
             replacement.terminate()
             replacement.wait()
     finally:
-        children = psutil.Process(process.pid).children(recursive=True)
-        process.send_signal(signal.SIGINT)
-        _, alive = psutil.wait_procs([psutil.Process(process.pid), *children], timeout=20)
-        for survivor in alive:
-            survivor.kill()
-        process.wait()
+        stop_standalone(process)
 
 
 def _environment(address: str) -> dict[str, str]:
     return {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "AIRFLOW__API__HOST": "127.0.0.1",
-        "AIRFLOW__API__PORT": address.rsplit(":", 1)[1],
-        "AIRFLOW__API__BASE_URL": address,
-        "AIRFLOW__API__WORKERS": "1",
-        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{address}/execution/",
+        **standalone_environment(address),
         "AIRFLOW__CORE__PARALLELISM": "4",
         "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "15",
         "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "3",
